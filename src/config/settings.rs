@@ -1,0 +1,240 @@
+//! Every setting, with its default. The key of a field is its path: `engine.max_model_len` (TOML table `[engine]`, environment
+//! variable `DUALPOOL_ENGINE__MAX_MODEL_LEN`).
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub engine: EngineSettings,
+    pub pools: PoolSettings,
+    pub router: RouterSettings,
+    pub migrate: MigrateSettings,
+    pub workload: WorkloadSettings,
+    pub objectives: ObjectiveSettings,
+    pub run: RunSettings,
+    pub telemetry: TelemetrySettings,
+}
+
+/// How each engine is started; the same for all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineSettings {
+    /// A folder with a model in Hugging Face's layout.
+    pub model: PathBuf,
+    /// `auto`, `bfloat16`, `float16` or `float32`.
+    pub dtype: String,
+    /// Longest prompt + output, in tokens.
+    pub max_model_len: u32,
+    /// KV cache of one engine on CPU, in MiB. GPU engines size theirs by `gpu_memory_utilization`.
+    pub kv_cache_mib: u64,
+    /// Share of a GPU's memory that one engine may take.
+    pub gpu_memory_utilization: f64,
+    /// Requests one step may process at most.
+    pub max_num_seqs: u32,
+    /// Tokens one step may process at most, and the ceiling for every arrangement's tuning.
+    pub max_num_batched_tokens: u32,
+    /// Tokens per KV block; 0 = vLLM's default for the device.
+    pub block_size: u32,
+    pub enable_prefix_caching: bool,
+    /// The virtual environment with vLLM.
+    pub venv: PathBuf,
+    pub start_timeout_s: u64,
+}
+
+impl Default for EngineSettings {
+    fn default() -> Self {
+        EngineSettings {
+            model: "models/smollm2-135m-instruct".into(),
+            dtype: "auto".into(),
+            max_model_len: 4608,
+            kv_cache_mib: 768,
+            gpu_memory_utilization: 0.85,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 2048,
+            block_size: 0,
+            enable_prefix_caching: true,
+            venv: ".venv".into(),
+            start_timeout_s: 600,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// GPUs when there are two or more (or one for both pools), else CPU.
+    Auto,
+    Cpu,
+    Gpu,
+    /// Engines with a calibrated timing model and no weights.
+    Virtual,
+}
+
+/// Which devices serve which pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PoolSettings {
+    pub device: DeviceKind,
+    /// GPU indices, or on CPU the indices of the core sets the machine is divided into (one set per engine).
+    pub prefill_gpus: Vec<u32>,
+    pub decode_gpus: Vec<u32>,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        PoolSettings { device: DeviceKind::Auto, prefill_gpus: vec![0], decode_gpus: vec![1] }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouterSettings {
+    /// Requests admitted and not yet over, at most; further ones are rejected.
+    pub max_in_flight: u32,
+    /// Prompts of at least this many tokens count as long (the lab's `--prefill-ctx-thresh`).
+    pub prefill_ctx_thresh: u32,
+    pub tick_ms: u64,
+    /// An admitted request whose engine dies is resumed on another one at most this many times.
+    pub resumes_max: u32,
+}
+
+impl Default for RouterSettings {
+    fn default() -> Self {
+        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: 256, tick_ms: 50, resumes_max: 3 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MigrateSettings {
+    /// How long an engine keeps blocks that nobody fetched.
+    pub lease_ms: u64,
+    /// Compare checksums of source and destination blocks of every plan.
+    pub verify_kv: bool,
+    /// Where the control socket lives; a folder of its own, made with mode 0700. Empty = a fresh one in the system's temporary folder.
+    pub run_dir: PathBuf,
+}
+
+impl Default for MigrateSettings {
+    fn default() -> Self {
+        MigrateSettings { lease_ms: 30_000, verify_kv: false, run_dir: PathBuf::new() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mix {
+    /// A burst of long prompts among chats: `prefill_burst` long and `decode_requests + continue_requests` short ones.
+    Balanced,
+    /// Short prompts with long answers, a long prompt now and then.
+    DecodeHeavy,
+    /// Very long prompts (2k to 4k tokens) among chats.
+    LongContext,
+    /// Long prompts that arrive in clumps.
+    Burst,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrivals {
+    AllUpfront,
+    Poisson,
+}
+
+/// The requests of one repetition. Names and meanings follow the lab that users come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkloadSettings {
+    pub mix: Mix,
+    pub arrivals: Arrivals,
+    /// Offered load as a share of the measured saturation; used when `rate` is 0.
+    pub load: f64,
+    /// Offered requests per second; 0 = derive it from `load`.
+    pub rate: f64,
+    pub long_prompt_tokens: u32,
+    pub short_prompt_tokens: u32,
+    pub prefill_burst: u32,
+    pub decode_requests: u32,
+    pub continue_requests: u32,
+    pub max_tokens: u32,
+    pub seed: u64,
+}
+
+impl Default for WorkloadSettings {
+    fn default() -> Self {
+        WorkloadSettings {
+            mix: Mix::Balanced,
+            arrivals: Arrivals::Poisson,
+            load: 0.7,
+            rate: 0.0,
+            long_prompt_tokens: 1024,
+            short_prompt_tokens: 64,
+            prefill_burst: 12,
+            decode_requests: 48,
+            continue_requests: 48,
+            max_tokens: 32,
+            seed: 1,
+        }
+    }
+}
+
+/// What counts as good service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectiveSettings {
+    pub ttft_short_ms: f64,
+    pub ttft_long_ms: f64,
+    pub itl_ms: f64,
+}
+
+impl Default for ObjectiveSettings {
+    fn default() -> Self {
+        ObjectiveSettings { ttft_short_ms: 500.0, ttft_long_ms: 3000.0, itl_ms: 200.0 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSettings {
+    /// The arms to run, in order; the first one is the reference for output tokens.
+    pub arms: Vec<String>,
+    pub repetitions: u32,
+    pub quick: bool,
+    pub exact: bool,
+    /// Empty = `artifacts/<target>/<UTC time>-<id>`.
+    pub out: PathBuf,
+    pub bootstrap_resamples: u32,
+}
+
+impl Default for RunSettings {
+    fn default() -> Self {
+        let arms =
+            ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "full_disaggregation", "dual_pool", "auto"];
+        RunSettings {
+            arms: arms.map(String::from).to_vec(),
+            repetitions: 3,
+            quick: false,
+            exact: false,
+            out: PathBuf::new(),
+            bootstrap_resamples: 2000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TelemetrySettings {
+    /// Period of the engine samples in `samples.jsonl`.
+    pub sample_ms: u64,
+    /// Log filter, as `tracing` writes them: `warn`, `info,dualpool::engine=debug`.
+    pub log: String,
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        TelemetrySettings { sample_ms: 50, log: "warn".into() }
+    }
+}

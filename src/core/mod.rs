@@ -1,0 +1,20 @@
+//! The words every other module speaks: ids, units, time, seeded randomness, requests, legs, engine signals and error kinds.
+//! No I/O, and nothing here imports another module of the crate.
+
+mod clock;
+mod error;
+mod ids;
+mod leg;
+mod request;
+mod rng;
+mod signals;
+mod units;
+
+pub use clock::{Clock, ManualClock, MonotonicClock, Time};
+pub use error::{Phase, RejectReason, RequestError};
+pub use ids::{BlockId, EngineId, LegId, RequestId, TokenId};
+pub use leg::{FinishReason, HeldKv, KvSource, Leg, LegFinish, LegOutput, LegStep, Tuning};
+pub use request::{Class, Objectives, Request, Role};
+pub use rng::{Rng, seeded};
+pub use signals::EngineStats;
+pub use units::{Bytes, Micros};

@@ -1,0 +1,62 @@
+//! A client's request, and what it asks for.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Micros, RequestId, TokenId};
+
+/// What the router may send an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Prefill,
+    Decode,
+    Shared,
+}
+
+impl Role {
+    pub const ALL: [Role; 3] = [Role::Prefill, Role::Decode, Role::Shared];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Prefill => "prefill",
+            Role::Decode => "decode",
+            Role::Shared => "shared",
+        }
+    }
+}
+
+/// The kind of prompt, for figures per kind. Policies do not read it: they see the prompt's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    Short,
+    Long,
+}
+
+/// What the user calls good service for one request. A request is within its objectives when its TTFT and its longest ITL are.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Objectives {
+    pub ttft_us_max: Micros,
+    pub itl_us_max: Micros,
+}
+
+/// A request as it reaches the router.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub id: RequestId,
+    pub prompt: Arc<[TokenId]>,
+    /// Output tokens at which the request ends; at least 1.
+    pub max_tokens: u32,
+    /// Go on to `max_tokens` even when the model ends its answer sooner (benchmarks need equal work).
+    pub ignore_eos: bool,
+    pub class: Class,
+    pub objectives: Objectives,
+}
+
+impl Request {
+    pub fn prompt_tokens(&self) -> u32 {
+        self.prompt.len() as u32
+    }
+}

@@ -1,0 +1,83 @@
+//! The `Engine` trait, and the engines behind it: vLLM in its own process (`vllm`), and a calibrated timing model (`virtual_engine`).
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::core::{EngineId, Leg, LegId, LegStep, TokenId, Tuning};
+
+/// Steps that engines may have handed over and the controller not yet read, over all engines. An engine that finds the channel
+/// full waits, which slows generation instead of growing memory.
+pub const ENGINE_EVENTS_MAX: usize = 4096;
+
+/// What engines tell the controller, all over one channel, so that the order of one engine's events is kept.
+#[derive(Debug)]
+pub enum EngineEvent {
+    Step(LegStep),
+    /// The engine's process is gone. The engine's last event.
+    Died {
+        engine: EngineId,
+        why: String,
+    },
+}
+
+pub type EngineEvents = mpsc::Receiver<EngineEvent>;
+
+/// What is fixed for an engine's life, known once it is ready.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct EngineInfo {
+    pub id: EngineId,
+    /// The device the engine is pinned to, in words: `cores 0` or `GPU 0 (GPU-1f0c...)`.
+    pub device: String,
+    pub model: String,
+    /// Engine and version, such as `vllm 0.32.0`.
+    pub backend: String,
+    /// Longest prompt + output the engine takes, in tokens.
+    pub max_model_len: u32,
+    pub vocab_size: u32,
+    /// Tokens per KV block, and blocks in all.
+    pub block_size: u32,
+    pub kv_blocks: u32,
+    /// Tokens one step may process at most (the start value, the ceiling for `Tuning`).
+    pub max_num_batched_tokens: u32,
+    pub max_num_seqs: u32,
+    /// Whether the engine can hold and load KV blocks.
+    pub kv_transfer: bool,
+    /// Process id of the engine; none for engines without a process of their own.
+    pub pid: Option<u32>,
+}
+
+#[derive(Debug, Error)]
+pub enum TokenizeError {
+    #[error("{engine} was started without a tokenizer; send token ids")]
+    NoTokenizer { engine: EngineId },
+    #[error("{engine} could not tokenize the text: {why}")]
+    Failed { engine: EngineId, why: String },
+}
+
+/// A handle to one engine. Calls return at once; what comes of them arrives as `EngineEvent`s.
+#[async_trait::async_trait]
+pub trait Engine: Send + Sync {
+    fn info(&self) -> &EngineInfo;
+
+    /// Starts a leg. Its outputs follow as steps, the last one with a `LegFinish`.
+    fn submit(&self, leg: Leg);
+
+    /// Ends a leg early; it still finishes, with `FinishReason::Aborted`. A leg that is unknown or over is ignored.
+    fn abort(&self, leg: LegId);
+
+    /// Changes scheduler settings from the next step on.
+    fn tune(&self, tuning: Tuning);
+
+    /// Forgets all cached prefixes. Call it on an idle engine; returns false when blocks are still in use.
+    async fn reset_prefix_cache(&self) -> bool;
+
+    async fn tokenize(&self, text: &str) -> Result<Vec<TokenId>, TokenizeError>;
+
+    /// Ends the engine's process and waits for it. Legs still running are lost.
+    async fn shutdown(&self);
+}
+
+/// The engines of a fleet, indexed by `EngineId`.
+pub type Fleet = Arc<[Box<dyn Engine>]>;

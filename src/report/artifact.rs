@@ -1,0 +1,211 @@
+//! The artifacts of a run: `run.json` and `summary.json` (`requests.jsonl` and `samples.jsonl` hold `telemetry` records). The
+//! harness writes them and the report reads them; `docs/artifacts.md` and `docs/summary.schema.json` describe them for users.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::{EngineId, Micros, Role};
+use crate::router::Arrangement;
+
+/// `run.json`: all that is needed to understand, and to repeat, the run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunInfo {
+    pub target: String,
+    pub id: String,
+    /// UTC, RFC 3339.
+    pub started_at: String,
+    pub command: Vec<String>,
+    pub environment: Environment,
+    /// The effective settings, as `dualpool config` prints them.
+    pub settings: serde_json::Value,
+    pub arms: Vec<Arrangement>,
+    /// The seed of each repetition's workload.
+    pub seeds: Vec<u64>,
+    /// Requests per second offered, for Poisson arrivals, and the saturation they derive from where it was measured.
+    pub rate_rps: Option<f64>,
+    pub saturation_rps: Option<f64>,
+    /// How long each part of the run took.
+    pub phases: Vec<PhaseTime>,
+    /// What the search for `shared_tuned` and `auto` tried.
+    pub search: Vec<SearchTrial>,
+    /// True when repetitions were reduced by `--quick`: intervals are wider.
+    pub quick: bool,
+    /// True when the run was stopped before all repetitions were done.
+    pub interrupted: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PhaseTime {
+    pub name: String,
+    pub us: Micros,
+}
+
+/// One short trial of the search: an arrangement and how it did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SearchTrial {
+    pub arrangement: Arrangement,
+    pub goodput_share: f64,
+    /// The score the search ranked by, higher is better; documented in `harness::search`.
+    pub score: f64,
+    pub chosen_for: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Environment {
+    pub dualpool: String,
+    pub backend: String,
+    pub model: String,
+    pub dtype: String,
+    pub os: String,
+    pub cpu: String,
+    pub cores: u32,
+    pub memory_bytes: u64,
+    pub gpus: Vec<String>,
+    pub engines: Vec<EnvironmentEngine>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EnvironmentEngine {
+    pub id: EngineId,
+    pub device: String,
+    pub block_size: u32,
+    pub kv_blocks: u32,
+}
+
+/// `summary.json`: the figures. Each can be recomputed from `requests.jsonl` and `samples.jsonl`. A figure that was not measured
+/// is `null`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    pub target: String,
+    pub environment: Environment,
+    pub mix: String,
+    pub arrivals: String,
+    pub rate_rps: Option<f64>,
+    pub repetitions: u32,
+    pub objectives: SummaryObjectives,
+    pub arms: Vec<ArmSummary>,
+    pub comparisons: Vec<Comparison>,
+    /// Share of requests whose output tokens equal the reference arm's, per arm and for the A/A control.
+    pub identical_requests: BTreeMap<String, Identical>,
+    pub exact: bool,
+    /// KV blocks still held for a hand-off once every arm was over; anything but 0 is a fault.
+    pub held_blocks_after: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SummaryObjectives {
+    pub ttft_short_ms: f64,
+    pub ttft_long_ms: f64,
+    pub itl_ms: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identical {
+    pub same: u32,
+    pub compared: u32,
+}
+
+/// One arm over all its repetitions. Percentiles are over the pooled samples of all repetitions; sums and means are per repetition.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ArmSummary {
+    pub name: String,
+    /// The A/A control is an arm like any other, named after the arm it repeats with `_control`.
+    pub control: bool,
+    pub requests: u32,
+    pub completion_ms: Option<f64>,
+    pub throughput_rps: Option<f64>,
+    pub output_tokens_per_s: Option<f64>,
+    /// Share of requests within their TTFT objective and with no ITL over their ITL objective.
+    pub goodput_share: Option<f64>,
+    pub ttft_ms: TtftSummary,
+    pub itl_ms: ItlSummary,
+    pub queue_depth_mean: PerRole,
+    pub engines: Vec<EngineSummary>,
+    pub handoffs: HandoffSummary,
+    pub errors: Vec<ErrorCount>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    pub p50: Option<f64>,
+    pub p95: Option<f64>,
+}
+
+/// `prefill_pool` and `decode_pool`: requests whose first token came from an engine of that pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TtftSummary {
+    pub overall: Quantiles,
+    pub short: Quantiles,
+    pub long: Quantiles,
+    pub prefill_pool: Quantiles,
+    pub decode_pool: Quantiles,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ItlSummary {
+    pub p50: Option<f64>,
+    pub p95: Option<f64>,
+    pub p99: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PerRole {
+    pub prefill: Option<f64>,
+    pub decode: Option<f64>,
+    pub shared: Option<f64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EngineSummary {
+    pub id: EngineId,
+    pub device: String,
+    pub role: Role,
+    /// Mean over the requests that decoded here of each one's mean ITL.
+    pub tpot_ms: Option<f64>,
+    /// Output tokens per second during which the engine had at least one leg.
+    pub tokens_per_busy_s: Option<f64>,
+    /// Legs served.
+    pub requests: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HandoffSummary {
+    pub count: u32,
+    pub bytes: u64,
+    /// The mover's copy alone.
+    pub copy_ms_p50: Option<f64>,
+    pub copy_ms_p95: Option<f64>,
+    /// From the last output of the prefill leg to the first token of the decode leg.
+    pub total_ms_p50: Option<f64>,
+    pub total_ms_p95: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorCount {
+    pub message: String,
+    pub count: u32,
+}
+
+/// A candidate against a baseline on one metric: `ratio` = candidate / baseline with its paired bootstrap interval (95 %).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Comparison {
+    pub baseline: String,
+    pub candidate: String,
+    /// Such as `ttft_ms.short.p95`.
+    pub metric: String,
+    pub ratio: Option<f64>,
+    pub ci_low: Option<f64>,
+    pub ci_high: Option<f64>,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Better,
+    Worse,
+    NoDifferenceShown,
+    /// Not enough samples on one side.
+    NotMeasured,
+}

@@ -1,0 +1,68 @@
+//! What the router is told, and what it asks for.
+
+use crate::core::{
+    Bytes, EngineId, EngineStats, FinishReason, HeldKv, Leg, LegId, Micros, Request, RequestError, RequestId, Time, TokenId,
+};
+
+/// Something that happened. `Router::handle` takes it with the time at which it did.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    Arrived(Request),
+    /// The client no longer wants this request.
+    Cancelled(RequestId),
+    /// A leg gave tokens, ended, or both.
+    Output {
+        leg: LegId,
+        tokens: &'a [TokenId],
+        cached_tokens: Option<u32>,
+        finish: Option<(&'a FinishReason, Option<HeldKv>)>,
+    },
+    /// The mover finished (or gave up) the copy that `leg` waits for.
+    KvMoved {
+        leg: LegId,
+        started: Time,
+        copy: Micros,
+        bytes: Bytes,
+        runs: u32,
+        ok: bool,
+    },
+    EngineStats {
+        engine: EngineId,
+        stats: EngineStats,
+    },
+    EngineDied {
+        engine: EngineId,
+        why: &'a str,
+    },
+    /// Time passed; due about every `router.tick_ms`.
+    Tick,
+}
+
+/// Something to be done. The router assumes that it will be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Send a leg to an engine. A leg with `load` makes the engine ask the mover for the blocks, once it has room for them.
+    Submit {
+        engine: EngineId,
+        leg: Leg,
+    },
+    Abort {
+        engine: EngineId,
+        leg: LegId,
+    },
+    /// Blocks held for this leg are not needed (any more). Safe to repeat, and safe when nothing is held.
+    Release {
+        engine: EngineId,
+        leg: LegId,
+    },
+    /// Tokens for the client, in order.
+    Emit {
+        request: RequestId,
+        tokens: Vec<TokenId>,
+    },
+    /// The request is over. Exactly one of these per request that arrived.
+    Finish {
+        request: RequestId,
+        result: Result<(), RequestError>,
+    },
+}

@@ -1,0 +1,87 @@
+//! The raw measurements, one JSON object per line in `requests.jsonl` and `samples.jsonl`. All times are microseconds since the
+//! start of the run (one arm, one repetition) the record belongs to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::{Bytes, Class, EngineId, Micros, Objectives, RequestError, RequestId, Role, TokenId};
+
+/// The timeline of one request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// The arm and the repetition this request was served in; empty and 0 outside a benchmark.
+    pub arm: String,
+    pub repetition: u32,
+    pub id: RequestId,
+    /// The request's place in the workload: equal in all arms of one repetition, whose requests are compared pair by pair.
+    pub index: u32,
+    pub class: Class,
+    pub prompt_tokens: u32,
+    pub objectives: Objectives,
+    pub arrived_us: Micros,
+    /// When the router admitted it; none when it was rejected.
+    pub admitted_us: Option<Micros>,
+    /// When each output token left dualpool. `token_us[0] - arrived_us` is the TTFT.
+    pub token_us: Vec<Micros>,
+    pub tokens: Vec<TokenId>,
+    /// Every stay on an engine, in order.
+    pub legs: Vec<LegRecord>,
+    /// Every KV move between two of them.
+    pub handoffs: Vec<HandoffRecord>,
+    pub ended_us: Micros,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum Outcome {
+    Done,
+    Failed { error: RequestError },
+}
+
+/// One stay of a request on one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LegRecord {
+    pub engine: EngineId,
+    /// The role the engine had when the leg was sent to it.
+    pub role: Role,
+    pub submitted_us: Micros,
+    pub first_token_us: Option<Micros>,
+    pub ended_us: Option<Micros>,
+    pub output_tokens: u32,
+    /// Prompt tokens taken from the prefix cache or loaded, not computed.
+    pub cached_tokens: u32,
+}
+
+/// One KV move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandoffRecord {
+    pub from: EngineId,
+    pub to: EngineId,
+    /// The source leg's last output was there.
+    pub started_us: Micros,
+    /// The mover's copy; none when the copy did not happen.
+    pub copy_started_us: Option<Micros>,
+    pub copy_us: Option<Micros>,
+    /// The first token of the destination leg was there; none when it never came.
+    pub ended_us: Option<Micros>,
+    pub bytes: Bytes,
+    /// Contiguous byte runs after coalescing.
+    pub runs: u32,
+    /// True when the blocks were not copied and the destination computed the prompt itself.
+    pub recomputed: bool,
+}
+
+/// A snapshot of one engine, taken every `telemetry.sample_ms`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineSample {
+    pub arm: String,
+    pub repetition: u32,
+    pub at_us: Micros,
+    pub engine: EngineId,
+    pub role: Role,
+    /// Legs the router has on the engine and which have no token yet, and those which have. Queue depth is their sum.
+    pub waiting: u32,
+    pub running: u32,
+    pub kv_usage: f32,
+    pub prefix_hits: u64,
+}
