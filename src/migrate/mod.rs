@@ -30,3 +30,54 @@ pub enum MoveEvent {
     /// The engine's control connection is gone.
     Disconnected { engine: EngineId },
 }
+
+/// Owns the control socket, the engines' mapped KV memory, the leases and the mover thread.
+pub struct Migrator {}
+
+/// Faults that tests inject.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    None,
+    /// Leave one block of every plan out.
+    SkipBlock,
+    /// Every copy fails in the middle.
+    FailCopy,
+    /// Every copy takes this much longer.
+    Delay(Micros),
+}
+
+impl Migrator {
+    /// Opens the control socket in the run folder. Events come out of the returned channel.
+    pub fn start(
+        settings: &crate::config::MigrateSettings,
+        clock: std::sync::Arc<dyn crate::core::Clock>,
+        fault: Fault,
+    ) -> anyhow::Result<(Migrator, tokio::sync::mpsc::Receiver<MoveEvent>)> {
+        todo!()
+    }
+
+    /// The 0700 folder of this run: the control socket, and whatever else engines of this run share.
+    pub fn run_dir(&self) -> &std::path::Path {
+        todo!()
+    }
+
+    pub fn socket_path(&self) -> &std::path::Path {
+        todo!()
+    }
+
+    /// Gives blocks held for this leg back to their engine. Safe to repeat, and when nothing is held.
+    pub fn release(&self, engine: EngineId, leg: LegId) {
+        todo!()
+    }
+
+    /// Blocks that engines hold for legs that are over, now.
+    pub fn held_blocks(&self) -> u64 {
+        todo!()
+    }
+
+    /// Forgets a dead engine: its memory is unmapped, its leases are dropped, copies from and to it fail.
+    pub fn forget(&self, engine: EngineId) {
+        todo!()
+    }
+}
