@@ -27,7 +27,7 @@ create_environment() {
     python=$(find_python)
     say "making .venv with $python"
     if ! "$python" -c 'import ensurepip' 2> /dev/null; then install_debian python3.11-venv; fi
-    "$python" -m venv --clear .venv
+    PYTHONDONTWRITEBYTECODE=1 "$python" -m venv --clear .venv
 }
 
 # dualpool embeds the interpreter, so Python must come with its shared library.
@@ -65,7 +65,7 @@ PY
 
 install_packages() {
     local index uv=.venv/bin/uv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint "$LOCK" uv
+    .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint "$LOCK" uv
     # uv does not read pip's configuration; a package mirror that was set there is meant for us, too.
     if [ -z "${UV_DEFAULT_INDEX:-}" ] && index=$(.venv/bin/python -m pip config get global.index-url 2> /dev/null); then
         export UV_DEFAULT_INDEX=$index

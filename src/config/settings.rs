@@ -83,6 +83,22 @@ pub struct PoolSettings {
     pub decode_gpus: Vec<u32>,
 }
 
+impl PoolSettings {
+    /// What `device` comes to on a machine with this many GPUs; never `Auto`.
+    pub fn device_kind(&self, gpus: usize) -> DeviceKind {
+        match self.device {
+            DeviceKind::Auto if gpus >= 2 || (gpus == 1 && self.prefill_gpus == [0] && self.decode_gpus == [0]) => DeviceKind::Gpu,
+            DeviceKind::Auto => DeviceKind::Cpu,
+            chosen => chosen,
+        }
+    }
+
+    /// Engines over both pools.
+    pub fn engines(&self) -> usize {
+        self.prefill_gpus.len() + self.decode_gpus.len()
+    }
+}
+
 impl Default for PoolSettings {
     fn default() -> Self {
         PoolSettings { device: DeviceKind::Auto, prefill_gpus: vec![0], decode_gpus: vec![1] }
@@ -196,6 +212,10 @@ impl Default for ObjectiveSettings {
     }
 }
 
+/// The arms a benchmark can run, in the order in which it runs them by default.
+pub const ARMS: [&str; 7] =
+    ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "full_disaggregation", "dual_pool", "auto"];
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
@@ -211,10 +231,8 @@ pub struct RunSettings {
 
 impl Default for RunSettings {
     fn default() -> Self {
-        let arms =
-            ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "full_disaggregation", "dual_pool", "auto"];
         RunSettings {
-            arms: arms.map(String::from).to_vec(),
+            arms: ARMS.map(String::from).to_vec(),
             repetitions: 3,
             quick: false,
             exact: false,
