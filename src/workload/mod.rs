@@ -59,6 +59,11 @@ pub fn generate(settings: &WorkloadSettings, vocab_size: u32, seed: u64, rate: O
     items
 }
 
+/// How many requests one repetition has.
+pub fn requests(settings: &WorkloadSettings) -> usize {
+    Shape::of(settings).requests()
+}
+
 /// The requests in shuffled order, grouped by what arrives together: each alone, but for the long prompts of a clump.
 fn arrival_groups(shape: &Shape, seed: u64) -> Vec<Vec<Class>> {
     let mut groups: Vec<Vec<Class>> = Vec::new();
