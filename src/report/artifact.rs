@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{EngineId, Micros, Role};
-use crate::router::Arrangement;
+use crate::core::{Arrangement, EngineId, Micros, Role};
 
 /// `run.json`: all that is needed to understand, and to repeat, the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
