@@ -227,6 +227,8 @@ pub struct RunSettings {
     /// Empty = `artifacts/<target>/<UTC time>-<id>`.
     pub out: PathBuf,
     pub bootstrap_resamples: u32,
+    /// Time for the search that tunes `shared_tuned`, `dual_pool` and `auto`.
+    pub search_budget_s: u64,
 }
 
 impl Default for RunSettings {
@@ -238,6 +240,7 @@ impl Default for RunSettings {
             exact: false,
             out: PathBuf::new(),
             bootstrap_resamples: 2000,
+            search_budget_s: 75,
         }
     }
 }

@@ -1,5 +1,23 @@
 //! Tables, plots, the objective map and the HTML report, from artifacts alone.
 
+mod arms;
 mod artifact;
+mod figures;
+mod load;
+mod markup;
+mod measure;
+mod objective_map;
+mod recommend;
+mod table;
+mod terminal;
+mod words;
+
+#[cfg(test)]
+mod fixture;
 
 pub use artifact::*;
+pub use figures::figures;
+pub use load::{Artifacts, LoadError, load};
+pub use objective_map::{Leaders, ObjectiveMap};
+pub use recommend::{Recommendation, recommend};
+pub use terminal::print;

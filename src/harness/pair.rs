@@ -1,0 +1,96 @@
+//! The measurement: every arm serves the same requests on the same engines, in alternating order, with an A/A control among them.
+
+use super::drive::{DriveError, Driver, Pace};
+use super::folder::RunFolder;
+use super::{Progress, arms};
+use crate::config::WorkloadSettings;
+use crate::core::seeded;
+use crate::report::RunInfo;
+use crate::router::Arrangement;
+use crate::telemetry::{EngineSample, RequestRecord};
+use crate::workload;
+
+/// All that the measured runs recorded.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    pub requests: Vec<RequestRecord>,
+    pub samples: Vec<EngineSample>,
+    /// The most KV blocks that were held after any arm's run; 0 is right.
+    pub held_blocks: u64,
+    pub interrupted: bool,
+}
+
+/// The arms with the first one's control behind them.
+pub(super) fn with_control(mut arms: Vec<Arrangement>) -> Vec<Arrangement> {
+    if let Some(reference) = arms.first() {
+        arms.push(arms::control(reference));
+    }
+    arms
+}
+
+/// The order of the arms in one repetition: forth, then back. What drifts steadily then weighs on both ends alike, and the control
+/// stands once far after its arm and once far before it.
+fn order<T>(arms: &[T], repetition: u32) -> Box<dyn Iterator<Item = &T> + '_> {
+    if repetition % 2 == 0 { Box::new(arms.iter()) } else { Box::new(arms.iter().rev()) }
+}
+
+/// One workload seed per repetition. They fit in 32 bits, so that every JSON reader keeps them whole.
+pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
+    let mut rng = seeded(seed, purpose);
+    (0..count).map(|_| u64::from(rand::Rng::random::<u32>(&mut rng))).collect()
+}
+
+/// Runs all arms of `run` for each of its seeds. What was recorded is in the folder as soon as an arm is over; when cancelled, that
+/// is what is returned.
+pub(super) async fn measure(
+    driver: &Driver<'_>,
+    run: &RunInfo,
+    settings: &WorkloadSettings,
+    vocab_size: u32,
+    pace: Pace,
+    folder: &mut RunFolder,
+    progress: &dyn Progress,
+) -> anyhow::Result<Measured> {
+    let mut measured = Measured::default();
+    for (repetition, &seed) in (0u32..).zip(&run.seeds) {
+        let items = workload::generate(settings, vocab_size, seed, run.rate_rps);
+        for arm in order(&run.arms, repetition) {
+            progress.step(&format!("{} ({}/{})", arm.name, repetition + 1, run.seeds.len()));
+            let finished = match driver.run(arm, repetition, &items, pace).await {
+                Err(DriveError::Cancelled) => {
+                    measured.interrupted = true;
+                    return Ok(measured);
+                }
+                finished => finished?,
+            };
+            folder.append(&finished.recording)?;
+            measured.requests.extend(finished.recording.requests);
+            measured.samples.extend(finished.recording.samples);
+            measured.held_blocks = measured.held_blocks.max(finished.held_blocks);
+        }
+    }
+    Ok(measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arms_alternate_and_the_control_changes_sides() {
+        let arms = ["a", "b", "c", "a_control"];
+        assert_eq!(order(&arms, 0).copied().collect::<Vec<_>>(), ["a", "b", "c", "a_control"]);
+        assert_eq!(order(&arms, 1).copied().collect::<Vec<_>>(), ["a_control", "c", "b", "a"]);
+        assert_eq!(order(&arms, 2).copied().collect::<Vec<_>>(), ["a", "b", "c", "a_control"]);
+    }
+
+    #[test]
+    fn seeds_differ_between_repetitions_and_purposes() {
+        let measured = seeds(1, "repetitions", 3);
+        assert_eq!(measured, seeds(1, "repetitions", 3));
+        let mut all = [measured, seeds(1, "search", 3), seeds(2, "repetitions", 3)].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 9);
+    }
+}
