@@ -66,6 +66,7 @@ const RULES: &[Rule] = &[
     rule("run.exact", SWITCH, |_| true),
     rule("run.out", PATH, |_| true),
     rule("run.bootstrap_resamples", "a whole number of at least 100", |s| s.run.bootstrap_resamples >= 100),
+    rule("run.search_budget_s", COUNT, |s| s.run.search_budget_s > 0),
     rule("telemetry.sample_ms", COUNT, |s| s.telemetry.sample_ms > 0),
     rule("telemetry.log", "a filter such as `warn` or `info,dualpool::engine=debug`", |s| {
         tracing_subscriber::EnvFilter::try_new(&s.telemetry.log).is_ok()
