@@ -5,6 +5,7 @@ use super::metric::{METRICS, Metric};
 use super::observed::{Figures, Observed};
 use crate::core::seeded;
 use crate::harness::arms::CONTROL_SUFFIX;
+use crate::report::measure::quantile;
 use crate::report::{Comparison, Verdict};
 
 /// The interval holds this share of the resampled ratios.
@@ -104,7 +105,7 @@ fn interval(ratios: Vec<Option<f64>>) -> Option<(f64, f64)> {
     }
     ratios.sort_by(f64::total_cmp);
     let tail = (1.0 - CONFIDENCE) / 2.0;
-    let at = |share| crate::report::measure::quantile(&ratios, share);
+    let at = |share| quantile(&ratios, share);
     Some((at(tail)?, at(1.0 - tail)?))
 }
 
@@ -164,7 +165,11 @@ mod tests {
         let noisy = |name, stretch, seed| (name, synthetic::noisy(name, REPETITIONS, REQUESTS, stretch, seed));
         for seed in 0..5 {
             let all = compare(
-                &[noisy("shared_tuned", 1.0, seed), noisy("dual_pool", 0.5, seed + 100), noisy("shared_tuned_control", 1.0, seed + 200)],
+                &[
+                    noisy("shared_tuned", 1.0, seed),
+                    noisy("dual_pool", 0.5, seed + 100),
+                    noisy("shared_tuned_control", 1.0, seed + 200),
+                ],
                 REPETITIONS,
             );
             for metric in ["ttft_ms.short.p95", "ttft_ms.overall.p50", "itl_ms.p50", "itl_ms.p99"] {
@@ -183,14 +188,20 @@ mod tests {
         let (mut called, mut compared) = (0, 0);
         for seed in 0..30 {
             let noisy = |name, seed| (name, synthetic::noisy(name, REPETITIONS, REQUESTS, 1.0, seed));
-            let all = compare(&[noisy("shared_tuned", seed), noisy("dual_pool", seed + 1000), noisy("shared_tuned_control", seed + 2000)], 3);
+            let all = compare(
+                &[noisy("shared_tuned", seed), noisy("dual_pool", seed + 1000), noisy("shared_tuned_control", seed + 2000)],
+                3,
+            );
             let candidates = all.iter().filter(|c| c.candidate == "dual_pool" && c.metric.starts_with("ttft_ms"));
             for c in candidates {
                 compared += 1;
                 called += usize::from(c.verdict != Verdict::NoDifferenceShown);
             }
         }
-        assert!(called * 10 <= compared, "{called} of {compared} comparisons of noise with noise were called a difference, seeds 0..30");
+        assert!(
+            called * 10 <= compared,
+            "{called} of {compared} comparisons of noise with noise were called a difference, seeds 0..30"
+        );
     }
 
     #[test]

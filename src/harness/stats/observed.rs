@@ -26,9 +26,8 @@ pub(super) struct Observed {
 impl Observed {
     /// `repetitions[r]` are the arm's requests in the r-th repetition; a request's slot is `first_slot[r]` + its index.
     pub fn new(repetitions: &[Vec<&RequestRecord>], first_slot: &[u32], slots: usize) -> Observed {
-        let placed = || {
-            repetitions.iter().zip(first_slot).flat_map(|(requests, first)| requests.iter().map(move |r| (*r, first + r.index)))
-        };
+        let placed =
+            || repetitions.iter().zip(first_slot).flat_map(|(requests, first)| requests.iter().map(move |r| (*r, first + r.index)));
         let ttft = |keep: fn(Class) -> bool| {
             let values = placed().filter(|(r, _)| keep(r.class)).filter_map(|(r, slot)| Some((ttft_ms(r)?, slot)));
             Sorted::new(values.collect(), slots)

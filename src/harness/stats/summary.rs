@@ -12,15 +12,14 @@ use crate::config::Settings;
 use crate::core::Class;
 use crate::harness::arms::CONTROL_SUFFIX;
 use crate::harness::identical::identical;
-use crate::report::figures::figures;
-use crate::report::{RunInfo, Summary, SummaryObjectives};
+use crate::report::{Comparison, LoadError, RunInfo, Summary, SummaryObjectives, figures, load};
 use crate::telemetry::{EngineSample, RequestRecord};
 use crate::workload::{arrivals_name, mix_name};
 
 #[derive(Debug, Error)]
 pub enum SummaryError {
-    #[error("{file} cannot be read: {why}")]
-    Read { file: String, why: String },
+    #[error(transparent)]
+    Load(#[from] LoadError),
     #[error("the settings in run.json are not those of this version: {0}; use the version that wrote them")]
     Settings(serde_json::Error),
 }
@@ -65,19 +64,8 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
 
 /// The summary of the run in a folder, from its raw records.
 pub fn rebuild(dir: &Path) -> Result<Summary, SummaryError> {
-    let read = |name: &str| {
-        std::fs::read_to_string(dir.join(name))
-            .map_err(|e| SummaryError::Read { file: dir.join(name).display().to_string(), why: e.to_string() })
-    };
-    let malformed = |name: &str, e: serde_json::Error| SummaryError::Read { file: dir.join(name).display().to_string(), why: e.to_string() };
-    let run: RunInfo = serde_json::from_str(&read("run.json")?).map_err(|e| malformed("run.json", e))?;
-    let requests: Vec<RequestRecord> = lines(&read("requests.jsonl")?).map_err(|e| malformed("requests.jsonl", e))?;
-    let samples: Vec<EngineSample> = lines(&read("samples.jsonl")?).map_err(|e| malformed("samples.jsonl", e))?;
-    summarise(&run, &requests, &samples)
-}
-
-fn lines<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<T>, serde_json::Error> {
-    text.lines().map(serde_json::from_str).collect()
+    let artifacts = load(dir)?;
+    summarise(&artifacts.run, &artifacts.requests, &artifacts.samples)
 }
 
 /// The repetitions in which every arm has records. An arm's records come all at once, when its run is over.
@@ -93,7 +81,7 @@ fn complete_repetitions(run: &RunInfo, requests: &[RequestRecord]) -> Vec<u32> {
     arms.into_iter().filter(|(_, seen)| complete(seen)).map(|(repetition, _)| repetition).collect()
 }
 
-fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settings: &Settings) -> Vec<crate::report::Comparison> {
+fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settings: &Settings) -> Vec<Comparison> {
     let of = |arm: &str| -> Vec<Vec<&RequestRecord>> {
         let in_repetition = |n: u32| requests.iter().copied().filter(move |r| r.repetition == n);
         complete.iter().map(|&n| in_repetition(n).filter(|r| r.arm == arm).collect()).collect()
