@@ -19,7 +19,7 @@ use crate::controller::Controller;
 use crate::core::Micros;
 use crate::engine::EngineInfo;
 use crate::report::{Environment, PhaseTime, RunInfo, Summary};
-use crate::router::Arrangement;
+use crate::router::{Arrangement, PolicyKind};
 use crate::telemetry::RequestRecord;
 use crate::workload;
 
@@ -290,7 +290,8 @@ impl<'a> Plan<'a> {
             seeds: &pair::seeds(self.settings.workload.seed, "search", search::ROUNDS.len() as u32),
             budget: if self.settings.run.quick { budget.mul_f64(QUICK_SEARCH) } else { budget },
         };
-        let candidates = search::candidates(&self.pools, &self.engine, self.settings.workload.short_prompt_tokens);
+        let mut candidates = search::candidates(&self.pools, &self.engine, self.settings.workload.short_prompt_tokens);
+        candidates.retain(|c| self.kv_transfer || !matches!(c.policy, PolicyKind::DualPool | PolicyKind::FullDisaggregation));
         search::search(driver, candidates, purposes, &trials, progress).await
     }
 

@@ -31,7 +31,7 @@ pub(super) fn with_control(mut arms: Vec<Arrangement>) -> Vec<Arrangement> {
 /// The order of the arms in one repetition: forth, then back. What drifts steadily then weighs on both ends alike, and the control
 /// stands once far after its arm and once far before it.
 fn order<T>(arms: &[T], repetition: u32) -> Box<dyn Iterator<Item = &T> + '_> {
-    if repetition % 2 == 0 { Box::new(arms.iter()) } else { Box::new(arms.iter().rev()) }
+    if repetition.is_multiple_of(2) { Box::new(arms.iter()) } else { Box::new(arms.iter().rev()) }
 }
 
 /// One workload seed per repetition. They fit in 32 bits, so that every JSON reader keeps them whole.

@@ -102,3 +102,98 @@ fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settin
         .collect();
     comparisons(&arms, &Population::new(&classes), complete.len(), settings.run.bootstrap_resamples, settings.workload.seed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::stats::{METRICS, synthetic};
+    use crate::report::{ArmSummary, Environment, EnvironmentEngine, Verdict};
+    use crate::router::{Arrangement, PolicyKind};
+
+    fn run(arms: &[&str]) -> RunInfo {
+        let engine = |id| EnvironmentEngine {
+            id: crate::core::EngineId(id),
+            device: format!("cores {id}"),
+            block_size: 128,
+            kv_blocks: 100,
+        };
+        let arrangement = |name: &&str| Arrangement {
+            name: name.to_string(),
+            policy: PolicyKind::SharedLeastLoad,
+            roles: vec![],
+            tunings: vec![],
+            long_prompt_tokens_min: 256,
+        };
+        let mut settings = Settings::default();
+        settings.run.bootstrap_resamples = 200;
+        RunInfo {
+            target: "dual_pool".into(),
+            id: "test".into(),
+            started_at: "2026-01-05T10:30:00Z".into(),
+            command: vec![],
+            environment: Environment {
+                dualpool: "0".into(),
+                backend: "virtual".into(),
+                model: "tiny".into(),
+                dtype: "auto".into(),
+                os: "unknown".into(),
+                cpu: "unknown".into(),
+                cores: 2,
+                memory_bytes: 1,
+                gpus: vec![],
+                engines: vec![engine(0), engine(1)],
+            },
+            settings: serde_json::to_value(settings).unwrap(),
+            arms: arms.iter().map(arrangement).collect(),
+            seeds: vec![1, 2, 3],
+            rate_rps: Some(8.0),
+            saturation_rps: None,
+            phases: vec![],
+            search: vec![],
+            held_blocks_after: 0,
+            quick: false,
+            interrupted: false,
+        }
+    }
+
+    fn records(arms: &[&str]) -> Vec<RequestRecord> {
+        arms.iter().zip(0..).flat_map(|(arm, i)| synthetic::noisy(arm, 3, 40, 1.0 + f64::from(i) / 4.0, 9)).collect()
+    }
+
+    fn value(arm: &ArmSummary, metric: &str) -> Option<f64> {
+        metric.split('.').try_fold(&serde_json::to_value(arm).unwrap(), |value, key| value.get(key)).and_then(|v| v.as_f64())
+    }
+
+    const ARMS: [&str; 3] = ["shared_tuned", "dual_pool", "shared_tuned_control"];
+
+    /// The comparison's ratio is that of the two figures in the same summary, so a reader can check it with a pocket calculator.
+    #[test]
+    fn ratios_are_those_of_the_figures_beside_them() {
+        let summary = summarise(&run(&ARMS), &records(&ARMS), &[]).unwrap();
+        let arm = |name: &str| summary.arms.iter().find(|a| a.name == name).unwrap();
+        assert_eq!(summary.comparisons.len(), 2 * METRICS.len());
+        for c in &summary.comparisons {
+            let expected = value(arm(&c.candidate), &c.metric).unwrap() / value(arm(&c.baseline), &c.metric).unwrap();
+            assert!((c.ratio.unwrap() - expected).abs() < 1e-9, "{c:?}: the figures give {expected}");
+            assert!(c.ci_low <= c.ci_high);
+        }
+    }
+
+    #[test]
+    fn a_repetition_that_not_all_arms_finished_does_not_count() {
+        let whole = records(&ARMS);
+        let cut: Vec<RequestRecord> = whole.iter().filter(|r| r.repetition < 2 || r.arm == "shared_tuned").cloned().collect();
+        let summary = summarise(&run(&ARMS), &cut, &[]).unwrap();
+        assert_eq!(summary.repetitions, 2);
+        assert!(summary.arms.iter().all(|a| a.requests == 80));
+        assert_eq!(summary.identical_requests["dual_pool"].compared, 80);
+    }
+
+    #[test]
+    fn a_run_that_finished_nothing_says_not_measured() {
+        let summary = summarise(&run(&ARMS), &[], &[]).unwrap();
+        assert_eq!(summary.repetitions, 0);
+        assert!(summary.arms.iter().all(|a| a.completion_ms.is_none() && a.goodput_share.is_none()));
+        assert!(summary.comparisons.iter().all(|c| c.verdict == Verdict::NotMeasured));
+    }
+}

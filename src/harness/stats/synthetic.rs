@@ -46,7 +46,7 @@ fn record(arm: &str, repetition: u32, index: u32, ttft_ms: f64, itl_ms: f64) -> 
         repetition,
         id: RequestId(u64::from(repetition * 10_000 + index)),
         index,
-        class: if index % 5 == 0 { Class::Long } else { Class::Short },
+        class: if index.is_multiple_of(5) { Class::Long } else { Class::Short },
         prompt_tokens: 64,
         objectives: Objectives { ttft_us_max: Micros(200_000), itl_us_max: Micros(60_000) },
         arrived_us,
