@@ -32,8 +32,7 @@ impl Progress for CancelAt<'_> {
 }
 
 async fn run(settings: &Settings, fault: Fault, progress: &dyn Progress, cancel: &Cancel) -> anyhow::Result<Outcome> {
-    let pair = virtual_pair::start(settings);
-    pair.mover.inject(fault);
+    let pair = virtual_pair::start(settings, fault);
     let outcome = dual_pool::run(&pair.controller, pair.environment, settings, vec![], progress, cancel).await;
     assert_eq!(pair.controller.settle(std::time::Duration::from_secs(10)).await, 0);
     pair.controller.shutdown().await;

@@ -5,6 +5,7 @@ mod virtual_pair;
 use std::fs;
 
 use dualpool::harness::{Cancel, Silent, arms, dual_pool, stats};
+use dualpool::migrate::Fault;
 use serde_json::Value;
 
 fn schema() -> jsonschema::Validator {
@@ -20,7 +21,7 @@ fn violations(summary: &Value) -> Vec<String> {
 async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let settings = virtual_pair::settings(dir.path());
-    let pair = virtual_pair::start(&settings);
+    let pair = virtual_pair::start(&settings, Fault::None);
     let outcome = dual_pool::run(&pair.controller, pair.environment, &settings, vec!["dualpool".into()], &Silent, &Cancel::new())
         .await
         .unwrap();

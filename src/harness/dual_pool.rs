@@ -25,7 +25,7 @@ use crate::workload;
 
 /// `--quick`: at most this many repetitions, of this share of the requests, with this share of the search's time.
 const QUICK_REPETITIONS: u32 = 2;
-const QUICK_SCALE: f64 = 0.2;
+const QUICK_SCALE: f64 = 0.25;
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
 
 /// Shares of a repetition's requests for the warm-up, the calibration, and the sequential runs of `--exact`.

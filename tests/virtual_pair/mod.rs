@@ -6,8 +6,9 @@ use std::sync::Arc;
 use dualpool::config::Settings;
 use dualpool::controller::Controller;
 use dualpool::core::MonotonicClock;
-use dualpool::engine::virtual_engine::{VirtualFleet, VirtualMover, VirtualSettings};
+use dualpool::engine::virtual_engine::{VirtualFleet, VirtualSettings};
 use dualpool::harness::environment;
+use dualpool::migrate::Fault;
 use dualpool::report::Environment;
 
 /// Model time per real time. Faster, and the timers' granularity of a millisecond would be a good part of a step.
@@ -15,18 +16,18 @@ pub const SPEED: f64 = 20.0;
 
 pub struct Pair {
     pub controller: Controller,
-    pub mover: VirtualMover,
     pub environment: Environment,
 }
 
-pub fn start(settings: &Settings) -> Pair {
+/// Every KV move has this fault.
+pub fn start(settings: &Settings, fault: Fault) -> Pair {
     let clock = Arc::new(MonotonicClock::new());
     let fleet = VirtualFleet::start(2, &VirtualSettings { speed: SPEED, ..VirtualSettings::default() }, clock.clone());
-    let mover = fleet.mover.clone();
+    fleet.mover.inject(fault);
     let moves = Some((Box::new(fleet.mover) as _, fleet.moves));
     let controller = Controller::start(fleet.fleet, fleet.events, moves, &settings.router, &settings.telemetry, clock);
     let environment = environment::gather(controller.engines(), settings, vec![]);
-    Pair { controller, mover, environment }
+    Pair { controller, environment }
 }
 
 /// A quick run into this folder, with the objectives in the engines' time.

@@ -100,13 +100,13 @@ fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settin
         .iter()
         .map(|arm| Arm { name: arm.name.clone(), observed: Observed::new(&of(&arm.name), &first_slot, slots) })
         .collect();
-    comparisons(&arms, &Population::new(&classes), complete.len(), settings.run.bootstrap_resamples, settings.workload.seed)
+    comparisons(&arms, &Population::new(&classes), settings.run.bootstrap_resamples, settings.workload.seed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::harness::stats::{METRICS, synthetic};
+    use crate::harness::stats::{REQUEST_METRICS, RUN_METRICS, synthetic};
     use crate::report::{ArmSummary, Environment, EnvironmentEngine, Verdict};
     use crate::router::{Arrangement, PolicyKind};
 
@@ -171,7 +171,7 @@ mod tests {
     fn ratios_are_those_of_the_figures_beside_them() {
         let summary = summarise(&run(&ARMS), &records(&ARMS), &[]).unwrap();
         let arm = |name: &str| summary.arms.iter().find(|a| a.name == name).unwrap();
-        assert_eq!(summary.comparisons.len(), 2 * METRICS.len());
+        assert_eq!(summary.comparisons.len(), 2 * (REQUEST_METRICS.len() + RUN_METRICS.len()));
         for c in &summary.comparisons {
             let expected = value(arm(&c.candidate), &c.metric).unwrap() / value(arm(&c.baseline), &c.metric).unwrap();
             assert!((c.ratio.unwrap() - expected).abs() < 1e-9, "{c:?}: the figures give {expected}");
