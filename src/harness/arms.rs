@@ -60,11 +60,7 @@ impl Pools {
             return Err(ArmsError::Engines { prefill, decode, engines });
         }
         let ids = |range: std::ops::Range<usize>| range.map(|i| EngineId(i as u16)).collect();
-        Ok(Pools {
-            prefill: ids(0..prefill),
-            decode: ids(prefill..engines),
-            long_prompt_tokens_min: router.prefill_ctx_thresh,
-        })
+        Ok(Pools { prefill: ids(0..prefill), decode: ids(prefill..engines), long_prompt_tokens_min: router.prefill_ctx_thresh })
     }
 
     /// All engines alike.

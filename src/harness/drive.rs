@@ -118,10 +118,7 @@ impl Driver<'_> {
             }
             // Blocks of a hand-off are given back a moment after the request's end, and a cache in use cannot be reset.
             self.controller.settle(SETTLE_MAX).await;
-            self.controller
-                .reset_prefix_caches()
-                .await
-                .map_err(|source| DriveError::Arrange { arm: arm.to_string(), source })?;
+            self.controller.reset_prefix_caches().await.map_err(|source| DriveError::Arrange { arm: arm.to_string(), source })?;
         }
         Ok(())
     }

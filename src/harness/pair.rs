@@ -31,7 +31,7 @@ pub(super) fn with_control(mut arms: Vec<Arrangement>) -> Vec<Arrangement> {
 /// The order of the arms in one repetition: forth, then back. What drifts steadily then weighs on both ends alike, and the control
 /// stands once far after its arm and once far before it.
 fn order<T>(arms: &[T], repetition: u32) -> Box<dyn Iterator<Item = &T> + '_> {
-    if repetition % 2 == 0 { Box::new(arms.iter()) } else { Box::new(arms.iter().rev()) }
+    if repetition.is_multiple_of(2) { Box::new(arms.iter()) } else { Box::new(arms.iter().rev()) }
 }
 
 /// One workload seed per repetition. They fit in 32 bits, so that every JSON reader keeps them whole.
@@ -40,36 +40,39 @@ pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
     (0..count).map(|_| u64::from(rand::Rng::random::<u32>(&mut rng))).collect()
 }
 
-/// Runs all arms of `run` for each of its seeds. What was recorded is in the folder as soon as an arm is over; when cancelled, that
-/// is what is returned.
-pub(super) async fn measure(
-    driver: &Driver<'_>,
-    run: &RunInfo,
-    settings: &WorkloadSettings,
-    vocab_size: u32,
-    pace: Pace,
-    folder: &mut RunFolder,
-    progress: &dyn Progress,
-) -> anyhow::Result<Measured> {
-    let mut measured = Measured::default();
-    for (repetition, &seed) in (0u32..).zip(&run.seeds) {
-        let items = workload::generate(settings, vocab_size, seed, run.rate_rps);
-        for arm in order(&run.arms, repetition) {
-            progress.step(&format!("{} ({}/{})", arm.name, repetition + 1, run.seeds.len()));
-            let finished = match driver.run(arm, repetition, &items, pace).await {
-                Err(DriveError::Cancelled) => {
-                    measured.interrupted = true;
-                    return Ok(measured);
-                }
-                finished => finished?,
-            };
-            folder.append(&finished.recording)?;
-            measured.requests.extend(finished.recording.requests);
-            measured.samples.extend(finished.recording.samples);
-            measured.held_blocks = measured.held_blocks.max(finished.held_blocks);
+/// What is measured: the arms of `run`, on the workloads of its seeds.
+pub(super) struct Measurement<'a> {
+    pub run: &'a RunInfo,
+    pub settings: &'a WorkloadSettings,
+    pub vocab_size: u32,
+    pub pace: Pace,
+}
+
+impl Measurement<'_> {
+    /// Runs every arm for every seed. What an arm recorded is in the folder as soon as it is over; when cancelled, what there is by
+    /// then is returned.
+    pub async fn all(&self, driver: &Driver<'_>, folder: &mut RunFolder, progress: &dyn Progress) -> anyhow::Result<Measured> {
+        let mut measured = Measured::default();
+        let repetitions = self.run.seeds.len();
+        for (repetition, &seed) in (0u32..).zip(&self.run.seeds) {
+            let items = workload::generate(self.settings, self.vocab_size, seed, self.run.rate_rps);
+            for arm in order(&self.run.arms, repetition) {
+                progress.step(&format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1));
+                let finished = match driver.run(arm, repetition, &items, self.pace).await {
+                    Err(DriveError::Cancelled) => {
+                        measured.interrupted = true;
+                        return Ok(measured);
+                    }
+                    finished => finished?,
+                };
+                folder.append(&finished.recording)?;
+                measured.requests.extend(finished.recording.requests);
+                measured.samples.extend(finished.recording.samples);
+                measured.held_blocks = measured.held_blocks.max(finished.held_blocks);
+            }
         }
+        Ok(measured)
     }
-    Ok(measured)
 }
 
 #[cfg(test)]

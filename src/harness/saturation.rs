@@ -10,9 +10,6 @@ use crate::report::measure::is_done;
 use crate::telemetry::RequestRecord;
 use crate::workload;
 
-/// Share of a repetition's requests that a calibration run sends.
-const SCALE: f64 = 0.5;
-
 /// The shared policies that compete; the better one's rate is the saturation.
 const POLICIES: [&str; 2] = ["shared_round_robin", "shared_least_load"];
 
@@ -26,7 +23,7 @@ pub(super) async fn find(
     seed: u64,
     progress: &dyn Progress,
 ) -> Result<Option<f64>, DriveError> {
-    let upfront = WorkloadSettings { arrivals: Arrivals::AllUpfront, ..workload::scaled(settings, SCALE) };
+    let upfront = WorkloadSettings { arrivals: Arrivals::AllUpfront, ..settings.clone() };
     let items = workload::generate(&upfront, vocab_size, seed, None);
     let mut best = 0.0_f64;
     for name in POLICIES {

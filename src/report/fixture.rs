@@ -175,6 +175,7 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
             .map(|(name, us)| PhaseTime { name: name.into(), us: Micros(us) })
             .to_vec(),
         search,
+        held_blocks_after: 0,
         quick: false,
         interrupted: false,
     }

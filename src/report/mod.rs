@@ -5,7 +5,7 @@ mod artifact;
 mod figures;
 mod load;
 mod markup;
-mod measure;
+pub mod measure;
 mod objective_map;
 mod recommend;
 mod table;

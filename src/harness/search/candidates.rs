@@ -101,7 +101,8 @@ pub(super) mod tests {
     #[test]
     fn short_prompts_of_64_tokens_give_the_known_strong_points() {
         let names = names(2048, 64);
-        for expected in ["shared_balanced 224/64", "dual_pool 224/64", "shared_least_load", "shared_least_load 128/64", "full_disaggregation"]
+        for expected in
+            ["shared_balanced 224/64", "dual_pool 224/64", "shared_least_load", "shared_least_load 128/64", "full_disaggregation"]
         {
             assert!(names.iter().any(|n| n == expected), "{expected} is not among {names:?}");
         }

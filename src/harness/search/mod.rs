@@ -23,7 +23,7 @@ pub use candidates::candidates;
 pub use score::Score;
 
 /// Shares of the time budget, round by round.
-const ROUNDS: [f64; 2] = [0.6, 0.4];
+pub(super) const ROUNDS: [f64; 2] = [0.6, 0.4];
 
 /// Candidates that each arm sends to the next round.
 const LEADERS: usize = 2;
@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_millis(1500);
 const SCALE_MIN: f64 = 0.12;
 
 /// An arm that the search finds an arrangement for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Purpose {
     pub arm: &'static str,
     accepts: fn(PolicyKind) -> bool,
@@ -74,8 +74,9 @@ impl Tried {
 pub(super) struct Trials<'a> {
     pub settings: &'a WorkloadSettings,
     pub vocab_size: u32,
-    /// Offered requests per second, and the fleet's saturation where arrivals are all upfront.
+    /// Requests offered per second; none when they arrive all upfront.
     pub rate: Option<f64>,
+    /// Requests per second that a trial is going to serve, about.
     pub rate_expected: f64,
     pub seeds: &'a [u64],
     pub budget: Duration,
@@ -88,7 +89,6 @@ pub(super) async fn search(
     trials: &Trials<'_>,
     progress: &dyn Progress,
 ) -> Result<Found, DriveError> {
-    let purposes: Vec<Purpose> = purposes.to_vec();
     let wanted = |a: &Arrangement| purposes.iter().any(|p| (p.accepts)(a.policy));
     let mut field: Vec<Tried> =
         candidates.into_iter().filter(wanted).map(|arrangement| Tried { arrangement, requests: Vec::new() }).collect();
@@ -100,7 +100,7 @@ pub(super) async fn search(
         let items = trials.items(*round_share, running.len(), seed);
         for &i in &running {
             let spent = begun.elapsed() >= trials.budget.mul_f64(share);
-            if spent && (round > 0 || covered(&field, &purposes)) {
+            if spent && (round > 0 || covered(&field, purposes)) {
                 progress.note(&format!("search: no time left for `{}`", field[i].arrangement.name));
                 continue;
             }
@@ -108,10 +108,10 @@ pub(super) async fn search(
             let run = driver.run(&field[i].arrangement, round as u32, &items, Pace::OpenLoop).await?;
             field[i].requests.extend(run.recording.requests);
         }
-        running = leaders(&field, &purposes);
+        running = leaders(&field, purposes);
     }
     field.retain(|t| !t.requests.is_empty());
-    Ok(choose(&field, &purposes))
+    Ok(choose(&field, purposes))
 }
 
 impl Trials<'_> {

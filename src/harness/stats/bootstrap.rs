@@ -35,16 +35,14 @@ impl Population {
 
     /// Everything once: the draw that gives the figures themselves.
     pub fn once(&self) -> Draw {
-        Draw { repetitions: vec![1; self.strata.len()], slots: vec![1; self.slots] }
+        Draw { slots: vec![1; self.slots] }
     }
 
     /// Refills `draw` with a random one.
     pub fn redraw(&self, draw: &mut Draw, rng: &mut Rng) {
-        draw.repetitions.fill(0);
         draw.slots.fill(0);
         for _ in 0..self.strata.len() {
             let repetition = rng.random_range(0..self.strata.len());
-            draw.repetitions[repetition] += 1;
             for stratum in &self.strata[repetition] {
                 for _ in 0..stratum.len() {
                     draw.slots[stratum[rng.random_range(0..stratum.len())] as usize] += 1;
@@ -54,10 +52,9 @@ impl Population {
     }
 }
 
-/// How often each repetition and each request was drawn.
+/// How often each request was drawn, by slot.
 #[derive(Clone, Debug)]
 pub(super) struct Draw {
-    pub repetitions: Vec<u32>,
     pub slots: Vec<u32>,
 }
 
@@ -125,17 +122,17 @@ mod tests {
         let mut rng = seeded(1, "test");
         for _ in 0..100 {
             population.redraw(&mut draw, &mut rng);
-            assert_eq!(draw.repetitions.iter().sum::<u32>(), 3);
-            for (repetition, drawn) in draw.repetitions.iter().enumerate() {
-                let slots = &draw.slots[repetition * 7..][..7];
-                assert_eq!((slots[..2].iter().sum::<u32>(), slots[2..].iter().sum::<u32>()), (2 * drawn, 5 * drawn));
-            }
+            // Each repetition is drawn n times as a whole: 2n long and 5n short requests of it.
+            let drawn: Vec<(u32, u32)> =
+                draw.slots.chunks(7).map(|slots| (slots[..2].iter().sum(), slots[2..].iter().sum())).collect();
+            assert!(drawn.iter().all(|(longs, shorts)| longs * 5 == shorts * 2), "{drawn:?}");
+            assert_eq!(drawn.iter().map(|(longs, shorts)| longs + shorts).sum::<u32>(), 21);
         }
     }
 
     #[test]
     fn nothing_drawn_has_no_quantile() {
-        let draw = Draw { repetitions: vec![1], slots: vec![0, 1] };
+        let draw = Draw { slots: vec![0, 1] };
         assert_eq!(Sorted::new(vec![(3.0, 0)], 2).quantiles(&draw, [0.5]), [None]);
         assert_eq!(Sorted::new(vec![], 2).quantiles(&draw, [0.5]), [None]);
     }
@@ -147,7 +144,7 @@ mod tests {
             values in prop::collection::vec((-10.0..10.0f64, 0..6u32), 1..60),
             slots in prop::collection::vec(0..4u32, 6),
         ) {
-            let draw = Draw { repetitions: vec![1], slots };
+            let draw = Draw { slots };
             let written_out =
                 sorted(values.iter().flat_map(|(v, s)| std::iter::repeat_n(*v, draw.slots[*s as usize] as usize)));
             let shares = [0.0, 0.5, 0.95, 0.99, 1.0];

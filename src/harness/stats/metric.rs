@@ -5,23 +5,26 @@
 pub struct Metric {
     pub name: &'static str,
     pub lower_is_better: bool,
-    /// Whether it describes a whole run (one value per repetition) instead of its requests.
-    pub per_run: bool,
 }
 
-const fn time(name: &'static str) -> Metric {
-    Metric { name, lower_is_better: true, per_run: false }
+const fn lower(name: &'static str) -> Metric {
+    Metric { name, lower_is_better: true }
 }
 
-/// In the order in which `Observed::figures` gives their values.
-pub const METRICS: [Metric; 9] = [
-    time("ttft_ms.short.p95"),
-    time("ttft_ms.overall.p50"),
-    time("ttft_ms.overall.p95"),
-    time("ttft_ms.long.p95"),
-    time("itl_ms.p50"),
-    time("itl_ms.p99"),
-    Metric { name: "throughput_rps", lower_is_better: false, per_run: true },
-    Metric { name: "goodput_share", lower_is_better: false, per_run: false },
-    Metric { name: "completion_ms", lower_is_better: true, per_run: true },
+const fn higher(name: &'static str) -> Metric {
+    Metric { name, lower_is_better: false }
+}
+
+/// What requests experience: many values per run. In the order of `Observed::requests`.
+pub const REQUEST_METRICS: [Metric; 7] = [
+    lower("ttft_ms.short.p95"),
+    lower("ttft_ms.overall.p50"),
+    lower("ttft_ms.overall.p95"),
+    lower("ttft_ms.long.p95"),
+    lower("itl_ms.p50"),
+    lower("itl_ms.p99"),
+    higher("goodput_share"),
 ];
+
+/// What belongs to a run as a whole: one value per repetition. In the order of `Observed::runs`.
+pub const RUN_METRICS: [Metric; 2] = [higher("throughput_rps"), lower("completion_ms")];

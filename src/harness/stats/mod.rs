@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod compare;
+mod interval;
 mod metric;
 mod observed;
 mod summary;
@@ -13,5 +14,5 @@ mod summary;
 #[cfg(test)]
 pub(super) mod synthetic;
 
-pub use metric::{METRICS, Metric};
+pub use metric::{Metric, REQUEST_METRICS, RUN_METRICS};
 pub use summary::{SummaryError, rebuild, summarise};

@@ -1,13 +1,13 @@
 //! One arm's records, laid out so that its metrics under a draw cost one walk along each of its sorted samples.
 
 use super::bootstrap::{Draw, Sorted};
-use super::metric::METRICS;
+use super::metric::{REQUEST_METRICS, RUN_METRICS};
 use crate::core::{Class, Micros};
 use crate::report::measure::{is_done, itls_ms, ttft_ms, within_objectives};
 use crate::telemetry::RequestRecord;
 
-/// The values of all metrics, in the order of `METRICS`; none where there was nothing to measure.
-pub(super) type Figures = [Option<f64>; METRICS.len()];
+/// The values of `REQUEST_METRICS`; none where there was nothing to measure.
+pub(super) type RequestFigures = [Option<f64>; REQUEST_METRICS.len()];
 
 #[derive(Debug)]
 pub(super) struct Observed {
@@ -26,9 +26,8 @@ pub(super) struct Observed {
 impl Observed {
     /// `repetitions[r]` are the arm's requests in the r-th repetition; a request's slot is `first_slot[r]` + its index.
     pub fn new(repetitions: &[Vec<&RequestRecord>], first_slot: &[u32], slots: usize) -> Observed {
-        let placed = || {
-            repetitions.iter().zip(first_slot).flat_map(|(requests, first)| requests.iter().map(move |r| (*r, first + r.index)))
-        };
+        let placed =
+            || repetitions.iter().zip(first_slot).flat_map(|(requests, first)| requests.iter().map(move |r| (*r, first + r.index)));
         let ttft = |keep: fn(Class) -> bool| {
             let values = placed().filter(|(r, _)| keep(r.class)).filter_map(|(r, slot)| Some((ttft_ms(r)?, slot)));
             Sorted::new(values.collect(), slots)
@@ -50,13 +49,24 @@ impl Observed {
         }
     }
 
-    pub fn figures(&self, draw: &Draw) -> Figures {
+    pub fn requests(&self, draw: &Draw) -> RequestFigures {
         let [overall_p50, overall_p95] = self.ttft.quantiles(draw, [0.5, 0.95]);
         let [short_p95] = self.ttft_short.quantiles(draw, [0.95]);
         let [long_p95] = self.ttft_long.quantiles(draw, [0.95]);
         let [itl_p50, itl_p99] = self.itl.quantiles(draw, [0.5, 0.99]);
-        let (throughput, completion) = self.runs(draw);
-        [short_p95, overall_p50, overall_p95, long_p95, itl_p50, itl_p99, throughput, self.goodput_share(draw), completion]
+        [short_p95, overall_p50, overall_p95, long_p95, itl_p50, itl_p99, self.goodput_share(draw)]
+    }
+
+    /// The values of `RUN_METRICS`, repetition by repetition.
+    pub fn runs(&self) -> [Vec<f64>; RUN_METRICS.len()] {
+        let throughput = self.done.iter().zip(&self.span_s).map(|(done, span_s)| f64::from(*done) / span_s);
+        [throughput.collect(), self.span_s.iter().map(|span_s| span_s * 1e3).collect()]
+    }
+
+    /// The values of `RUN_METRICS` over all repetitions, as an arm's summary gives them.
+    pub fn all_runs(&self) -> [f64; RUN_METRICS.len()] {
+        let (done, span_s): (u32, f64) = (self.done.iter().sum(), self.span_s.iter().sum());
+        [f64::from(done) / span_s, span_s * 1e3 / self.span_s.len() as f64]
     }
 
     fn goodput_share(&self, draw: &Draw) -> Option<f64> {
@@ -66,17 +76,6 @@ impl Observed {
             good += u64::from(*weight) * u64::from(self.good[slot]);
         }
         (served > 0).then(|| good as f64 / served as f64)
-    }
-
-    /// Throughput (requests per second) and completion time (ms). They belong to whole runs, so only repetitions are drawn.
-    fn runs(&self, draw: &Draw) -> (Option<f64>, Option<f64>) {
-        let weighted = |values: &mut dyn Iterator<Item = f64>| -> f64 {
-            values.zip(&draw.repetitions).map(|(value, weight)| value * f64::from(*weight)).sum()
-        };
-        let span_s = weighted(&mut self.span_s.iter().copied());
-        let done = weighted(&mut self.done.iter().map(|n| f64::from(*n)));
-        let runs: u32 = draw.repetitions.iter().sum();
-        if runs == 0 || span_s <= 0.0 { (None, None) } else { (Some(done / span_s), Some(span_s * 1e3 / f64::from(runs))) }
     }
 }
 

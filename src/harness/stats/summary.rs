@@ -12,15 +12,14 @@ use crate::config::Settings;
 use crate::core::Class;
 use crate::harness::arms::CONTROL_SUFFIX;
 use crate::harness::identical::identical;
-use crate::report::figures::figures;
-use crate::report::{RunInfo, Summary, SummaryObjectives};
+use crate::report::{Comparison, LoadError, RunInfo, Summary, SummaryObjectives, figures, load};
 use crate::telemetry::{EngineSample, RequestRecord};
 use crate::workload::{arrivals_name, mix_name};
 
 #[derive(Debug, Error)]
 pub enum SummaryError {
-    #[error("{file} cannot be read: {why}")]
-    Read { file: String, why: String },
+    #[error(transparent)]
+    Load(#[from] LoadError),
     #[error("the settings in run.json are not those of this version: {0}; use the version that wrote them")]
     Settings(serde_json::Error),
 }
@@ -65,19 +64,8 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
 
 /// The summary of the run in a folder, from its raw records.
 pub fn rebuild(dir: &Path) -> Result<Summary, SummaryError> {
-    let read = |name: &str| {
-        std::fs::read_to_string(dir.join(name))
-            .map_err(|e| SummaryError::Read { file: dir.join(name).display().to_string(), why: e.to_string() })
-    };
-    let malformed = |name: &str, e: serde_json::Error| SummaryError::Read { file: dir.join(name).display().to_string(), why: e.to_string() };
-    let run: RunInfo = serde_json::from_str(&read("run.json")?).map_err(|e| malformed("run.json", e))?;
-    let requests: Vec<RequestRecord> = lines(&read("requests.jsonl")?).map_err(|e| malformed("requests.jsonl", e))?;
-    let samples: Vec<EngineSample> = lines(&read("samples.jsonl")?).map_err(|e| malformed("samples.jsonl", e))?;
-    summarise(&run, &requests, &samples)
-}
-
-fn lines<T: serde::de::DeserializeOwned>(text: &str) -> Result<Vec<T>, serde_json::Error> {
-    text.lines().map(serde_json::from_str).collect()
+    let artifacts = load(dir)?;
+    summarise(&artifacts.run, &artifacts.requests, &artifacts.samples)
 }
 
 /// The repetitions in which every arm has records. An arm's records come all at once, when its run is over.
@@ -93,7 +81,7 @@ fn complete_repetitions(run: &RunInfo, requests: &[RequestRecord]) -> Vec<u32> {
     arms.into_iter().filter(|(_, seen)| complete(seen)).map(|(repetition, _)| repetition).collect()
 }
 
-fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settings: &Settings) -> Vec<crate::report::Comparison> {
+fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settings: &Settings) -> Vec<Comparison> {
     let of = |arm: &str| -> Vec<Vec<&RequestRecord>> {
         let in_repetition = |n: u32| requests.iter().copied().filter(move |r| r.repetition == n);
         complete.iter().map(|&n| in_repetition(n).filter(|r| r.arm == arm).collect()).collect()
@@ -112,5 +100,100 @@ fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settin
         .iter()
         .map(|arm| Arm { name: arm.name.clone(), observed: Observed::new(&of(&arm.name), &first_slot, slots) })
         .collect();
-    comparisons(&arms, &Population::new(&classes), complete.len(), settings.run.bootstrap_resamples, settings.workload.seed)
+    comparisons(&arms, &Population::new(&classes), settings.run.bootstrap_resamples, settings.workload.seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::stats::{REQUEST_METRICS, RUN_METRICS, synthetic};
+    use crate::report::{ArmSummary, Environment, EnvironmentEngine, Verdict};
+    use crate::router::{Arrangement, PolicyKind};
+
+    fn run(arms: &[&str]) -> RunInfo {
+        let engine = |id| EnvironmentEngine {
+            id: crate::core::EngineId(id),
+            device: format!("cores {id}"),
+            block_size: 128,
+            kv_blocks: 100,
+        };
+        let arrangement = |name: &&str| Arrangement {
+            name: name.to_string(),
+            policy: PolicyKind::SharedLeastLoad,
+            roles: vec![],
+            tunings: vec![],
+            long_prompt_tokens_min: 256,
+        };
+        let mut settings = Settings::default();
+        settings.run.bootstrap_resamples = 200;
+        RunInfo {
+            target: "dual_pool".into(),
+            id: "test".into(),
+            started_at: "2026-01-05T10:30:00Z".into(),
+            command: vec![],
+            environment: Environment {
+                dualpool: "0".into(),
+                backend: "virtual".into(),
+                model: "tiny".into(),
+                dtype: "auto".into(),
+                os: "unknown".into(),
+                cpu: "unknown".into(),
+                cores: 2,
+                memory_bytes: 1,
+                gpus: vec![],
+                engines: vec![engine(0), engine(1)],
+            },
+            settings: serde_json::to_value(settings).unwrap(),
+            arms: arms.iter().map(arrangement).collect(),
+            seeds: vec![1, 2, 3],
+            rate_rps: Some(8.0),
+            saturation_rps: None,
+            phases: vec![],
+            search: vec![],
+            held_blocks_after: 0,
+            quick: false,
+            interrupted: false,
+        }
+    }
+
+    fn records(arms: &[&str]) -> Vec<RequestRecord> {
+        arms.iter().zip(0..).flat_map(|(arm, i)| synthetic::noisy(arm, 3, 40, 1.0 + f64::from(i) / 4.0, 9)).collect()
+    }
+
+    fn value(arm: &ArmSummary, metric: &str) -> Option<f64> {
+        metric.split('.').try_fold(&serde_json::to_value(arm).unwrap(), |value, key| value.get(key)).and_then(|v| v.as_f64())
+    }
+
+    const ARMS: [&str; 3] = ["shared_tuned", "dual_pool", "shared_tuned_control"];
+
+    /// The comparison's ratio is that of the two figures in the same summary, so a reader can check it with a pocket calculator.
+    #[test]
+    fn ratios_are_those_of_the_figures_beside_them() {
+        let summary = summarise(&run(&ARMS), &records(&ARMS), &[]).unwrap();
+        let arm = |name: &str| summary.arms.iter().find(|a| a.name == name).unwrap();
+        assert_eq!(summary.comparisons.len(), 2 * (REQUEST_METRICS.len() + RUN_METRICS.len()));
+        for c in &summary.comparisons {
+            let expected = value(arm(&c.candidate), &c.metric).unwrap() / value(arm(&c.baseline), &c.metric).unwrap();
+            assert!((c.ratio.unwrap() - expected).abs() < 1e-9, "{c:?}: the figures give {expected}");
+            assert!(c.ci_low <= c.ci_high);
+        }
+    }
+
+    #[test]
+    fn a_repetition_that_not_all_arms_finished_does_not_count() {
+        let whole = records(&ARMS);
+        let cut: Vec<RequestRecord> = whole.iter().filter(|r| r.repetition < 2 || r.arm == "shared_tuned").cloned().collect();
+        let summary = summarise(&run(&ARMS), &cut, &[]).unwrap();
+        assert_eq!(summary.repetitions, 2);
+        assert!(summary.arms.iter().all(|a| a.requests == 80));
+        assert_eq!(summary.identical_requests["dual_pool"].compared, 80);
+    }
+
+    #[test]
+    fn a_run_that_finished_nothing_says_not_measured() {
+        let summary = summarise(&run(&ARMS), &[], &[]).unwrap();
+        assert_eq!(summary.repetitions, 0);
+        assert!(summary.arms.iter().all(|a| a.completion_ms.is_none() && a.goodput_share.is_none()));
+        assert!(summary.comparisons.iter().all(|c| c.verdict == Verdict::NotMeasured));
+    }
 }

@@ -18,7 +18,7 @@ pub fn arm(name: &str, repetitions: u32, requests: u32, stretch: f64) -> Vec<Req
 /// The same with times from a wide distribution, and repetitions that differ from each other.
 pub fn noisy(name: &str, repetitions: u32, requests: u32, stretch: f64, seed: u64) -> Vec<RequestRecord> {
     let mut rng = seeded(seed, "synthetic");
-    let spread = LogNormal::new(0.0, 0.3).expect("a positive deviation");
+    let spread = LogNormal::<f64>::new(0.0, 0.3).expect("a positive deviation");
     let drift: Vec<f64> = (0..repetitions).map(|_| spread.sample(&mut rng).powf(0.1)).collect();
     build(name, repetitions, requests, |repetition, _| {
         let scale = stretch * drift[repetition as usize];
@@ -46,7 +46,7 @@ fn record(arm: &str, repetition: u32, index: u32, ttft_ms: f64, itl_ms: f64) -> 
         repetition,
         id: RequestId(u64::from(repetition * 10_000 + index)),
         index,
-        class: if index % 5 == 0 { Class::Long } else { Class::Short },
+        class: if index.is_multiple_of(5) { Class::Long } else { Class::Short },
         prompt_tokens: 64,
         objectives: Objectives { ttft_us_max: Micros(200_000), itl_us_max: Micros(60_000) },
         arrived_us,
@@ -75,7 +75,7 @@ pub fn by_repetition(requests: &[RequestRecord]) -> Vec<Vec<&RequestRecord>> {
 }
 
 /// What the bootstrap draws from, for arms with the same requests as this one: population, first slots, number of slots.
-pub fn population(requests: &[RequestRecord]) -> (Population, Vec<u32>, usize) {
+pub(super) fn population(requests: &[RequestRecord]) -> (Population, Vec<u32>, usize) {
     let repetitions = by_repetition(requests);
     let classes: Vec<Vec<Class>> = repetitions.iter().map(|r| r.iter().map(|r| r.class).collect()).collect();
     let first_slot = (0..repetitions.len()).map(|r| (r * repetitions[0].len()) as u32).collect();
