@@ -1,0 +1,3 @@
+//! What the real-engine tests share.
+
+pub mod tiny_llama;
