@@ -4,6 +4,6 @@ mod cores;
 mod gpu;
 mod place;
 
-pub use cores::{CoreSet, CoresError, machine_core_sets, split_cores};
+pub use cores::{CoreSet, CoresError, cores_near, machine_core_sets, split_cores};
 pub use gpu::{Gpu, Gpus};
 pub use place::{Device, DeviceError, Placement, choose};

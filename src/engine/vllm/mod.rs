@@ -44,6 +44,11 @@ pub type Progress = Arc<dyn Fn(EngineId, &str) + Send + Sync>;
 /// How long a failed engine's last log lines may take to arrive.
 const LAST_WORDS_MS_MAX: u64 = 2000;
 
+/// Whether this environment holds a vLLM that dualpool knows and that computes on these devices.
+pub fn check(venv: &Path, on_cpu: bool, on_gpu: bool) -> Result<(), StartError> {
+    Venv::inspect(venv)?.supports(on_cpu, on_gpu)
+}
+
 /// Starts these engines side by side and waits until all are ready. When one fails, the others are ended again.
 ///
 /// `run_dir` is an existing folder that only this user can enter. Dropping the future ends the engines, too.
