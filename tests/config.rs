@@ -58,8 +58,12 @@ fn flags_win_over_the_environment_over_the_file_over_defaults() {
     let folder = folder_with("[workload]\nlong_prompt_tokens = 11\nshort_prompt_tokens = 7\nmax_tokens = 5\n");
     let sources =
         Sources { flags: vec![flag("--long-prompt-tokens", "workload.long_prompt_tokens", "33")], ..in_folder(folder.path()) };
-    let environment =
-        env(&[("DUALPOOL_WORKLOAD__LONG_PROMPT_TOKENS", "22"), ("DUALPOOL_WORKLOAD__SHORT_PROMPT_TOKENS", "8"), ("HOME", "/")]);
+    let environment = env(&[
+        ("DUALPOOL_WORKLOAD__LONG_PROMPT_TOKENS", "22"),
+        ("DUALPOOL_WORKLOAD__SHORT_PROMPT_TOKENS", "8"),
+        ("HOME", "/"),
+        ("DUALPOOL_PYTHON_DIR", "/"),
+    ]);
     let loaded = load(&Sources { env: environment.env, ..sources });
     let workload = &loaded.settings.workload;
     assert_eq!((workload.long_prompt_tokens, workload.short_prompt_tokens, workload.max_tokens), (33, 8, 5));

@@ -237,7 +237,8 @@ async fn refusals(folder: &Path, model: &Path) {
     names(&refused(vec![spec(0, &good)], &folder.join("no-venv"), folder).await, &["no-venv/bin/python", "make setup"]);
 
     let old = folder.join("old-venv");
-    let mut names_in_lib = std::fs::read_dir(venv.join("lib")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names_in_lib =
+        std::fs::read_dir(venv.join("lib")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let packages = names_in_lib.find(|name| name.starts_with("python3.")).unwrap();
     std::fs::create_dir_all(old.join("bin")).unwrap();
     symlink(venv.join("bin/python"), old.join("bin/python")).unwrap();

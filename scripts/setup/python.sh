@@ -32,9 +32,9 @@ create_environment() {
 
 # dualpool embeds the interpreter, so Python must come with its shared library.
 find_python() {
-    local candidate path found='' without_library=''
-    for candidate in "${PYTHON:-}" python3.11 python3; do
-        [ -n "$candidate" ] || continue
+    local candidate path candidates=(python3.11 python3) found='' without_library=''
+    if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
+    for candidate in "${candidates[@]}"; do
         path=$("$candidate" -c 'import sys; print(sys.executable)' 2> /dev/null) || continue
         "$path" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || continue
         if has_shared_library "$path"; then found=$path; break; fi
@@ -50,7 +50,7 @@ find_python() {
             "use a build of Python 3.11 made with --enable-shared, and name it: make setup PYTHON=/path/to/python3.11" \
             "pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install 3.11; Debian: apt-get install libpython3.11-dev python3.11-venv"
     fi
-    [ -n "$found" ] || die "Python 3.11 was not found" \
+    [ -n "$found" ] || die "no Python 3.11 among: ${candidates[*]}" \
         "install it (Debian 12: apt-get install python3.11 python3.11-venv libpython3.11-dev), or name it: make setup PYTHON=/path/to/python3.11"
     echo "$found"
 }

@@ -18,6 +18,9 @@ pub const FILE: &str = "dualpool.toml";
 /// `DUALPOOL_ENGINE__MODEL` sets `engine.model`.
 pub const ENV_PREFIX: &str = "DUALPOOL_";
 
+/// Variables of ours that are no settings: they say where the program's own files lie.
+const NOT_SETTINGS: [&str; 1] = ["DUALPOOL_PYTHON_DIR"];
+
 const GPU_DEFAULTS: &str = include_str!("gpu.toml");
 
 /// A flag's value, for the setting it stands for.
@@ -146,7 +149,8 @@ fn gpu_layer() -> Layer {
 
 /// One layer per variable, so that an error can name it.
 fn environment_layers(sources: &Sources, defaults: &BTreeMap<String, Value>) -> Vec<Layer> {
-    let mut variables: Vec<_> = sources.env.iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+    let is_setting = |name: &str| name.starts_with(ENV_PREFIX) && !NOT_SETTINGS.contains(&name);
+    let mut variables: Vec<_> = sources.env.iter().filter(|(name, _)| is_setting(name)).collect();
     variables.sort();
     let layer = |(name, text): &(String, String)| {
         let key = name[ENV_PREFIX.len()..].to_lowercase().replace("__", ".");
