@@ -1,6 +1,7 @@
 """One vLLM engine: its arguments, its start, and the way of its legs in and out. Importing this module imports vLLM."""
 
 import asyncio
+import contextvars
 import time
 
 from vllm import SamplingParams, __version__
@@ -113,12 +114,14 @@ class Lane:
         self._tasks = set()
         self._aborted = set()
         self._closing = False
+        self._context = None
         # What the current step gave so far.
         self.outputs = []
         self.core_at = 0.0
 
     async def open(self) -> None:
         """Called on the loop: from here on the engine's messages are read."""
+        self._context = contextvars.copy_context()  # so that what vLLM logs for a leg names this engine
         self._stats.lane = self
         self._llm._run_output_handler()
         self._llm.output_handler.add_done_callback(self._handler_ended)
@@ -137,7 +140,7 @@ class Lane:
         }
 
     def submit(self, leg: str, prompt: list[int], max_tokens: int, ignore_eos: bool, kv: dict | None) -> None:
-        task = asyncio.get_running_loop().create_task(self._add(leg, prompt, max_tokens, ignore_eos, kv))
+        task = asyncio.get_running_loop().create_task(self._add(leg, prompt, max_tokens, ignore_eos, kv), context=self._context)
         self._adding[leg] = task
 
     async def _add(self, leg, prompt, max_tokens, ignore_eos, kv) -> None:
@@ -165,7 +168,7 @@ class Lane:
             del self._adding[leg]
 
     def abort(self, leg: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._abort(leg))
+        task = asyncio.get_running_loop().create_task(self._abort(leg), context=self._context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -209,7 +212,7 @@ class Lane:
     def close(self) -> None:
         """Ends the engine's process and waits for it; called off the loop."""
         self._closing = True
-        self._llm.shutdown()
+        self._context.run(self._llm.shutdown)
 
 
 def start(port, spec: dict) -> Lane:

@@ -50,6 +50,8 @@ def enter(parent: int, cores: list[int]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # the parent died before the line above
+    # The mask comes from the thread that forked, which may have blocked the signals that end an engine in order.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     # OpenMP may have bound this thread to one of the cores already, which is narrower and right.
     if cores and not os.sched_getaffinity(0) <= set(cores):
         os.sched_setaffinity(0, cores)
