@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,6 +19,9 @@ const OVERTIME_MAX: Duration = Duration::from_secs(600);
 
 /// How long the engines may take to give back all KV blocks once the last request ended.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
+
+/// How long the fleet may take to fall idle, change its arrangement and forget its caches before a run.
+const ARRANGE_MAX: Duration = Duration::from_secs(30);
 
 /// Time between the decision to start and the first planned arrival: the submitting task is running by then.
 const HEAD_START: Duration = Duration::from_millis(20);
@@ -61,9 +65,9 @@ pub(super) struct Driver<'a> {
 impl Driver<'_> {
     pub async fn run(&self, arrangement: &Arrangement, repetition: u32, items: &[WorkItem], pace: Pace) -> Result<Run, DriveError> {
         let arm = &arrangement.name;
-        let arrange = |source| DriveError::Arrange { arm: arm.clone(), source };
-        self.controller.arrange(arrangement).await.map_err(arrange)?;
-        self.controller.reset_prefix_caches().await.map_err(arrange)?;
+        let arranged = tokio::time::timeout(ARRANGE_MAX, self.arrange(arrangement)).await;
+        let arranged = arranged.unwrap_or_else(|_| Err(anyhow!("the engines were not idle and arranged within {ARRANGE_MAX:?}")));
+        arranged.map_err(|source| DriveError::Arrange { arm: arm.clone(), source })?;
 
         let origin = Instant::now() + HEAD_START;
         self.controller.record(arm, repetition, MonotonicClock::new().now().plus(HEAD_START.into())).await;
@@ -86,6 +90,11 @@ impl Driver<'_> {
             }
         }
         Ok(Run { recording, held_blocks })
+    }
+
+    async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
+        self.controller.arrange(arrangement).await?;
+        self.controller.reset_prefix_caches().await
     }
 
     async fn serve(&self, arm: &str, items: &[WorkItem], pace: Pace, origin: Instant) -> Result<(), DriveError> {

@@ -89,6 +89,11 @@ impl Prepared {
         self.earlier.push(PhaseTime { name: name.to_string(), us: Micros::from(time) });
     }
 
+    /// Gives the run up before it began, because no engine came up for it. Its folder is removed.
+    pub fn abandon(self) {
+        self.folder.abandon();
+    }
+
     /// Runs the target on these engines. A cancelled run is no error; a difference under `--exact` is, and the artifacts are
     /// written all the same.
     pub async fn run(

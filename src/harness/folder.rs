@@ -77,6 +77,16 @@ impl RunFolder {
         self.replace("summary.json", summary)
     }
 
+    /// Removes a folder in which nothing was written: the run ended before it began. What else lies in it stays.
+    pub fn abandon(self) {
+        for name in ["requests.jsonl", "samples.jsonl"] {
+            // A file that cannot be removed is an empty one left behind; there is nobody to whom it matters.
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+        // Fails, rightly, when the user's folder holds other things.
+        let _ = fs::remove_dir(&self.dir);
+    }
+
     /// Writes a JSON file in one go: readers see the file before or the file after, never a part.
     fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), FolderError> {
         let part = self.dir.join(format!("{name}.part"));
@@ -124,6 +134,18 @@ mod tests {
         fs::write(dir.path().join("file"), "in the way").unwrap();
         let error = RunFolder::create("dual_pool", &dir.path().join("file/run")).unwrap_err().to_string();
         assert!(error.starts_with("cannot write the run folder") && error.contains("file/run"), "{error}");
+    }
+
+    #[test]
+    fn an_abandoned_folder_is_gone_unless_it_holds_something_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let fresh = dir.path().join("fresh");
+        RunFolder::create("dual_pool", &fresh).unwrap().abandon();
+        assert!(!fresh.exists());
+        fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        RunFolder::create("dual_pool", dir.path()).unwrap().abandon();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes.txt"]);
     }
 
     #[test]
