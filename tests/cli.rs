@@ -1,7 +1,8 @@
-//! The program as a user runs it: what it prints, and how it refuses what cannot work. No engine is started here.
+//! The program as a user runs it: what it prints, and how it refuses what cannot work. No vLLM engine is started here.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -32,25 +33,32 @@ impl Dualpool {
         self
     }
 
-    fn output(mut self) -> Output {
+    /// Another command in the same folder.
+    fn again(&self, args: &[&str]) -> Dualpool {
+        let mut next = dualpool(args);
+        next.command.current_dir(&self.folder);
+        next
+    }
+
+    fn output(&mut self) -> Output {
         self.command.output().unwrap()
     }
 
     /// Standard output of a run that must succeed.
     #[track_caller]
-    fn prints(self) -> String {
+    fn prints(mut self) -> String {
         let output = self.output();
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// Standard error of a run that must fail with this code and these words, and print no result.
+    /// What a run says that must fail with this code and these words, without printing a result. Progress may come before.
     #[track_caller]
-    fn refuses(self, code: i32, words: &[&str]) {
+    fn refuses(&mut self, code: i32, words: &[&str]) {
         let output = self.output();
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{said}");
-        assert!(said.starts_with("error: "), "{said}");
+        assert!(said.lines().any(|line| line.starts_with("error: ")), "{said}");
         for word in words {
             assert!(said.contains(word), "`{word}` is missing in: {said}");
         }
@@ -148,6 +156,90 @@ fn gpus_that_do_not_exist_are_refused() {
 #[test]
 fn an_output_folder_that_cannot_be_made_is_refused_before_any_engine_starts() {
     dualpool(&["run", "dual_pool", "--device", "cpu", "--out", "/dev/null/run"]).refuses(1, &["/dev/null/run"]);
+}
+
+#[test]
+fn engines_that_cannot_start_are_refused_and_leave_no_folder() {
+    let (venv, model) = (root().join(".venv"), root().join("models/tiny-llama"));
+    let refuses = |flags: &[&str], words: &[&str]| {
+        let all = ["run", "dual_pool", "--device", "cpu", "--out", "run"].iter().chain(flags).copied().collect::<Vec<_>>();
+        let mut program = dualpool(&all)
+            .env("DUALPOOL_ENGINE__VENV", venv.to_str().unwrap())
+            .env("DUALPOOL_ENGINE__MODEL", model.to_str().unwrap());
+        program.refuses(1, words);
+        assert!(!program.folder.path().join("run").exists(), "{flags:?} left its folder behind");
+    };
+    refuses(&["--model", "nowhere"], &["nowhere", "make setup"]);
+    refuses(&["--model", "."], &["config.json"]);
+    refuses(&["--venv", "nowhere"], &["nowhere/bin/python", "make setup"]);
+    refuses(&["--run-dir", "/dev/null/x"], &["migrate.run_dir /dev/null/x"]);
+    refuses(&["--kv-cache-mib", "90000000"], &["engine.kv_cache_mib"]);
+}
+
+/// A small run on virtual engines, which takes seconds.
+const SMALL: [&str; 16] = [
+    "run",
+    "dual_pool",
+    "--device",
+    "virtual",
+    "--arms",
+    "shared_round_robin,full_disaggregation",
+    "--rate",
+    "8",
+    "--prefill-burst",
+    "1",
+    "--decode-requests",
+    "5",
+    "--continue-requests",
+    "0",
+    "--out",
+    "run",
+];
+
+#[test]
+fn a_run_prints_its_table_and_leaves_artifacts_that_report_reads() {
+    let mut program = dualpool(&SMALL);
+    let output = program.output();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    for part in ["shared_round_robin", "full_disaggregation", "report.html"] {
+        assert!(table.contains(part), "`{part}` is missing in: {table}");
+    }
+    let progress = text(&output.stderr);
+    assert!(progress.contains("measurement 1/") && progress.contains("engine stop"), "{progress}");
+
+    let report = program.again(&["report", "run"]).output();
+    assert!(report.status.success(), "{}", text(&report.stderr));
+    assert!(text(&report.stdout).contains("full_disaggregation"));
+    let taken = program.again(&SMALL).output();
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(text(&taken.stderr).contains("--out"), "{}", text(&taken.stderr));
+}
+
+#[test]
+fn json_is_the_summary_and_nothing_else() {
+    let output = dualpool(&[&SMALL[..], &["--json", "--repetitions", "1"]].concat()).prints();
+    let summary: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert_eq!(summary["target"], "dual_pool");
+    assert_eq!(summary["held_blocks_after"], 0);
+}
+
+#[test]
+fn ctrl_c_ends_in_order_and_keeps_what_was_finished() {
+    let mut program = dualpool(&[&SMALL[..], &["--repetitions", "50"]].concat());
+    let mut child = program.command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // The third arm's run has begun, so two are on disk.
+    lines.find(|line| line.starts_with("measurement 3/")).expect("the run ended before its third arm");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.iter().any(|line| line.starts_with("stopping")), "{rest:?}");
+    let run = std::fs::read_to_string(program.folder.path().join("run/run.json")).unwrap();
+    let run: serde_json::Value = serde_json::from_str(&run).unwrap();
+    assert_eq!(run["interrupted"], true);
+    let kept = std::fs::read_to_string(program.folder.path().join("run/requests.jsonl")).unwrap();
+    assert!(kept.lines().count() >= 12, "two arms of six requests were finished, {} are kept", kept.lines().count());
 }
 
 #[test]

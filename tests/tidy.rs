@@ -224,7 +224,7 @@ fn files_hold_one_thing() {
 #[test]
 fn nothing_is_left_for_later() {
     // In two halves, so that this file passes its own test.
-    let words: Vec<String> = [("todo", "!("), ("unimplemented", "!("), ("FIX", "ME"), ("XX", "X"), ("TO", "DO"), ("for ", "now")]
+    let words: Vec<String> = [("todo", "!"), ("unimplemented", "!"), ("FIX", "ME"), ("XX", "X"), ("TO", "DO"), ("for ", "now")]
         .map(|(a, b)| format!("{a}{b}"))
         .to_vec();
     let files: Vec<Source> = rust()
@@ -233,7 +233,16 @@ fn nothing_is_left_for_later() {
         .chain(sources(&["scripts"], "sh"))
         .chain(sources(&["docs"], "md"))
         .collect();
-    let findings = lines(&files, |_, line| words.iter().find(|word| line.contains(*word)).map(|word| format!("`{word}`")));
+    // As words, for `XXXXXX` is what `mkdtemp` fills in; and not in quotes, for others' messages are theirs.
+    let holds = |line: &str, word: &str| {
+        let outside = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && c != '_');
+        line.match_indices(word).any(|(at, _)| {
+            let (before, after) = (&line[..at], &line[at + word.len()..]);
+            let quoted = before.matches('"').count() % 2 == 1;
+            !quoted && outside(before.chars().next_back()) && outside(after.chars().next())
+        })
+    };
+    let findings = lines(&files, |_, line| words.iter().find(|word| holds(line, word)).map(|word| format!("`{word}`")));
     expect_none("Finish it, or leave it out.", findings);
 }
 
@@ -279,7 +288,8 @@ fn time_is_passed_in_and_not_read() {
     let findings = lines(&sources(&["src"], "rs"), |source, line| {
         let path = source.path.to_str().unwrap();
         let allowed = MAY_READ_A_CLOCK.iter().any(|prefix| path.starts_with(prefix));
-        let reads = line.contains("Instant::now") || line.contains("SystemTime::now");
+        // Tokio's clock serves its timers, and tests can stop it.
+        let reads = line.replace("tokio::time::Instant::now", "").contains("Instant::now") || line.contains("SystemTime::now");
         (reads && !allowed).then(|| line.trim().to_string())
     });
     expect_none("Only core/clock, engine, migrate and harness read a clock.", findings);

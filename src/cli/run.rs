@@ -64,9 +64,16 @@ async fn measure(settings: &Settings, placements: &[Placement], terminal: &Termi
     let started = clock.now();
     bars.phase("engine start", 0);
     let controller = tokio::select! {
-        controller = fleet::start(settings, placements, bars.clone()) => controller?,
+        controller = fleet::start(settings, placements, bars.clone()) => controller.map(Some),
         // Dropping the start ends the engines that were on their way.
-        () = cancel.cancelled() => return Ok(None),
+        () = cancel.cancelled() => Ok(None),
+    };
+    let controller = match controller {
+        Ok(Some(controller)) => controller,
+        not_started => {
+            prepared.abandon();
+            return not_started.map(|_| None);
+        }
     };
     prepared.took("engine start", clock.now().since(started).into());
 

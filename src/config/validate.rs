@@ -144,8 +144,8 @@ fn batches(s: &Settings, device: DeviceKind, require: &mut Require) {
     // vLLM's scheduler gives every running sequence at least one token per step.
     let text = format!("at least engine.max_num_seqs ({})", engine.max_num_seqs);
     require(engine.max_num_batched_tokens >= engine.max_num_seqs, "engine.max_num_batched_tokens", text);
-    let text = format!("at least engine.block_size ({})", engine.block_size);
-    require(engine.max_num_batched_tokens >= engine.block_size, "engine.max_num_batched_tokens", text);
+    let text = format!("at most engine.max_num_batched_tokens ({})", engine.max_num_batched_tokens);
+    require(engine.block_size <= engine.max_num_batched_tokens, "engine.block_size", text);
     let text = format!("at most engine.max_model_len ({})", engine.max_model_len);
     require(engine.block_size <= engine.max_model_len, "engine.block_size", text);
     if device == DeviceKind::Cpu {

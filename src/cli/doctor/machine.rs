@@ -116,7 +116,7 @@ pub fn shared_memory() -> Check {
         );
     }
     let free = match nix::sys::statvfs::statvfs("/dev/shm") {
-        Ok(stat) => Bytes(stat.blocks_available() as u64 * stat.fragment_size() as u64),
+        Ok(stat) => Bytes(stat.blocks_available() * stat.fragment_size()),
         Err(error) => return Check::missing(name, format_args!("/dev/shm: {error}"), "mount -t tmpfs tmpfs /dev/shm"),
     };
     if free.0 < Bytes::from_mib(SHM_MIB_MIN).0 {

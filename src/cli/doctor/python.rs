@@ -88,9 +88,18 @@ fn vllm(answer: &Answer, venv: &Path, device: DeviceKind) -> Check {
     let Some((package, version)) = answer.vllm.iter().next() else {
         return Check::missing("vLLM", format_args!("not in {}", venv.display()), SETUP);
     };
-    let what = format!("{package} {version}, torch {torch}");
-    match crate::engine::vllm::check(venv, device == DeviceKind::Cpu, device == DeviceKind::Gpu) {
-        Ok(()) => Check::good("vLLM", what),
-        Err(error) => Check::missing("vLLM", error, SETUP),
+    match supported(venv, device) {
+        Ok(()) => Check::good("vLLM", format_args!("{package} {version}, torch {torch}")),
+        Err(why) => Check::missing("vLLM", why, SETUP),
     }
+}
+
+#[cfg(feature = "python")]
+fn supported(venv: &Path, device: DeviceKind) -> Result<(), String> {
+    crate::engine::vllm::check(venv, device == DeviceKind::Cpu, device == DeviceKind::Gpu).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "python"))]
+fn supported(_: &Path, _: DeviceKind) -> Result<(), String> {
+    Err("this program was built without Python, and so without vLLM".into())
 }
