@@ -21,6 +21,8 @@ pub async fn start(settings: &Settings, placements: &[Placement], progress: Arc<
     #[cfg(feature = "python")]
     return vllm::start(settings, placements, progress, clock).await;
     #[cfg(not(feature = "python"))]
+    drop(progress);
+    #[cfg(not(feature = "python"))]
     anyhow::bail!("this program was built without Python, so it has virtual engines only; use --device virtual, or `make build`")
 }
 
