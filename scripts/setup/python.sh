@@ -27,7 +27,8 @@ create_environment() {
     python=$(find_python)
     say "making .venv with $python"
     if ! "$python" -c 'import ensurepip' 2> /dev/null; then install_debian python3.11-venv; fi
-    PYTHONDONTWRITEBYTECODE=1 "$python" -m venv --clear .venv
+    # pip compiles what it installs, and a later uninstall complains about byte code that lies outside of .venv.
+    env -u PYTHONPYCACHEPREFIX "$python" -m venv --clear .venv
 }
 
 # dualpool embeds the interpreter, so Python must come with its shared library.
