@@ -212,7 +212,7 @@ class Lane:
     def close(self) -> None:
         """Ends the engine's process and waits for it; called off the loop."""
         self._closing = True
-        self._context.run(self._llm.shutdown)
+        (self._context or contextvars.copy_context()).run(self._llm.shutdown)
 
 
 def start(port, spec: dict) -> Lane:

@@ -112,6 +112,9 @@ class Pump:
             self._engine = None
             raise
         lane = await asyncio.to_thread(engine.start, port, spec)
+        if port.closing():  # given up while it started; its process is being killed
+            await asyncio.to_thread(lane.close)
+            raise RuntimeError("the start was given up")
         await lane.open()
         self._lanes[port.key()] = lane
         return lane.info()
@@ -143,6 +146,7 @@ def load_tokenizer(model: str):
 def serve(inbox) -> None:
     """Runs for the rest of the process's life, on Python's main thread."""
     os.environ.update(ENVIRONMENT)
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would overrule the KV cache's size in the settings
     sys.stdout = sys.stderr = LogStream(inbox)
     launch.install()
     asyncio.run(Pump(inbox).run())

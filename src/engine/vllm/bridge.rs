@@ -170,6 +170,10 @@ impl Port {
         Ok(())
     }
 
+    fn closing(&self) -> bool {
+        self.0.is_closing()
+    }
+
     fn broken(&self, why: &str) {
         self.0.give_up(why);
     }

@@ -24,8 +24,8 @@ pub enum StartError {
     NoVllm { venv: PathBuf },
     #[error("vLLM {version} in {} is not supported on {device}; supported are {supported}; run `make setup`", venv.display())]
     UnsupportedVllm { version: String, venv: PathBuf, device: &'static str, supported: String },
-    #[error("vLLM {version} in {} is built for CPU only, and a GPU was asked for; run `make setup` on the machine with the GPU, or set `--device cpu`", venv.display())]
-    CpuOnlyVllm { version: String, venv: PathBuf },
+    #[error("vLLM {version} in {} is built for {built_for}, and engines on {asked} were asked for; set `--device`, or run `make setup` on the machine it is for", venv.display())]
+    OtherBuild { version: String, venv: PathBuf, built_for: &'static str, asked: &'static str },
     #[error("the embedded interpreter failed: {why}")]
     Interpreter { why: String },
     #[error("`{key}` is {value}; allowed is: {allowed}")]

@@ -151,7 +151,7 @@ impl Lane {
         self.closing.send_replace(true);
     }
 
-    fn is_closing(&self) -> bool {
+    pub(super) fn is_closing(&self) -> bool {
         *self.closing.borrow()
     }
 

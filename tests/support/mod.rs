@@ -1,3 +1,0 @@
-//! What the real-engine tests share.
-
-pub mod tiny_llama;
