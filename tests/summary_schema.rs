@@ -33,7 +33,7 @@ async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
 
     let names: Vec<&str> = summary["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
     assert_eq!(names[..7], arms::ARMS);
-    assert_eq!(names[7..], ["shared_round_robin_control"]);
+    assert_eq!(names[7..], ["shared_tuned_control"]);
     assert_eq!(summary["repetitions"], 2);
     assert_eq!(summary["held_blocks_after"], 0);
     for arm in &outcome.summary.arms {

@@ -219,7 +219,8 @@ pub const ARMS: [&str; 7] =
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
-    /// The arms to run, in order; the first one is the reference for output tokens.
+    /// The arms to run, in order. `shared_tuned`, or else the first one, is the reference: it runs twice (the A/A control), and output
+    /// tokens are compared with its own.
     pub arms: Vec<String>,
     pub repetitions: u32,
     pub quick: bool,
@@ -240,7 +241,7 @@ impl Default for RunSettings {
             exact: false,
             out: PathBuf::new(),
             bootstrap_resamples: 2000,
-            search_budget_s: 75,
+            search_budget_s: 90,
         }
     }
 }

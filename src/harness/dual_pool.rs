@@ -14,14 +14,14 @@ use super::pair::{self, Measured};
 use super::phases::Phases;
 use super::search::{self, Found, PURPOSES, Purpose, Trials};
 use super::{Cancel, Progress, saturation, stats, target};
-use crate::config::{Arrivals, Settings, WorkloadSettings};
+use crate::config::{Arrivals, Settings};
 use crate::controller::Controller;
 use crate::core::Micros;
 use crate::engine::EngineInfo;
 use crate::report::{Environment, PhaseTime, RunInfo, Summary};
 use crate::router::{Arrangement, PolicyKind};
 use crate::telemetry::RequestRecord;
-use crate::workload;
+use crate::workload::{self, Workload};
 
 /// `--quick`: at most this many repetitions, of this share of the requests, with this share of the search's time.
 const QUICK_REPETITIONS: u32 = 2;
@@ -114,7 +114,7 @@ impl Prepared {
                 self.folder.write_run(&run)?;
                 phases.begin("measurement", run.arms.len() as u32 * plan.repetitions);
                 let measurement =
-                    pair::Measurement { run: &run, settings: &plan.workload, vocab_size: plan.vocab_size, pace: plan.pace };
+                    pair::Measurement { run: &run, workload: &plan.workload, vocab_size: plan.vocab_size, pace: plan.pace };
                 measurement.all(&driver, &mut self.folder, progress).await?
             }
             Err(ArrangeError::Drive(DriveError::Cancelled)) => Measured { interrupted: true, ..Measured::default() },
@@ -186,8 +186,9 @@ struct Plan<'a> {
     engine: EngineInfo,
     vocab_size: u32,
     kv_transfer: bool,
-    /// The workload of one repetition.
-    workload: WorkloadSettings,
+    /// The mix as it was asked for; the workload of one repetition is a share of it under `--quick` and `--exact`.
+    mix: Workload,
+    workload: Workload,
     repetitions: u32,
     pace: Pace,
 }
@@ -199,7 +200,7 @@ impl<'a> Plan<'a> {
         workload::check(&settings.workload, engine.max_model_len)?;
         let run = &settings.run;
         let scale = if run.quick { QUICK_SCALE } else { 1.0 } * if run.exact { EXACT_SCALE } else { 1.0 };
-        let workload = if scale < 1.0 { workload::scaled(&settings.workload, scale) } else { settings.workload.clone() };
+        let mix = Workload::new(&settings.workload);
         let repetitions = match (run.exact, run.quick) {
             (true, _) => 1,
             (false, true) => run.repetitions.min(QUICK_REPETITIONS),
@@ -211,7 +212,8 @@ impl<'a> Plan<'a> {
             vocab_size: engines.iter().map(|e| e.vocab_size).min().unwrap_or(engine.vocab_size),
             kv_transfer: engines.iter().all(|e| e.kv_transfer),
             engine,
-            workload,
+            workload: if scale < 1.0 { mix.scaled(scale) } else { mix.clone() },
+            mix,
             repetitions,
             pace: if run.exact { Pace::OneByOne } else { Pace::OpenLoop },
         })
@@ -262,9 +264,7 @@ impl<'a> Plan<'a> {
 
     /// A few requests through every engine and, where KV can move, through every hand-off: first steps and first copies are slow.
     async fn warm_up(&self, driver: &Driver<'_>, progress: &dyn Progress) -> Result<(), DriveError> {
-        let settings =
-            WorkloadSettings { arrivals: Arrivals::AllUpfront, ..workload::scaled(&self.settings.workload, WARM_UP_SCALE) };
-        let items = workload::generate(&settings, self.vocab_size, self.seed("warm-up"), None);
+        let items = self.mix.scaled(WARM_UP_SCALE).upfront().generate(self.vocab_size, self.seed("warm-up"), None);
         for name in ["shared_round_robin", "full_disaggregation"].iter().take(1 + usize::from(self.kv_transfer)) {
             progress.step(name);
             driver.run(&self.pools.arm(name, &BTreeMap::new()), 0, &items, Pace::OpenLoop).await?;
@@ -274,8 +274,7 @@ impl<'a> Plan<'a> {
 
     async fn saturation(&self, driver: &Driver<'_>, progress: &dyn Progress) -> Result<Option<f64>, DriveError> {
         let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
-        let settings = workload::scaled(&self.settings.workload, scale);
-        saturation::find(driver, &self.pools, &settings, self.vocab_size, self.seed("saturation"), progress).await
+        saturation::find(driver, &self.pools, &self.mix.scaled(scale), self.vocab_size, self.seed("saturation"), progress).await
     }
 
     async fn search(
@@ -288,7 +287,7 @@ impl<'a> Plan<'a> {
     ) -> Result<Found, DriveError> {
         let budget = Duration::from_secs(self.settings.run.search_budget_s);
         let trials = Trials {
-            settings: &self.settings.workload,
+            workload: &self.mix,
             vocab_size: self.vocab_size,
             rate,
             rate_expected,

@@ -1,14 +1,14 @@
 //! The measurement: every arm serves the same requests on the same engines, in alternating order, with an A/A control among them.
 
+use super::Progress;
+use super::arms::{self, ONE_ENGINE};
 use super::drive::{DriveError, Driver, Pace};
 use super::folder::RunFolder;
-use super::{Progress, arms};
-use crate::config::WorkloadSettings;
 use crate::core::seeded;
 use crate::report::RunInfo;
 use crate::router::Arrangement;
 use crate::telemetry::{EngineSample, RequestRecord};
-use crate::workload;
+use crate::workload::Workload;
 
 /// All that the measured runs recorded.
 #[derive(Debug, Default)]
@@ -20,12 +20,14 @@ pub(super) struct Measured {
     pub interrupted: bool,
 }
 
-/// The arms with the first one's control behind them.
-pub(super) fn with_control(mut arms: Vec<Arrangement>) -> Vec<Arrangement> {
-    if let Some(reference) = arms.first() {
-        arms.push(arms::control(reference));
+/// The arms with the reference's control behind them. The reference is what `--exact` compares with, else the baseline that matters
+/// most, else the first arm.
+pub(super) fn with_control(mut measured: Vec<Arrangement>) -> Vec<Arrangement> {
+    let named = |name| measured.iter().find(|a| a.name == name);
+    if let Some(reference) = named(ONE_ENGINE).or_else(|| named("shared_tuned")).or(measured.first()) {
+        measured.push(arms::control(reference));
     }
-    arms
+    measured
 }
 
 /// The order of the arms in one repetition: forth, then back. What drifts steadily then weighs on both ends alike, and the control
@@ -43,7 +45,7 @@ pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
 /// What is measured: the arms of `run`, on the workloads of its seeds.
 pub(super) struct Measurement<'a> {
     pub run: &'a RunInfo,
-    pub settings: &'a WorkloadSettings,
+    pub workload: &'a Workload,
     pub vocab_size: u32,
     pub pace: Pace,
 }
@@ -55,7 +57,7 @@ impl Measurement<'_> {
         let mut measured = Measured::default();
         let repetitions = self.run.seeds.len();
         for (repetition, &seed) in (0u32..).zip(&self.run.seeds) {
-            let items = workload::generate(self.settings, self.vocab_size, seed, self.run.rate_rps);
+            let items = self.workload.generate(self.vocab_size, seed, self.run.rate_rps);
             for arm in order(&self.run.arms, repetition) {
                 progress.step(&format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1));
                 let finished = match driver.run(arm, repetition, &items, self.pace).await {

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use super::Progress;
 use super::arms::Pools;
 use super::drive::{DriveError, Driver, Pace};
-use crate::config::{Arrivals, WorkloadSettings};
 use crate::report::measure::is_done;
 use crate::telemetry::RequestRecord;
-use crate::workload;
+use crate::workload::Workload;
 
 /// The shared policies that compete; the better one's rate is the saturation.
 const POLICIES: [&str; 2] = ["shared_round_robin", "shared_least_load"];
@@ -18,13 +17,12 @@ const POLICIES: [&str; 2] = ["shared_round_robin", "shared_least_load"];
 pub(super) async fn find(
     driver: &Driver<'_>,
     pools: &Pools,
-    settings: &WorkloadSettings,
+    workload: &Workload,
     vocab_size: u32,
     seed: u64,
     progress: &dyn Progress,
 ) -> Result<Option<f64>, DriveError> {
-    let upfront = WorkloadSettings { arrivals: Arrivals::AllUpfront, ..settings.clone() };
-    let items = workload::generate(&upfront, vocab_size, seed, None);
+    let items = workload.upfront().generate(vocab_size, seed, None);
     let mut best = 0.0_f64;
     for name in POLICIES {
         progress.step(name);

@@ -47,19 +47,14 @@ impl Shape {
         }
     }
 
+    pub fn scaled(&self, factor: f64) -> Shape {
+        // A burst with smaller clumps would be another, milder mix: at least one whole clump stays.
+        let longs = share(self.longs, factor).max(self.clump.min(self.longs));
+        Shape { longs, shorts: share(self.shorts, factor), ..self.clone() }
+    }
+
     pub fn requests(&self) -> usize {
         self.longs as usize + self.shorts as usize
-    }
-}
-
-/// The same mix with about this share of the requests: for warm-ups, calibration and trials. A kind of request that is there stays
-/// there.
-pub fn scaled(settings: &WorkloadSettings, factor: f64) -> WorkloadSettings {
-    WorkloadSettings {
-        prefill_burst: share(settings.prefill_burst, factor),
-        decode_requests: share(settings.decode_requests, factor),
-        continue_requests: share(settings.continue_requests, factor),
-        ..settings.clone()
     }
 }
 
@@ -82,17 +77,32 @@ fn share(count: u32, factor: f64) -> u32 {
 mod tests {
     use super::*;
 
+    fn shape(mix: Mix) -> Shape {
+        Shape::of(&WorkloadSettings { mix, ..WorkloadSettings::default() })
+    }
+
     #[test]
     fn counts_scale_and_never_vanish() {
-        let half = scaled(&WorkloadSettings::default(), 0.5);
-        assert_eq!((half.prefill_burst, half.decode_requests, half.continue_requests), (6, 24, 24));
-        let crumb = scaled(&WorkloadSettings { continue_requests: 0, ..WorkloadSettings::default() }, 0.001);
-        assert_eq!((crumb.prefill_burst, crumb.decode_requests, crumb.continue_requests), (1, 1, 0));
+        let half = shape(Mix::Balanced).scaled(0.5);
+        assert_eq!((half.longs, half.shorts), (6, 48));
+        let crumb = shape(Mix::Balanced).scaled(0.001);
+        assert_eq!((crumb.longs, crumb.shorts), (1, 1));
+        let chats = WorkloadSettings { prefill_burst: 0, ..WorkloadSettings::default() };
+        assert_eq!(Shape::of(&chats).scaled(0.5).longs, 0);
+    }
+
+    #[test]
+    fn a_smaller_burst_keeps_its_clumps_whole() {
+        for factor in [0.12, 0.25, 0.5] {
+            let burst = shape(Mix::Burst).scaled(factor);
+            assert_eq!(burst.clump, 4);
+            assert!(burst.longs >= 4, "{burst:?}");
+        }
     }
 
     #[test]
     fn decode_heavy_makes_four_times_the_output() {
-        let shape = Shape::of(&WorkloadSettings { mix: Mix::DecodeHeavy, ..WorkloadSettings::default() });
+        let shape = shape(Mix::DecodeHeavy);
         assert_eq!((shape.longs, shape.shorts, shape.max_tokens), (4, 60, 128));
     }
 }

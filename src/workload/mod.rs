@@ -10,12 +10,12 @@ use std::sync::Arc;
 use rand::Rng as _;
 use rand::seq::SliceRandom;
 
-use crate::config::WorkloadSettings;
+use crate::config::{Arrivals, WorkloadSettings};
 use crate::core::{Class, Micros, TokenId, seeded};
 
 pub use arrivals::arrivals_name;
 pub use check::{WorkloadError, check};
-pub use mix::{mix_name, scaled};
+pub use mix::mix_name;
 
 use mix::Shape;
 
@@ -35,33 +35,56 @@ pub struct WorkItem {
     pub class: Class,
 }
 
-/// The requests of one repetition, in order of arrival. `rate` is the offered load in requests per second, and means nothing to
-/// arrivals that are all upfront. Settings that `check` refuses may panic or give an empty workload.
-pub fn generate(settings: &WorkloadSettings, vocab_size: u32, seed: u64, rate: Option<f64>) -> Vec<WorkItem> {
-    let shape = Shape::of(settings);
-    let mut lengths = seeded(seed, "lengths");
-    let groups = arrival_groups(&shape, seed);
-    let arrivals = arrivals::times(settings.arrivals, groups.len(), shape.requests(), rate, &mut seeded(seed, "arrivals"));
-
-    let mut tokens = seeded(seed, "tokens");
-    let first_token = SPECIAL_TOKENS.min(vocab_size / 2);
-    let mut items = Vec::with_capacity(shape.requests());
-    for (group, at) in groups.into_iter().zip(arrivals) {
-        for class in group {
-            let length = match class {
-                Class::Long => lengths.random_range(shape.long_tokens.clone()),
-                Class::Short => shape.short_tokens,
-            };
-            let prompt = (0..length).map(|_| tokens.random_range(first_token..vocab_size)).collect();
-            items.push(WorkItem { index: items.len() as u32, at, prompt, max_tokens: shape.max_tokens, class });
-        }
-    }
-    items
+/// The requests of a repetition, before a seed makes them concrete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    shape: Shape,
+    arrivals: Arrivals,
 }
 
-/// How many requests one repetition has.
-pub fn requests(settings: &WorkloadSettings) -> usize {
-    Shape::of(settings).requests()
+impl Workload {
+    /// Settings that `check` refuses may give an empty workload.
+    pub fn new(settings: &WorkloadSettings) -> Workload {
+        Workload { shape: Shape::of(settings), arrivals: settings.arrivals }
+    }
+
+    /// The same mix with about this share of the requests: for warm-ups, calibration and trials. A kind of request that is there
+    /// stays there, and a clump stays as large as it is.
+    pub fn scaled(&self, factor: f64) -> Workload {
+        Workload { shape: self.shape.scaled(factor), arrivals: self.arrivals }
+    }
+
+    /// The same requests, all arriving at once.
+    pub fn upfront(&self) -> Workload {
+        Workload { arrivals: Arrivals::AllUpfront, ..self.clone() }
+    }
+
+    pub fn requests(&self) -> usize {
+        self.shape.requests()
+    }
+
+    /// The requests in order of arrival. `rate` is the offered load in requests per second, and means nothing to arrivals that are
+    /// all upfront.
+    pub fn generate(&self, vocab_size: u32, seed: u64, rate: Option<f64>) -> Vec<WorkItem> {
+        let shape = &self.shape;
+        let groups = arrival_groups(shape, seed);
+        let arrivals = arrivals::times(self.arrivals, groups.len(), shape.requests(), rate, &mut seeded(seed, "arrivals"));
+
+        let (mut lengths, mut tokens) = (seeded(seed, "lengths"), seeded(seed, "tokens"));
+        let first_token = SPECIAL_TOKENS.min(vocab_size / 2);
+        let mut items = Vec::with_capacity(shape.requests());
+        for (group, at) in groups.into_iter().zip(arrivals) {
+            for class in group {
+                let length = match class {
+                    Class::Long => lengths.random_range(shape.long_tokens.clone()),
+                    Class::Short => shape.short_tokens,
+                };
+                let prompt = (0..length).map(|_| tokens.random_range(first_token..vocab_size)).collect();
+                items.push(WorkItem { index: items.len() as u32, at, prompt, max_tokens: shape.max_tokens, class });
+            }
+        }
+        items
+    }
 }
 
 /// The requests in shuffled order, grouped by what arrives together: each alone, but for the long prompts of a clump.
@@ -81,10 +104,14 @@ fn arrival_groups(shape: &Shape, seed: u64) -> Vec<Vec<Class>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Arrivals, Mix};
+    use crate::config::Mix;
 
     fn settings(mix: Mix) -> WorkloadSettings {
         WorkloadSettings { mix, ..WorkloadSettings::default() }
+    }
+
+    fn generate(settings: &WorkloadSettings, vocab_size: u32, seed: u64, rate: Option<f64>) -> Vec<WorkItem> {
+        Workload::new(settings).generate(vocab_size, seed, rate)
     }
 
     fn count(items: &[WorkItem], class: Class) -> usize {
@@ -123,8 +150,8 @@ mod tests {
 
     #[test]
     fn all_upfront_arrives_at_zero() {
-        let upfront = WorkloadSettings { arrivals: Arrivals::AllUpfront, ..settings(Mix::Balanced) };
-        assert!(generate(&upfront, 1000, 3, None).iter().all(|item| item.at == Micros::ZERO));
+        let upfront = Workload::new(&settings(Mix::Balanced)).upfront();
+        assert!(upfront.generate(1000, 3, Some(8.0)).iter().all(|item| item.at == Micros::ZERO));
     }
 
     /// Over many seeds the mean rate is the one asked for, clumps or not.

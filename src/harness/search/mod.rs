@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 
 use super::Progress;
 use super::drive::{DriveError, Driver, Pace};
-use crate::config::WorkloadSettings;
 use crate::report::SearchTrial;
 use crate::router::{Arrangement, PolicyKind};
 use crate::telemetry::RequestRecord;
-use crate::workload::{self, WorkItem};
+use crate::workload::{WorkItem, Workload};
 
 pub use candidates::candidates;
 pub use score::Score;
@@ -72,7 +71,7 @@ impl Tried {
 
 /// The workload of the trials.
 pub(super) struct Trials<'a> {
-    pub settings: &'a WorkloadSettings,
+    pub workload: &'a Workload,
     pub vocab_size: u32,
     /// Requests offered per second; none when they arrive all upfront.
     pub rate: Option<f64>,
@@ -118,9 +117,9 @@ impl Trials<'_> {
     /// A workload that one of `trials` trials can serve in its part of the round.
     fn items(&self, round_share: f64, trials: usize, seed: u64) -> Vec<WorkItem> {
         let time = self.budget.mul_f64(round_share / trials.max(1) as f64).saturating_sub(DRAIN);
-        let whole = workload::requests(self.settings) as f64 / self.rate_expected;
+        let whole = self.workload.requests() as f64 / self.rate_expected;
         let scale = (time.as_secs_f64() / whole).clamp(SCALE_MIN, 1.0);
-        workload::generate(&workload::scaled(self.settings, scale), self.vocab_size, seed, self.rate)
+        self.workload.scaled(scale).generate(self.vocab_size, seed, self.rate)
     }
 }
 
@@ -184,6 +183,7 @@ fn finalists(field: &[Tried], purpose: Purpose) -> Vec<usize> {
 mod tests {
     use super::candidates::tests::{engine, pools};
     use super::*;
+    use crate::config::WorkloadSettings;
     use crate::harness::stats::synthetic;
 
     /// A field in which each candidate's times are stretched by the given factor.
@@ -229,9 +229,9 @@ mod tests {
 
     #[test]
     fn trials_fill_their_part_of_the_budget() {
-        let settings = WorkloadSettings::default();
+        let workload = Workload::new(&WorkloadSettings::default());
         let trials = |budget| Trials {
-            settings: &settings,
+            workload: &workload,
             vocab_size: 1000,
             rate: Some(9.0),
             rate_expected: 9.0,

@@ -41,7 +41,7 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
             figures(&arm.name, arm.name.ends_with(CONTROL_SUFFIX), &requests, &samples, &run.environment)
         })
         .collect();
-    let reference = run.arms.first().map_or("", |arm| arm.name.as_str());
+    let reference = run.arms.iter().find_map(|arm| arm.name.strip_suffix(CONTROL_SUFFIX)).unwrap_or_default();
     Ok(Summary {
         target: run.target.clone(),
         environment: run.environment.clone(),
