@@ -2,7 +2,19 @@
 //! tests and a simulator run the very same code.
 
 mod arrangement;
+mod brain;
+mod cost;
 mod event;
+mod fleet;
+mod flight;
+mod life;
+pub mod policy;
 
-pub use arrangement::{Arrangement, PolicyKind};
+#[cfg(test)]
+mod tests;
+
+pub use arrangement::{Arrangement, ArrangementError, PolicyKind};
+pub use brain::Router;
+pub use cost::CostModel;
 pub use event::{Action, Event};
+pub use fleet::{EngineFacts, EngineState, FleetView, Load};
