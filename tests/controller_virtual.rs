@@ -6,7 +6,7 @@ use std::time::Duration;
 use dualpool::config::{RouterSettings, TelemetrySettings};
 use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
 use dualpool::core::{
-    Class, Clock, EngineId, Micros, MonotonicClock, Objectives, RejectReason, RequestError, Role, Time, TokenId, Tuning, seeded,
+    Class, Clock, EngineId, Micros, MonotonicClock, Objectives, Phase, RejectReason, RequestError, Role, TokenId, Tuning, seeded,
 };
 use dualpool::engine::virtual_engine::{Fingerprint, VirtualEngine, VirtualFleet, VirtualMover, VirtualSettings};
 use dualpool::migrate::Fault;
@@ -179,24 +179,18 @@ async fn two_hundred_requests_with_random_disconnects_leave_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_stream_cancels_even_when_no_token_flows() {
-    // So slow that no prefill ends within this test.
-    let rig = rig_at(2, 1e-3);
-    rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
-    rig.controller.record("drop", 0, rig.clock.now()).await;
+    // Many short steps before the first token: 1000 prompt tokens in chunks of 16.
+    let rig = rig_at(2, 1.0);
+    let small = Tuning { max_num_batched_tokens: Some(16), ..Tuning::default() };
+    let arrangement = Arrangement::shared("slow", PolicyKind::SharedRoundRobin, 2, small);
+    rig.controller.arrange(&arrangement).await.unwrap();
+    rig.controller.record("slow", 0, rig.clock.now()).await;
     let stream = rig.controller.submit(request(0, 1000, 8)).await;
     drop(stream);
-    let deadline = tokio::time::Instant::now() + HANGS;
-    let record = loop {
-        assert!(tokio::time::Instant::now() < deadline, "the request was not cancelled");
-        rig.controller.record("peek", 0, Time(0)).await;
-        let again = rig.controller.submit(request(1, 0, 8)).await;
-        drop(collect(again).await);
-        let recorded = rig.controller.recorded().await.requests;
-        if recorded.iter().any(|record| record.index == 0) || rig.controller.settle(Duration::ZERO).await == 0 {
-            break recorded;
-        }
-    };
-    assert!(record.iter().all(|record| matches!(record.outcome, Outcome::Failed { .. })));
+    rig.assert_settled().await;
+    let recorded = rig.controller.recorded().await.requests;
+    assert!(recorded[0].tokens.is_empty());
+    assert_eq!(recorded[0].outcome, Outcome::Failed { error: RequestError::Cancelled { phase: Phase::Prefill } });
     rig.controller.shutdown().await;
 }
 

@@ -148,14 +148,14 @@ impl Core {
                 self.copies.spawn(async move { mover.copy(load, to).await });
             }
             match step {
-                Some(step) => {
-                    self.pace.pass(step.takes).await;
-                    // Whatever a killed engine was computing is lost.
-                    if !self.inbox.ends() {
+                Some(step) => tokio::select! {
+                    () = self.pace.pass(step.takes) => {
                         let (outputs, _) = self.scheduler.finish_step();
                         self.emit(outputs).await;
                     }
-                }
+                    // Whatever the engine was computing is lost.
+                    () = self.inbox.ends() => {}
+                },
                 None => tokio::select! {
                     () = self.inbox.rung() => {}
                     Some(done) = self.copies.join_next() => self.copied(done),

@@ -52,9 +52,11 @@ impl Inbox {
         *self.queue() = Queue { commands: VecDeque::new(), closed: true };
     }
 
-    /// Whether the engine is to stop what it is doing, be it in the middle of a step.
-    pub fn ends(&self) -> bool {
-        self.queue().commands.iter().any(|command| matches!(command, Command::Kill | Command::Shutdown))
+    /// Until the engine is to stop what it is doing, be it in the middle of a step.
+    pub async fn ends(&self) {
+        while !self.queue().commands.iter().any(|command| matches!(command, Command::Kill | Command::Shutdown)) {
+            self.rung().await;
+        }
     }
 
     /// Until something was pushed since the last time this returned.
