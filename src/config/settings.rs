@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::LONG_PROMPT_TOKENS_MIN;
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
@@ -119,7 +121,7 @@ pub struct RouterSettings {
 
 impl Default for RouterSettings {
     fn default() -> Self {
-        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: 256, tick_ms: 50, resumes_max: 3 }
+        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, tick_ms: 50, resumes_max: 3 }
     }
 }
 

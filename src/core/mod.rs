@@ -11,7 +11,7 @@ mod rng;
 mod signals;
 mod units;
 
-pub use arrangement::{Arrangement, PolicyKind};
+pub use arrangement::{Arrangement, ArrangementError, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 pub use clock::{Clock, ManualClock, MonotonicClock, Time};
 pub use error::{Phase, RejectReason, RequestError};
 pub use ids::{BlockId, EngineId, LegId, RequestId, TokenId};
