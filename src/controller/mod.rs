@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::config::{RouterSettings, TelemetrySettings};
 use crate::core::{Class, Clock, Objectives, RequestError, RequestId, Time, TokenId};
 use crate::engine::{EngineEvents, EngineInfo, Fleet};
-use crate::migrate::{MoveEvent, Migrator};
+use crate::migrate::{Migrator, MoveEvent};
 use crate::router::Arrangement;
 use crate::telemetry::{EngineSample, RequestRecord};
 

@@ -1,0 +1,1 @@
+"""The Python side of dualpool: what runs inside vLLM's processes."""
