@@ -136,7 +136,7 @@ impl Task {
                 Some(event) = next_move(&mut self.moves) => self.move_event(event),
             }
         }
-        if let Some(mover) = &self.mover {
+        if let Some(mover) = self.mover.take() {
             mover.shutdown().await;
         }
     }

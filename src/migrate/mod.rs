@@ -1,11 +1,46 @@
 //! Moves KV blocks: engines register their KV memory over the control socket, a plan of byte copies is made from what they
 //! registered, and a mover thread executes it through a transport. Bytes pass neither through Python nor through the socket.
+//!
+//! | part | what it is |
+//! |---|---|
+//! | `memory` | what an engine registered, checked; whether two engines match |
+//! | `plan` | pairs of blocks -> the fewest byte copies |
+//! | `lease` | who holds which blocks, and until when |
+//! | `broker` | the protocol as a state machine without I/O |
+//! | `control` | the socket, its messages, and the thread that runs the broker |
+//! | `transport`, `shm` | what moves bytes; between memfds |
+//! | `mover`, `verify` | the thread that executes plans, and checks them |
+//!
+//! `docs/kv-protocol.md` describes the protocol; `python/dualpool/connector` is its other end.
 
+mod broker;
+mod control;
 mod kv_mover;
+mod lease;
+mod memory;
+mod mover;
+mod plan;
+mod shm;
+mod transport;
+mod verify;
 
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::config::MigrateSettings;
+use crate::core::{Bytes, Clock, EngineId, LegId, Micros, Time};
+
+pub use control::wire;
 pub use kv_mover::KvMover;
+pub use memory::{KvGroup, KvMap, MapError, Mismatch};
+pub use plan::{BlockPair, PlanError, Span, plan, total_bytes};
+pub use shm::ShmTransport;
+pub use transport::{Memory, Stop, Transport, TransportError};
 
-use crate::core::{Bytes, EngineId, LegId, Micros, Time};
+/// Events that the controller has not read yet. When the channel is full, the migrator reads no more messages until there is room.
+pub const MOVE_EVENTS_MAX: usize = 4096;
 
 /// What the migrator tells the controller.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +50,7 @@ pub enum MoveEvent {
     /// The engine holds blocks for a leg that ended; its lease runs.
     Held { engine: EngineId, leg: LegId },
     /// The copy that `leg` on engine `to` waited for is over; `error` says why it did not happen (the engine then computes the
-    /// prompt itself).
+    /// prompt itself). Without bytes and without an error, there was nothing to copy.
     Moved {
         leg: LegId,
         source: LegId,
@@ -35,9 +70,6 @@ pub enum MoveEvent {
     Disconnected { engine: EngineId },
 }
 
-/// Owns the control socket, the engines' mapped KV memory, the leases and the mover thread.
-pub struct Migrator {}
-
 /// Faults that tests inject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
@@ -51,37 +83,58 @@ pub enum Fault {
     Delay(Micros),
 }
 
+/// Owns the control socket, the engines' mapped KV memory, the leases and the mover thread. Dropping it stops running copies, ends
+/// both threads, unmaps all memory and removes the run folder.
+pub struct Migrator {
+    // Dropped first: the folder goes when nobody listens in it any more.
+    thread: control::ControlThread,
+    run_dir: control::RunDir,
+    fault: Arc<Mutex<Fault>>,
+}
+
 impl Migrator {
     /// Opens the control socket in the run folder. Events come out of the returned channel.
     pub fn start(
-        settings: &crate::config::MigrateSettings,
-        clock: std::sync::Arc<dyn crate::core::Clock>,
+        settings: &MigrateSettings,
+        clock: Arc<dyn Clock>,
         fault: Fault,
-    ) -> anyhow::Result<(Migrator, tokio::sync::mpsc::Receiver<MoveEvent>)> {
-        todo!()
+    ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
+        let run_dir = control::RunDir::open(&settings.run_dir)?;
+        let (events, received) = mpsc::channel(MOVE_EVENTS_MAX);
+        let fault = Arc::new(Mutex::new(fault));
+        let options =
+            control::Options { lease: Micros(settings.lease_ms * 1000), verify: settings.verify_kv, fault: fault.clone(), clock };
+        let thread = control::ControlThread::start(run_dir.socket(), Box::new(ShmTransport::new()), options, events)?;
+        Ok((Migrator { thread, run_dir, fault }, received))
     }
 
     /// The 0700 folder of this run: the control socket, and whatever else engines of this run share.
-    pub fn run_dir(&self) -> &std::path::Path {
-        todo!()
+    pub fn run_dir(&self) -> &Path {
+        self.run_dir.path()
     }
 
-    pub fn socket_path(&self) -> &std::path::Path {
-        todo!()
+    pub fn socket_path(&self) -> &Path {
+        self.run_dir.socket()
     }
 
-    /// Gives blocks held for this leg back to their engine. Safe to repeat, and when nothing is held.
+    /// Gives blocks held for this leg back to their engine. Safe to repeat, when nothing is held, and before the engine has said
+    /// that it holds them.
     pub fn release(&self, engine: EngineId, leg: LegId) {
-        todo!()
+        self.thread.send(control::Command::Release { engine, leg });
     }
 
     /// Blocks that engines hold for legs that are over, now.
     pub fn held_blocks(&self) -> u64 {
-        todo!()
+        self.thread.held_blocks()
     }
 
     /// Forgets a dead engine: its memory is unmapped, its leases are dropped, copies from and to it fail.
     pub fn forget(&self, engine: EngineId) {
-        todo!()
+        self.thread.send(control::Command::Forget { engine });
+    }
+
+    /// Another fault from the next copy on. For tests.
+    pub fn inject(&self, fault: Fault) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 }

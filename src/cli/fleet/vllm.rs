@@ -19,8 +19,9 @@ pub async fn start(
     placements: &[Placement],
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
+    fault: Fault,
 ) -> anyhow::Result<Controller> {
-    let (migrator, moves) = Migrator::start(&settings.migrate, clock.clone(), Fault::None)?;
+    let (migrator, moves) = Migrator::start(&settings.migrate, clock.clone(), fault)?;
     let spec = |(id, placement): (EngineId, &Placement)| {
         Ok(EngineSpec {
             id,

@@ -137,7 +137,7 @@ impl KvMover for VirtualMover {
         state.held.retain(|&(holder, _), _| holder != engine);
     }
 
-    async fn shutdown(&self) {
+    async fn shutdown(self: Box<Self>) {
         // Copies run in the tasks of the engines they go to, and end with them.
     }
 }

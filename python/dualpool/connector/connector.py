@@ -1,0 +1,129 @@
+"""The connector class vLLM loads: once with the scheduler, once with the worker. Each half is a class of its own; this one
+only hands calls on."""
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1 import base
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorRole, SupportsHMA
+from vllm.platforms import current_platform
+
+from .link import Link
+from .scheduler_half import SchedulerHalf
+from .versions import check_version
+from .worker_half import WorkerHalf
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+
+class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
+    def __init__(self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig") -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        extra = self._kv_transfer_config.kv_connector_extra_config
+        missing = [key for key in ("control", "engine") if key not in extra]
+        if missing:
+            raise ValueError(f"dualpool: kv_connector_extra_config lacks {missing}; it needs `control` and `engine`")
+        engine = int(extra["engine"])
+        check_version(current_platform.device_type)
+        check_supported(vllm_config, engine)
+        self._failed_blocks: set[int] = set()
+        self.scheduler: SchedulerHalf | None = None
+        self.worker: WorkerHalf | None = None
+        if role == KVConnectorRole.SCHEDULER:
+            self.scheduler = SchedulerHalf(Link(extra["control"], engine, "scheduler"), kv_cache_config)
+        else:
+            self.worker = WorkerHalf(Link(extra["control"], engine, "worker"), kv_cache_config)
+
+    def shutdown(self) -> None:
+        for half in (self.scheduler, self.worker):
+            if half is not None:
+                half.shutdown()
+
+    # ---- worker
+
+    def get_mem_pool_context(self) -> Any:
+        return self.worker.memory
+
+    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
+        self.worker.register(kv_caches, layout_of(self._vllm_config))
+
+    def bind_connector_metadata(self, connector_metadata: Any) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        self.worker.step(connector_metadata)
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Nothing: loads were asked for when the step began (see `WorkerHalf.step`)."""
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Nothing: a request runs only once all its layers are loaded."""
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        """Nothing: blocks are read where they lie."""
+
+    def wait_for_save(self) -> None:
+        """Nothing: there are no saves."""
+
+    def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
+        """vLLM 0.26; it learns of failed loads from the blocks below."""
+        report = self.worker.report()
+        self._failed_blocks |= report.failed_blocks
+        return report.sent or None, report.received or None
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        blocks, self._failed_blocks = self._failed_blocks, set()
+        return blocks
+
+    def get_transfer_results(self, finished_req_ids: set[str]) -> Any:
+        """vLLM 0.32; failures are told per request, which works with several KV groups too (their block ids may coincide)."""
+        report = self.worker.report()
+        return base.KVConnectorTransferResults(report.sent, report.received, report.failed)
+
+    # ---- scheduler
+
+    def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
+        self.scheduler.null_block = gpu_block_pool.null_block.block_id
+
+    def get_loaded_kv_cache_group_ids(self, request: Any) -> tuple[int, ...]:
+        return tuple(range(len(self._kv_cache_config.kv_cache_groups)))
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
+        tokens = self.scheduler.loadable_tokens(request, num_computed_tokens)
+        return tokens, tokens > 0
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        self.scheduler.allocated(request, blocks, num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> Any:
+        return self.scheduler.take_metadata()
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        return self.scheduler.finished(request, (block_ids,))
+
+    def request_finished_all_groups(self, request: Any, block_ids: tuple[list[int], ...]) -> tuple[bool, dict[str, Any] | None]:
+        return self.scheduler.finished(request, block_ids)
+
+
+def check_supported(config: "VllmConfig", engine: int) -> None:
+    """Raises for engines whose KV memory the controller cannot reach or address."""
+    if current_platform.device_type != "cpu":
+        raise NotImplementedError(
+            f"dualpool: engine-{engine} runs on {current_platform.device_type}; moving KV needs its memory exported as CUDA IPC "
+            "handles and a CUDA transport in the controller, which this version has not. Run CPU engines, or start this "
+            "engine without a KV connector."
+        )
+    parallel = config.parallel_config
+    if parallel.world_size > 1:
+        raise NotImplementedError(
+            f"dualpool: engine-{engine} has {parallel.world_size} workers (tensor_parallel_size={parallel.tensor_parallel_size}, "
+            f"pipeline_parallel_size={parallel.pipeline_parallel_size}); KV moves between engines of one worker each"
+        )
+    if config.kv_transfer_config.kv_load_failure_policy != "recompute":
+        raise ValueError(
+            f"dualpool: engine-{engine} has kv_load_failure_policy={config.kv_transfer_config.kv_load_failure_policy!r}; set it to "
+            '"recompute", or a failed copy ends the request'
+        )
+
+
+def layout_of(config: "VllmConfig") -> str:
+    return str(getattr(config.cache_config, "kv_cache_layout", None) or "unnamed")

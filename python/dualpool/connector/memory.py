@@ -1,0 +1,52 @@
+"""KV memory of a CPU engine that other processes can map."""
+
+import mmap
+import os
+from typing import Any
+
+import fcntl
+import torch
+from torch.overrides import TorchFunctionMode
+
+MADV_POPULATE_WRITE = 23
+
+
+class SharedKvMemory(TorchFunctionMode):
+    """vLLM backs all layers by one `torch.zeros(bytes, dtype=int8)`. While this mode is active (vLLM enters it around that
+    allocation only) that call gets memory of a memfd instead; everything else passes through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fd = -1
+        self.buffer: torch.Tensor | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        flat = kwargs.get("dtype") is torch.int8 and len(args) == 1 and isinstance(args[0], int)
+        if func is not torch.zeros or not flat:
+            return func(*args, **kwargs)
+        if self.buffer is not None:
+            raise RuntimeError("dualpool: vLLM allocated a second KV buffer; only one can be shared")
+        self.buffer = self._allocate(args[0])
+        return self.buffer
+
+    def _allocate(self, size: int) -> torch.Tensor:
+        self.fd = os.memfd_create("dualpool-kv", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, size)
+        # Sealed against shrinking, so that a mover that mapped it can never run into a hole (SIGBUS).
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        mapping = mmap.mmap(self.fd, size)
+        try:
+            # As torch.zeros would: pages are there, on the engine's own NUMA node, before the first block is written.
+            # A copy into pages that do not exist yet is five times slower.
+            mapping.madvise(MADV_POPULATE_WRITE)
+        except OSError:
+            pass  # Linux before 5.14: pages come on first touch.
+        # The tensor keeps the mapping alive through the buffer protocol.
+        return torch.frombuffer(mapping, dtype=torch.int8)
+
+    def close(self) -> None:
+        """The mapping lives on; only the file descriptor is closed."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

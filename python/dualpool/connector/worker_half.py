@@ -1,0 +1,131 @@
+"""The half beside the worker, which owns the KV memory: registers it, asks the controller for loads, and reports to vLLM what
+was sent and received.
+
+vLLM trusts these reports blindly; two kinds of wrong report end EngineCore with an assertion:
+  - "sent" for a request its scheduler does not know as finished. So a release counts only once the step's metadata has said
+    that the request is held; one that arrives earlier waits in `_early`.
+  - "received" for a request that has nothing to load. So only requests in `_loading` are ever reported.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .layout import describe_layer
+from .link import Link
+from .memory import SharedKvMemory
+
+if TYPE_CHECKING:
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+    from .scheduler_half import LoadOrder, StepMetadata
+
+logger = logging.getLogger("vllm.dualpool")
+
+# Releases that may wait for their request to be known as held. The controller releases only legs that were reported as held, so
+# at most those of one step wait here; more than this means that it sends nonsense.
+EARLY_RELEASES_MAX = 4096
+
+
+@dataclass
+class Report:
+    """Request ids for vLLM. Failed requests are among the received ones too, or they would wait for ever."""
+
+    sent: set[str] = field(default_factory=set)
+    received: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    failed_blocks: set[int] = field(default_factory=set)
+
+
+class WorkerHalf:
+    def __init__(self, link: Link, kv_cache_config: "KVCacheConfig") -> None:
+        self.link = link
+        self.memory = SharedKvMemory()
+        self._groups = kv_cache_config.kv_cache_groups
+        self._held: dict[str, str] = {}  # leg -> request id, vLLM keeps its blocks
+        self._early: dict[str, None] = {}  # legs to release that are not held yet, oldest first
+        self._loading: dict[str, LoadOrder] = {}  # leg -> what it waits for
+        self._report = Report()
+
+    def register(self, kv_caches: dict[str, Any], layout: str) -> None:
+        """Tells the controller where every block lies. Raises when it does not take this memory: the engine must not start then,
+        or every hand-off would fail."""
+        buffer = self.memory.buffer
+        if buffer is None:
+            raise RuntimeError("dualpool: vLLM did not allocate its KV memory in one piece under the connector's allocation hook")
+        layers = []
+        for group, spec in enumerate(self._groups):
+            size = spec.kv_cache_spec.block_size
+            layers += [describe_layer(name, kv_caches[name], group, size, buffer) for name in spec.layer_names]
+        message = {
+            "type": "register",
+            "memory": {"kind": "shm", "bytes": buffer.numel()},
+            "layout": layout,
+            # Inside a block, CPU kernels of different instruction sets arrange K and V differently.
+            "backend": f"cpu {torch.backends.cpu.get_cpu_capability()}",
+            "groups": [{"block_size": group.kv_cache_spec.block_size} for group in self._groups],
+            "layers": layers,
+        }
+        self.link.ask(message, "registered", (self.memory.fd,))
+        self.memory.close()
+
+    def step(self, metadata: "StepMetadata") -> None:
+        """A step begins. On CPU every earlier step has ended by now, and this step does not touch blocks that wait for a load,
+        so nothing but the mover writes to them: asking before the forward pass instead of after saves a step's time."""
+        for request, leg in metadata.holds.items():
+            self._held[leg] = request
+        for order in metadata.loads:
+            self._loading[order.leg] = order
+            groups = [{"first": first, "blocks": blocks} for first, blocks in order.groups]
+            self.link.send({"type": "load", "leg": order.leg, "source": order.source.wire(), "groups": groups})
+
+    def report(self) -> Report:
+        """Takes in what the controller said since the last step, without waiting, and hands over what came of it."""
+        for message in self.link.receive():
+            if message.get("type") == "loaded":
+                self._loaded(str(message.get("leg")), message.get("error"))
+            elif message.get("type") == "release":
+                self._release(str(message.get("leg")))
+            else:
+                logger.warning("dualpool: ignoring an unknown message from the controller: %r", message)
+        for leg in [leg for leg in self._early if leg in self._held]:
+            del self._early[leg]
+            self._release(leg)
+        if not self.link.alive:
+            self._let_go()
+        report, self._report = self._report, Report()
+        return report
+
+    def shutdown(self) -> None:
+        self.link.close()
+
+    def _loaded(self, leg: str, error: str | None) -> None:
+        order = self._loading.pop(leg, None)
+        if order is None:
+            logger.warning("dualpool: the controller answered a load nobody asked for: leg %r", leg)
+            return
+        self._report.received.add(order.request)
+        if error is not None:
+            logger.warning("dualpool: leg %s computes its prompt itself, its KV was not loaded: %s", leg, error)
+            self._report.failed.add(order.request)
+            self._report.failed_blocks.update(block for _, blocks in order.groups for block in blocks if block is not None)
+
+    def _release(self, leg: str) -> None:
+        request = self._held.pop(leg, None)
+        if request is not None:
+            self._report.sent.add(request)
+            self.link.send({"type": "released", "leg": leg})
+        else:
+            self._early[leg] = None
+            if len(self._early) > EARLY_RELEASES_MAX:
+                self._early.pop(next(iter(self._early)))
+
+    def _let_go(self) -> None:
+        """The link is cut. The controller cuts it only after its last copy from or to this engine, and a dead controller copies
+        nothing, so no block is being read or written: give back what is held, and compute what was to be loaded."""
+        for leg in list(self._held):
+            self._release(leg)
+        for leg in list(self._loading):
+            self._loaded(leg, "the control connection is cut")

@@ -1,0 +1,10 @@
+//! The control socket: what is said on it, and the thread that listens.
+
+pub mod wire;
+
+mod connection;
+mod run_dir;
+mod server;
+
+pub use run_dir::RunDir;
+pub use server::{Command, ControlThread, Options};

@@ -1,0 +1,125 @@
+//! The 0700 folder in which the control socket lives: whoever can enter it can reach the engines' KV memory.
+
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// Linux's limit for the path of a Unix socket, without its final zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Removed when dropped, together with the socket, if this made it.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    socket: PathBuf,
+    made: bool,
+}
+
+impl RunDir {
+    /// Opens the folder, or makes a fresh one in the system's temporary folder when `wanted` is empty.
+    pub fn open(wanted: &Path) -> anyhow::Result<RunDir> {
+        let (path, made) = if wanted.as_os_str().is_empty() {
+            let template = std::env::temp_dir().join("dualpool-XXXXXX");
+            let path = nix::unistd::mkdtemp(&template)
+                .with_context(|| format!("cannot make a run folder in {}; set migrate.run_dir or TMPDIR", template.display()))?;
+            (path, true)
+        } else {
+            (wanted.to_path_buf(), make(wanted)?)
+        };
+        let run_dir = RunDir { socket: path.join("control.sock"), path, made };
+        if run_dir.socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            bail!(
+                "the path of the control socket, {}, is longer than the {SOCKET_PATH_BYTES_MAX} bytes Linux allows; \
+                 set migrate.run_dir to a shorter one",
+                run_dir.socket.display()
+            );
+        }
+        Ok(run_dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
+        if self.made {
+            // Fails when someone left a file in it, which is then theirs to remove.
+            let _ = std::fs::remove_dir(&self.path);
+        }
+    }
+}
+
+/// Makes the folder with mode 0700; an existing one must be ours alone. Says whether it was made.
+fn make(path: &Path) -> anyhow::Result<bool> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {
+            // The umask may have taken bits away.
+            std::fs::set_permissions(path, Permissions::from_mode(0o700))
+                .with_context(|| format!("cannot set the mode of migrate.run_dir {}", path.display()))?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let meta =
+                std::fs::symlink_metadata(path).with_context(|| format!("cannot read migrate.run_dir {}", path.display()))?;
+            let mode = meta.permissions().mode() & 0o777;
+            if !meta.is_dir() {
+                bail!("migrate.run_dir {} is not a folder; name one that does not exist yet", path.display());
+            }
+            if meta.uid() != nix::unistd::geteuid().as_raw() || mode & 0o077 != 0 {
+                bail!(
+                    "migrate.run_dir {} has owner {} and mode {mode:04o}; it must be your own with mode 0700, \
+                     or name one that does not exist yet",
+                    path.display(),
+                    meta.uid()
+                );
+            }
+            Ok(false)
+        }
+        Err(error) => Err(error)
+            .with_context(|| format!("cannot make migrate.run_dir {}; name a folder in a place you can write to", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_folder_is_private_and_goes_away() {
+        let parent = tempfile::tempdir().unwrap();
+        let wanted = parent.path().join("run");
+        let run_dir = RunDir::open(&wanted).unwrap();
+        assert_eq!(std::fs::metadata(run_dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        drop(run_dir);
+        assert!(!wanted.exists());
+        let run_dir = RunDir::open(Path::new("")).unwrap();
+        let path = run_dir.path().to_path_buf();
+        assert!(path.exists());
+        drop(run_dir);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn folders_that_will_not_do_are_refused_by_name() {
+        let parent = tempfile::tempdir().unwrap();
+        let open = |path: &Path| format!("{:#}", RunDir::open(path).unwrap_err());
+        let shared = parent.path().join("shared");
+        std::fs::create_dir(&shared).unwrap();
+        std::fs::set_permissions(&shared, Permissions::from_mode(0o755)).unwrap();
+        assert!(open(&shared).contains("mode 0755"));
+        let file = parent.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(open(&file).contains("not a folder"));
+        assert!(open(&file.join("below")).contains("place you can write to"));
+        assert!(open(&parent.path().join("x".repeat(120))).contains("longer than the 107 bytes"));
+    }
+}

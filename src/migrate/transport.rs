@@ -1,0 +1,83 @@
+//! What moves bytes between two engines' memories. A transport owns its view of every engine's memory; plans name engines, and
+//! offsets within their memory, so that nothing here tells host memory from a GPU's.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::plan::Span;
+use crate::core::EngineId;
+
+/// A handle to an engine's KV memory, as its connector sent it.
+#[derive(Debug)]
+pub enum Memory {
+    /// A memfd of at least this many bytes.
+    Shm { fd: OwnedFd, bytes: u64 },
+}
+
+impl Memory {
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Memory::Shm { bytes, .. } => *bytes,
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum TransportError {
+    #[error("cannot map the KV memory of {engine}: {why}")]
+    Map { engine: EngineId, why: String },
+    #[error("the memory of {engine} is not mapped")]
+    NotMapped { engine: EngineId },
+    #[error("the copy would reach byte {end} of {engine}, whose memory has {bytes}")]
+    OutOfBounds { engine: EngineId, end: u64, bytes: u64 },
+    #[error("the copy was stopped because one of its engines is gone")]
+    Stopped,
+}
+
+pub trait Transport: Send {
+    /// Makes an engine's memory reachable. Called once per engine before any copy, and after `unmap` again for its successor.
+    fn map(&mut self, engine: EngineId, memory: Memory) -> Result<(), TransportError>;
+
+    /// Lets go of an engine's memory. Unknown engines are ignored.
+    fn unmap(&mut self, engine: EngineId);
+
+    /// Executes a plan; when it returns, all bytes are there. Gives up early, with `Stopped`, once `stop` is set.
+    fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError>;
+
+    /// A checksum of these `(offset, length)` ranges, in this order.
+    fn checksum(&mut self, engine: EngineId, ranges: &mut dyn Iterator<Item = (u64, u64)>) -> Result<u64, TransportError>;
+}
+
+/// Tells a running copy to give up.
+#[derive(Debug, Default)]
+pub struct Stop {
+    flag: AtomicBool,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Stop {
+    pub fn set(&self) {
+        // Under the lock, so that a waiter cannot miss it between its check and its wait.
+        let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.flag.store(true, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.flag.load(Ordering::Acquire)
+    }
+
+    /// Waits this long, or until it is set.
+    pub fn wait(&self, span: Duration) {
+        let end = Instant::now() + span;
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero() && !self.is_set()) {
+            guard = self.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
