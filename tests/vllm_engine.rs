@@ -21,7 +21,7 @@ use dualpool::engine::vllm::{self, EngineSpec, Pin, Progress, StartError};
 use dualpool::engine::{ENGINE_EVENTS_MAX, Engine, EngineEvent, EngineEvents};
 use tokio::sync::mpsc;
 
-/// When set, this process is the controller that the orphan check kills; it holds the folder of the model.
+/// When set, this process is the controller that the orphan check kills; it holds a folder with the model, and room for a run.
 const VICTIM: &str = "DUALPOOL_TEST_VICTIM";
 /// Longer than any wait here should take; a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -159,8 +159,8 @@ fn pids(engines: &[Box<dyn Engine>]) -> Vec<u32> {
 #[test]
 fn vllm_engines() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    if let Some(model) = std::env::var_os(VICTIM) {
-        runtime.block_on(be_the_victim(Path::new(&model)));
+    if let Some(folder) = std::env::var_os(VICTIM) {
+        runtime.block_on(be_the_victim(Path::new(&folder)));
         return;
     }
     if !built_for_cpu() {
@@ -207,7 +207,7 @@ fn vllm_engines() {
         assert!(gone(&pids).await, "{pids:?} outlived their shutdown");
         assert_eq!(std::fs::read_dir(&run_dir).unwrap().count(), 0, "the run folder is not empty");
         println!("a killed controller leaves nothing behind");
-        orphans(&model).await;
+        orphans(folder.path()).await;
     });
 }
 
@@ -488,9 +488,9 @@ async fn dropped(run_dir: &Path, model: &Path) {
 }
 
 /// Runs in a process of its own: starts two engines, prints their processes, keeps them busy, and waits to be killed.
-async fn be_the_victim(model: &Path) {
-    let run_dir = tempfile::tempdir().unwrap();
-    let mut fleet = Fleet::start(run_dir.path(), vec![spec(0, &settings(model)), spec(1, &settings(model))]).await.unwrap();
+async fn be_the_victim(folder: &Path) {
+    let settings = settings(&folder.join("tiny-llama"));
+    let mut fleet = Fleet::start(&folder.join("run"), vec![spec(0, &settings), spec(1, &settings)]).await.unwrap();
     for engine in 0..2 {
         let leg = fleet.leg(prompt(16, 1), 2000);
         fleet.engines[engine].submit(leg);
@@ -500,10 +500,10 @@ async fn be_the_victim(model: &Path) {
     std::future::pending::<()>().await;
 }
 
-async fn orphans(model: &Path) {
+async fn orphans(folder: &Path) {
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "vllm_engines", "--nocapture"])
-        .env(VICTIM, model)
+        .env(VICTIM, folder)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import time
 
-from vllm import SamplingParams, __version__
+from vllm import SamplingParams, __version__, envs
 from vllm.config import KVTransferConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind
@@ -215,8 +215,14 @@ class Lane:
         (self._context or contextvars.copy_context()).run(self._llm.shutdown)
 
 
+# Where the engine that is being started has its sockets. vLLM takes this from the environment, which all engines share.
+FOLDER: contextvars.ContextVar = contextvars.ContextVar("dualpool_folder")
+envs.environment_variables["VLLM_RPC_BASE_PATH"] = FOLDER.get
+
+
 def start(port, spec: dict) -> Lane:
     """Starts the engine's process and waits until it is ready; called off the loop."""
+    FOLDER.set(spec["folder"])
     launch = Launch(spec["environment"], spec["cores"], port.output_fd(), port.spawned)
     token = CURRENT.set(launch)
     try:

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::bridge::{Answer, Command};
 use super::error::StartError;
+use super::folder::EngineFolder;
 use super::interpreter::Interpreter;
 use super::lane::Lane;
 use super::spec::EngineSpec;
@@ -17,10 +18,10 @@ use super::tuning::TuningFile;
 use crate::core::{EngineId, Leg, LegId, TokenId, Tuning};
 use crate::engine::{Engine, EngineInfo, TokenizeError};
 
-/// How long vLLM may take to end its process in order (it gives the process 5 s itself) before we kill it.
-const SHUTDOWN_S_MAX: u64 = 10;
 /// How long a killed process may take to be gone.
 const KILL_S_MAX: u64 = 10;
+/// How long Python's half of an engine may take to clean up after its process.
+const CLOSE_S_MAX: u64 = 10;
 
 pub(super) struct VllmEngine {
     interpreter: &'static Interpreter,
@@ -28,6 +29,7 @@ pub(super) struct VllmEngine {
     tuning: TuningFile,
     model: PathBuf,
     info: EngineInfo,
+    _folder: EngineFolder,
 }
 
 /// What `Lane.info` in `dualpool/engine.py` returns.
@@ -46,6 +48,7 @@ impl VllmEngine {
     pub(super) fn new(
         interpreter: &'static Interpreter,
         lane: Arc<Lane>,
+        folder: EngineFolder,
         tuning: TuningFile,
         spec: &EngineSpec,
         started: &str,
@@ -65,7 +68,7 @@ impl VllmEngine {
             kv_transfer: spec.control_socket.is_some(),
             pid: lane.pid(),
         };
-        Ok(VllmEngine { interpreter, lane, tuning, model: spec.settings.model.clone(), info })
+        Ok(VllmEngine { interpreter, lane, tuning, model: spec.settings.model.clone(), info, _folder: folder })
     }
 
     fn id(&self) -> EngineId {
@@ -118,20 +121,21 @@ impl Engine for VllmEngine {
         tokens.ok_or(TokenizeError::NoTokenizer { engine })
     }
 
+    /// By SIGKILL: an engine keeps nothing that outlives it, and would take seconds to take itself apart.
     async fn shutdown(&self) {
         self.lane.close();
-        let closing = self.call("close", String::new());
-        if tokio::time::timeout(Duration::from_secs(SHUTDOWN_S_MAX), closing).await.is_err() {
-            tracing::warn!(engine = %self.id(), "still running {SHUTDOWN_S_MAX} s after it was asked to end; killing it");
-        }
         self.lane.kill();
         if !self.lane.exited(Duration::from_secs(KILL_S_MAX)).await {
             tracing::error!(engine = %self.id(), "process {:?} is not gone {KILL_S_MAX} s after SIGKILL", self.lane.pid());
         }
+        let closed = tokio::time::timeout(Duration::from_secs(CLOSE_S_MAX), self.call("close", String::new())).await;
+        if !matches!(closed, Ok(Ok(_))) {
+            tracing::warn!(engine = %self.id(), "vLLM did not clean up after the engine: {closed:?}");
+        }
     }
 }
 
-/// Ends the process; `shutdown` does it in order, and waits.
+/// As `shutdown`, without the waiting.
 impl Drop for VllmEngine {
     fn drop(&mut self) {
         self.lane.close();

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Progress;
 use super::log::{Log, stage};
-use super::process::Process;
+use super::process::{Ending, Process};
 use crate::core::{EngineId, LegStep};
 use crate::engine::EngineEvent;
 
@@ -182,7 +182,7 @@ impl Lane {
         let Some(process) = self.process.get() else { return };
         let mut lines = Lines::default();
         let mut open = true;
-        loop {
+        let ending = loop {
             // A closed pipe is always readable: leave it out, or this would spin.
             let mut fds = vec![PollFd::new(process.fd().as_fd(), PollFlags::POLLIN)];
             if open {
@@ -192,17 +192,17 @@ impl Lane {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => {
                     self.give_up(&format!("its process cannot be watched: {error}"));
-                    break;
+                    break Ending::Unknown;
                 }
             }
-            let over = fds[0].any() == Some(true);
+            // At once, before `multiprocessing` waits for the process and its status is gone.
+            let ending = (fds[0].any() == Some(true)).then(|| process.ending());
             open = open && lines.read(&reader, |line| self.line(line));
-            if over {
-                break;
+            if let Some(ending) = ending {
+                break ending;
             }
-        }
+        };
         lines.rest(|line| self.line(line));
-        let ending = process.ending();
         let mut why = format!("its process {} {ending}", process.pid);
         if let Some(broken) = self.broken.get() {
             why = format!("{broken}, so {why}");

@@ -12,6 +12,7 @@
 
 mod bridge;
 mod error;
+mod folder;
 mod handle;
 mod interpreter;
 mod lane;
@@ -33,6 +34,7 @@ pub use spec::{EngineSpec, Pin};
 use super::{Engine, EngineEvent};
 use crate::core::EngineId;
 use bridge::Command;
+use folder::EngineFolder;
 use handle::VllmEngine;
 use lane::Lane;
 use tuning::TuningFile;
@@ -117,7 +119,8 @@ async fn start_one(
     progress: Progress,
 ) -> Result<VllmEngine, StartError> {
     let engine = spec.id;
-    let tuning = TuningFile::create(run_dir, engine)?;
+    let folder = EngineFolder::create(run_dir, engine)?;
+    let tuning = TuningFile::create(folder.path())?;
     let lane = Lane::new(engine, progress).map_err(|source| StartError::process(engine, &spec.pin, &source))?;
     let (reply, started) = oneshot::channel();
     // Made before the start, so that leaving this function in any way ends the process.
@@ -125,7 +128,7 @@ async fn start_one(
     lane.progress("importing vLLM");
     interpreter.push(Command::Start {
         lane: lane.clone(),
-        spec: spec.to_json(&tuning, &interpreter.environment).to_string(),
+        spec: spec.to_json(&folder, &tuning, &interpreter.environment).to_string(),
         reply,
     });
     let timeout = Duration::from_secs(spec.settings.start_timeout_s);
@@ -139,7 +142,7 @@ async fn start_one(
         Ok(Err(_)) => return Err(interpreter.broken()),
         Err(_) => return Err(StartError::Timeout { engine, after_s: timeout.as_secs(), last: lane.log.last() }),
     };
-    let engine = VllmEngine::new(interpreter, lane.clone(), tuning, &spec, &info)?;
+    let engine = VllmEngine::new(interpreter, lane.clone(), folder, tuning, &spec, &info)?;
     if !lane.open(events) {
         return Err(StartError::engine(&spec.pin, lane.ending().unwrap_or("it ended"), &lane));
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::error::StartError;
+use super::folder::EngineFolder;
 use super::tuning::TuningFile;
 use crate::config::EngineSettings;
 use crate::core::{Bytes, EngineId};
@@ -68,9 +69,10 @@ fn ranges(cores: &[u32]) -> String {
 
 impl EngineSpec {
     /// The arguments as `dualpool/engine.py` takes them.
-    pub(super) fn to_json(&self, tuning: &TuningFile, environment: &Value) -> Value {
+    pub(super) fn to_json(&self, folder: &EngineFolder, tuning: &TuningFile, environment: &Value) -> Value {
         let settings = &self.settings;
         let mut environment = environment.clone();
+        environment["TMPDIR"] = json!(folder.path());
         let gpu = match &self.pin {
             Pin::Gpu { uuid, .. } => Some(uuid),
             Pin::Cores(cores) => {
@@ -88,6 +90,7 @@ impl EngineSpec {
             "gpu": gpu,
             "environment": environment,
             "control": self.control_socket,
+            "folder": folder.path(),
             "tuning": tuning.path(),
             "model": settings.model,
             "dtype": settings.dtype,

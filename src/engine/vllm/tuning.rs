@@ -4,18 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::error::StartError;
-use crate::core::{EngineId, Tuning};
+use crate::core::Tuning;
 
 const SALT: u32 = 0x6475_6c70;
 const AS_STARTED: u32 = u32::MAX;
 
-/// Tells apart the files of engines that had the same id in one run folder.
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
-/// Removed when dropped.
 pub(super) struct TuningFile {
     path: PathBuf,
     file: File,
@@ -23,9 +18,9 @@ pub(super) struct TuningFile {
 }
 
 impl TuningFile {
-    pub(super) fn create(run_dir: &Path, engine: EngineId) -> Result<TuningFile, StartError> {
-        let path = run_dir.join(format!("{engine}-{}.tuning", NEXT.fetch_add(1, Ordering::Relaxed)));
-        let refused = |error: std::io::Error| StartError::RunDir { path: run_dir.to_path_buf(), why: error.to_string() };
+    pub(super) fn create(folder: &Path) -> Result<TuningFile, StartError> {
+        let path = folder.join("tuning");
+        let refused = |error: std::io::Error| StartError::RunDir { path: folder.to_path_buf(), why: error.to_string() };
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(refused)?;
         let tuning = TuningFile { path, file, sequence: Mutex::new(0) };
         tuning.write(Tuning::default()).map_err(refused)?;
@@ -40,12 +35,6 @@ impl TuningFile {
         let mut sequence = self.sequence.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *sequence = sequence.wrapping_add(1);
         self.file.write_all_at(&encode(*sequence, tuning), 0)
-    }
-}
-
-impl Drop for TuningFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -67,13 +56,10 @@ mod tests {
     #[test]
     fn each_write_is_whole_and_newer() {
         let folder = tempfile::tempdir().unwrap();
-        let tuning = TuningFile::create(folder.path(), EngineId(3)).unwrap();
+        let tuning = TuningFile::create(folder.path()).unwrap();
         tuning.write(Tuning { max_num_batched_tokens: Some(224), long_prefill_token_threshold: Some(64) }).unwrap();
         let bytes = std::fs::read(tuning.path()).unwrap();
         let words: Vec<u32> = bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
         assert_eq!(words, [2, 224, 64, 2 ^ 224 ^ 64 ^ SALT]);
-        let path = tuning.path().to_path_buf();
-        drop(tuning);
-        assert!(!path.exists());
     }
 }
