@@ -55,6 +55,13 @@ impl CostModel {
         steps * self.step(0.0, decodes) + prompt_tokens * self.prefill_us
     }
 
+    /// Tokens that a step of a decoding engine may process, prompt and output together, so that it takes at most `step_max`; at least
+    /// 1. What to tune a decode engine to for an ITL objective, less the noise one expects.
+    pub fn batched_tokens_within(&self, step_max: Micros) -> u32 {
+        let per_token = self.prefill_us.max(self.decode_us).max(f64::MIN_POSITIVE);
+        ((step_max.0 as f64 - self.step_us) / per_token).max(1.0) as u32
+    }
+
     pub fn handoff(&self, tokens: f64) -> f64 {
         self.handoff_us + self.handoff_us_per_token * tokens
     }
@@ -132,6 +139,15 @@ mod tests {
     fn impossible_figures_fall_back_to_the_defaults() {
         let spoiled = CostModel { prefill_us: f64::NAN, decode_us: -1.0, step_us: f64::INFINITY, ..CostModel::default() };
         assert_eq!(spoiled.sanitised(), CostModel::default());
+    }
+
+    #[test]
+    fn a_step_can_be_sized_for_an_objective() {
+        let model = CostModel::default();
+        let tokens = model.batched_tokens_within(Micros::from_ms(45.0));
+        assert_eq!(tokens, 36);
+        assert!(model.step(f64::from(tokens - 12), 12.0) <= 45_000.0);
+        assert_eq!(model.batched_tokens_within(Micros::from_ms(1.0)), 1, "no step is that short");
     }
 
     #[test]

@@ -234,12 +234,21 @@ impl<'a> FleetView<'a> {
         prompt_tokens >= self.long_prompt_tokens_min
     }
 
-    /// Predicted time until a prompt sent to this engine now has its first token: what is in front of it and itself in full
-    /// chunks, and at least itself in the chunks that one prompt may take.
+    /// Predicted time until a prompt sent to this engine now has its first token. Where long prompts have a chunk of their own, a
+    /// short one is computed beside them; else it waits until all that came before it is done.
     pub fn ttft(&self, engine: &EngineState, prompt_tokens: f64) -> f64 {
         let running = engine.load.running as f64;
         let queue = self.costs.prefill(engine.backlog() + prompt_tokens, engine.chunk(), running);
-        queue.max(self.costs.prefill(prompt_tokens, engine.chunk_of(prompt_tokens), running))
+        let alone = self.costs.prefill(prompt_tokens, engine.chunk_of(prompt_tokens), running);
+        let beside = engine.load.long_prefills as f64 * engine.chunk_of(f64::INFINITY);
+        let room = engine.chunk() - beside;
+        if beside == 0.0 || room < 1.0 || prompt_tokens >= self.long_prompt_tokens_min.into() {
+            return queue.max(alone);
+        }
+        let shorts = (engine.load.prompt_tokens - engine.load.long_prompt_tokens) as f64 + prompt_tokens;
+        // The step that is under way ends first; on average half of it is left.
+        let steps = (shorts / room).ceil() + 0.5;
+        (steps * self.costs.step(beside, running) + shorts * self.costs.prefill_us).min(queue.max(alone))
     }
 
     /// Predicted longest step while a prompt sent to this engine now is computed: the ITL of what decodes there.

@@ -1,12 +1,13 @@
 //! Conditional disaggregation. The floor is a plain rule: long prompts prefill in the prefill pool and move, short ones live in the
-//! decode pool. It is departed from only on a prediction, and only with room to spare:
+//! decode pool. It is departed from only on a prediction:
 //!
-//! - a short prompt prefills in the prefill pool when the decode engine would break an objective with it and the prefill engine would
-//!   not (a burst of shorts, or an ITL objective below the decode engine's chunk);
-//! - a long prompt runs whole on a decode engine when it would miss its TTFT objective in the prefill queue, would keep it there, and
-//!   what decodes there keeps its ITL;
+//! - a short prompt prefills in the prefill pool and moves when that gives its first token sooner (nothing much is there, and other
+//!   shorts wait on the decode engine), and the gap that the move makes is well within its ITL objective;
+//! - it does so too when the decode engine would break an objective with it and the prefill engine would keep it;
+//! - a long prompt runs whole on a decode engine when it would miss its TTFT objective in the prefill queue, would keep it there, what
+//!   decodes there keeps its ITL, and its chunk leaves room for the prompts and the hand-offs that come there;
 //! - a long prompt stays on its prefill engine when nothing else is there, that ends it sooner than moving would, and even the longest
-//!   step that engine can take is within the request's ITL objective: the next long prompt will come.
+//!   step of that engine is within its ITL objective and no longer than the decode engine's: the next long prompt will come.
 
 use crate::core::Role;
 use crate::router::{EngineState, FleetView};
@@ -43,26 +44,32 @@ fn long(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &Engine
         let outputs = f64::from(ask.outputs.saturating_sub(1));
         let stay = outputs * fleet.costs.step(0.0, 1.0);
         let go = fleet.costs.handoff(prompt) + outputs * fleet.costs.step(0.0, decode.load.depth() as f64 + 1.0);
-        let longest_step = fleet.costs.step(prefill.chunk(), 1.0);
-        return if stay < go && longest_step <= itl_max { Plan::Whole(prefill.id) } else { floor };
+        let longest_step = |engine: &EngineState| fleet.costs.step(engine.batched_tokens(), 1.0);
+        let calm = longest_step(prefill) <= itl_max.min(longest_step(decode));
+        return if stay < go && calm { Plan::Whole(prefill.id) } else { floor };
     }
     let late = fleet.ttft(prefill, prompt) > ttft_max;
     let sooner = fleet.ttft(decode, prompt) <= ttft_max * ROOM_TO_SPARE;
-    let harmless =
-        decode.load.long_prefills == 0 && fleet.step_beside(decode, prompt) <= itl_max.min(decode.itl_objective()) * ROOM_TO_SPARE;
-    if late && sooner && harmless { Plan::Whole(decode.id) } else { floor }
+    let calm = fleet.step_beside(decode, prompt) <= itl_max.min(decode.itl_objective()) * ROOM_TO_SPARE;
+    let leaves_room = decode.load.long_prefills == 0 && 2.0 * decode.chunk_of(prompt) <= decode.chunk();
+    if late && sooner && calm && leaves_room { Plan::Whole(decode.id) } else { floor }
 }
 
 fn short(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &EngineState) -> Plan {
-    let (floor, prompt) = (Plan::Whole(decode.id), f64::from(ask.prompt_tokens));
+    let (floor, elsewhere, prompt) = (Plan::Whole(decode.id), Plan::Split(prefill.id), f64::from(ask.prompt_tokens));
     let (ttft_max, itl_max) = (ask.objectives.ttft_us_max.0 as f64, ask.objectives.itl_us_max.0 as f64);
-    let late = fleet.ttft(decode, prompt) > ttft_max;
-    let jolt = decode.load.running > 0 && fleet.step_beside(decode, prompt) > itl_max.min(decode.itl_objective());
-    if !late && !jolt {
+    let (ttft, ttft_elsewhere) = (fleet.ttft(decode, prompt), fleet.ttft(prefill, prompt));
+    // On an engine that only prefills nobody's ITL suffers; one on which requests stayed is judged like a decode engine.
+    if prefill.load.running > 0 && fleet.step_beside(prefill, prompt) > prefill.itl_objective() * ROOM_TO_SPARE {
         return floor;
     }
-    let soon = fleet.ttft(prefill, prompt) <= ttft_max * ROOM_TO_SPARE;
-    // On an engine that only prefills nobody's ITL suffers; one on which requests stayed is judged like the decode engine.
-    let harmless = prefill.load.running == 0 || fleet.step_beside(prefill, prompt) <= prefill.itl_objective() * ROOM_TO_SPARE;
-    if soon && harmless { Plan::Split(prefill.id) } else { floor }
+    let jolt = decode.load.running > 0 && fleet.step_beside(decode, prompt) > itl_max.min(decode.itl_objective());
+    if ttft > ttft_max || jolt {
+        return if ttft_elsewhere <= ttft_max * ROOM_TO_SPARE { elsewhere } else { floor };
+    }
+    // After the copy it waits for the step under way, of which half is left on average, and for its own.
+    let step = fleet.costs.step(decode.backlog().min(decode.chunk()), decode.load.running as f64 + 1.0);
+    let handoff = fleet.costs.handoff(prompt);
+    let calm = handoff + 1.5 * step <= itl_max * ROOM_TO_SPARE;
+    if calm && ttft_elsewhere + handoff < ttft { elsewhere } else { floor }
 }

@@ -113,7 +113,7 @@ fn dual_pool_moves_a_short_prefill_off_an_engine_it_would_jolt() {
 
 #[test]
 fn dual_pool_starts_a_long_prompt_on_the_decode_engine_only_if_all_objectives_gain() {
-    let decode = Tuning { max_num_batched_tokens: Some(144), long_prefill_token_threshold: Some(96) };
+    let decode = Tuning { max_num_batched_tokens: Some(144), long_prefill_token_threshold: Some(64) };
     let arrangement = Arrangement::pools("test", PolicyKind::DualPool, &[A], &[B], 2, Tuning::default(), decode, 256).unwrap();
     let queue = |itl_ms: f64| {
         let mut stage = Stage::new(2, &arrangement);

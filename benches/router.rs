@@ -1,0 +1,89 @@
+//! What the router costs: one placement per policy, and the whole life of a request, with 2, 16 and 128 engines under load.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use dualpool::config::RouterSettings;
+use dualpool::core::{Class, EngineId, FinishReason, HeldKv, LegId, Micros, Objectives, Request, RequestId, Time, TokenId, Tuning};
+use dualpool::router::policy::Ask;
+use dualpool::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router};
+
+const ENGINES: [usize; 3] = [2, 16, 128];
+const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(500_000), itl_us_max: Micros(200_000) };
+
+fn request(id: u64, prompt: &std::sync::Arc<[TokenId]>) -> Request {
+    let (prompt, class) = (prompt.clone(), Class::Long);
+    Request { id: RequestId(id), prompt, max_tokens: 32, ignore_eos: true, class, objectives: OBJECTIVES }
+}
+
+/// A router with four requests on each engine, or where its policy put them.
+fn loaded(policy: PolicyKind, engines: usize) -> Router {
+    let facts =
+        EngineFacts { max_model_len: 8192, max_num_batched_tokens: 2048, max_num_seqs: 64, kv_tokens: 1 << 20, kv_transfer: true };
+    let settings = RouterSettings { max_in_flight: 4096, ..RouterSettings::default() };
+    let mut router = Router::new(&vec![facts; engines], &settings);
+    let ids: Vec<EngineId> = (0..engines as u16).map(EngineId).collect();
+    let (prefill, decode) = ids.split_at(engines / 2);
+    let (name, tuning) = (policy.name(), Tuning::default());
+    let arrangement = if policy.needs_pools() {
+        Arrangement::pools(name, policy, prefill, decode, engines, tuning, tuning, 256).expect("both pools have engines")
+    } else {
+        Arrangement::shared(name, policy, engines, tuning)
+    };
+    router.arrange(&arrangement).expect("the arrangement fits the fleet");
+    let (short, long): (Vec<TokenId>, Vec<TokenId>) = (vec![1; 64], vec![1; 1024]);
+    let (short, long) = (short.into(), long.into());
+    let mut actions = Vec::new();
+    for id in 0..4 * engines as u64 {
+        let prompt = if id % 4 == 0 { &long } else { &short };
+        router.handle(Time(id), Event::Arrived(request(1 << 32 | id, prompt)), &mut actions);
+    }
+    router
+}
+
+fn decision(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decision");
+    for policy in PolicyKind::ALL {
+        for engines in ENGINES {
+            let mut router = loaded(policy, engines);
+            let asks = [64, 1024].map(|prompt_tokens| Ask { prompt_tokens, outputs: 32, objectives: OBJECTIVES });
+            let mut turn = 0;
+            group.bench_function(BenchmarkId::new(policy.name(), engines), |b| {
+                b.iter(|| {
+                    turn += 1;
+                    black_box(router.decide(black_box(&asks[turn % 2])))
+                });
+            });
+        }
+    }
+}
+
+/// Arrival, prefill, hand-off, 31 more tokens, end: 34 events.
+fn life(c: &mut Criterion) {
+    let mut group = c.benchmark_group("life");
+    let prompt: std::sync::Arc<[TokenId]> = vec![1; 1024].into();
+    for engines in ENGINES {
+        let mut router = loaded(PolicyKind::FullDisaggregation, engines);
+        let (mut actions, mut id) = (Vec::<Action>::new(), 0);
+        group.bench_function(BenchmarkId::new("full_disaggregation", engines), |b| {
+            b.iter(|| {
+                id += 1;
+                let now = Time(id);
+                let leg = |leg| LegId { request: RequestId(id), leg };
+                let output = |leg, finish| Event::Output { leg, tokens: &[7], cached_tokens: None, finish };
+                router.handle(now, Event::Arrived(request(id, &prompt)), &mut actions);
+                let held = Some(HeldKv { tokens: 1024 });
+                router.handle(now, output(leg(0), Some((&FinishReason::Length, held))), &mut actions);
+                for token in 0..31 {
+                    let finish = (token == 30).then_some((&FinishReason::Length, None));
+                    router.handle(now, output(leg(1), finish), &mut actions);
+                }
+                assert!(matches!(actions.last(), Some(Action::Finish { result: Ok(()), .. })));
+                actions.clear();
+            });
+        });
+    }
+}
+
+criterion_group!(benches, decision, life);
+criterion_main!(benches);
