@@ -35,11 +35,9 @@ pub fn arms(artifacts: &Artifacts) -> Vec<Arm<'_>> {
         }
     }
     let mut arms: Vec<Arm> = names.into_iter().map(|name| arm(artifacts, name)).collect();
-    let mut next = 0;
-    for arm in arms.iter_mut().filter(|a| !a.control) {
-        arm.letter = letter(next);
-        arm.class = format!("arm a{} d{}", next % COLOURS, next / COLOURS % 3);
-        next += 1;
+    for (i, arm) in arms.iter_mut().filter(|a| !a.control).enumerate() {
+        arm.letter = letter(i);
+        arm.class = format!("arm a{} d{}", i % COLOURS, i / COLOURS % 3);
     }
     for i in 0..arms.len() {
         if arms[i].control {

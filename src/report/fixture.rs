@@ -223,7 +223,7 @@ fn serve(arm: &str, service: Service, repetition: u32, requests: u32) -> Vec<Req
     let mut at = Micros::ZERO;
     let mut served = Vec::new();
     for index in 0..requests {
-        at = at + draw(&mut arrivals, 60.0, 2.0);
+        at += draw(&mut arrivals, 60.0, 2.0);
         let class = if index % 9 == 4 { Class::Long } else { Class::Short };
         served.push(request(arm, service, repetition, index, class, at, &mut rng));
     }

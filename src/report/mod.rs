@@ -3,10 +3,12 @@
 mod arms;
 mod artifact;
 mod figures;
+mod html;
 mod load;
 mod markup;
 pub mod measure;
 mod objective_map;
+mod plot;
 mod recommend;
 mod table;
 mod terminal;
@@ -17,6 +19,7 @@ mod fixture;
 
 pub use artifact::*;
 pub use figures::figures;
+pub use html::{ReportError, html, write_html};
 pub use load::{Artifacts, LoadError, load};
 pub use objective_map::{Leaders, ObjectiveMap};
 pub use recommend::{Recommendation, recommend};

@@ -71,19 +71,19 @@ fn is_sound(arm: &Arm, summary: &Summary) -> bool {
     arm.figures.errors.is_empty() && !(summary.exact && differs)
 }
 
-/// Whether the run shows that the first arm has the higher goodput.
+/// Whether the first arm has the higher goodput, as far as the run tells.
 fn beats(first: &Arm, second: &Arm, summary: &Summary) -> bool {
-    let on_goodput = |c: &&Comparison| c.metric == "goodput_share";
-    let between = |candidate: &str, baseline: &str| {
-        summary.comparisons.iter().filter(on_goodput).find(|c| c.candidate == candidate && c.baseline == baseline)
+    compared(first, second, summary).unwrap_or(goodput(first) - goodput(second) > TIE_SHARE)
+}
+
+/// Whether a comparison shows the first arm to have the higher goodput; none when the two were not compared.
+fn compared(first: &Arm, second: &Arm, summary: &Summary) -> Option<bool> {
+    let shows = |candidate: &Arm, baseline: &Arm, verdict: Verdict| {
+        let mut own = summary.comparisons.iter().filter(|c| c.metric == "goodput_share" && c.verdict != Verdict::NotMeasured);
+        let between = own.find(|c| c.candidate == candidate.name && c.baseline == baseline.name)?;
+        Some(between.verdict == verdict)
     };
-    let forward = between(first.name, second.name).filter(|c| c.verdict != Verdict::NotMeasured);
-    let backward = between(second.name, first.name).filter(|c| c.verdict != Verdict::NotMeasured);
-    match (forward, backward) {
-        (Some(c), _) => c.verdict == Verdict::Better,
-        (None, Some(c)) => c.verdict == Verdict::Worse,
-        (None, None) => goodput(first) - goodput(second) > TIE_SHARE,
-    }
+    shows(first, second, Verdict::Better).or_else(|| shows(second, first, Verdict::Worse))
 }
 
 /// Orders arms from simple to involved. An arm the run does not describe comes last.
@@ -107,7 +107,7 @@ fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], su
         ms(o.ttft_short_ms),
         ms(o.ttft_long_ms),
         ms(o.itl_ms),
-        candidates.iter().map(|a| format!("{} {} %", a.name, percent(goodput(a)))).collect::<Vec<_>>().join(", "),
+        candidates.iter().map(|a| format!("{} {}%", a.name, percent(goodput(a)))).collect::<Vec<_>>().join(", "),
     )];
     if goodput(leader) == 0.0 {
         reasons.push(format!(
@@ -125,10 +125,18 @@ fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], su
             choice.name
         ));
     }
-    let beaten: Vec<&str> = candidates.iter().map(|a| a.name).filter(|name| !as_good.iter().any(|a| a.name == *name)).collect();
-    if !beaten.is_empty() {
-        let who = if choice.name == leader.name { choice.name.to_string() } else { format!("{} (as good)", leader.name) };
-        reasons.push(format!("{who} has a higher goodput than {}.", beaten.join(", ")));
+    let who = if choice.name == leader.name { choice.name.to_string() } else { format!("{} (as good)", leader.name) };
+    let beaten: Vec<&Arm> = candidates.iter().copied().filter(|c| !as_good.iter().any(|a| a.name == c.name)).collect();
+    let (paired, unpaired): (Vec<&Arm>, Vec<&Arm>) = beaten.into_iter().partition(|a| compared(leader, a, summary).is_some());
+    let names = |arms: &[&Arm]| arms.iter().map(|a| a.name).collect::<Vec<_>>().join(", ");
+    if !paired.is_empty() {
+        reasons.push(format!("{who} is shown to have a higher goodput than {}.", names(&paired)));
+    }
+    if !unpaired.is_empty() {
+        reasons.push(format!(
+            "{who} has a higher goodput than {}, by the figures alone: they were not compared in pairs.",
+            names(&unpaired)
+        ));
     }
     reasons.extend(findings(choice, summary, Verdict::Better).map(|(against, what)| format!("Against {against}: {what}.")));
     reasons
@@ -221,7 +229,7 @@ fn objective_caveats(artifacts: &Artifacts, arms: &[&Arm], choice: &Arm) -> Vec<
         let names: Vec<&str> = leaders.arms.iter().map(|&i| arms[i].name).collect();
         let limit = if what.contains("ITL") { map.itl_ms[r] } else { map.ttft_ms[c] };
         said.push(format!(
-            "With {what} of {} ms instead ({}), {} would lead with {} %, {} having {} %.",
+            "With {what} of {} ms instead ({}), {} would lead with {}%, {} having {}%.",
             figure(limit),
             if tighter { "tighter" } else { "looser" },
             names.join(", "),
@@ -274,7 +282,9 @@ mod tests {
         set(&mut artifacts, "dual_pool", 0.99, Verdict::Better);
         let said = recommend(&artifacts);
         assert_eq!(said.arm.as_deref(), Some("dual_pool"));
-        assert!(said.reasons.join(" ").contains("dual_pool has a higher goodput than shared_least_load, shared_tuned"), "{said:?}");
+        let reasons = said.reasons.join(" ");
+        assert!(reasons.contains("dual_pool is shown to have a higher goodput than shared_least_load, shared_tuned."), "{reasons}");
+        assert!(reasons.contains("a higher goodput than full_disaggregation, by the figures alone"), "{reasons}");
     }
 
     #[test]

@@ -66,7 +66,7 @@ const COLUMNS: [Column; 7] = [
 
 /// What explains the headings, below the table.
 pub const LEGEND: &str = "* best of the column, controls aside. goodput: share of requests within all their objectives. queue: mean depth \
-(waiting + running) of the prefill and the decode pool, or of all engines where they are shared. hand-offs: KV moves, all repetitions.";
+(waiting + running) of the prefill and the decode pool, or of all engines where they are shared. hand-offs: KV moves, all repetitions. n/m: not measured.";
 
 /// One figure of one arm, as text.
 #[derive(Clone, Debug, PartialEq)]

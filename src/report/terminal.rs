@@ -54,7 +54,9 @@ fn arms_table(arms: &[Arm], columns: u16) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
     let heading = headings.iter().map(|c| format!("{}\n{}", c.heading, c.unit));
-    table.remove_style(TableComponent::HorizontalLines);
+    for line in [TableComponent::HorizontalLines, TableComponent::MiddleIntersections] {
+        table.remove_style(line);
+    }
     table.set_header(std::iter::once("arm\n".to_string()).chain(heading));
     for (arm, cells) in arms.iter().zip(rows) {
         table.add_row(std::iter::once(printable(arm.name)).chain(cells.iter().map(|cell| entries(cell))));
@@ -78,7 +80,7 @@ fn entries(cell: &[Entry]) -> String {
 fn verdicts(summary: &Summary, out: &mut Paragraphs) {
     let apart: Vec<&Comparison> = summary.comparisons.iter().filter(|c| !is_control(c)).collect();
     out.blank();
-    out.line("Verdicts (ratio of candidate to baseline, 95 % interval of a paired bootstrap)");
+    out.line("Verdicts (ratio of candidate to baseline, 95% interval of a paired bootstrap)");
     if apart.is_empty() {
         out.item("No comparison was made.");
     }
@@ -95,9 +97,7 @@ fn soundness(summary: &Summary, arms: &[Arm], out: &mut Paragraphs) {
     let identical: Vec<String> = summary
         .identical_requests
         .iter()
-        .map(|(arm, i)| {
-            format!("{arm} {}/{} ({} %)", i.same, i.compared, percent(f64::from(i.same) / f64::from(i.compared.max(1))))
-        })
+        .map(|(arm, i)| format!("{arm} {}/{} ({}%)", i.same, i.compared, percent(f64::from(i.same) / f64::from(i.compared.max(1)))))
         .collect();
     match identical.is_empty() {
         true => out.item("Output tokens were not compared."),
