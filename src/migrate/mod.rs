@@ -1,6 +1,10 @@
 //! Moves KV blocks: engines register their KV memory over the control socket, a plan of byte copies is made from what they
 //! registered, and a mover thread executes it through a transport. Bytes pass neither through Python nor through the socket.
 
+mod kv_mover;
+
+pub use kv_mover::KvMover;
+
 use crate::core::{Bytes, EngineId, LegId, Micros, Time};
 
 /// What the migrator tells the controller.

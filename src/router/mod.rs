@@ -1,7 +1,20 @@
 //! The brain, sans-IO: events with their time go in, actions come out. It reads no clock and does no I/O, so the controller, the
 //! tests and a simulator run the very same code.
 
+mod arrangement;
+mod brain;
+mod cost;
 mod event;
+mod fleet;
+mod flight;
+mod life;
+pub mod policy;
 
-pub use crate::core::{Arrangement, PolicyKind};
+#[cfg(test)]
+mod tests;
+
+pub use arrangement::{Arrangement, ArrangementError, PolicyKind};
+pub use brain::Router;
+pub use cost::CostModel;
 pub use event::{Action, Event};
+pub use fleet::{EngineFacts, EngineState, FleetView, Load};
