@@ -3,43 +3,64 @@
 mod virtual_pair;
 
 use std::fs;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dualpool::config::{Arrivals, Settings};
-use dualpool::harness::{Cancel, Outcome, Progress, Silent, dual_pool};
+use dualpool::engine::virtual_engine::VirtualFleet;
+use dualpool::harness::{Cancel, Outcome, Progress, Silent, dual_pool, environment};
 use dualpool::migrate::Fault;
 use dualpool::report::load;
 
-/// Throws the switch at the n-th arm of the measurement.
-struct CancelAt<'a> {
-    cancel: &'a Cancel,
-    measuring: AtomicU32,
-    step: u32,
+/// Does something at the n-th run of the measurement, counted from 1.
+struct AtRun<F> {
+    run: u32,
+    seen: AtomicU32,
+    measuring: AtomicBool,
+    act: F,
 }
 
-impl Progress for CancelAt<'_> {
+impl<F: Fn() + Send + Sync> AtRun<F> {
+    fn new(run: u32, act: F) -> AtRun<F> {
+        AtRun { run, seen: AtomicU32::new(0), measuring: AtomicBool::new(false), act }
+    }
+}
+
+impl<F: Fn() + Send + Sync> Progress for AtRun<F> {
     fn phase(&self, name: &str, _steps: u32) {
-        self.measuring.store(u32::from(name == "measurement"), Ordering::SeqCst);
+        self.measuring.store(name == "measurement", Ordering::SeqCst);
     }
 
     fn step(&self, _what: &str) {
-        if self.measuring.load(Ordering::SeqCst) > 0 && self.measuring.fetch_add(1, Ordering::SeqCst) == self.step {
-            self.cancel.cancel();
+        if self.measuring.load(Ordering::SeqCst) && self.seen.fetch_add(1, Ordering::SeqCst) + 1 == self.run {
+            (self.act)();
         }
     }
 
     fn note(&self, _text: &str) {}
 }
 
-async fn run(settings: &Settings, fault: Fault, progress: &dyn Progress, cancel: &Cancel) -> anyhow::Result<Outcome> {
-    let pair = virtual_pair::start(settings, fault);
-    let outcome = dual_pool::run(&pair.controller, pair.environment, settings, vec![], progress, cancel).await;
-    assert_eq!(pair.controller.settle(std::time::Duration::from_secs(10)).await, 0);
-    pair.controller.shutdown().await;
+async fn run(fleet: VirtualFleet, settings: &Settings, progress: &dyn Progress, cancel: &Cancel) -> anyhow::Result<Outcome> {
+    let controller = virtual_pair::controller(fleet, settings);
+    let environment = environment::gather(controller.engines(), settings, vec![]);
+    let outcome = dual_pool::run(&controller, environment, settings, vec![], progress, cancel).await;
+    assert_eq!(controller.settle(std::time::Duration::from_secs(10)).await, 0, "blocks are held after the run");
+    controller.shutdown().await;
     outcome
 }
 
-fn exact(dir: &std::path::Path) -> Settings {
+async fn plain(settings: &Settings) -> anyhow::Result<Outcome> {
+    run(virtual_pair::fleet(), settings, &Silent, &Cancel::new()).await
+}
+
+/// The runs whose requests were kept, in order.
+fn kept(dir: &Path) -> Vec<(String, u32)> {
+    let mut runs: Vec<(String, u32)> = load(dir).unwrap().requests.into_iter().map(|r| (r.arm, r.repetition)).collect();
+    runs.dedup();
+    runs
+}
+
+fn exact(dir: &Path) -> Settings {
     let mut settings = virtual_pair::settings(dir);
     settings.run.exact = true;
     settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
@@ -49,7 +70,7 @@ fn exact(dir: &std::path::Path) -> Settings {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exact_passes_when_every_token_is_equal() {
     let dir = tempfile::tempdir().unwrap();
-    let outcome = run(&exact(dir.path()), Fault::None, &Silent, &Cancel::new()).await.unwrap();
+    let outcome = plain(&exact(dir.path())).await.unwrap();
     let identical = &outcome.summary.identical_requests;
     assert_eq!(identical.keys().collect::<Vec<_>>(), ["full_disaggregation", "one_engine_control", "shared_least_load"]);
     assert!(identical.values().all(|i| i.same == i.compared && i.compared > 0), "{identical:?}");
@@ -60,7 +81,9 @@ async fn exact_passes_when_every_token_is_equal() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exact_fails_when_one_block_of_a_hand_off_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
-    let error = run(&exact(dir.path()), Fault::SkipBlock, &Silent, &Cancel::new()).await.unwrap_err();
+    let fleet = virtual_pair::fleet();
+    fleet.mover.inject(Fault::SkipBlock);
+    let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
     let message = format!("{error:#}");
     assert!(message.contains("arm `full_disaggregation`, request 0") && message.contains("output token 1 is"), "{message}");
     assert!(dir.path().join("run/summary.json").exists(), "the artifacts are written all the same");
@@ -73,16 +96,29 @@ async fn a_cancelled_run_keeps_the_repetitions_that_were_finished() {
     settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
     let cancel = Cancel::new();
     // Two arms and a control: the fifth run is in the middle of the second repetition.
-    let progress = CancelAt { cancel: &cancel, measuring: AtomicU32::new(0), step: 5 };
-    let outcome = run(&settings, Fault::None, &progress, &cancel).await.unwrap();
+    let progress = AtRun::new(5, || cancel.cancel());
+    let outcome = run(virtual_pair::fleet(), &settings, &progress, &cancel).await.unwrap();
     assert!(outcome.interrupted);
     assert_eq!(outcome.summary.repetitions, 1);
-    let artifacts = load(&outcome.dir).unwrap();
-    assert!(artifacts.run.interrupted);
-    let mut runs: Vec<(&str, u32)> = artifacts.requests.iter().map(|r| (r.arm.as_str(), r.repetition)).collect();
-    runs.dedup();
+    assert!(load(&outcome.dir).unwrap().run.interrupted);
     let expected = [("shared_least_load", 0), ("dedicated", 0), ("shared_least_load_control", 0), ("shared_least_load_control", 1)];
-    assert_eq!(runs, expected);
+    assert_eq!(kept(&outcome.dir), expected.map(|(arm, repetition)| (arm.to_string(), repetition)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_dies_ends_the_run_by_name_and_what_was_finished_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
+    let fleet = virtual_pair::fleet();
+    let victim = fleet.engines[1].clone();
+    let error = run(fleet, &settings, &AtRun::new(2, move || victim.kill()), &Cancel::new()).await.unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("arm `dedicated`: engine-1 died"), "{message}");
+    let folder = dir.path().join("run");
+    assert!(message.contains(&folder.display().to_string()), "{message}");
+    assert_eq!(kept(&folder), [("shared_least_load".to_string(), 0)]);
+    assert_eq!(load(&folder).unwrap().summary.unwrap().repetitions, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +126,7 @@ async fn a_run_cancelled_before_the_measurement_still_leaves_a_whole_folder() {
     let dir = tempfile::tempdir().unwrap();
     let cancel = Cancel::new();
     cancel.cancel();
-    let outcome = run(&virtual_pair::settings(dir.path()), Fault::None, &Silent, &cancel).await.unwrap();
+    let outcome = run(virtual_pair::fleet(), &virtual_pair::settings(dir.path()), &Silent, &cancel).await.unwrap();
     assert!(outcome.interrupted && outcome.summary.arms.is_empty());
     assert!(load(&outcome.dir).unwrap().run.interrupted);
 }
@@ -101,7 +137,7 @@ async fn all_upfront_needs_no_rate() {
     let mut settings = virtual_pair::settings(dir.path());
     settings.workload.arrivals = Arrivals::AllUpfront;
     settings.run.arms = ["shared_least_load", "dual_pool"].map(String::from).to_vec();
-    let outcome = run(&settings, Fault::None, &Silent, &Cancel::new()).await.unwrap();
+    let outcome = plain(&settings).await.unwrap();
     assert_eq!(outcome.summary.rate_rps, None);
     assert!(load(&outcome.dir).unwrap().requests.iter().all(|r| r.arrived_us.0 == 0));
 }

@@ -4,8 +4,7 @@ mod virtual_pair;
 
 use std::fs;
 
-use dualpool::harness::{Cancel, Silent, arms, dual_pool, stats};
-use dualpool::migrate::Fault;
+use dualpool::harness::{Cancel, Silent, arms, dual_pool, environment, stats};
 use serde_json::Value;
 
 fn schema() -> jsonschema::Validator {
@@ -21,11 +20,11 @@ fn violations(summary: &Value) -> Vec<String> {
 async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let settings = virtual_pair::settings(dir.path());
-    let pair = virtual_pair::start(&settings, Fault::None);
-    let outcome = dual_pool::run(&pair.controller, pair.environment, &settings, vec!["dualpool".into()], &Silent, &Cancel::new())
-        .await
-        .unwrap();
-    pair.controller.shutdown().await;
+    let controller = virtual_pair::controller(virtual_pair::fleet(), &settings);
+    let environment = environment::gather(controller.engines(), &settings, vec![]);
+    let outcome =
+        dual_pool::run(&controller, environment, &settings, vec!["dualpool".into()], &Silent, &Cancel::new()).await.unwrap();
+    controller.shutdown().await;
 
     let text = fs::read_to_string(outcome.dir.join("summary.json")).unwrap();
     let summary: Value = serde_json::from_str(&text).unwrap();

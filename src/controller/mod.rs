@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{RouterSettings, TelemetrySettings};
-use crate::core::{Class, Clock, Objectives, RejectReason, Request, RequestError, RequestId, Time, TokenId};
+use crate::core::{Class, Clock, EngineId, Objectives, RejectReason, Request, RequestError, RequestId, Time, TokenId};
 use crate::engine::{EngineEvents, EngineInfo, Fleet};
 use crate::migrate::{KvMover, MoveEvent};
 use crate::router::{Arrangement, ArrangementError, CostModel};
@@ -180,6 +180,11 @@ impl Controller {
             }
         }
         Ok(())
+    }
+
+    /// Engines that are gone; their requests were resumed elsewhere.
+    pub async fn dead_engines(&self) -> Vec<EngineId> {
+        self.ask(Command::Quiet).await.map(|quiet| quiet.dead).unwrap_or_default()
     }
 
     /// What the router believes things cost, as far as it has learned it.

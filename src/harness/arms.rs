@@ -75,9 +75,9 @@ impl Pools {
         }
     }
 
-    /// Two pools. The prefill engines stay as they were started: nobody decodes there, so a large step delays no token.
-    pub fn split(&self, name: impl Into<String>, policy: PolicyKind, decode: Tuning) -> Arrangement {
-        let mut arrangement = self.shared(name, policy, Tuning::default());
+    /// Two pools.
+    pub fn split(&self, name: impl Into<String>, policy: PolicyKind, prefill: Tuning, decode: Tuning) -> Arrangement {
+        let mut arrangement = self.shared(name, policy, prefill);
         for id in &self.prefill {
             arrangement.roles[id.index()] = Role::Prefill;
         }
@@ -98,17 +98,17 @@ impl Pools {
             "shared_round_robin" => self.shared(name, PolicyKind::SharedRoundRobin, untuned),
             "shared_least_load" => self.shared(name, PolicyKind::SharedLeastLoad, untuned),
             "shared_tuned" => self.shared(name, PolicyKind::SharedBalanced, untuned),
-            "dedicated" => self.split(name, PolicyKind::Dedicated, untuned),
-            "full_disaggregation" => self.split(name, PolicyKind::FullDisaggregation, untuned),
+            "dedicated" => self.split(name, PolicyKind::Dedicated, untuned, untuned),
+            "full_disaggregation" => self.split(name, PolicyKind::FullDisaggregation, untuned, untuned),
             ONE_ENGINE => self.one_engine(),
             // `dual_pool` and, where nothing was searched, `auto`. `check` has refused all other names.
-            _ => self.split(name, PolicyKind::DualPool, untuned),
+            _ => self.split(name, PolicyKind::DualPool, untuned, untuned),
         }
     }
 
     /// Every prompt counts as short, so the decode pool serves each request whole and no KV ever moves.
     fn one_engine(&self) -> Arrangement {
-        let dedicated = self.split(ONE_ENGINE, PolicyKind::Dedicated, Tuning::default());
+        let dedicated = self.split(ONE_ENGINE, PolicyKind::Dedicated, Tuning::default(), Tuning::default());
         Arrangement { long_prompt_tokens_min: u32::MAX, ..dedicated }
     }
 }
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_split_has_one_role_and_one_tuning_per_engine() {
         let tuning = Tuning { max_num_batched_tokens: Some(224), long_prefill_token_threshold: Some(64) };
-        let split = pools().split("dual_pool", PolicyKind::DualPool, tuning);
+        let split = pools().split("dual_pool", PolicyKind::DualPool, Tuning::default(), tuning);
         assert_eq!(split.roles, [Role::Prefill, Role::Decode]);
         assert_eq!(split.tunings, [Tuning::default(), tuning]);
     }

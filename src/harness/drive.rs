@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Cancel;
 use crate::config::ObjectiveSettings;
 use crate::controller::{Controller, NewRequest, Recording, Reply, ReplyStream};
-use crate::core::{Class, Clock, Micros, MonotonicClock, Objectives};
+use crate::core::{Class, Clock, EngineId, Micros, MonotonicClock, Objectives};
 use crate::router::Arrangement;
 use crate::workload::WorkItem;
 
@@ -41,6 +41,8 @@ pub(super) enum DriveError {
     Cancelled,
     #[error("arm `{arm}`: {unfinished} of {requests} requests were not over {} s after the last arrival", OVERTIME_MAX.as_secs())]
     Overtime { arm: String, unfinished: usize, requests: usize },
+    #[error("arm `{arm}`: {engine} died, and with an engine less the arms cannot be compared; see its log, then run again")]
+    EngineDied { arm: String, engine: EngineId },
     #[error("arm `{arm}`: {recorded} of {requests} requests were recorded")]
     Lost { arm: String, recorded: usize, requests: usize },
     #[error("arm `{arm}`: {source}")]
@@ -79,6 +81,9 @@ impl Driver<'_> {
         let held_blocks = self.controller.settle(SETTLE_MAX).await;
         let mut recording = self.controller.recorded().await;
         served?;
+        if let Some(&engine) = self.controller.dead_engines().await.first() {
+            return Err(DriveError::EngineDied { arm: arm.clone(), engine });
+        }
         if recording.requests.len() != items.len() {
             return Err(DriveError::Lost { arm: arm.clone(), recorded: recording.requests.len(), requests: items.len() });
         }

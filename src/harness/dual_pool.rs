@@ -19,7 +19,7 @@ use crate::controller::Controller;
 use crate::core::Micros;
 use crate::engine::EngineInfo;
 use crate::report::{Environment, PhaseTime, RunInfo, Summary};
-use crate::router::{Arrangement, PolicyKind};
+use crate::router::Arrangement;
 use crate::telemetry::RequestRecord;
 use crate::workload::{self, Workload};
 
@@ -94,8 +94,8 @@ impl Prepared {
         self.folder.abandon();
     }
 
-    /// Runs the target on these engines. A cancelled run is no error; a difference under `--exact` is, and the artifacts are
-    /// written all the same.
+    /// Runs the target on these engines. A cancelled run is no error; an engine's death is, and so is a difference under `--exact`.
+    /// The artifacts of what was finished are written in any case.
     pub async fn run(
         mut self,
         controller: &Controller,
@@ -109,7 +109,7 @@ impl Prepared {
         let mut phases = Phases::new(progress);
         let mut run = self.run_info(environment, &plan);
 
-        let measured = match plan.arrange(&driver, &mut run, &mut phases, progress).await {
+        let mut measured = match plan.arrange(&driver, &mut run, &mut phases, progress).await {
             Ok(()) => {
                 self.folder.write_run(&run)?;
                 phases.begin("measurement", run.arms.len() as u32 * plan.repetitions);
@@ -117,19 +117,24 @@ impl Prepared {
                     pair::Measurement { run: &run, workload: &plan.workload, vocab_size: plan.vocab_size, pace: plan.pace };
                 measurement.all(&driver, &mut self.folder, progress).await?
             }
-            Err(ArrangeError::Drive(DriveError::Cancelled)) => Measured { interrupted: true, ..Measured::default() },
+            Err(ArrangeError::Drive(stopped)) => Measured { stopped: Some(stopped), ..Measured::default() },
             Err(error) => return Err(error.into()),
         };
 
         phases.begin("summary", 0);
-        run.interrupted = measured.interrupted;
+        let stopped = measured.stopped.take();
+        run.interrupted = stopped.is_some();
         run.held_blocks_after = measured.held_blocks;
         let (summary, requests, mut run) = summarise(run, measured).await?;
         self.folder.write_summary(&summary)?;
         run.phases = [self.earlier, phases.end()].concat();
         self.folder.write_run(&run)?;
-        if settings.run.exact && !run.interrupted {
-            exact(&requests).with_context(|| format!("the records are in {}", self.folder.dir().display()))?;
+        let kept = || format!("the records are in {}", self.folder.dir().display());
+        match stopped {
+            Some(DriveError::Cancelled) => {}
+            Some(error) => return Err(error).with_context(kept),
+            None if settings.run.exact => exact(&requests).with_context(kept)?,
+            None => {}
         }
         Ok(Outcome { dir: self.folder.dir().to_path_buf(), summary, interrupted: run.interrupted })
     }
@@ -295,7 +300,7 @@ impl<'a> Plan<'a> {
             budget: if self.settings.run.quick { budget.mul_f64(QUICK_SEARCH) } else { budget },
         };
         let mut candidates = search::candidates(&self.pools, &self.engine, self.settings.workload.short_prompt_tokens);
-        candidates.retain(|c| self.kv_transfer || !matches!(c.policy, PolicyKind::DualPool | PolicyKind::FullDisaggregation));
+        candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
         search::search(driver, candidates, purposes, &trials, progress).await
     }
 

@@ -3,7 +3,7 @@
 use super::Progress;
 use super::arms::{self, ONE_ENGINE};
 use super::drive::{DriveError, Driver, Pace};
-use super::folder::RunFolder;
+use super::folder::{FolderError, RunFolder};
 use crate::core::seeded;
 use crate::report::RunInfo;
 use crate::router::Arrangement;
@@ -17,7 +17,8 @@ pub(super) struct Measured {
     pub samples: Vec<EngineSample>,
     /// The most KV blocks that were held after any arm's run; 0 is right.
     pub held_blocks: u64,
-    pub interrupted: bool,
+    /// Why it ended before all runs were done.
+    pub stopped: Option<DriveError>,
 }
 
 /// The arms with the reference's control behind them. The reference is what `--exact` compares with, else the baseline that matters
@@ -51,9 +52,9 @@ pub(super) struct Measurement<'a> {
 }
 
 impl Measurement<'_> {
-    /// Runs every arm for every seed. What an arm recorded is in the folder as soon as it is over; when cancelled, what there is by
-    /// then is returned.
-    pub async fn all(&self, driver: &Driver<'_>, folder: &mut RunFolder, progress: &dyn Progress) -> anyhow::Result<Measured> {
+    /// Runs every arm for every seed. What an arm recorded is in the folder as soon as it is over, and when a run fails, what there
+    /// is by then is returned.
+    pub async fn all(&self, driver: &Driver<'_>, folder: &mut RunFolder, progress: &dyn Progress) -> Result<Measured, FolderError> {
         let mut measured = Measured::default();
         let repetitions = self.run.seeds.len();
         for (repetition, &seed) in (0u32..).zip(&self.run.seeds) {
@@ -61,11 +62,11 @@ impl Measurement<'_> {
             for arm in order(&self.run.arms, repetition) {
                 progress.step(&format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1));
                 let finished = match driver.run(arm, repetition, &items, self.pace).await {
-                    Err(DriveError::Cancelled) => {
-                        measured.interrupted = true;
+                    Ok(finished) => finished,
+                    Err(error) => {
+                        measured.stopped = Some(error);
                         return Ok(measured);
                     }
-                    finished => finished?,
                 };
                 folder.append(&finished.recording)?;
                 measured.requests.extend(finished.recording.requests);

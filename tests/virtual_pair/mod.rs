@@ -7,27 +7,18 @@ use dualpool::config::Settings;
 use dualpool::controller::Controller;
 use dualpool::core::MonotonicClock;
 use dualpool::engine::virtual_engine::{VirtualFleet, VirtualSettings};
-use dualpool::harness::environment;
-use dualpool::migrate::Fault;
-use dualpool::report::Environment;
 
 /// Model time per real time. Faster, and the timers' granularity of a millisecond would be a good part of a step.
 pub const SPEED: f64 = 20.0;
 
-pub struct Pair {
-    pub controller: Controller,
-    pub environment: Environment,
+/// A controller over two engines.
+pub fn controller(fleet: VirtualFleet, settings: &Settings) -> Controller {
+    let moves = Some((Box::new(fleet.mover) as _, fleet.moves));
+    Controller::start(fleet.fleet, fleet.events, moves, &settings.router, &settings.telemetry, Arc::new(MonotonicClock::new()))
 }
 
-/// Every KV move has this fault.
-pub fn start(settings: &Settings, fault: Fault) -> Pair {
-    let clock = Arc::new(MonotonicClock::new());
-    let fleet = VirtualFleet::start(2, &VirtualSettings { speed: SPEED, ..VirtualSettings::default() }, clock.clone());
-    fleet.mover.inject(fault);
-    let moves = Some((Box::new(fleet.mover) as _, fleet.moves));
-    let controller = Controller::start(fleet.fleet, fleet.events, moves, &settings.router, &settings.telemetry, clock);
-    let environment = environment::gather(controller.engines(), settings, vec![]);
-    Pair { controller, environment }
+pub fn fleet() -> VirtualFleet {
+    VirtualFleet::start(2, &VirtualSettings { speed: SPEED, ..VirtualSettings::default() }, Arc::new(MonotonicClock::new()))
 }
 
 /// A quick run into this folder, with the objectives in the engines' time.

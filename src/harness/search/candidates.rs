@@ -4,6 +4,9 @@
 //! prompts and one slice of a long one keeps both TTFT and ITL low. A slice (`long_prefill_token_threshold`) below a short prompt
 //! would cut the short ones too. With 64-token prompts the first point is 224 tokens per step in slices of 64, which is a strong
 //! setting for two shared engines.
+//!
+//! A prefill engine mostly stays as it was started: nobody decodes there, so a large step delays no token. Where short prompts
+//! prefill there too, slices let them pass the long ones.
 
 use crate::core::Tuning;
 use crate::engine::EngineInfo;
@@ -18,21 +21,24 @@ pub fn candidates(pools: &Pools, engine: &EngineInfo, short_prompt_tokens: u32) 
     let balanced = tuning(short.saturating_mul(7) / 2, short);
     let tight = tuning(short.saturating_mul(2), short);
     let wide = tuning(short.saturating_mul(8), short.saturating_mul(2));
-    let quarter = tuning(engine.max_num_batched_tokens / 4, 0);
 
-    let shared = |policy, tuning| pools.shared(name(policy, tuning), policy, tuning);
-    let split = |policy, tuning| pools.split(name(policy, tuning), policy, tuning);
+    let shared = |policy: PolicyKind, tuning| pools.shared(format!("{}{}", policy.name(), point(tuning)), policy, tuning);
+    let split = |policy: PolicyKind, prefill, decode| {
+        let name = format!("{} prefill{} decode{}", policy.name(), point(prefill), point(decode));
+        pools.split(name, policy, prefill, decode)
+    };
     let mut all = vec![
         shared(PolicyKind::SharedBalanced, balanced),
-        split(PolicyKind::DualPool, balanced),
+        split(PolicyKind::DualPool, start, balanced),
         shared(PolicyKind::SharedLeastLoad, start),
-        split(PolicyKind::DualPool, tight),
+        split(PolicyKind::DualPool, start, tight),
+        split(PolicyKind::FullDisaggregation, wide, start),
         shared(PolicyKind::SharedLeastLoad, tight),
-        split(PolicyKind::FullDisaggregation, start),
-        split(PolicyKind::DualPool, start),
+        split(PolicyKind::DualPool, wide, tight),
+        split(PolicyKind::Dedicated, start, balanced),
         shared(PolicyKind::SharedBalanced, wide),
-        split(PolicyKind::Dedicated, balanced),
-        shared(PolicyKind::SharedLeastLoad, quarter),
+        split(PolicyKind::FullDisaggregation, start, start),
+        split(PolicyKind::DualPool, start, start),
     ];
     let mut seen: Vec<(PolicyKind, Vec<Tuning>)> = Vec::new();
     all.retain(|a| {
@@ -51,19 +57,11 @@ fn tuning(engine: &EngineInfo, batched: u32, slice: u32) -> Tuning {
     Tuning { max_num_batched_tokens: Some(batched), long_prefill_token_threshold: Some(slice.min(ceiling)) }
 }
 
-/// Such as `shared_balanced 224/64`: the policy, tokens per step, tokens per slice.
-fn name(policy: PolicyKind, tuning: Tuning) -> String {
-    let policy = match policy {
-        PolicyKind::SharedRoundRobin => "shared_round_robin",
-        PolicyKind::SharedLeastLoad => "shared_least_load",
-        PolicyKind::SharedBalanced => "shared_balanced",
-        PolicyKind::Dedicated => "dedicated",
-        PolicyKind::DualPool => "dual_pool",
-        PolicyKind::FullDisaggregation => "full_disaggregation",
-    };
+/// Such as ` 224/64`: tokens per step, tokens per slice.
+fn point(tuning: Tuning) -> String {
     match (tuning.max_num_batched_tokens, tuning.long_prefill_token_threshold) {
-        (Some(batched), Some(slice)) => format!("{policy} {batched}/{slice}"),
-        _ => policy.to_string(),
+        (Some(batched), Some(slice)) => format!(" {batched}/{slice}"),
+        _ => " as started".to_string(),
     }
 }
 
@@ -101,9 +99,8 @@ pub(super) mod tests {
     #[test]
     fn short_prompts_of_64_tokens_give_the_known_strong_points() {
         let names = names(2048, 64);
-        for expected in
-            ["shared_balanced 224/64", "dual_pool 224/64", "shared_least_load", "shared_least_load 128/64", "full_disaggregation"]
-        {
+        let known = ["shared_balanced 224/64", "dual_pool prefill as started decode 224/64", "shared_least_load as started"];
+        for expected in known {
             assert!(names.iter().any(|n| n == expected), "{expected} is not among {names:?}");
         }
     }

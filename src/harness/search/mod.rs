@@ -200,8 +200,8 @@ mod tests {
         // In order: balanced, dual pool, least load, dual pool (tight).
         let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[20; 4]), &PURPOSES);
         assert_eq!(found.arrangements["shared_tuned"].name, "shared_balanced 224/64");
-        assert_eq!(found.arrangements["dual_pool"].name, "dual_pool 128/64");
-        assert_eq!(found.arrangements["auto"].name, "dual_pool 128/64");
+        assert_eq!(found.arrangements["dual_pool"].name, "dual_pool prefill as started decode 128/64");
+        assert_eq!(found.arrangements["auto"].name, "dual_pool prefill as started decode 128/64");
         assert_eq!(found.trials.len(), 4);
         assert_eq!(found.trials[3].chosen_for.as_deref(), Some("dual_pool, auto"));
         assert_eq!(found.trials[2].chosen_for, None);
@@ -217,8 +217,8 @@ mod tests {
     #[test]
     fn a_lucky_short_trial_does_not_beat_those_that_went_on() {
         let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[20, 60, 60, 60]), &PURPOSES);
-        assert_eq!(found.arrangements["auto"].name, "dual_pool 224/64");
-        assert_eq!(found.arrangements["shared_tuned"].name, "shared_least_load");
+        assert_eq!(found.arrangements["auto"].name, "dual_pool prefill as started decode 224/64");
+        assert_eq!(found.arrangements["shared_tuned"].name, "shared_least_load as started");
     }
 
     #[test]
