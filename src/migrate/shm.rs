@@ -170,6 +170,6 @@ mod tests {
         let mut why = |file: &File, bytes| shm.map(EngineId(3), memory(file, bytes)).unwrap_err().to_string();
         assert!(why(&memfd(4096, false), 4096).contains("engine-3: its memfd is not sealed"));
         assert!(why(&memfd(4096, true), 4097).contains("4096 bytes, not the 4097"));
-        assert!(why(&tempfile::tempfile().unwrap(), 0).contains("F_SEAL_SHRINK"));
+        assert!(why(&File::open("/dev/null").unwrap(), 0).contains("not a memfd"));
     }
 }
