@@ -57,8 +57,12 @@ impl Pair {
     /// A whole request with a hand-off: its tokens, and the bytes moved or why they were not.
     fn hand_off(&mut self, from: usize, request: u64, prompt: &[TokenId]) -> (Vec<TokenId>, Result<u64, String>) {
         let first = self.prefill(from, request, prompt).tokens;
-        let rest = self.decode(from, request, prompt, &first).wait().tokens;
-        (([first, rest]).concat(), self.watched.moved(leg(request, 1)))
+        let rest = self.decode(from, request, prompt, &first).wait();
+        let moved = self.watched.moved(leg(request, 1));
+        if moved.is_ok() {
+            assert_eq!(rest.cached, prompt.len() as u64, "the destination computes nothing but the first token's KV");
+        }
+        ([first, rest.tokens].concat(), moved)
     }
 
     /// No block is in use on either engine, and the migrator knows it.
