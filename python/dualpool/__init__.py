@@ -1,1 +1,1 @@
-"""The Python side of dualpool: what runs inside vLLM's processes."""
+"""The Python half of dualpool: what runs inside vLLM's processes, and the loop that drives the engines from the Rust process."""

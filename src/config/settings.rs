@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::LONG_PROMPT_TOKENS_MIN;
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
@@ -83,6 +85,22 @@ pub struct PoolSettings {
     pub decode_gpus: Vec<u32>,
 }
 
+impl PoolSettings {
+    /// What `device` comes to on a machine with this many GPUs; never `Auto`.
+    pub fn device_kind(&self, gpus: usize) -> DeviceKind {
+        match self.device {
+            DeviceKind::Auto if gpus >= 2 || (gpus == 1 && self.prefill_gpus == [0] && self.decode_gpus == [0]) => DeviceKind::Gpu,
+            DeviceKind::Auto => DeviceKind::Cpu,
+            chosen => chosen,
+        }
+    }
+
+    /// Engines over both pools.
+    pub fn engines(&self) -> usize {
+        self.prefill_gpus.len() + self.decode_gpus.len()
+    }
+}
+
 impl Default for PoolSettings {
     fn default() -> Self {
         PoolSettings { device: DeviceKind::Auto, prefill_gpus: vec![0], decode_gpus: vec![1] }
@@ -103,7 +121,7 @@ pub struct RouterSettings {
 
 impl Default for RouterSettings {
     fn default() -> Self {
-        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: 256, tick_ms: 50, resumes_max: 3 }
+        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, tick_ms: 50, resumes_max: 3 }
     }
 }
 
@@ -196,10 +214,15 @@ impl Default for ObjectiveSettings {
     }
 }
 
+/// The arms a benchmark can run, in the order in which it runs them by default.
+pub const ARMS: [&str; 7] =
+    ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "full_disaggregation", "dual_pool", "auto"];
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
-    /// The arms to run, in order; the first one is the reference for output tokens.
+    /// The arms to run, in order. `shared_tuned`, or else the first one, is the reference: it runs twice (the A/A control), and output
+    /// tokens are compared with its own.
     pub arms: Vec<String>,
     pub repetitions: u32,
     pub quick: bool,
@@ -207,19 +230,20 @@ pub struct RunSettings {
     /// Empty = `artifacts/<target>/<UTC time>-<id>`.
     pub out: PathBuf,
     pub bootstrap_resamples: u32,
+    /// Time for the search that tunes `shared_tuned`, `dual_pool` and `auto`.
+    pub search_budget_s: u64,
 }
 
 impl Default for RunSettings {
     fn default() -> Self {
-        let arms =
-            ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "full_disaggregation", "dual_pool", "auto"];
         RunSettings {
-            arms: arms.map(String::from).to_vec(),
+            arms: ARMS.map(String::from).to_vec(),
             repetitions: 3,
             quick: false,
             exact: false,
             out: PathBuf::new(),
             bootstrap_resamples: 2000,
+            search_budget_s: 90,
         }
     }
 }

@@ -1,16 +1,31 @@
 //! The tokio shell around the router: it feeds engine, mover and client events in, carries the actions out, and records what
 //! happened to every request.
 
-use std::sync::Arc;
+mod recording;
+mod task;
+mod timeline;
 
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{RouterSettings, TelemetrySettings};
-use crate::core::{Class, Clock, Objectives, RequestError, RequestId, Time, TokenId};
+use crate::core::{Class, Clock, Objectives, RejectReason, Request, RequestError, RequestId, Time, TokenId};
 use crate::engine::{EngineEvents, EngineInfo, Fleet};
-use crate::migrate::{Migrator, MoveEvent};
-use crate::router::Arrangement;
+use crate::migrate::{KvMover, MoveEvent};
+use crate::router::{Arrangement, ArrangementError, CostModel};
 use crate::telemetry::{EngineSample, RequestRecord};
+
+use task::{Command, Quiet, Task};
+
+/// Client commands that the controller has not taken yet. A client that finds the queue full waits.
+const COMMANDS_MAX: usize = 1024;
+
+/// How often a wait for the fleet to fall idle looks again.
+const IDLE_POLL: Duration = Duration::from_millis(5);
 
 /// A request as a client makes it.
 #[derive(Clone, Debug)]
@@ -34,13 +49,30 @@ pub enum Reply {
 /// The client's end of a request. Dropping it before `Reply::End` cancels the request.
 pub struct ReplyStream {
     pub id: RequestId,
+    /// As long as the longest answer: the controller never waits for a slow client, and never drops a reply.
     replies: mpsc::Receiver<Reply>,
+    /// Where the drop is told, so that it takes effect even when no token flows. Unbounded, and at most one message per stream.
+    gone: mpsc::UnboundedSender<RequestId>,
+    ended: bool,
 }
 
 impl ReplyStream {
     /// The next reply; none after `Reply::End`.
     pub async fn next(&mut self) -> Option<Reply> {
-        self.replies.recv().await
+        let reply = self.replies.recv().await;
+        self.ended |= matches!(reply, None | Some(Reply::End(_)));
+        reply
+    }
+}
+
+impl Drop for ReplyStream {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Closed first: a controller that hears of the drop before it hears of the request sees that nobody listens.
+            self.replies.close();
+            // Fails only when the controller is gone, and the request with it.
+            let _ = self.gone.send(self.id);
+        }
     }
 }
 
@@ -51,58 +83,125 @@ pub struct Recording {
     pub samples: Vec<EngineSample>,
 }
 
-/// A handle to the running controller; cheap to clone.
+/// A handle to the running controller; cheap to clone. When the last one is dropped, the controller ends as by `shutdown`.
 #[derive(Clone)]
-pub struct Controller {}
+pub struct Controller {
+    commands: mpsc::Sender<Command>,
+    gone: mpsc::UnboundedSender<RequestId>,
+    fleet: Fleet,
+    engines: Arc<[EngineInfo]>,
+    clock: Arc<dyn Clock>,
+    next_id: Arc<AtomicU64>,
+}
 
 impl Controller {
-    /// Takes over the fleet. `migrator` is none for engines that cannot move KV.
+    /// Takes over the fleet; in a tokio runtime. `mover` is none for engines that cannot move KV. Serves by `shared_least_load` until
+    /// it is given an arrangement.
     pub fn start(
         fleet: Fleet,
         events: EngineEvents,
-        migrator: Option<(Migrator, mpsc::Receiver<MoveEvent>)>,
+        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<MoveEvent>)>,
         router: &RouterSettings,
         telemetry: &TelemetrySettings,
         clock: Arc<dyn Clock>,
     ) -> Controller {
-        todo!()
+        let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
+        let (gone, gone_receiver) = mpsc::unbounded_channel();
+        let engines = fleet.iter().map(|engine| engine.info().clone()).collect();
+        let task = Task::new(fleet.clone(), mover, router, clock.clone());
+        tokio::spawn(task.run(command_receiver, gone_receiver, events, router.tick_ms, telemetry.sample_ms));
+        Controller { commands, gone, fleet, engines, clock, next_id: Arc::default() }
     }
 
     pub fn engines(&self) -> &[EngineInfo] {
-        todo!()
+        &self.engines
     }
 
-    /// Serves by this arrangement from now on: tunes the engines and swaps the policy. Waits until no request is in flight.
+    /// Serves by this arrangement from now on: tunes the engines and swaps the policy. Waits until no request is in flight; requests
+    /// that come meanwhile are served by the old one, so a caller that never stops submitting waits for ever.
     pub async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
-        todo!()
+        loop {
+            match self.ask(|answer| Command::Arrange(arrangement.clone(), answer)).await? {
+                Err(ArrangementError::Busy { .. }) => tokio::time::sleep(IDLE_POLL).await,
+                result => return Ok(result?),
+            }
+        }
     }
 
     pub async fn submit(&self, request: NewRequest) -> ReplyStream {
-        todo!()
+        let arrived = self.clock.now();
+        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        // Every message but the end carries at least one token, and the router passes on at most `max_tokens` of them.
+        let (sender, replies) = mpsc::channel(request.max_tokens as usize + 1);
+        let stream = ReplyStream { id, replies, gone: self.gone.clone(), ended: false };
+        let NewRequest { prompt, max_tokens, ignore_eos, class, objectives, index } = request;
+        let request = Request { id, prompt, max_tokens, ignore_eos, class, objectives };
+        let command = Command::Submit { request, index, arrived, replies: sender };
+        if let Err(mpsc::error::SendError(Command::Submit { replies, .. })) = self.commands.send(command).await {
+            // The controller has shut down. The channel is empty, so there is room.
+            let _ = replies.try_send(Reply::End(Err(RequestError::Rejected { reason: RejectReason::NoEngine })));
+        }
+        stream
     }
 
     /// Starts a recording under this name: its times count from `origin`, and what was recorded before is dropped.
     pub async fn record(&self, arm: &str, repetition: u32, origin: Time) {
-        todo!()
+        // Fails only when the controller has shut down, and then there is nothing to record.
+        let _ = self.ask(|answer| Command::Record { arm: arm.to_owned(), repetition, origin, answer }).await;
     }
 
     /// Ends the recording and hands it over.
     pub async fn recorded(&self) -> Recording {
-        todo!()
+        self.ask(Command::Recorded).await.unwrap_or_default()
     }
 
     /// Waits until no request is in flight and no block is held, at most `timeout`; returns the blocks still held (0 is right).
-    pub async fn settle(&self, timeout: std::time::Duration) -> u64 {
-        todo!()
+    pub async fn settle(&self, timeout: Duration) -> u64 {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let Ok(Quiet { in_flight, held_blocks, .. }) = self.ask(Command::Quiet).await else { return 0 };
+            if in_flight == 0 && held_blocks == 0 {
+                return 0;
+            }
+            if tokio::time::Instant::now() >= deadline {
+                tracing::warn!(in_flight, held_blocks, "the fleet did not settle within {timeout:?}");
+                return held_blocks;
+            }
+            tokio::time::sleep(IDLE_POLL).await;
+        }
     }
 
-    /// Forgets all cached prefixes on all engines.
+    /// Forgets all cached prefixes on all engines alive.
     pub async fn reset_prefix_caches(&self) -> anyhow::Result<()> {
-        todo!()
+        let Quiet { dead, .. } = self.ask(Command::Quiet).await?;
+        for engine in self.fleet.iter().filter(|engine| !dead.contains(&engine.info().id)) {
+            if !engine.reset_prefix_cache().await {
+                bail!("{} kept its prefix cache: blocks of it are in use; settle the fleet first", engine.info().id);
+            }
+        }
+        Ok(())
     }
 
-    /// Ends every engine and the migrator, and waits for them.
+    /// What the router believes things cost, as far as it has learned it.
+    pub async fn costs(&self) -> anyhow::Result<CostModel> {
+        self.ask(Command::Costs).await
+    }
+
+    /// Starts the router's cost model from a calibration.
+    pub async fn set_costs(&self, costs: CostModel) -> anyhow::Result<()> {
+        self.ask(|answer| Command::SetCosts(costs, answer)).await
+    }
+
+    /// Ends every request, every engine and the mover, and waits for them.
     pub async fn shutdown(&self) {
-        todo!()
+        // Fails only when that has happened already.
+        let _ = self.ask(Command::Shutdown).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> anyhow::Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let gone = "the controller has shut down";
+        self.commands.send(command(answer)).await.ok().context(gone)?;
+        answered.await.context(gone)
     }
 }

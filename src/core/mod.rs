@@ -1,6 +1,7 @@
-//! The words every other module speaks: ids, units, time, seeded randomness, requests, legs, engine signals and error kinds.
-//! No I/O, and nothing here imports another module of the crate.
+//! The words every other module speaks: ids, units, time, seeded randomness, requests, legs, arrangements, engine signals and error
+//! kinds. No I/O, and nothing here imports another module of the crate.
 
+mod arrangement;
 mod clock;
 mod error;
 mod ids;
@@ -10,6 +11,7 @@ mod rng;
 mod signals;
 mod units;
 
+pub use arrangement::{Arrangement, ArrangementError, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 pub use clock::{Clock, ManualClock, MonotonicClock, Time};
 pub use error::{Phase, RejectReason, RequestError};
 pub use ids::{BlockId, EngineId, LegId, RequestId, TokenId};

@@ -1,1 +1,9 @@
-//! (device)
+//! The devices of this machine, and which of them each engine gets.
+
+mod cores;
+mod gpu;
+mod place;
+
+pub use cores::{CoreSet, CoresError, cores_near, machine_core_sets, split_cores};
+pub use gpu::{Gpu, Gpus};
+pub use place::{Device, DeviceError, Placement, choose};

@@ -1,5 +1,9 @@
 //! The `Engine` trait, and the engines behind it: vLLM in its own process (`vllm`), and a calibrated timing model (`virtual_engine`).
 
+pub mod virtual_engine;
+#[cfg(feature = "python")]
+pub mod vllm;
+
 use std::sync::Arc;
 
 use thiserror::Error;

@@ -1,1 +1,24 @@
-//! (harness)
+//! Benchmark targets: paired runs of arms over the same engines and requests, and what can be said of their difference.
+//!
+//! `dual_pool` is the whole course of a run; each step of it has a module of its own: `saturation` finds the rate to offer, `search`
+//! tunes the arms that are to be tuned, `pair` runs all arms in turn through `drive`, `folder` keeps what they recorded, and `stats`
+//! turns the records into the figures and verdicts of `summary.json`.
+
+pub mod arms;
+mod cancel;
+mod drive;
+pub mod dual_pool;
+pub mod environment;
+pub mod folder;
+mod identical;
+mod pair;
+mod phases;
+mod progress;
+mod saturation;
+pub mod search;
+pub mod stats;
+pub mod target;
+
+pub use cancel::Cancel;
+pub use dual_pool::Outcome;
+pub use progress::{Progress, Silent};

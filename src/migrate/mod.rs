@@ -15,6 +15,7 @@
 
 mod broker;
 mod control;
+mod kv_mover;
 mod lease;
 mod memory;
 mod mover;
@@ -32,6 +33,7 @@ use crate::config::MigrateSettings;
 use crate::core::{Bytes, Clock, EngineId, LegId, Micros, Time};
 
 pub use control::wire;
+pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
 pub use plan::{BlockPair, PlanError, Span, plan, total_bytes};
 pub use shm::ShmTransport;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{EngineId, Micros, Role};
-use crate::router::Arrangement;
+use crate::core::{Arrangement, EngineId, Micros, Role};
 
 /// `run.json`: all that is needed to understand, and to repeat, the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +28,8 @@ pub struct RunInfo {
     pub phases: Vec<PhaseTime>,
     /// What the search for `shared_tuned` and `auto` tried.
     pub search: Vec<SearchTrial>,
+    /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.
+    pub held_blocks_after: u64,
     /// True when repetitions were reduced by `--quick`: intervals are wider.
     pub quick: bool,
     /// True when the run was stopped before all repetitions were done.
@@ -89,7 +90,7 @@ pub struct Summary {
     /// Share of requests whose output tokens equal the reference arm's, per arm and for the A/A control.
     pub identical_requests: BTreeMap<String, Identical>,
     pub exact: bool,
-    /// KV blocks still held for a hand-off once every arm was over; anything but 0 is a fault.
+    /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.
     pub held_blocks_after: u64,
 }
 

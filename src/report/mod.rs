@@ -1,5 +1,26 @@
 //! Tables, plots, the objective map and the HTML report, from artifacts alone.
 
+mod arms;
 mod artifact;
+mod figures;
+mod html;
+mod load;
+mod markup;
+pub mod measure;
+mod objective_map;
+mod plot;
+mod recommend;
+mod table;
+mod terminal;
+mod words;
+
+#[cfg(test)]
+mod fixture;
 
 pub use artifact::*;
+pub use figures::figures;
+pub use html::{ReportError, html, write_html};
+pub use load::{Artifacts, LoadError, load};
+pub use objective_map::{Leaders, ObjectiveMap};
+pub use recommend::{Recommendation, recommend};
+pub use terminal::print;

@@ -1,8 +1,19 @@
 //! The brain, sans-IO: events with their time go in, actions come out. It reads no clock and does no I/O, so the controller, the
 //! tests and a simulator run the very same code.
 
-mod arrangement;
+mod brain;
+mod cost;
 mod event;
+mod fleet;
+mod flight;
+mod life;
+pub mod policy;
 
-pub use arrangement::{Arrangement, PolicyKind};
+#[cfg(test)]
+mod tests;
+
+pub use crate::core::{Arrangement, ArrangementError, PolicyKind};
+pub use brain::Router;
+pub use cost::CostModel;
 pub use event::{Action, Event};
+pub use fleet::{EngineFacts, EngineState, FleetView, Load};

@@ -1,1 +1,194 @@
-//! (workload)
+//! The requests of one repetition: how long they are, when they arrive, what they ask for. Pure and seeded: the same settings,
+//! seed and rate give the same requests on every machine, so that arms are compared on equal work.
+
+mod arrivals;
+mod check;
+mod mix;
+
+use std::sync::Arc;
+
+use rand::Rng as _;
+use rand::seq::SliceRandom;
+
+use crate::config::{Arrivals, WorkloadSettings};
+use crate::core::{Class, Micros, TokenId, seeded};
+
+pub use arrivals::arrivals_name;
+pub use check::{WorkloadError, check};
+pub use mix::mix_name;
+
+use mix::Shape;
+
+/// Token ids below this are left out of prompts: that is where vocabularies keep their special tokens.
+const SPECIAL_TOKENS: u32 = 64;
+
+/// One request of a workload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkItem {
+    /// Its place in the order of arrival, counted from 0.
+    pub index: u32,
+    /// When it arrives, counted from the start of the run.
+    pub at: Micros,
+    pub prompt: Arc<[TokenId]>,
+    /// Output tokens to be made: exactly as many, so that every arm does the same work.
+    pub max_tokens: u32,
+    pub class: Class,
+}
+
+/// The requests of a repetition, before a seed makes them concrete.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    shape: Shape,
+    arrivals: Arrivals,
+}
+
+impl Workload {
+    /// Settings that `check` refuses may give an empty workload.
+    pub fn new(settings: &WorkloadSettings) -> Workload {
+        Workload { shape: Shape::of(settings), arrivals: settings.arrivals }
+    }
+
+    /// The same mix with about this share of the requests: for warm-ups, calibration and trials. A kind of request that is there
+    /// stays there, and a clump stays as large as it is.
+    pub fn scaled(&self, factor: f64) -> Workload {
+        Workload { shape: self.shape.scaled(factor), arrivals: self.arrivals }
+    }
+
+    /// The same requests, all arriving at once.
+    pub fn upfront(&self) -> Workload {
+        Workload { arrivals: Arrivals::AllUpfront, ..self.clone() }
+    }
+
+    pub fn requests(&self) -> usize {
+        self.shape.requests()
+    }
+
+    /// The requests in order of arrival. `rate` is the offered load in requests per second, and means nothing to arrivals that are
+    /// all upfront.
+    pub fn generate(&self, vocab_size: u32, seed: u64, rate: Option<f64>) -> Vec<WorkItem> {
+        let shape = &self.shape;
+        let groups = arrival_groups(shape, seed);
+        let arrivals = arrivals::times(self.arrivals, groups.len(), shape.requests(), rate, &mut seeded(seed, "arrivals"));
+
+        let (mut lengths, mut tokens) = (seeded(seed, "lengths"), seeded(seed, "tokens"));
+        let first_token = SPECIAL_TOKENS.min(vocab_size / 2);
+        let mut items = Vec::with_capacity(shape.requests());
+        for (group, at) in groups.into_iter().zip(arrivals) {
+            for class in group {
+                let length = match class {
+                    Class::Long => lengths.random_range(shape.long_tokens.clone()),
+                    Class::Short => shape.short_tokens,
+                };
+                let prompt = (0..length).map(|_| tokens.random_range(first_token..vocab_size)).collect();
+                items.push(WorkItem { index: items.len() as u32, at, prompt, max_tokens: shape.max_tokens, class });
+            }
+        }
+        items
+    }
+}
+
+/// The requests in shuffled order, grouped by what arrives together: each alone, but for the long prompts of a clump.
+fn arrival_groups(shape: &Shape, seed: u64) -> Vec<Vec<Class>> {
+    let mut groups: Vec<Vec<Class>> = Vec::new();
+    let mut longs = shape.longs;
+    while longs > 0 {
+        let clump = longs.min(shape.clump);
+        groups.push(vec![Class::Long; clump as usize]);
+        longs -= clump;
+    }
+    groups.extend((0..shape.shorts).map(|_| vec![Class::Short]));
+    groups.shuffle(&mut seeded(seed, "order"));
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Mix;
+
+    fn settings(mix: Mix) -> WorkloadSettings {
+        WorkloadSettings { mix, ..WorkloadSettings::default() }
+    }
+
+    fn generate(settings: &WorkloadSettings, vocab_size: u32, seed: u64, rate: Option<f64>) -> Vec<WorkItem> {
+        Workload::new(settings).generate(vocab_size, seed, rate)
+    }
+
+    fn count(items: &[WorkItem], class: Class) -> usize {
+        items.iter().filter(|i| i.class == class).count()
+    }
+
+    #[test]
+    fn balanced_is_twelve_long_among_ninety_six_short() {
+        let items = generate(&settings(Mix::Balanced), 49_152, 1, Some(8.0));
+        assert_eq!((count(&items, Class::Long), count(&items, Class::Short)), (12, 96));
+        for item in &items {
+            let expected = if item.class == Class::Long { 1024 } else { 64 };
+            assert_eq!((item.prompt.len(), item.max_tokens), (expected, 32));
+            assert!(item.prompt.iter().all(|t| (SPECIAL_TOKENS..49_152).contains(t)));
+        }
+    }
+
+    #[test]
+    fn one_seed_one_workload_and_another_seed_another() {
+        for mix in [Mix::Balanced, Mix::DecodeHeavy, Mix::LongContext, Mix::Burst] {
+            let first = generate(&settings(mix), 1000, 7, Some(8.0));
+            assert_eq!(first, generate(&settings(mix), 1000, 7, Some(8.0)));
+            let other = generate(&settings(mix), 1000, 8, Some(8.0));
+            assert!(first.iter().zip(&other).all(|(a, b)| a.prompt != b.prompt), "{mix:?}: prompts repeat across seeds");
+        }
+    }
+
+    #[test]
+    fn indices_follow_arrival_times() {
+        for mix in [Mix::Balanced, Mix::DecodeHeavy, Mix::LongContext, Mix::Burst] {
+            let items = generate(&settings(mix), 1000, 3, Some(8.0));
+            assert!(items.iter().enumerate().all(|(i, item)| item.index == i as u32));
+            assert!(items.windows(2).all(|pair| pair[0].at <= pair[1].at));
+        }
+    }
+
+    #[test]
+    fn all_upfront_arrives_at_zero() {
+        let upfront = Workload::new(&settings(Mix::Balanced)).upfront();
+        assert!(upfront.generate(1000, 3, Some(8.0)).iter().all(|item| item.at == Micros::ZERO));
+    }
+
+    /// Over many seeds the mean rate is the one asked for, clumps or not.
+    #[test]
+    fn poisson_arrivals_have_the_rate_asked_for() {
+        for mix in [Mix::Balanced, Mix::Burst] {
+            let (mut requests, mut seconds) = (0.0, 0.0);
+            for seed in 0..200 {
+                let items = generate(&settings(mix), 200, seed, Some(8.0));
+                requests += items.len() as f64;
+                seconds += items.last().map_or(0.0, |item| item.at.as_secs());
+            }
+            let rate = requests / seconds;
+            assert!((7.6..8.4).contains(&rate), "{mix:?}: asked for 8 requests/s over seeds 0..200, got {rate:.2}");
+        }
+    }
+
+    #[test]
+    fn burst_clumps_its_long_prompts() {
+        let items = generate(&settings(Mix::Burst), 1000, 5, Some(8.0));
+        let mut arrivals: Vec<Micros> = items.iter().filter(|i| i.class == Class::Long).map(|i| i.at).collect();
+        assert_eq!(arrivals.len(), 12);
+        arrivals.dedup();
+        assert_eq!(arrivals.len(), 3);
+    }
+
+    #[test]
+    fn long_context_prompts_are_two_to_four_times_as_long() {
+        let items = generate(&settings(Mix::LongContext), 1000, 5, Some(8.0));
+        let longs: Vec<usize> = items.iter().filter(|i| i.class == Class::Long).map(|i| i.prompt.len()).collect();
+        assert_eq!(longs.len(), 4);
+        assert!(longs.iter().all(|n| (2048..=4096).contains(n)), "{longs:?}");
+    }
+
+    #[test]
+    fn a_tiny_vocabulary_still_gives_prompts() {
+        let items = generate(&settings(Mix::Balanced), 32, 5, Some(8.0));
+        assert!(items.iter().flat_map(|i| i.prompt.iter()).all(|t| (16..32).contains(t)));
+    }
+}

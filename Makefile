@@ -1,0 +1,36 @@
+# dualpool. `make demo` and `make test` are all that is needed; both set up what is missing first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench
+
+# vLLM imports thousands of modules: without byte code every engine starts half a minute later. Where the user does not want
+# __pycache__ folders, byte code goes to a folder of its own instead.
+ifdef PYTHONDONTWRITEBYTECODE
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.cache/pycache
+endif
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## system packages, Python environment with vLLM, models; does nothing where they are there (PYTHON=, DEVICE=cpu|cuda)
+	@scripts/setup.sh
+
+build: setup ## target/release/dualpool
+	cargo build --release
+
+demo: build ## run the main benchmark on this machine and print its table and the path of its report
+	target/release/dualpool run dual_pool
+
+test: setup ## style checks, then every test
+	@echo '[test] 1/5 format';        cargo fmt --check
+	@echo '[test] 2/5 lints';         cargo clippy --all-targets -- -D warnings
+	@echo '[test] 3/5 Python';        .venv/bin/python -m compileall -q python; .venv/bin/python -m unittest discover -s python
+	@echo '[test] 4/5 unit tests';    cargo test --lib --bins
+	@# Tests in tests/ start real engines, each of which takes the cores it is given: one at a time.
+	@echo '[test] 5/5 engine tests';  cargo test --test '*' -- --test-threads=1
+
+bench: setup ## criterion benchmarks of the hot paths
+	cargo bench

@@ -1,0 +1,82 @@
+"""vLLM's schedulers, tunable while they run.
+
+Before every step the scheduler looks into a tiny mapped file that the Rust side writes. Both settings are read by vLLM only
+inside `schedule()`, so a change takes effect at the next step, also for requests in the middle of their prompt.
+"""
+
+import mmap
+import struct
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+# sequence, max_num_batched_tokens, long_prefill_token_threshold, check (the exclusive or of the three and of SALT).
+LAYOUT = struct.Struct("<4I")
+SALT = 0x64756C70
+AS_STARTED = 0xFFFF_FFFF
+
+
+class TuningFile:
+    """The reader's end. A read that hits the middle of a write fails its check, and the next step reads again."""
+
+    def __init__(self, path: str) -> None:
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), LAYOUT.size, access=mmap.ACCESS_READ)
+        self._sequence = 0
+
+    def changed(self) -> tuple[int | None, int | None] | None:
+        """The settings, when they are newer than those of the last call; None in them means: as the engine was started."""
+        sequence, tokens, threshold, check = LAYOUT.unpack_from(self._map)
+        if sequence == self._sequence or sequence ^ tokens ^ threshold ^ SALT != check:
+            return None
+        self._sequence = sequence
+        return (None if tokens == AS_STARTED else tokens, None if threshold == AS_STARTED else threshold)
+
+
+class _Tunable:
+    """Mixed into a scheduler of vLLM."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._tuning = TuningFile(self.vllm_config.additional_config["dualpool"]["tuning"])
+        self._tokens_at_start = self.max_num_scheduled_tokens
+        self._threshold_at_start = self.scheduler_config.long_prefill_token_threshold
+        self._steps = 0
+        self._reported = None
+
+    def schedule(self, *args, **kwargs):
+        if (settings := self._tuning.changed()) is not None:
+            self._tune(*settings)
+        output = super().schedule(*args, **kwargs)
+        if output.total_num_scheduled_tokens > 0:
+            self._steps += 1
+        return output
+
+    def _tune(self, tokens: int | None, threshold: int | None) -> None:
+        # The ceiling is what the engine's buffers were sized for. The floor is vLLM's own at start: with less, requests at the
+        # end of a full batch would not be scheduled until others end.
+        floor = min(self.scheduler_config.max_num_seqs, self._tokens_at_start)
+        wanted = self._tokens_at_start if tokens is None else tokens
+        self.max_num_scheduled_tokens = max(floor, min(wanted, self._tokens_at_start))
+        self.scheduler_config.long_prefill_token_threshold = self._threshold_at_start if threshold is None else threshold
+
+    def make_stats(self, *args, **kwargs):
+        # While blocks are held or awaited, vLLM polls with empty steps, a thousand a second, and would send statistics with each.
+        running, waiting = self.get_request_counts()
+        state = (self._steps, running, waiting, self.kv_cache_manager.usage)
+        if state == self._reported:
+            return None
+        stats = super().make_stats(*args, **kwargs)
+        if stats is not None:
+            self._reported = state
+            # vLLM uses this field for data parallelism only, which dualpool's engines do not.
+            stats.step_counter = self._steps
+        return stats
+
+
+class TunableScheduler(_Tunable, Scheduler):
+    """For engines that schedule a step when the one before is done."""
+
+
+class TunableAsyncScheduler(_Tunable, AsyncScheduler):
+    """For engines that schedule a step while the one before runs."""

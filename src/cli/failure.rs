@@ -1,0 +1,41 @@
+//! How a command fails: one error, its causes, what to do next, and an exit code that scripts can tell apart.
+
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+use crate::device::DeviceError;
+use crate::harness::target::UnknownTarget;
+use crate::report::LoadError;
+
+/// Something went wrong.
+pub const FAILED: u8 = 1;
+/// The command line or the settings cannot stand; clap uses the same code.
+pub const USAGE: u8 = 2;
+/// Stopped by the user, as shells report Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
+
+pub fn print(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    // A transparent error says the same as its cause.
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            eprintln!("  cause: {cause}");
+        }
+        said = cause;
+    }
+    let (code, hint) = judge(error);
+    if let Some(hint) = hint {
+        eprintln!("  hint: {hint}");
+    }
+    ExitCode::from(code)
+}
+
+fn judge(error: &anyhow::Error) -> (u8, Option<&'static str>) {
+    let is = |found: bool, code, hint| found.then_some((code, Some(hint)));
+    is(error.is::<ConfigError>(), USAGE, "`dualpool config` shows every setting and where it came from")
+        .or(is(error.is::<DeviceError>(), USAGE, "`dualpool doctor` lists the devices of this machine"))
+        .or(is(error.is::<UnknownTarget>(), USAGE, "`dualpool list-targets` says what each target does"))
+        .or(is(error.is::<LoadError>(), FAILED, "`dualpool run` prints the run folder as its last line"))
+        .unwrap_or((FAILED, None))
+}

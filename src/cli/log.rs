@@ -1,0 +1,25 @@
+//! Log lines on standard error, above the progress bars.
+
+use tracing_subscriber::EnvFilter;
+
+use super::terminal::Terminal;
+
+/// The filter that this many `-v` stand for.
+pub fn filter(verbose: u8) -> Option<&'static str> {
+    match verbose {
+        0 => None,
+        1 => Some("info"),
+        2 => Some("info,dualpool=debug"),
+        _ => Some("debug,dualpool=trace"),
+    }
+}
+
+/// Starts logging; once per process. `filter` is `telemetry.log`, which was checked when the settings were loaded.
+pub fn init(filter: &str, terminal: &Terminal) {
+    let terminal = terminal.clone();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_ansi(terminal.interactive)
+        .with_writer(move || terminal.clone())
+        .init();
+}

@@ -1,0 +1,122 @@
+//! `dualpool run TARGET`
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::failure::{FAILED, INTERRUPTED};
+use super::flags::SettingFlags;
+use super::progress::Bars;
+use super::terminal::{Terminal, columns};
+use super::{Cli, fleet, interrupt, log};
+use crate::config::Settings;
+use crate::core::{Clock, MonotonicClock};
+use crate::device::{self, Device, Gpus, Placement};
+use crate::harness::{Cancel, Outcome, Progress, dual_pool, environment, target};
+use crate::report;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to run; `dualpool list-targets` lists them.
+    target: String,
+    /// Print summary.json instead of the table.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+    target::find(&args.target)?;
+    let gpus = Gpus::detect();
+    let settings = cli.settings(&args.settings, &gpus)?.settings;
+    log::init(&settings.telemetry.log, terminal);
+    let placements = device::choose(&settings.pools, &gpus)?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
+    let outcome = runtime.block_on(measure(&settings, &placements, terminal));
+    // What is left are tasks that wait for nothing; none may keep the program from ending.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    let Some(outcome) = outcome? else {
+        terminal.line("stopped before the engines were ready; nothing was measured");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
+    show(&outcome.dir, args.json)?;
+    Ok(verdict(&outcome))
+}
+
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
+/// None when the user stopped it before there was anything to keep.
+async fn measure(settings: &Settings, placements: &[Placement], terminal: &Terminal) -> anyhow::Result<Option<Outcome>> {
+    let cancel = Cancel::new();
+    interrupt::watch(cancel.clone(), terminal.clone()).context("cannot listen for Ctrl-C")?;
+    let bars = Arc::new(Bars::new(terminal));
+    for note in notes(placements) {
+        bars.note(&note);
+    }
+    let mut prepared = dual_pool::prepare(settings, std::env::args().collect())?;
+
+    let clock = MonotonicClock::new();
+    let started = clock.now();
+    bars.phase("engine start", 0);
+    let controller = tokio::select! {
+        controller = fleet::start(settings, placements, bars.clone()) => controller.map(Some),
+        // Dropping the start ends the engines that were on their way.
+        () = cancel.cancelled() => Ok(None),
+    };
+    let controller = match controller {
+        Ok(Some(controller)) => controller,
+        not_started => {
+            prepared.abandon();
+            return not_started.map(|_| None);
+        }
+    };
+    prepared.took("engine start", clock.now().since(started).into());
+
+    let environment = environment::gather(controller.engines(), settings, gpu_names(placements));
+    let outcome = prepared.run(&controller, environment, bars.as_ref(), &cancel).await;
+    bars.phase("engine stop", 0);
+    controller.shutdown().await;
+    bars.finish();
+    outcome.map(Some)
+}
+
+fn notes(placements: &[Placement]) -> Vec<String> {
+    let shared = placements.iter().any(|p| matches!(&p.device, Device::Cores(set) if set.shares_cores));
+    let note = "there are fewer cores than engines: engines share a core's hardware threads and slow each other down";
+    shared.then(|| note.to_string()).into_iter().collect()
+}
+
+fn gpu_names(placements: &[Placement]) -> Vec<String> {
+    let name = |placement: &Placement| match &placement.device {
+        Device::Gpu(gpu) => Some(format!("{gpu} {}, {}", gpu.name, gpu.memory)),
+        Device::Cores(_) | Device::Virtual(_) => None,
+    };
+    placements.iter().filter_map(name).collect()
+}
+
+fn show(dir: &Path, json: bool) -> anyhow::Result<()> {
+    let html = report::write_html(dir)?;
+    if json {
+        let path = dir.join("summary.json");
+        print!("{}", std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?);
+        return Ok(());
+    }
+    print!("{}", report::print(&report::load(dir)?, columns()));
+    println!("\nartifacts: {}\nreport:    {}", dir.display(), html.display());
+    Ok(())
+}
+
+/// A run whose engines kept blocks is a failed run, whatever its figures say.
+fn verdict(outcome: &Outcome) -> ExitCode {
+    let held = outcome.summary.held_blocks_after;
+    if held > 0 {
+        eprintln!("error: {held} KV blocks were still held after the last request; see requests.jsonl in the run folder");
+        return ExitCode::from(FAILED);
+    }
+    ExitCode::from(if outcome.interrupted { INTERRUPTED } else { 0 })
+}

@@ -1,0 +1,46 @@
+//! The terminal that progress bars and log lines share.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::Table;
+use indicatif::MultiProgress;
+
+/// Where output does not go to a terminal, a report is this wide.
+const COLUMNS_WITHOUT_TERMINAL: u16 = 100;
+
+/// Standard error with progress bars on it. Cheap to clone.
+#[derive(Clone)]
+pub struct Terminal {
+    pub bars: MultiProgress,
+    /// False when standard error is a file or a pipe: no bars, plain lines.
+    pub interactive: bool,
+}
+
+impl Terminal {
+    pub fn new() -> Terminal {
+        Terminal { bars: MultiProgress::new(), interactive: io::stderr().is_terminal() }
+    }
+
+    /// Prints a line above the bars.
+    pub fn line(&self, text: &str) {
+        // Nobody is left to tell when standard error is closed.
+        let _ = self.clone().write_all(format!("{text}\n").as_bytes());
+    }
+}
+
+/// Writes between two drawings of the bars, so that neither tears the other.
+impl Write for Terminal {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bars.suspend(|| io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Width of standard output.
+pub fn columns() -> u16 {
+    Table::new().width().unwrap_or(COLUMNS_WITHOUT_TERMINAL)
+}

@@ -1,0 +1,51 @@
+//! What can be wrong with the settings. Every error names the key, the value, what is allowed, and where the value came from.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::Origin;
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read the settings file `{}`", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("`{}` is not valid TOML: {why}", path.display())]
+    Syntax { path: PathBuf, why: String },
+    #[error("{}", listed(.0))]
+    Wrong(Vec<Problem>),
+}
+
+/// One setting that cannot stand.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum Problem {
+    #[error("unknown setting `{key}` (from {origin}){}", suggestion(did_you_mean))]
+    UnknownKey { key: String, origin: Origin, did_you_mean: Option<String> },
+    #[error("`{key}` is {value} (from {origin}); allowed: {allowed}")]
+    Value { key: String, value: String, origin: Origin, allowed: String },
+}
+
+fn suggestion(key: &Option<String>) -> String {
+    match key {
+        Some(key) => format!("; did you mean `{key}`?"),
+        None => "; `dualpool config` lists all settings".into(),
+    }
+}
+
+/// One problem on the error's own line, several below it.
+fn listed(problems: &[Problem]) -> String {
+    struct Lines<'a>(&'a [Problem]);
+    impl fmt::Display for Lines<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self.0 {
+                [one] => one.fmt(f),
+                many => {
+                    write!(f, "{} settings cannot stand:", many.len())?;
+                    many.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
+                }
+            }
+        }
+    }
+    Lines(problems).to_string()
+}

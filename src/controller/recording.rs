@@ -1,0 +1,56 @@
+//! A recording in progress.
+
+use crate::core::{EngineId, EngineStats, RequestError, RequestId, Role, Time};
+use crate::telemetry::EngineSample;
+
+use super::Recording;
+use super::timeline::{Of, Timeline};
+
+/// Requests, and samples, that one recording keeps at most; further ones are counted and dropped.
+const ENTRIES_MAX: usize = 1_000_000;
+
+#[derive(Debug)]
+pub(super) struct Tape {
+    of: Of,
+    kept: Recording,
+    dropped: u64,
+}
+
+impl Tape {
+    pub fn new(arm: String, repetition: u32, origin: Time) -> Tape {
+        Tape { of: Of { arm, repetition, origin }, kept: Recording::default(), dropped: 0 }
+    }
+
+    pub fn request(&mut self, id: RequestId, timeline: Timeline, ended: Time, result: &Result<(), RequestError>) {
+        if self.kept.requests.len() < ENTRIES_MAX {
+            self.kept.requests.push(timeline.record(id, ended, result, &self.of));
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    pub fn sample(&mut self, at: Time, engine: EngineId, role: Role, depth: (u64, u64), stats: Option<&EngineStats>) {
+        if self.kept.samples.len() >= ENTRIES_MAX {
+            self.dropped += 1;
+            return;
+        }
+        self.kept.samples.push(EngineSample {
+            arm: self.of.arm.clone(),
+            repetition: self.of.repetition,
+            at_us: at.since(self.of.origin),
+            engine,
+            role,
+            waiting: depth.0 as u32,
+            running: depth.1 as u32,
+            kv_usage: stats.map_or(0.0, |stats| stats.kv_usage),
+            prefix_hits: stats.map_or(0, |stats| stats.prefix_hits),
+        });
+    }
+
+    pub fn end(self) -> Recording {
+        if self.dropped > 0 {
+            tracing::warn!(arm = self.of.arm, dropped = self.dropped, "the recording was full at {ENTRIES_MAX} entries of a kind");
+        }
+        self.kept
+    }
+}

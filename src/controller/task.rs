@@ -1,0 +1,337 @@
+//! The one task that owns the router: whatever happens comes to it in turn, so nothing in it is locked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::RouterSettings;
+use crate::core::{Clock, EngineId, LegStep, Request, RequestId, Time};
+use crate::engine::{EngineEvent, EngineEvents, Fleet};
+use crate::migrate::{KvMover, MoveEvent};
+use crate::router::{Action, Arrangement, ArrangementError, CostModel, EngineFacts, Event, Router};
+
+use super::recording::Tape;
+use super::timeline::Timeline;
+use super::{Recording, Reply};
+
+pub(super) enum Command {
+    Submit { request: Request, index: u32, arrived: Time, replies: mpsc::Sender<Reply> },
+    Arrange(Arrangement, oneshot::Sender<Result<(), ArrangementError>>),
+    Record { arm: String, repetition: u32, origin: Time, answer: oneshot::Sender<()> },
+    Recorded(oneshot::Sender<Recording>),
+    Quiet(oneshot::Sender<Quiet>),
+    Costs(oneshot::Sender<CostModel>),
+    SetCosts(CostModel, oneshot::Sender<()>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// How much is going on.
+pub(super) struct Quiet {
+    pub in_flight: usize,
+    pub held_blocks: u64,
+    pub dead: Vec<EngineId>,
+}
+
+struct Client {
+    replies: mpsc::Sender<Reply>,
+    timeline: Timeline,
+}
+
+pub(super) struct Task {
+    router: Router,
+    fleet: Fleet,
+    mover: Option<Box<dyn KvMover>>,
+    moves: Option<mpsc::Receiver<MoveEvent>>,
+    clock: Arc<dyn Clock>,
+    /// One per request that is not over, so at most `router.max_in_flight`.
+    clients: HashMap<RequestId, Client>,
+    tape: Option<Tape>,
+    /// What the router asked for in answer to one event; kept for its memory.
+    actions: Vec<Action>,
+}
+
+impl Task {
+    pub fn new(
+        fleet: Fleet,
+        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<MoveEvent>)>,
+        settings: &RouterSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Task {
+        let (mover, moves) = mover.unzip();
+        let facts: Vec<EngineFacts> = fleet
+            .iter()
+            .map(|engine| {
+                let info = engine.info();
+                EngineFacts {
+                    max_model_len: info.max_model_len,
+                    max_num_batched_tokens: info.max_num_batched_tokens,
+                    max_num_seqs: info.max_num_seqs,
+                    kv_tokens: u64::from(info.block_size) * u64::from(info.kv_blocks),
+                    kv_transfer: info.kv_transfer && mover.is_some(),
+                }
+            })
+            .collect();
+        let router = Router::new(&facts, settings);
+        Task { router, fleet, mover, moves, clock, clients: HashMap::new(), tape: None, actions: Vec::new() }
+    }
+
+    /// Serves until it is told to shut down, or nobody is left who could.
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut gone: mpsc::UnboundedReceiver<RequestId>,
+        mut events: EngineEvents,
+        tick_ms: u64,
+        sample_ms: u64,
+    ) {
+        let (mut tick, mut sample) = (every(tick_ms), every(sample_ms));
+        let answer = loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Shutdown(answer)) => break Some(answer),
+                    Some(command) => self.command(command),
+                    None => break None,
+                },
+                Some(request) = gone.recv() => self.feed(Event::Cancelled(request)),
+                Some(event) = events.recv() => self.engine_event(event),
+                Some(event) = next_move(&mut self.moves) => self.move_event(event),
+                _ = tick.tick() => self.feed(Event::Tick),
+                _ = sample.tick() => self.sample(),
+            }
+        };
+        // No further command is taken: whoever waits in the queue is told by its closed channel.
+        commands.close();
+        while let Ok(command) = commands.try_recv() {
+            if let Command::Submit { replies, .. } = command {
+                let reason = crate::core::RejectReason::NoEngine;
+                send(&replies, Reply::End(Err(crate::core::RequestError::Rejected { reason })));
+            }
+        }
+        self.shut_down(&mut events).await;
+        if let Some(answer) = answer {
+            // The caller no longer waits: fine.
+            let _ = answer.send(());
+        }
+    }
+
+    async fn shut_down(&mut self, events: &mut EngineEvents) {
+        let requests: Vec<RequestId> = self.router.requests().collect();
+        for request in requests {
+            self.feed(Event::Cancelled(request));
+        }
+        let mut ending = JoinSet::new();
+        for index in 0..self.fleet.len() {
+            let fleet = self.fleet.clone();
+            ending.spawn(async move { fleet[index].shutdown().await });
+        }
+        // Engines may wait for room in their channel before they can end, so it is read to the last.
+        loop {
+            tokio::select! {
+                ended = ending.join_next() => if ended.is_none() { break },
+                Some(event) = events.recv() => self.engine_event(event),
+                Some(event) = next_move(&mut self.moves) => self.move_event(event),
+            }
+        }
+        if let Some(mover) = self.mover.take() {
+            mover.shutdown().await;
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        // Answers to callers who no longer wait are dropped.
+        match command {
+            Command::Submit { request, index, arrived, replies } => self.submit(request, index, arrived, replies),
+            Command::Arrange(arrangement, answer) => {
+                let _ = answer.send(self.arrange(&arrangement));
+            }
+            Command::Record { arm, repetition, origin, answer } => {
+                self.tape = Some(Tape::new(arm, repetition, origin));
+                let _ = answer.send(());
+            }
+            Command::Recorded(answer) => {
+                let _ = answer.send(self.tape.take().map(Tape::end).unwrap_or_default());
+            }
+            Command::Quiet(answer) => {
+                let held_blocks = self.mover.as_ref().map_or(0, |mover| mover.held_blocks());
+                let dead = self.router.engines().iter().filter(|engine| !engine.alive).map(|engine| engine.id).collect();
+                let _ = answer.send(Quiet { in_flight: self.router.in_flight(), held_blocks, dead });
+            }
+            Command::Costs(answer) => {
+                let _ = answer.send(*self.router.costs());
+            }
+            Command::SetCosts(costs, answer) => {
+                self.router.set_costs(costs);
+                let _ = answer.send(());
+            }
+            // `run` takes it out before.
+            Command::Shutdown(_) => {}
+        }
+    }
+
+    fn submit(&mut self, request: Request, index: u32, arrived: Time, replies: mpsc::Sender<Reply>) {
+        let id = request.id;
+        let timeline = Timeline::new(&request, index, arrived);
+        let left = replies.is_closed();
+        self.clients.insert(id, Client { replies, timeline });
+        self.feed(Event::Arrived(request));
+        if left {
+            // The client went before its request got here, and so may the word of it.
+            self.feed(Event::Cancelled(id));
+        }
+    }
+
+    fn arrange(&mut self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
+        self.router.arrange(arrangement)?;
+        tracing::info!(arrangement = arrangement.name, policy = arrangement.policy.name(), "arranged");
+        for (engine, &tuning) in self.fleet.iter().zip(&arrangement.tunings) {
+            if self.router.engines()[engine.info().id.index()].alive {
+                engine.tune(tuning);
+            }
+        }
+        Ok(())
+    }
+
+    fn engine_event(&mut self, event: EngineEvent) {
+        // A leg's copy ends before its first token: take the mover's word first, so that the timeline is whole when the leg ends.
+        while let Some(event) = self.moves.as_mut().and_then(|moves| moves.try_recv().ok()) {
+            self.move_event(event);
+        }
+        match event {
+            EngineEvent::Step(step) => self.step(step),
+            EngineEvent::Died { engine, why } => {
+                tracing::error!(%engine, why, "engine died; its requests are resumed elsewhere");
+                if let Some(mover) = &self.mover {
+                    mover.forget(engine);
+                }
+                self.feed(Event::EngineDied { engine, why: &why });
+            }
+        }
+    }
+
+    fn step(&mut self, LegStep { engine, core_at, outputs, stats }: LegStep) {
+        let now = self.clock.now();
+        for output in &outputs {
+            if let Some(client) = self.clients.get_mut(&output.leg.request) {
+                client.timeline.gave(now, output);
+            }
+            self.feed(Event::Output {
+                leg: output.leg,
+                tokens: &output.tokens,
+                cached_tokens: output.cached_tokens,
+                finish: output.finish.as_ref().map(|finish| (&finish.reason, finish.held)),
+            });
+        }
+        if let Some(stats) = stats {
+            // The engine's own time: how long the event waited here says nothing about the engine.
+            self.feed_at(core_at.min(now), Event::EngineStats { engine, stats });
+        }
+    }
+
+    fn move_event(&mut self, event: MoveEvent) {
+        match &event {
+            MoveEvent::Moved { leg, started, copy, bytes, runs, error, from, to, .. } => {
+                match error {
+                    Some(why) => tracing::warn!(%leg, %from, %to, why, "KV was not moved; the prompt is computed again"),
+                    None => tracing::debug!(%leg, %from, %to, %copy, %bytes, runs, "KV moved"),
+                }
+                if let Some(client) = self.clients.get_mut(&leg.request) {
+                    client.timeline.moved(*leg, &event);
+                }
+                let (leg, started, copy, bytes, runs, ok) = (*leg, *started, *copy, *bytes, *runs, error.is_none());
+                self.feed(Event::KvMoved { leg, started, copy, bytes, runs, ok });
+            }
+            MoveEvent::Held { engine, leg } => {
+                // The leg may have been given up before its engine got to hold anything.
+                if !self.router.needs_blocks_of(*leg) {
+                    self.release(*engine, *leg);
+                }
+            }
+            MoveEvent::LeaseExpired { engine, leg } => tracing::warn!(%engine, %leg, "nobody fetched the held KV in time"),
+            MoveEvent::Disconnected { engine } => {
+                tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved")
+            }
+            MoveEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
+            MoveEvent::Released { .. } => {}
+        }
+    }
+
+    /// Tells the router, and does what it asks for.
+    fn feed(&mut self, event: Event<'_>) {
+        self.feed_at(self.clock.now(), event);
+    }
+
+    fn feed_at(&mut self, now: Time, event: Event<'_>) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.router.handle(now, event, &mut actions);
+        actions.drain(..).for_each(|action| self.act(action));
+        self.actions = actions;
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Submit { engine, leg } => {
+                tracing::debug!(leg = %leg.id, %engine, prompt = leg.prompt.len(), load = leg.load.is_some(), hold = leg.hold, "leg");
+                if let Some(client) = self.clients.get_mut(&leg.id.request) {
+                    client.timeline.sent(self.clock.now(), engine, self.router.role(engine), &leg);
+                }
+                self.fleet[engine.index()].submit(leg);
+            }
+            Action::Abort { engine, leg } => self.fleet[engine.index()].abort(leg),
+            Action::Release { engine, leg } => self.release(engine, leg),
+            Action::Emit { request, tokens } => {
+                let Some(client) = self.clients.get_mut(&request) else { return };
+                let at = self.clock.now();
+                client.timeline.emitted(at, &tokens);
+                send(&client.replies, Reply::Tokens { at, tokens });
+            }
+            Action::Finish { request, result } => {
+                let Some(Client { replies, timeline }) = self.clients.remove(&request) else { return };
+                let ended = self.clock.now();
+                if let Err(error) = &result {
+                    tracing::debug!(%request, %error, "request failed");
+                }
+                if let Some(tape) = &mut self.tape {
+                    tape.request(request, timeline, ended, &result);
+                }
+                send(&replies, Reply::End(result));
+            }
+        }
+    }
+
+    fn release(&self, engine: EngineId, leg: crate::core::LegId) {
+        if let Some(mover) = &self.mover {
+            mover.release(engine, leg);
+        }
+    }
+
+    fn sample(&mut self) {
+        let Some(tape) = &mut self.tape else { return };
+        let now = self.clock.now();
+        for engine in self.router.engines() {
+            tape.sample(now, engine.id, engine.role, (engine.load.waiting, engine.load.running), engine.stats());
+        }
+    }
+}
+
+/// The channel has room for all replies of its request, so this fails only when the client is gone; its drop cancels the request.
+fn send(replies: &mpsc::Sender<Reply>, reply: Reply) {
+    let _ = replies.try_send(reply);
+}
+
+fn every(ms: u64) -> tokio::time::Interval {
+    let mut interval = interval(Duration::from_millis(ms.max(1)));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// The mover's next event; for ever none where there is no mover.
+async fn next_move(moves: &mut Option<mpsc::Receiver<MoveEvent>>) -> Option<MoveEvent> {
+    match moves {
+        Some(moves) => moves.recv().await,
+        None => None,
+    }
+}

@@ -1,0 +1,161 @@
+//! The timeline of one request, as it unfolds.
+
+use crate::core::{Class, EngineId, Leg, LegId, LegOutput, Micros, Objectives, Request, RequestError, Role, Time, TokenId};
+use crate::migrate::MoveEvent;
+use crate::telemetry::{HandoffRecord, LegRecord, Outcome, RequestRecord};
+
+/// Times as the clock gives them; a record's times count from its recording's origin.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    index: u32,
+    class: Class,
+    prompt_tokens: u32,
+    objectives: Objectives,
+    arrived: Time,
+    tokens: Vec<TokenId>,
+    token_at: Vec<Time>,
+    /// By the leg's number.
+    legs: Vec<Stay>,
+    handoffs: Vec<Handoff>,
+}
+
+#[derive(Debug)]
+struct Stay {
+    engine: EngineId,
+    role: Role,
+    submitted: Time,
+    first_token: Option<Time>,
+    ended: Option<Time>,
+    output_tokens: u32,
+    cached_tokens: u32,
+}
+
+#[derive(Debug)]
+struct Handoff {
+    /// The leg that loads.
+    leg: u16,
+    from: EngineId,
+    to: EngineId,
+    started: Time,
+    copied: Option<Copied>,
+}
+
+#[derive(Debug)]
+struct Copied {
+    started: Time,
+    took: Micros,
+    bytes: crate::core::Bytes,
+    runs: u32,
+}
+
+impl Timeline {
+    pub fn new(request: &Request, index: u32, arrived: Time) -> Timeline {
+        Timeline {
+            index,
+            class: request.class,
+            prompt_tokens: request.prompt_tokens(),
+            objectives: request.objectives,
+            arrived,
+            tokens: Vec::new(),
+            token_at: Vec::new(),
+            legs: Vec::new(),
+            handoffs: Vec::new(),
+        }
+    }
+
+    /// A leg goes to an engine.
+    pub fn sent(&mut self, now: Time, engine: EngineId, role: Role, leg: &Leg) {
+        if let Some(source) = leg.load {
+            let started = self.legs.get(usize::from(source.leg.leg)).and_then(|stay| stay.ended).unwrap_or(now);
+            self.handoffs.push(Handoff { leg: leg.id.leg, from: source.engine, to: engine, started, copied: None });
+        }
+        self.legs.push(Stay { engine, role, submitted: now, first_token: None, ended: None, output_tokens: 0, cached_tokens: 0 });
+    }
+
+    /// A leg gave something.
+    pub fn gave(&mut self, at: Time, output: &LegOutput) {
+        let Some(stay) = self.legs.get_mut(usize::from(output.leg.leg)) else { return };
+        if !output.tokens.is_empty() {
+            stay.first_token.get_or_insert(at);
+            stay.output_tokens += output.tokens.len() as u32;
+        }
+        stay.cached_tokens = output.cached_tokens.unwrap_or(stay.cached_tokens);
+        if output.finish.is_some() {
+            stay.ended.get_or_insert(at);
+        }
+    }
+
+    /// The mover is done with the copy that `leg` waited for.
+    pub fn moved(&mut self, leg: LegId, event: &MoveEvent) {
+        let MoveEvent::Moved { started, copy, bytes, runs, error: None, .. } = *event else { return };
+        if let Some(handoff) = self.handoffs.iter_mut().find(|handoff| handoff.leg == leg.leg) {
+            handoff.copied = Some(Copied { started, took: copy, bytes, runs });
+        }
+    }
+
+    /// Tokens went to the client.
+    pub fn emitted(&mut self, at: Time, tokens: &[TokenId]) {
+        self.tokens.extend_from_slice(tokens);
+        self.token_at.resize(self.tokens.len(), at);
+    }
+
+    pub fn record(self, request: crate::core::RequestId, ended: Time, result: &Result<(), RequestError>, of: &Of) -> RequestRecord {
+        let since = |time: Time| time.since(of.origin);
+        let handoff = |handoff: &Handoff| {
+            let first_token = self.legs.get(usize::from(handoff.leg)).and_then(|stay| stay.first_token);
+            HandoffRecord {
+                from: handoff.from,
+                to: handoff.to,
+                started_us: since(handoff.started),
+                copy_started_us: handoff.copied.as_ref().map(|copied| since(copied.started)),
+                copy_us: handoff.copied.as_ref().map(|copied| copied.took),
+                ended_us: first_token.map(since),
+                bytes: handoff.copied.as_ref().map(|copied| copied.bytes).unwrap_or_default(),
+                runs: handoff.copied.as_ref().map_or(0, |copied| copied.runs),
+                recomputed: first_token.is_some() && handoff.copied.is_none(),
+            }
+        };
+        RequestRecord {
+            arm: of.arm.clone(),
+            repetition: of.repetition,
+            id: request,
+            index: self.index,
+            class: self.class,
+            prompt_tokens: self.prompt_tokens,
+            objectives: self.objectives,
+            arrived_us: since(self.arrived),
+            admitted_us: self.legs.first().map(|stay| since(stay.submitted)),
+            token_us: self.token_at.iter().copied().map(since).collect(),
+            handoffs: self.handoffs.iter().map(handoff).collect(),
+            legs: self.legs.iter().map(|stay| stay.record(since)).collect(),
+            tokens: self.tokens,
+            ended_us: since(ended),
+            outcome: match result {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::Failed { error: error.clone() },
+            },
+        }
+    }
+}
+
+impl Stay {
+    fn record(&self, since: impl Fn(Time) -> Micros) -> LegRecord {
+        LegRecord {
+            engine: self.engine,
+            role: self.role,
+            submitted_us: since(self.submitted),
+            first_token_us: self.first_token.map(&since),
+            ended_us: self.ended.map(&since),
+            output_tokens: self.output_tokens,
+            cached_tokens: self.cached_tokens,
+        }
+    }
+}
+
+/// The recording that a record belongs to.
+#[derive(Debug)]
+pub(super) struct Of {
+    pub arm: String,
+    pub repetition: u32,
+    pub origin: Time,
+}

@@ -1,0 +1,20 @@
+//! Engines without weights: a timing model behind the `Engine` trait, for tests of everything above it and for policies tried out in
+//! seconds. They schedule as vLLM does (chunked prefill, running legs first, first come first served, KV blocks as the bound), hold and
+//! load KV, and give tokens that depend on every token before them, so that lost or mixed-up KV shows in the output.
+//!
+//! `Scheduler` is the model itself, without time or threads; `VirtualEngine` runs it in a tokio task at a chosen speed.
+
+mod engine;
+mod fleet;
+mod inbox;
+mod mover;
+mod scheduler;
+mod settings;
+mod text;
+
+pub use engine::VirtualEngine;
+pub use fleet::VirtualFleet;
+pub use mover::VirtualMover;
+pub use scheduler::{LoadRequest, Scheduler, StepCost};
+pub use settings::{Timing, VirtualSettings};
+pub use text::Fingerprint;

@@ -1,0 +1,86 @@
+//! What a virtual engine is like.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::Micros;
+
+/// What an engine's step costs, in microseconds. The defaults were measured on one x86 core with a 135M-parameter model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timing {
+    /// Any step.
+    pub step_us: f64,
+    /// A step that decodes anything, on top: the weights are read for few tokens.
+    pub decode_step_us: f64,
+    /// One decode in a step.
+    pub decode_us: f64,
+    /// One prompt token.
+    pub prefill_us: f64,
+    /// One token of context read by a decode.
+    pub context_us: f64,
+    /// One KV move, and one token of it.
+    pub copy_us: f64,
+    pub copy_us_per_token: f64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            step_us: 1_000.0,
+            decode_step_us: 13_200.0,
+            decode_us: 800.0,
+            prefill_us: 690.0,
+            context_us: 0.3,
+            copy_us: 6_000.0,
+            copy_us_per_token: 4.0,
+        }
+    }
+}
+
+impl Timing {
+    pub fn step(&self, prompt_tokens: u32, decodes: u32, context_tokens: u64) -> Micros {
+        let decoding = if decodes > 0 { self.decode_step_us } else { 0.0 };
+        let us = self.step_us
+            + decoding
+            + self.decode_us * f64::from(decodes)
+            + self.prefill_us * f64::from(prompt_tokens)
+            + self.context_us * context_tokens as f64;
+        Micros(us.round() as u64)
+    }
+
+    pub fn copy(&self, tokens: u32) -> Micros {
+        Micros((self.copy_us + self.copy_us_per_token * f64::from(tokens)).round() as u64)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VirtualSettings {
+    pub timing: Timing,
+    pub block_size: u32,
+    pub kv_blocks: u32,
+    pub max_model_len: u32,
+    pub max_num_batched_tokens: u32,
+    pub max_num_seqs: u32,
+    pub vocab_size: u32,
+    /// Bytes of KV per token, for the figures of a move.
+    pub kv_bytes_per_token: u64,
+    /// Model time that passes per second of real time.
+    pub speed: f64,
+}
+
+impl Default for VirtualSettings {
+    fn default() -> Self {
+        VirtualSettings {
+            timing: Timing::default(),
+            block_size: 128,
+            kv_blocks: 256,
+            max_model_len: 4608,
+            max_num_batched_tokens: 2048,
+            max_num_seqs: 64,
+            vocab_size: 32_000,
+            kv_bytes_per_token: 23_040,
+            speed: 1.0,
+        }
+    }
+}

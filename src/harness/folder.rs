@@ -1,0 +1,165 @@
+//! The folder a run leaves: `run.json`, `requests.jsonl`, `samples.jsonl`, `summary.json`. Records are on disk as soon as their
+//! arm's run is over, so what was finished survives whatever comes after.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::controller::Recording;
+use crate::report::{RunInfo, Summary};
+
+#[derive(Debug, Error)]
+pub enum FolderError {
+    #[error("cannot write the run folder {}: {source}; choose another one with --out", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("the run folder {} already holds a run; choose another one with --out", path.display())]
+    Taken { path: PathBuf },
+}
+
+/// A run's folder, open for writing.
+#[derive(Debug)]
+pub struct RunFolder {
+    dir: PathBuf,
+    id: String,
+    started_at: String,
+    requests: BufWriter<File>,
+    samples: BufWriter<File>,
+}
+
+impl RunFolder {
+    /// Makes the folder: `out`, or `artifacts/<target>/<id>` when that is empty. Fails when it cannot be written or holds a run, so
+    /// call it before engines are started.
+    pub fn create(target: &str, out: &Path) -> Result<RunFolder, FolderError> {
+        let now = Timestamp::now();
+        // Two runs started in the same second differ in the process id.
+        let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
+        let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
+        let write = |source| FolderError::Write { path: dir.clone(), source };
+        fs::create_dir_all(&dir).map_err(write)?;
+        let open = |name: &str| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).map(BufWriter::new);
+        let requests = open("requests.jsonl").map_err(|source| match source.kind() {
+            std::io::ErrorKind::AlreadyExists => FolderError::Taken { path: dir.clone() },
+            _ => write(source),
+        })?;
+        let samples = open("samples.jsonl").map_err(write)?;
+        let started_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        Ok(RunFolder { id, started_at, requests, samples, dir })
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// UTC, RFC 3339.
+    pub fn started_at(&self) -> &str {
+        &self.started_at
+    }
+
+    /// Appends what one arm's run recorded, and flushes it.
+    pub fn append(&mut self, recording: &Recording) -> Result<(), FolderError> {
+        let written = lines(&mut self.requests, &recording.requests).and_then(|()| lines(&mut self.samples, &recording.samples));
+        written.map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+    }
+
+    pub fn write_run(&self, run: &RunInfo) -> Result<(), FolderError> {
+        self.replace("run.json", run)
+    }
+
+    pub fn write_summary(&self, summary: &Summary) -> Result<(), FolderError> {
+        self.replace("summary.json", summary)
+    }
+
+    /// Removes a folder in which nothing was written: the run ended before it began. What else lies in it stays.
+    pub fn abandon(self) {
+        for name in ["requests.jsonl", "samples.jsonl"] {
+            // A file that cannot be removed is an empty one left behind; there is nobody to whom it matters.
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+        // Fails, rightly, when the user's folder holds other things.
+        let _ = fs::remove_dir(&self.dir);
+    }
+
+    /// Writes a JSON file in one go: readers see the file before or the file after, never a part.
+    fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), FolderError> {
+        let part = self.dir.join(format!("{name}.part"));
+        let write = || {
+            let mut text = serde_json::to_string_pretty(value)?;
+            text.push('\n');
+            fs::write(&part, text)?;
+            fs::rename(&part, self.dir.join(name))
+        };
+        write().map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+    }
+}
+
+fn lines<T: Serialize>(file: &mut BufWriter<File>, records: &[T]) -> std::io::Result<()> {
+    for record in records {
+        serde_json::to_writer(&mut *file, record)?;
+        file.write_all(b"\n")?;
+    }
+    file.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::stats::synthetic;
+    use crate::telemetry::RequestRecord;
+
+    #[test]
+    fn records_are_on_disk_after_each_append() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = RunFolder::create("dual_pool", &dir.path().join("deep/run")).unwrap();
+        let requests = synthetic::arm("a", 1, 3, 1.0);
+        for appended in 1..=2 {
+            folder.append(&Recording { requests: requests.clone(), samples: Vec::new() }).unwrap();
+            let text = fs::read_to_string(folder.dir().join("requests.jsonl")).unwrap();
+            let read: Vec<RequestRecord> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+            assert_eq!(read.len(), 3 * appended);
+            assert_eq!(read[..3], requests);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "in the way").unwrap();
+        let error = RunFolder::create("dual_pool", &dir.path().join("file/run")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write the run folder") && error.contains("file/run"), "{error}");
+    }
+
+    #[test]
+    fn an_abandoned_folder_is_gone_unless_it_holds_something_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let fresh = dir.path().join("fresh");
+        RunFolder::create("dual_pool", &fresh).unwrap().abandon();
+        assert!(!fresh.exists());
+        fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        RunFolder::create("dual_pool", dir.path()).unwrap().abandon();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes.txt"]);
+    }
+
+    #[test]
+    fn a_folder_with_a_run_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        RunFolder::create("dual_pool", dir.path()).unwrap();
+        assert!(matches!(RunFolder::create("dual_pool", dir.path()), Err(FolderError::Taken { .. })));
+    }
+
+    #[test]
+    fn ids_are_utc_times_and_a_suffix() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create("dual_pool", dir.path()).unwrap();
+        assert!(folder.id().contains("T") && folder.id().contains("Z-"), "{}", folder.id());
+        assert!(folder.started_at().parse::<Timestamp>().is_ok());
+    }
+}

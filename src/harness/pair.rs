@@ -1,0 +1,101 @@
+//! The measurement: every arm serves the same requests on the same engines, in alternating order, with an A/A control among them.
+
+use super::Progress;
+use super::arms::{self, ONE_ENGINE};
+use super::drive::{DriveError, Driver, Pace};
+use super::folder::RunFolder;
+use crate::core::seeded;
+use crate::report::RunInfo;
+use crate::router::Arrangement;
+use crate::telemetry::{EngineSample, RequestRecord};
+use crate::workload::Workload;
+
+/// All that the measured runs recorded.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    pub requests: Vec<RequestRecord>,
+    pub samples: Vec<EngineSample>,
+    /// The most KV blocks that were held after any arm's run; 0 is right.
+    pub held_blocks: u64,
+    pub interrupted: bool,
+}
+
+/// The arms with the reference's control behind them. The reference is what `--exact` compares with, else the baseline that matters
+/// most, else the first arm.
+pub(super) fn with_control(mut measured: Vec<Arrangement>) -> Vec<Arrangement> {
+    let named = |name| measured.iter().find(|a| a.name == name);
+    if let Some(reference) = named(ONE_ENGINE).or_else(|| named("shared_tuned")).or(measured.first()) {
+        measured.push(arms::control(reference));
+    }
+    measured
+}
+
+/// The order of the arms in one repetition: forth, then back. What drifts steadily then weighs on both ends alike, and the control
+/// stands once far after its arm and once far before it.
+fn order<T>(arms: &[T], repetition: u32) -> Box<dyn Iterator<Item = &T> + '_> {
+    if repetition.is_multiple_of(2) { Box::new(arms.iter()) } else { Box::new(arms.iter().rev()) }
+}
+
+/// One workload seed per repetition. They fit in 32 bits, so that every JSON reader keeps them whole.
+pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
+    let mut rng = seeded(seed, purpose);
+    (0..count).map(|_| u64::from(rand::Rng::random::<u32>(&mut rng))).collect()
+}
+
+/// What is measured: the arms of `run`, on the workloads of its seeds.
+pub(super) struct Measurement<'a> {
+    pub run: &'a RunInfo,
+    pub workload: &'a Workload,
+    pub vocab_size: u32,
+    pub pace: Pace,
+}
+
+impl Measurement<'_> {
+    /// Runs every arm for every seed. What an arm recorded is in the folder as soon as it is over; when cancelled, what there is by
+    /// then is returned.
+    pub async fn all(&self, driver: &Driver<'_>, folder: &mut RunFolder, progress: &dyn Progress) -> anyhow::Result<Measured> {
+        let mut measured = Measured::default();
+        let repetitions = self.run.seeds.len();
+        for (repetition, &seed) in (0u32..).zip(&self.run.seeds) {
+            let items = self.workload.generate(self.vocab_size, seed, self.run.rate_rps);
+            for arm in order(&self.run.arms, repetition) {
+                progress.step(&format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1));
+                let finished = match driver.run(arm, repetition, &items, self.pace).await {
+                    Err(DriveError::Cancelled) => {
+                        measured.interrupted = true;
+                        return Ok(measured);
+                    }
+                    finished => finished?,
+                };
+                folder.append(&finished.recording)?;
+                measured.requests.extend(finished.recording.requests);
+                measured.samples.extend(finished.recording.samples);
+                measured.held_blocks = measured.held_blocks.max(finished.held_blocks);
+            }
+        }
+        Ok(measured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arms_alternate_and_the_control_changes_sides() {
+        let arms = ["a", "b", "c", "a_control"];
+        assert_eq!(order(&arms, 0).copied().collect::<Vec<_>>(), ["a", "b", "c", "a_control"]);
+        assert_eq!(order(&arms, 1).copied().collect::<Vec<_>>(), ["a_control", "c", "b", "a"]);
+        assert_eq!(order(&arms, 2).copied().collect::<Vec<_>>(), ["a", "b", "c", "a_control"]);
+    }
+
+    #[test]
+    fn seeds_differ_between_repetitions_and_purposes() {
+        let measured = seeds(1, "repetitions", 3);
+        assert_eq!(measured, seeds(1, "repetitions", 3));
+        let mut all = [measured, seeds(1, "search", 3), seeds(2, "repetitions", 3)].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 9);
+    }
+}

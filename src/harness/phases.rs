@@ -1,0 +1,33 @@
+//! Times the phases of a run apart, so that set-up never hides in a measurement.
+
+use std::time::Instant;
+
+use super::Progress;
+use crate::report::PhaseTime;
+
+pub(super) struct Phases<'a> {
+    progress: &'a dyn Progress,
+    done: Vec<PhaseTime>,
+    current: Option<(String, Instant)>,
+}
+
+impl<'a> Phases<'a> {
+    pub fn new(progress: &'a dyn Progress) -> Phases<'a> {
+        Phases { progress, done: Vec::new(), current: None }
+    }
+
+    /// Ends the phase before, if any, and begins this one.
+    pub fn begin(&mut self, name: &str, steps: u32) {
+        self.end();
+        self.progress.phase(name, steps);
+        self.current = Some((name.to_string(), Instant::now()));
+    }
+
+    /// Ends the current phase. The times of all phases so far.
+    pub fn end(&mut self) -> Vec<PhaseTime> {
+        if let Some((name, since)) = self.current.take() {
+            self.done.push(PhaseTime { name, us: since.elapsed().into() });
+        }
+        self.done.clone()
+    }
+}

@@ -1,0 +1,89 @@
+//! How a trial is judged: goodput share first, slack second.
+//!
+//! The share of requests within their objectives is what the user asked for, but it is coarse: a trial has a few dozen requests, and
+//! at comfortable or hopeless objectives all arrangements tie at 100 % or 0 %. Slack orders those. A request that used the share `x`
+//! of its objective (the worse of TTFT and longest ITL) has the slack `(1 - x) / (1 + x)`: near 1 when it was far inside, 0 on the
+//! edge, towards -1 far outside; a failed request has -1. The trial's slack is the mean over its worst quarter, because the next
+//! request to miss its objective comes from there.
+
+use crate::report::measure::{is_done, longest_itl_ms, ttft_ms, within_objectives};
+use crate::telemetry::RequestRecord;
+
+/// A share difference of a point or two over a few dozen requests is chance, and slack, which every request has a say in, may
+/// outweigh it: slack moves the score by at most this much up or down.
+const SLACK_WEIGHT: f64 = 0.02;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Score {
+    pub goodput_share: f64,
+    /// `goodput_share + 0.02 * slack`; higher is better.
+    pub score: f64,
+}
+
+impl Score {
+    pub fn of(requests: &[RequestRecord]) -> Score {
+        if requests.is_empty() {
+            return Score { goodput_share: 0.0, score: f64::NEG_INFINITY };
+        }
+        let good = requests.iter().filter(|r| within_objectives(r)).count();
+        let goodput_share = good as f64 / requests.len() as f64;
+        let mut slacks: Vec<f64> = requests.iter().map(slack).collect();
+        slacks.sort_by(f64::total_cmp);
+        let worst = &slacks[..slacks.len().div_ceil(4)];
+        let slack = worst.iter().sum::<f64>() / worst.len() as f64;
+        Score { goodput_share, score: goodput_share + SLACK_WEIGHT * slack }
+    }
+}
+
+fn slack(request: &RequestRecord) -> f64 {
+    let (true, Some(ttft)) = (is_done(request), ttft_ms(request)) else { return -1.0 };
+    let objectives = request.objectives;
+    let used = (ttft / objectives.ttft_us_max.as_ms()).max(longest_itl_ms(request) / objectives.itl_us_max.as_ms());
+    // An objective of 0 is used up without end (or, at 0/0, just met).
+    if used.is_nan() {
+        0.0
+    } else if used.is_infinite() {
+        -1.0
+    } else {
+        (1.0 - used) / (1.0 + used)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Micros, Phase, RequestError};
+    use crate::harness::stats::synthetic;
+    use crate::telemetry::Outcome;
+
+    /// 20 requests whose times are `stretch` times those of the plain ones, under the same objectives.
+    fn score(stretch: f64) -> Score {
+        Score::of(&synthetic::arm("a", 1, 20, stretch))
+    }
+
+    #[test]
+    fn ties_at_all_and_at_nothing_are_ordered_by_slack() {
+        assert_eq!((score(0.1).goodput_share, score(0.2).goodput_share), (1.0, 1.0));
+        assert!(score(0.1).score > score(0.2).score);
+        assert_eq!((score(50.0).goodput_share, score(100.0).goodput_share), (0.0, 0.0));
+        assert!(score(50.0).score > score(100.0).score);
+    }
+
+    #[test]
+    fn a_clear_difference_in_goodput_outweighs_any_slack() {
+        let mut edge = synthetic::arm("a", 1, 20, 0.1);
+        for r in &mut edge {
+            // All just inside their objectives.
+            r.objectives.ttft_us_max = r.token_us[0] - r.arrived_us;
+        }
+        let mut far = synthetic::arm("a", 1, 20, 0.1);
+        far[0].outcome = Outcome::Failed { error: RequestError::Cancelled { phase: Phase::Decode } };
+        far[1].objectives.ttft_us_max = Micros(1);
+        assert!(Score::of(&edge).score > Score::of(&far).score);
+    }
+
+    #[test]
+    fn nothing_served_is_worst() {
+        assert!(Score::of(&[]).score < score(1000.0).score);
+    }
+}

@@ -1,0 +1,18 @@
+//! From raw records to the figures and verdicts of `summary.json`. Nothing here measures: the same records always give the same
+//! summary, so anyone can recompute it from the artifacts.
+//!
+//! One rule for quantiles, everywhere: the nearest rank, the smallest measured value that at least that share of the values does
+//! not exceed. A quantile is then always a value that somebody experienced.
+
+mod bootstrap;
+mod compare;
+mod interval;
+mod metric;
+mod observed;
+mod summary;
+
+#[cfg(test)]
+pub(super) mod synthetic;
+
+pub use metric::{Metric, REQUEST_METRICS, RUN_METRICS};
+pub use summary::{SummaryError, rebuild, summarise};

@@ -1,0 +1,85 @@
+//! One arm's records, laid out so that its metrics under a draw cost one walk along each of its sorted samples.
+
+use super::bootstrap::{Draw, Sorted};
+use super::metric::{REQUEST_METRICS, RUN_METRICS};
+use crate::core::{Class, Micros};
+use crate::report::measure::{is_done, itls_ms, ttft_ms, within_objectives};
+use crate::telemetry::RequestRecord;
+
+/// The values of `REQUEST_METRICS`; none where there was nothing to measure.
+pub(super) type RequestFigures = [Option<f64>; REQUEST_METRICS.len()];
+
+#[derive(Debug)]
+pub(super) struct Observed {
+    ttft: Sorted,
+    ttft_short: Sorted,
+    ttft_long: Sorted,
+    itl: Sorted,
+    /// By slot: whether there was a request, and whether it was within its objectives.
+    served: Vec<bool>,
+    good: Vec<bool>,
+    /// By repetition: the time from the first arrival to the last end, and the requests completed in it.
+    span_s: Vec<f64>,
+    done: Vec<u32>,
+}
+
+impl Observed {
+    /// `repetitions[r]` are the arm's requests in the r-th repetition; a request's slot is `first_slot[r]` + its index.
+    pub fn new(repetitions: &[Vec<&RequestRecord>], first_slot: &[u32], slots: usize) -> Observed {
+        let placed =
+            || repetitions.iter().zip(first_slot).flat_map(|(requests, first)| requests.iter().map(move |r| (*r, first + r.index)));
+        let ttft = |keep: fn(Class) -> bool| {
+            let values = placed().filter(|(r, _)| keep(r.class)).filter_map(|(r, slot)| Some((ttft_ms(r)?, slot)));
+            Sorted::new(values.collect(), slots)
+        };
+        let (mut served, mut good) = (vec![false; slots], vec![false; slots]);
+        for (request, slot) in placed() {
+            served[slot as usize] = true;
+            good[slot as usize] = within_objectives(request);
+        }
+        Observed {
+            ttft: ttft(|_| true),
+            ttft_short: ttft(|class| class == Class::Short),
+            ttft_long: ttft(|class| class == Class::Long),
+            itl: Sorted::new(placed().flat_map(|(r, slot)| itls_ms(r).map(move |itl| (itl, slot))).collect(), slots),
+            served,
+            good,
+            span_s: repetitions.iter().map(|requests| span(requests).as_secs()).collect(),
+            done: repetitions.iter().map(|requests| requests.iter().filter(|r| is_done(r)).count() as u32).collect(),
+        }
+    }
+
+    pub fn requests(&self, draw: &Draw) -> RequestFigures {
+        let [overall_p50, overall_p95] = self.ttft.quantiles(draw, [0.5, 0.95]);
+        let [short_p95] = self.ttft_short.quantiles(draw, [0.95]);
+        let [long_p95] = self.ttft_long.quantiles(draw, [0.95]);
+        let [itl_p50, itl_p99] = self.itl.quantiles(draw, [0.5, 0.99]);
+        [short_p95, overall_p50, overall_p95, long_p95, itl_p50, itl_p99, self.goodput_share(draw)]
+    }
+
+    /// The values of `RUN_METRICS`, repetition by repetition.
+    pub fn runs(&self) -> [Vec<f64>; RUN_METRICS.len()] {
+        let throughput = self.done.iter().zip(&self.span_s).map(|(done, span_s)| f64::from(*done) / span_s);
+        [throughput.collect(), self.span_s.iter().map(|span_s| span_s * 1e3).collect()]
+    }
+
+    /// The values of `RUN_METRICS` over all repetitions, as an arm's summary gives them.
+    pub fn all_runs(&self) -> [f64; RUN_METRICS.len()] {
+        let (done, span_s): (u32, f64) = (self.done.iter().sum(), self.span_s.iter().sum());
+        [f64::from(done) / span_s, span_s * 1e3 / self.span_s.len() as f64]
+    }
+
+    fn goodput_share(&self, draw: &Draw) -> Option<f64> {
+        let (mut served, mut good) = (0u64, 0u64);
+        for (slot, weight) in draw.slots.iter().enumerate() {
+            served += u64::from(*weight) * u64::from(self.served[slot]);
+            good += u64::from(*weight) * u64::from(self.good[slot]);
+        }
+        (served > 0).then(|| good as f64 / served as f64)
+    }
+}
+
+fn span(requests: &[&RequestRecord]) -> Micros {
+    let first = requests.iter().map(|r| r.arrived_us).min().unwrap_or_default();
+    requests.iter().map(|r| r.ended_us).max().unwrap_or_default() - first
+}

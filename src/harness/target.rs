@@ -1,0 +1,37 @@
+//! What `dualpool run` can run.
+
+/// A benchmark target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub name: &'static str,
+    pub about: &'static str,
+}
+
+pub const DUAL_POOL: Target = Target {
+    name: "dual_pool",
+    about: "a prefill and a decode pool with KV hand-off, against shared pools, on the same engines and requests",
+};
+
+pub const TARGETS: [Target; 1] = [DUAL_POOL];
+
+/// The target of this name, or an error that lists them.
+pub fn find(name: &str) -> Result<Target, UnknownTarget> {
+    TARGETS.into_iter().find(|t| t.name == name).ok_or_else(|| UnknownTarget { name: name.to_string() })
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no target `{name}`; the targets are: {}", TARGETS.map(|t| t.name).join(", "))]
+pub struct UnknownTarget {
+    name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_found_by_name() {
+        assert_eq!(find("dual_pool"), Ok(DUAL_POOL));
+        assert_eq!(find("dualpool").unwrap_err().to_string(), "there is no target `dualpool`; the targets are: dual_pool");
+    }
+}

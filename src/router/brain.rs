@@ -1,0 +1,153 @@
+//! `Router`: what it is made of, what it can be asked, and admission. What happens to a request is in `life`.
+
+use std::collections::HashMap;
+
+use crate::config::RouterSettings;
+use crate::core::{EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
+
+use super::flight::Flight;
+use super::policy::{self, Ask, Plan, Policy};
+use super::{Action, Arrangement, ArrangementError, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind};
+
+/// Decides where every request goes and follows it to its end.
+///
+/// Its memory is bounded: at most `router.max_in_flight` requests and aborted legs, each with its own tokens.
+pub struct Router {
+    pub(super) engines: Vec<EngineState>,
+    pub(super) costs: CostModel,
+    pub(super) policy: Box<dyn Policy>,
+    pub(super) settings: RouterSettings,
+    pub(super) long_prompt_tokens_min: u32,
+    pub(super) flights: HashMap<RequestId, Flight>,
+    /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
+    pub(super) draining: HashMap<LegId, EngineId>,
+}
+
+impl Router {
+    /// A router over these engines, by `EngineId`. It serves by `shared_least_load` until it is given an arrangement.
+    pub fn new(fleet: &[EngineFacts], settings: &RouterSettings) -> Router {
+        let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts));
+        Router {
+            engines: engines.collect(),
+            costs: CostModel::default(),
+            policy: policy::build(PolicyKind::SharedLeastLoad),
+            settings: settings.clone(),
+            long_prompt_tokens_min: settings.prefill_ctx_thresh,
+            flights: HashMap::new(),
+            draining: HashMap::new(),
+        }
+    }
+
+    /// Serves by this arrangement from now on. Only while nothing is in flight: a request keeps the roles it was placed by.
+    pub fn arrange(&mut self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
+        let in_flight = self.in_flight();
+        if in_flight > 0 {
+            return Err(ArrangementError::Busy { in_flight });
+        }
+        arrangement.validate(self.engines.len())?;
+        let name = || arrangement.name.clone();
+        for (engine, &Tuning { max_num_batched_tokens, .. }) in self.engines.iter().zip(&arrangement.tunings) {
+            let max = engine.facts.max_num_batched_tokens;
+            if let Some(value) = max_num_batched_tokens.filter(|value| !(1..=max).contains(value)) {
+                return Err(ArrangementError::BatchedTokens { name: name(), engine: engine.id, value, max });
+            }
+            if arrangement.policy.moves_kv() && !engine.facts.kv_transfer {
+                let policy = arrangement.policy.name();
+                return Err(ArrangementError::NoKvTransfer { name: name(), policy, engine: engine.id });
+            }
+        }
+        self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
+        self.policy = policy::build(arrangement.policy);
+        self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;
+        Ok(())
+    }
+
+    /// Takes what happened at `now`, and appends what is to be done about it.
+    pub fn handle(&mut self, now: Time, event: Event<'_>, actions: &mut Vec<Action>) {
+        match event {
+            Event::Arrived(request) => self.arrived(now, request, actions),
+            Event::Cancelled(request) => self.cancelled(request, actions),
+            Event::Output { leg, tokens, finish, .. } => self.output(now, leg, tokens, finish, actions),
+            Event::KvMoved { leg, copy, ok, .. } => self.kv_moved(leg, copy, ok, actions),
+            Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
+            Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
+            // Decisions are made when something happens to a request; none depends on time passing alone.
+            Event::Tick => {}
+        }
+    }
+
+    /// Requests that are not over, and aborted legs that their engine has not ended yet.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len() + self.draining.len()
+    }
+
+    pub fn engines(&self) -> &[EngineState] {
+        &self.engines
+    }
+
+    pub fn load(&self, engine: EngineId) -> &Load {
+        &self.engines[engine.index()].load
+    }
+
+    pub fn role(&self, engine: EngineId) -> Role {
+        self.engines[engine.index()].role
+    }
+
+    /// The requests that are not over, in no particular order.
+    pub fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
+        self.flights.keys().copied()
+    }
+
+    pub fn costs(&self) -> &CostModel {
+        &self.costs
+    }
+
+    /// Starts from a stored calibration. The router goes on fitting it to what it observes.
+    pub fn set_costs(&mut self, costs: CostModel) {
+        self.costs = costs.sanitised();
+    }
+
+    /// Why a request cannot be admitted now.
+    pub(super) fn refusal(&self, request: &Request) -> Option<RejectReason> {
+        let alive = self.engines.iter().filter(|engine| engine.alive);
+        let Some(max_model_len) = alive.map(|engine| engine.facts.max_model_len).min() else {
+            return Some(RejectReason::NoEngine);
+        };
+        let (prompt_tokens, max_tokens) = (request.prompt_tokens(), request.max_tokens);
+        if prompt_tokens == 0 {
+            return Some(RejectReason::EmptyPrompt);
+        }
+        if max_tokens == 0 {
+            return Some(RejectReason::NoOutput);
+        }
+        if prompt_tokens.saturating_add(max_tokens) > max_model_len {
+            return Some(RejectReason::TooLong { prompt_tokens, max_tokens, max_model_len });
+        }
+        let in_flight = self.in_flight() as u32;
+        (in_flight >= self.settings.max_in_flight).then_some(RejectReason::TooManyInFlight { in_flight })
+    }
+
+    /// Where a request that starts now goes. None only when no engine is alive.
+    pub fn decide(&mut self, ask: &Ask) -> Option<Plan> {
+        let Router { engines, costs, policy, long_prompt_tokens_min, .. } = self;
+        policy.place(&FleetView { engines, costs, long_prompt_tokens_min: *long_prompt_tokens_min }, ask)
+    }
+
+    pub(super) fn decide_decode(&mut self, ask: &Ask) -> Option<EngineId> {
+        let Router { engines, costs, policy, long_prompt_tokens_min, .. } = self;
+        policy.decode_on(&FleetView { engines, costs, long_prompt_tokens_min: *long_prompt_tokens_min }, ask)
+    }
+
+    /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.
+    pub fn needs_blocks_of(&self, leg: LegId) -> bool {
+        self.flights
+            .get(&leg.request)
+            .is_some_and(|flight| flight.stay.leg == leg || flight.held.is_some_and(|source| source.leg == leg))
+    }
+
+    pub(super) fn reported(&mut self, now: Time, engine: EngineId, stats: EngineStats) {
+        if let Some((took, prompt_tokens, decodes)) = self.engines[engine.index()].report(now, stats) {
+            self.costs.observe_step(took, prompt_tokens, decodes);
+        }
+    }
+}

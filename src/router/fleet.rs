@@ -1,0 +1,257 @@
+//! What the router knows of each engine. The load is counted from the router's own events, so it is never stale: a leg counts from
+//! the moment it is sent (the in-flight credit that keeps a herd from chasing an old report), and what an engine says of itself only
+//! refines it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::core::{EngineId, EngineStats, Micros, Objectives, Role, Time, Tuning};
+
+use super::{Arrangement, CostModel};
+
+/// What is fixed for an engine's life and matters to a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineFacts {
+    /// Longest prompt + output, in tokens.
+    pub max_model_len: u32,
+    /// Tokens one step may process, as the engine was started.
+    pub max_num_batched_tokens: u32,
+    pub max_num_seqs: u32,
+    /// Tokens whose KV fits into the engine.
+    pub kv_tokens: u64,
+    /// Whether the engine can hold and load KV blocks.
+    pub kv_transfer: bool,
+}
+
+/// One leg's share of an engine's load.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LegLoad {
+    /// Prompt tokens the engine has yet to compute; 0 from the leg's first token on.
+    pub prefill: u32,
+    pub long: bool,
+    /// Tokens whose KV the leg takes.
+    pub context: u32,
+    /// Output tokens yet to come.
+    pub outputs: u32,
+    pub started: bool,
+    pub objectives: Objectives,
+}
+
+/// The legs that are on an engine, summed up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Legs without a token yet, and those with one. Their sum is the queue depth.
+    pub waiting: u64,
+    pub running: u64,
+    /// Of the waiting ones, those with a long prompt to compute.
+    pub long_prefills: u64,
+    /// Prompt tokens of the waiting ones; of them, those of long prompts.
+    pub prompt_tokens: u64,
+    pub long_prompt_tokens: u64,
+    /// Tokens whose KV the legs take.
+    pub context_tokens: u64,
+    /// Output tokens yet to come.
+    pub output_tokens: u64,
+    itl_objectives_us: u64,
+}
+
+impl Load {
+    pub(super) fn enter(&mut self, leg: &LegLoad) {
+        self.count(leg, |sum, part| *sum += part);
+    }
+
+    pub(super) fn leave(&mut self, leg: &LegLoad) {
+        self.count(leg, |sum, part| *sum -= part);
+    }
+
+    /// One list of what a leg adds, so that leaving takes away exactly what entering added.
+    fn count(&mut self, leg: &LegLoad, apply: impl Fn(&mut u64, u64)) {
+        let (waiting, long) = (u64::from(!leg.started), u64::from(!leg.started && leg.long));
+        apply(&mut self.waiting, waiting);
+        apply(&mut self.running, 1 - waiting);
+        apply(&mut self.long_prefills, long);
+        apply(&mut self.prompt_tokens, leg.prefill.into());
+        apply(&mut self.long_prompt_tokens, long * u64::from(leg.prefill));
+        apply(&mut self.context_tokens, leg.context.into());
+        apply(&mut self.output_tokens, leg.outputs.into());
+        apply(&mut self.itl_objectives_us, leg.objectives.itl_us_max.0);
+    }
+
+    pub fn depth(&self) -> u64 {
+        self.waiting + self.running
+    }
+}
+
+/// An engine as the policies see it.
+#[derive(Clone, Debug)]
+pub struct EngineState {
+    pub id: EngineId,
+    pub facts: EngineFacts,
+    pub role: Role,
+    pub alive: bool,
+    pub load: Load,
+    tuning: Tuning,
+    /// Prompt tokens the engine reported as computed for legs that have no token yet.
+    progress: u64,
+    /// Legs that got their first token since the last report: their tokens are no decodes.
+    first_tokens: u32,
+    report: Option<(Time, EngineStats)>,
+}
+
+impl EngineState {
+    pub(super) fn new(id: EngineId, facts: EngineFacts) -> EngineState {
+        EngineState {
+            id,
+            facts,
+            role: Role::Shared,
+            alive: true,
+            load: Load::default(),
+            tuning: Tuning::default(),
+            progress: 0,
+            first_tokens: 0,
+            report: None,
+        }
+    }
+
+    pub(super) fn arrange(&mut self, arrangement: &Arrangement) {
+        self.role = arrangement.roles[self.id.index()];
+        self.tuning = arrangement.tunings[self.id.index()];
+    }
+
+    /// The leg's prompt is computed: its tokens are no longer part of what the engine is in the middle of.
+    pub(super) fn started(&mut self, prefill: u32) {
+        self.first_tokens += 1;
+        self.settle_progress(prefill);
+    }
+
+    /// A leg that has not started leaves: its share of the progress goes with it.
+    pub(super) fn settle_progress(&mut self, prefill: u32) {
+        self.progress = if self.load.waiting == 0 { 0 } else { self.progress.saturating_sub(prefill.into()) };
+    }
+
+    /// Takes the engine's own report. Returns what one whole step took, when the report lets one tell: the time, the prompt tokens
+    /// and the decodes in it.
+    pub(super) fn report(&mut self, at: Time, mut stats: EngineStats) -> Option<(Micros, f64, f64)> {
+        stats.kv_usage = if stats.kv_usage.is_finite() { stats.kv_usage.clamp(0.0, 1.0) } else { 0.0 };
+        let first_tokens = std::mem::take(&mut self.first_tokens);
+        let (then, before) = self.report.replace((at, stats))?;
+        let computed = stats.prompt_tokens_computed.saturating_sub(before.prompt_tokens_computed);
+        if self.load.waiting > 0 {
+            self.progress = (self.progress + computed).min(self.load.prompt_tokens);
+        }
+        // Only a step that began when the one before it ended lasted from one report to the next.
+        let back_to_back = stats.steps == before.steps + 1 && before.running > 0;
+        let outputs = stats.output_tokens.saturating_sub(before.output_tokens);
+        back_to_back.then(|| (at.since(then), computed as f64, outputs.saturating_sub(first_tokens.into()) as f64))
+    }
+
+    pub(super) fn died(&mut self) {
+        self.alive = false;
+        self.progress = 0;
+        self.first_tokens = 0;
+    }
+
+    pub fn stats(&self) -> Option<&EngineStats> {
+        self.report.as_ref().map(|(_, stats)| stats)
+    }
+
+    /// Prompt tokens dispatched to the engine and not known to be computed.
+    pub fn backlog(&self) -> f64 {
+        self.load.prompt_tokens.saturating_sub(self.progress) as f64
+    }
+
+    /// Tokens one step may process.
+    pub fn batched_tokens(&self) -> f64 {
+        f64::from(self.tuning.max_num_batched_tokens.unwrap_or(self.facts.max_num_batched_tokens))
+    }
+
+    /// Prompt tokens one step can take beside the decodes it has.
+    pub fn chunk(&self) -> f64 {
+        (self.batched_tokens() - self.load.running as f64).max(1.0)
+    }
+
+    /// Prompt tokens that one step can take of one prompt of this length.
+    pub fn chunk_of(&self, prompt_tokens: f64) -> f64 {
+        let threshold = match self.tuning.long_prefill_token_threshold {
+            None | Some(0) => f64::INFINITY,
+            Some(threshold) => f64::from(threshold),
+        };
+        prompt_tokens.min(threshold).min(self.chunk())
+    }
+
+    /// Share of the KV cache that the legs in flight will take, 0 to 1. The engine's own report counts when it says more: it also
+    /// sees blocks that are held for legs that are over.
+    pub fn kv_usage(&self) -> f64 {
+        let in_flight = (self.load.context_tokens + self.load.output_tokens) as f64 / self.facts.kv_tokens.max(1) as f64;
+        let reported = match self.report {
+            Some((_, stats)) if self.load.depth() > 0 => f64::from(stats.kv_usage),
+            _ => 0.0,
+        };
+        in_flight.max(reported).min(1.0)
+    }
+
+    /// What the requests on this engine call a good ITL, in microseconds: their mean, which is exact where all ask for the same.
+    pub fn itl_objective(&self) -> f64 {
+        match self.load.depth() {
+            0 => f64::INFINITY,
+            depth => self.load.itl_objectives_us as f64 / depth as f64,
+        }
+    }
+}
+
+/// All that a policy may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct FleetView<'a> {
+    pub engines: &'a [EngineState],
+    pub costs: &'a CostModel,
+    pub long_prompt_tokens_min: u32,
+}
+
+impl<'a> FleetView<'a> {
+    /// The engine alive with this role (or any, for none) that scores lowest; between equals the first one, counted from `start`.
+    /// An engine that cannot be scored counts as the worst.
+    pub fn least(&self, role: Option<Role>, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
+        let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
+        let mut best: Option<(f64, &EngineState)> = None;
+        for engine in from.iter().chain(before) {
+            if !engine.alive || role.is_some_and(|role| engine.role != role) {
+                continue;
+            }
+            let score = score(engine);
+            let score = if score.is_finite() { score } else { f64::MAX };
+            if best.is_none_or(|(lowest, _)| score < lowest) {
+                best = Some((score, engine));
+            }
+        }
+        best.map(|(_, engine)| engine)
+    }
+
+    /// The same within a pool, and over the whole fleet once nobody in the pool is alive.
+    pub fn least_of_pool(&self, role: Role, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
+        self.least(Some(role), start, &score).or_else(|| self.least(None, start, &score))
+    }
+
+    pub fn is_long(&self, prompt_tokens: u32) -> bool {
+        prompt_tokens >= self.long_prompt_tokens_min
+    }
+
+    /// Predicted time until a prompt sent to this engine now has its first token: what is in front of it and itself in full
+    /// chunks, and at least itself in the chunks that one prompt may take.
+    pub fn ttft(&self, engine: &EngineState, prompt_tokens: f64) -> f64 {
+        let running = engine.load.running as f64;
+        let queue = self.costs.prefill(engine.backlog() + prompt_tokens, engine.chunk(), running);
+        queue.max(self.costs.prefill(prompt_tokens, engine.chunk_of(prompt_tokens), running))
+    }
+
+    /// Predicted longest step while a prompt sent to this engine now is computed: the ITL of what decodes there.
+    pub fn step_beside(&self, engine: &EngineState, prompt_tokens: f64) -> f64 {
+        let prompt = (engine.backlog() + engine.chunk_of(prompt_tokens)).min(engine.chunk());
+        self.costs.step(prompt, engine.load.running as f64)
+    }
+
+    /// Predicted time in which the engine would drain all it has.
+    pub fn work(&self, engine: &EngineState) -> f64 {
+        let depth = (engine.load.depth() as f64).max(1.0);
+        let outputs = engine.load.output_tokens as f64;
+        engine.backlog() * self.costs.prefill_us + outputs * self.costs.decode_us + outputs / depth * self.costs.step_us
+    }
+}

@@ -1,0 +1,83 @@
+//! A request between its arrival and its end.
+
+use std::sync::Arc;
+
+use crate::core::{EngineId, KvSource, LegId, Micros, Phase, Request, Time, TokenId};
+
+use super::fleet::LegLoad;
+use super::policy::Ask;
+
+/// What outlives a change of engine.
+#[derive(Debug)]
+pub(super) struct Journey {
+    pub request: Request,
+    /// Output tokens so far, all of them sent to the client.
+    pub tokens: Vec<TokenId>,
+    /// Legs sent so far; the next leg's number.
+    pub legs: u16,
+    /// Times the request was resumed after an engine's death.
+    pub resumes: u32,
+}
+
+impl Journey {
+    pub fn new(request: Request) -> Journey {
+        Journey { request, tokens: Vec::new(), legs: 0, resumes: 0 }
+    }
+
+    pub fn remaining(&self) -> u32 {
+        self.request.max_tokens - self.tokens.len() as u32
+    }
+
+    /// What a leg sent now has to compute or load: the prompt and all output tokens so far.
+    pub fn prompt(&self) -> Arc<[TokenId]> {
+        if self.tokens.is_empty() {
+            return self.request.prompt.clone();
+        }
+        self.request.prompt.iter().chain(&self.tokens).copied().collect()
+    }
+
+    pub fn ask(&self) -> Ask {
+        Ask {
+            prompt_tokens: self.request.prompt_tokens() + self.tokens.len() as u32,
+            outputs: self.remaining(),
+            objectives: self.request.objectives,
+        }
+    }
+}
+
+/// The stay on an engine that the request is in.
+///
+/// ```text
+/// whole:  Prefill -first token-> Decode -end-> over
+/// split:  Prefill -first token-> Handoff -end, on to the next stay-> Handoff -first token-> Decode -end-> over
+///                                                                    Handoff -copy failed-> Prefill (recomputes)
+/// ```
+#[derive(Debug)]
+pub(super) struct Stay {
+    pub leg: LegId,
+    pub engine: EngineId,
+    pub phase: Phase,
+    /// Ends with its first token, and the request moves on.
+    pub split: bool,
+    /// Output tokens still expected of this leg.
+    pub left: u32,
+    pub load: LegLoad,
+    /// When the stay began, which is when the one before it ended.
+    pub since: Time,
+    /// Tokens to be loaded, and what the mover reported of that.
+    pub loading: Option<Loading>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loading {
+    pub tokens: u32,
+    pub copy: Option<Micros>,
+}
+
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub journey: Journey,
+    pub stay: Stay,
+    /// Blocks that the stay before this one left for it.
+    pub held: Option<KvSource>,
+}

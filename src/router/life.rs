@@ -1,0 +1,248 @@
+//! The life of a request: one function per thing that can happen to it.
+
+use crate::core::{
+    EngineId, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Phase, Request, RequestError, RequestId, Time, TokenId,
+};
+
+use super::fleet::LegLoad;
+use super::flight::{Flight, Journey, Loading, Stay};
+use super::policy::Plan;
+use super::{Action, Router};
+
+impl Router {
+    pub(super) fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
+        let id = request.id;
+        if self.flights.contains_key(&id) {
+            return; // Ids are unique; the request that has this one goes on.
+        }
+        if let Some(reason) = self.refusal(&request) {
+            let result = Err(RequestError::Rejected { reason });
+            return actions.push(Action::Finish { request: id, result });
+        }
+        if self.place(now, Journey::new(request), actions).is_err() {
+            // Admission found an engine alive, and every policy falls back to any engine alive.
+            let result = Err(RequestError::Rejected { reason: crate::core::RejectReason::NoEngine });
+            actions.push(Action::Finish { request: id, result });
+        }
+    }
+
+    pub(super) fn cancelled(&mut self, request: RequestId, actions: &mut Vec<Action>) {
+        let Some(flight) = self.take_off(request) else { return };
+        let Stay { leg, engine, phase, .. } = flight.stay;
+        self.draining.insert(leg, engine);
+        actions.push(Action::Abort { engine, leg });
+        release(flight.held, actions);
+        actions.push(Action::Finish { request, result: Err(RequestError::Cancelled { phase }) });
+    }
+
+    pub(super) fn output(
+        &mut self,
+        now: Time,
+        leg: LegId,
+        tokens: &[TokenId],
+        finish: Option<(&FinishReason, Option<HeldKv>)>,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(&engine) = self.draining.get(&leg) {
+            if let Some((_, held)) = finish {
+                self.draining.remove(&leg);
+                release(held.map(|HeldKv { tokens }| KvSource { engine, leg, tokens }), actions);
+            }
+            return;
+        }
+        let Some(flight) = self.flights.get(&leg.request).filter(|flight| flight.stay.leg == leg) else {
+            return; // Late words of a leg that is over.
+        };
+        // Never more than was asked for, whatever the engine says.
+        let tokens = &tokens[..tokens.len().min(flight.stay.left as usize)];
+        if !tokens.is_empty() {
+            actions.push(Action::Emit { request: leg.request, tokens: tokens.to_vec() });
+            self.progressed(now, leg.request, tokens, actions);
+        }
+        if let Some((reason, held)) = finish {
+            self.leg_ended(now, leg, reason, held, actions);
+        }
+    }
+
+    /// The request's leg gave tokens.
+    fn progressed(&mut self, now: Time, request: RequestId, tokens: &[TokenId], actions: &mut Vec<Action>) {
+        let Some(Flight { journey, stay, held }) = self.flights.get_mut(&request) else { return };
+        journey.tokens.extend_from_slice(tokens);
+        let engine = &mut self.engines[stay.engine.index()];
+        let (first, prefill, given) = (!stay.load.started, stay.load.prefill, tokens.len() as u32);
+        stay.left -= given;
+        engine.load.leave(&stay.load);
+        stay.load = LegLoad {
+            prefill: 0,
+            started: true,
+            context: stay.load.context + given,
+            outputs: stay.load.outputs - given,
+            ..stay.load
+        };
+        engine.load.enter(&stay.load);
+        if !first {
+            return;
+        }
+        engine.started(prefill);
+        stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
+        // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
+        release(held.take(), actions);
+        if let Some(Loading { tokens, copy: Some(copy) }) = stay.loading {
+            let step = Micros(self.costs.step(0.0, engine.load.running as f64) as u64);
+            self.costs.observe_handoff(tokens, copy, now.since(stay.since) - step);
+        }
+    }
+
+    fn leg_ended(&mut self, now: Time, leg: LegId, reason: &FinishReason, held: Option<HeldKv>, actions: &mut Vec<Action>) {
+        let Some(flight) = self.take_off(leg.request) else { return };
+        let Flight { journey, stay, held: source } = flight;
+        let Stay { engine, phase, .. } = stay;
+        release(source, actions);
+        let left_behind = held.map(|HeldKv { tokens }| KvSource { engine, leg, tokens });
+        let why = match reason {
+            FinishReason::Length if journey.remaining() == 0 => None,
+            FinishReason::Stop => None,
+            FinishReason::Length if stay.split && stay.left == 0 => {
+                return self.hand_over(now, journey, left_behind, engine, actions);
+            }
+            FinishReason::Length => Some(format!("it ended the leg {} tokens early", stay.left)),
+            FinishReason::Aborted => Some("it aborted the leg unasked".to_owned()),
+            FinishReason::Error(why) => Some(why.clone()),
+        };
+        release(left_behind, actions);
+        let result = why.map_or(Ok(()), |why| Err(RequestError::Engine { engine, phase, why }));
+        actions.push(Action::Finish { request: leg.request, result });
+    }
+
+    /// The prefill leg is over, and its engine holds the blocks: on to an engine that decodes, chosen by the signals of this moment.
+    fn hand_over(&mut self, now: Time, journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
+        let ask = journey.ask();
+        let Some(engine) = self.decide_decode(&ask) else {
+            release(held, actions);
+            let why = "no engine is alive to decode on".to_owned();
+            let result = Err(RequestError::Engine { engine: from, phase: Phase::Handoff, why });
+            return actions.push(Action::Finish { request: journey.request.id, result });
+        };
+        // An engine does not load from itself; what its prefix cache kept serves instead.
+        let (load, unused) = if engine == from { (None, held) } else { (held, None) };
+        release(unused, actions);
+        self.send(now, journey, engine, false, load, actions);
+    }
+
+    pub(super) fn kv_moved(&mut self, leg: LegId, copy: Micros, ok: bool, actions: &mut Vec<Action>) {
+        let Some(flight) = self.flights.get_mut(&leg.request).filter(|flight| flight.stay.leg == leg) else { return };
+        let Flight { journey, stay, held } = flight;
+        if ok {
+            // The mover has released the source.
+            *held = None;
+            if let Some(loading) = &mut stay.loading {
+                loading.copy = Some(copy);
+            }
+            return;
+        }
+        release(held.take(), actions);
+        stay.loading = None;
+        if !stay.load.started {
+            let prompt = journey.ask().prompt_tokens;
+            let load = &mut self.engines[stay.engine.index()].load;
+            load.leave(&stay.load);
+            stay.phase = Phase::Prefill;
+            stay.load.prefill = prompt;
+            stay.load.long = prompt >= self.long_prompt_tokens_min;
+            load.enter(&stay.load);
+        }
+    }
+
+    pub(super) fn engine_died(&mut self, now: Time, dead: EngineId, why: &str, actions: &mut Vec<Action>) {
+        self.engines[dead.index()].died();
+        self.draining.retain(|_, engine| *engine != dead);
+        let mut stranded = Vec::new();
+        for (&request, flight) in &mut self.flights {
+            if flight.stay.engine == dead {
+                stranded.push(request);
+            }
+            // Its blocks are gone with it. A leg that was to load them finds that out from the mover and computes its prompt.
+            flight.held.take_if(|source| source.engine == dead);
+        }
+        stranded.sort_unstable();
+        for request in stranded {
+            let Some(Flight { mut journey, stay, held }) = self.take_off(request) else { continue };
+            release(held, actions);
+            journey.resumes += 1;
+            if journey.resumes > self.settings.resumes_max || self.place(now, journey, actions).is_err() {
+                let result = Err(RequestError::EngineDied { engine: dead, phase: stay.phase, why: why.to_owned() });
+                actions.push(Action::Finish { request, result });
+            }
+        }
+    }
+
+    /// Sends the request where the policy says, from wherever it stands. Fails when no engine is alive.
+    fn place(&mut self, now: Time, journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
+        let ask = journey.ask();
+        let (engine, split) = match self.decide(&ask).ok_or(())? {
+            Plan::Whole(engine) => (engine, false),
+            // With one token to go there is nothing to decode elsewhere, and with one engine alive there is no elsewhere.
+            Plan::Split(engine) => (engine, ask.outputs > 1 && self.engines.iter().any(|other| other.alive && other.id != engine)),
+        };
+        self.send(now, journey, engine, split, None, actions);
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        now: Time,
+        mut journey: Journey,
+        engine: EngineId,
+        split: bool,
+        load: Option<KvSource>,
+        actions: &mut Vec<Action>,
+    ) {
+        let ask = journey.ask();
+        let id = LegId { request: journey.request.id, leg: journey.legs };
+        journey.legs += 1;
+        let leg = Leg {
+            id,
+            prompt: journey.prompt(),
+            max_tokens: if split { 1 } else { ask.outputs },
+            ignore_eos: journey.request.ignore_eos,
+            load,
+            hold: split,
+        };
+        let prefill = ask.prompt_tokens - load.map_or(0, |source| source.tokens.min(ask.prompt_tokens));
+        let stay = Stay {
+            leg: id,
+            engine,
+            phase: if load.is_some() { Phase::Handoff } else { Phase::Prefill },
+            split,
+            left: leg.max_tokens,
+            load: LegLoad {
+                prefill,
+                long: prefill >= self.long_prompt_tokens_min,
+                context: ask.prompt_tokens,
+                outputs: leg.max_tokens,
+                started: false,
+                objectives: ask.objectives,
+            },
+            since: now,
+            loading: load.map(|source| Loading { tokens: source.tokens, copy: None }),
+        };
+        self.engines[engine.index()].load.enter(&stay.load);
+        self.flights.insert(id.request, Flight { journey, stay, held: load });
+        actions.push(Action::Submit { engine, leg });
+    }
+
+    /// Takes the request out of the books, and its leg off its engine.
+    fn take_off(&mut self, request: RequestId) -> Option<Flight> {
+        let flight = self.flights.remove(&request)?;
+        let engine = &mut self.engines[flight.stay.engine.index()];
+        engine.load.leave(&flight.stay.load);
+        if !flight.stay.load.started {
+            engine.settle_progress(flight.stay.load.prefill);
+        }
+        Some(flight)
+    }
+}
+
+fn release(source: Option<KvSource>, actions: &mut Vec<Action>) {
+    actions.extend(source.map(|KvSource { engine, leg, .. }| Action::Release { engine, leg }));
+}

@@ -1,0 +1,68 @@
+//! Conditional disaggregation. The floor is a plain rule: long prompts prefill in the prefill pool and move, short ones live in the
+//! decode pool. It is departed from only on a prediction, and only with room to spare:
+//!
+//! - a short prompt prefills in the prefill pool when the decode engine would break an objective with it and the prefill engine would
+//!   not (a burst of shorts, or an ITL objective below the decode engine's chunk);
+//! - a long prompt runs whole on a decode engine when it would miss its TTFT objective in the prefill queue, would keep it there, and
+//!   what decodes there keeps its ITL;
+//! - a long prompt stays on its prefill engine when nothing else is there, that ends it sooner than moving would, and even the longest
+//!   step that engine can take is within the request's ITL objective: the next long prompt will come.
+
+use crate::core::Role;
+use crate::router::{EngineState, FleetView};
+
+use super::{Ask, Plan, Policy, Turn};
+
+/// A departure from the floor must be predicted to keep this share of the objective that the floor would break.
+const ROOM_TO_SPARE: f64 = 0.8;
+
+#[derive(Default)]
+pub(super) struct DualPool {
+    turn: Turn,
+}
+
+impl Policy for DualPool {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+        let start = self.turn.next();
+        let prompt = f64::from(ask.prompt_tokens);
+        let prefill = fleet.least(Some(Role::Prefill), start, |engine| fleet.ttft(engine, prompt));
+        let decode = fleet.least(Some(Role::Decode), start, |engine| fleet.ttft(engine, prompt));
+        match (prefill, decode) {
+            (Some(prefill), Some(decode)) if fleet.is_long(ask.prompt_tokens) => Some(long(fleet, ask, prefill, decode)),
+            (Some(prefill), Some(decode)) => Some(short(fleet, ask, prefill, decode)),
+            // A pool has no engine alive: whoever is left serves whole requests.
+            _ => fleet.least(None, start, |engine| fleet.ttft(engine, prompt)).map(|engine| Plan::Whole(engine.id)),
+        }
+    }
+}
+
+fn long(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &EngineState) -> Plan {
+    let (floor, prompt) = (Plan::Split(prefill.id), f64::from(ask.prompt_tokens));
+    let (ttft_max, itl_max) = (ask.objectives.ttft_us_max.0 as f64, ask.objectives.itl_us_max.0 as f64);
+    if prefill.load.depth() == 0 {
+        let outputs = f64::from(ask.outputs.saturating_sub(1));
+        let stay = outputs * fleet.costs.step(0.0, 1.0);
+        let go = fleet.costs.handoff(prompt) + outputs * fleet.costs.step(0.0, decode.load.depth() as f64 + 1.0);
+        let longest_step = fleet.costs.step(prefill.chunk(), 1.0);
+        return if stay < go && longest_step <= itl_max { Plan::Whole(prefill.id) } else { floor };
+    }
+    let late = fleet.ttft(prefill, prompt) > ttft_max;
+    let sooner = fleet.ttft(decode, prompt) <= ttft_max * ROOM_TO_SPARE;
+    let harmless =
+        decode.load.long_prefills == 0 && fleet.step_beside(decode, prompt) <= itl_max.min(decode.itl_objective()) * ROOM_TO_SPARE;
+    if late && sooner && harmless { Plan::Whole(decode.id) } else { floor }
+}
+
+fn short(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &EngineState) -> Plan {
+    let (floor, prompt) = (Plan::Whole(decode.id), f64::from(ask.prompt_tokens));
+    let (ttft_max, itl_max) = (ask.objectives.ttft_us_max.0 as f64, ask.objectives.itl_us_max.0 as f64);
+    let late = fleet.ttft(decode, prompt) > ttft_max;
+    let jolt = decode.load.running > 0 && fleet.step_beside(decode, prompt) > itl_max.min(decode.itl_objective());
+    if !late && !jolt {
+        return floor;
+    }
+    let soon = fleet.ttft(prefill, prompt) <= ttft_max * ROOM_TO_SPARE;
+    // On an engine that only prefills nobody's ITL suffers; one on which requests stayed is judged like the decode engine.
+    let harmless = prefill.load.running == 0 || fleet.step_beside(prefill, prompt) <= prefill.itl_objective() * ROOM_TO_SPARE;
+    if soon && harmless { Plan::Split(prefill.id) } else { floor }
+}

@@ -1,0 +1,77 @@
+//! The policies: where a request goes when it arrives, and where it decodes once it is prefilled. One file per policy; each decides
+//! from a `FleetView` alone, in time linear in the engines and without allocating.
+
+mod dedicated;
+mod dual_pool;
+mod full_disaggregation;
+mod shared_balanced;
+mod shared_least_load;
+mod shared_round_robin;
+
+use crate::core::{EngineId, Objectives, Role};
+
+use super::{FleetView, PolicyKind};
+
+/// A request that needs a place.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ask {
+    /// Prompt and all output tokens so far.
+    pub prompt_tokens: u32,
+    /// Output tokens to come.
+    pub outputs: u32,
+    pub objectives: Objectives,
+}
+
+/// A place for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// One engine does all of it.
+    Whole(EngineId),
+    /// This engine prefills; another one decodes, which is chosen when the prefill is done.
+    Split(EngineId),
+}
+
+pub trait Policy: Send {
+    /// Where the request starts. None only when no engine is alive.
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan>;
+
+    /// Where a request that was prefilled by a `Plan::Split` decodes. None only when no engine is alive.
+    fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<EngineId> {
+        best_decoder(fleet, ask, 0)
+    }
+}
+
+pub fn build(kind: PolicyKind) -> Box<dyn Policy> {
+    match kind {
+        PolicyKind::SharedRoundRobin => Box::<shared_round_robin::SharedRoundRobin>::default(),
+        PolicyKind::SharedLeastLoad => Box::<shared_least_load::SharedLeastLoad>::default(),
+        PolicyKind::SharedBalanced => Box::<shared_balanced::SharedBalanced>::default(),
+        PolicyKind::Dedicated => Box::<dedicated::Dedicated>::default(),
+        PolicyKind::DualPool => Box::<dual_pool::DualPool>::default(),
+        PolicyKind::FullDisaggregation => Box::<full_disaggregation::FullDisaggregation>::default(),
+    }
+}
+
+/// Counts placements, so that equal engines take turns.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    fn next(&mut self) -> usize {
+        self.0 = self.0.wrapping_add(1);
+        self.0 - 1
+    }
+}
+
+/// The decode engine whose next step, with this request in it, is shortest. An engine without room for its KV comes last.
+fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, start: usize) -> Option<EngineId> {
+    let tokens = u64::from(ask.prompt_tokens) + u64::from(ask.outputs);
+    let score = |engine: &super::EngineState| {
+        let taken = engine.load.context_tokens + engine.load.output_tokens + tokens;
+        let overfull = taken.saturating_sub(engine.facts.kv_tokens) as f64;
+        let prompt = engine.backlog().min(engine.chunk());
+        // What has no room waits until other requests end: as long as their prompt and output tokens take to compute, at least.
+        fleet.costs.step(prompt, engine.load.depth() as f64) + overfull * fleet.costs.prefill_us
+    };
+    fleet.least_of_pool(Role::Decode, start, score).map(|engine| engine.id)
+}

@@ -1,0 +1,15 @@
+//! All engines alike, in turn: what a proxy without signals does.
+
+use super::{Ask, Plan, Policy, Turn};
+use crate::router::FleetView;
+
+#[derive(Default)]
+pub(super) struct SharedRoundRobin {
+    turn: Turn,
+}
+
+impl Policy for SharedRoundRobin {
+    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
+        fleet.least(None, self.turn.next(), |_| 0.0).map(|engine| Plan::Whole(engine.id))
+    }
+}

@@ -1,0 +1,6 @@
+//! The router against scripted engines, on a clock that the test moves.
+
+mod life;
+mod placing;
+mod script;
+mod storm;

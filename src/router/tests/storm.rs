@@ -1,0 +1,120 @@
+//! Random storms: arrivals, tokens, cancellations, copies that fail, deaths, words that come late or twice, all in any order. Whatever
+//! happens, every request ends once, with its own tokens in order; no block stays held; the books are at zero.
+
+use rand::Rng as _;
+use rand::seq::{IndexedRandom as _, IteratorRandom as _};
+
+use super::script::{A, B, Stage, split};
+use crate::config::RouterSettings;
+use crate::core::{EngineId, FinishReason, LegId, Rng, Tuning, seeded};
+use crate::router::{Arrangement, Event, PolicyKind};
+
+const REQUESTS: u64 = 40;
+const STEPS: usize = 600;
+const SEEDS: u64 = 150;
+
+fn arrangement(policy: PolicyKind) -> Arrangement {
+    if policy.needs_pools() {
+        split(policy, &[A, B], &[EngineId(2), EngineId(3)])
+    } else {
+        Arrangement::shared("test", policy, 4, Tuning::default())
+    }
+}
+
+/// The mover's words that are under way: they may come after the leg's first token.
+type Late = Vec<(LegId, bool)>;
+
+fn copy_ends(stage: &mut Stage, leg: LegId, late: &mut Late, rng: &mut Rng) {
+    let Some(live) = stage.live.get_mut(&leg) else { return };
+    let Some(source) = live.waits else { return };
+    let ok = stage.held.contains(&(source.engine, source.leg)) && rng.random_bool(0.8);
+    if rng.random_bool(0.5) {
+        stage.moved(leg, ok);
+        return;
+    }
+    live.waits = None;
+    if ok {
+        stage.held.remove(&(source.engine, source.leg));
+    }
+    late.push((leg, ok));
+}
+
+fn leg_works(stage: &mut Stage, leg: LegId, rng: &mut Rng) {
+    let live = &stage.live[&leg];
+    if live.aborted && rng.random_bool(0.7) {
+        stage.end(leg, &[], &FinishReason::Aborted);
+    } else if live.waits.is_some() {
+        // It waits for its KV.
+    } else if rng.random_bool(0.01) {
+        stage.end(leg, &[], &FinishReason::Error("scripted".to_owned()));
+    } else {
+        stage.give(leg, rng.random_range(1..=3));
+    }
+}
+
+fn storm(policy: PolicyKind, seed: u64) {
+    let rng = &mut seeded(seed, "storm");
+    let settings = RouterSettings { max_in_flight: 24, ..RouterSettings::default() };
+    let mut stage = Stage::with(4, &arrangement(policy), &settings);
+    let (mut arrived, mut late) = (0, Late::new());
+    for _ in 0..STEPS {
+        let leg = stage.live.keys().copied().choose(rng);
+        match rng.random_range(0..100) {
+            0..15 if arrived < REQUESTS => {
+                let prompt_tokens = *[1, 64, 300, 1000].choose(rng).unwrap_or(&64);
+                stage.arrive(arrived, prompt_tokens, rng.random_range(1..12));
+                arrived += 1;
+            }
+            15..19 => {
+                stage.cancel(rng.random_range(0..REQUESTS));
+            }
+            19..20 if rng.random_bool(0.3) => {
+                let engine = EngineId(rng.random_range(0..4));
+                if !stage.dead.contains(&engine) {
+                    stage.die(engine);
+                }
+            }
+            20..24 => {
+                // Somebody repeats, or comes late.
+                if let Some(&leg) = stage.sent.choose(rng)
+                    && !stage.live.contains_key(&leg)
+                {
+                    stage.feed(Event::Output {
+                        leg,
+                        tokens: &[7],
+                        cached_tokens: None,
+                        finish: Some((&FinishReason::Length, None)),
+                    });
+                }
+            }
+            24..30 if !late.is_empty() => {
+                let (leg, ok) = late.swap_remove(rng.random_range(0..late.len()));
+                stage.moved(leg, ok);
+            }
+            30..50 => leg.into_iter().for_each(|leg| copy_ends(&mut stage, leg, &mut late, rng)),
+            50..52 => {
+                stage.feed(Event::Tick);
+            }
+            _ => leg.into_iter().for_each(|leg| leg_works(&mut stage, leg, rng)),
+        }
+    }
+    // The storm is over: what is still under way comes to its end.
+    while let Some(&leg) = stage.live.keys().next() {
+        copy_ends(&mut stage, leg, &mut late, rng);
+        leg_works(&mut stage, leg, rng);
+    }
+    for (leg, ok) in late {
+        stage.moved(leg, ok);
+    }
+    stage.check_over();
+}
+
+#[test]
+fn storms() {
+    for policy in PolicyKind::ALL {
+        for seed in 0..SEEDS {
+            let run = std::panic::catch_unwind(|| storm(policy, seed));
+            assert!(run.is_ok(), "{} fails with seed {seed}; the panic above says how", policy.name());
+        }
+    }
+}

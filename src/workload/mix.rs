@@ -1,0 +1,108 @@
+//! The mixes: what a repetition holds, by name.
+
+use std::ops::RangeInclusive;
+
+use crate::config::{Mix, WorkloadSettings};
+
+/// A mix with its numbers filled in. Each is sized so that one repetition at 70 % load takes about 12 to 18 seconds on two
+/// one-core CPU engines serving a 135M-parameter model; the count settings scale all of them alike.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shape {
+    pub longs: u32,
+    pub shorts: u32,
+    /// Prompt lengths of the long requests, drawn uniformly.
+    pub long_tokens: RangeInclusive<u32>,
+    pub short_tokens: u32,
+    pub max_tokens: u32,
+    /// Long prompts that arrive at the same moment.
+    pub clump: u32,
+}
+
+impl Shape {
+    pub fn of(settings: &WorkloadSettings) -> Shape {
+        let long = settings.long_prompt_tokens;
+        let balanced = Shape {
+            longs: settings.prefill_burst,
+            shorts: settings.decode_requests.saturating_add(settings.continue_requests),
+            long_tokens: long..=long,
+            short_tokens: settings.short_prompt_tokens,
+            max_tokens: settings.max_tokens,
+            clump: 1,
+        };
+        match settings.mix {
+            Mix::Balanced => balanced,
+            Mix::DecodeHeavy => Shape {
+                longs: share(balanced.longs, 1.0 / 3.0),
+                shorts: share(balanced.shorts, 5.0 / 8.0),
+                max_tokens: balanced.max_tokens.saturating_mul(4),
+                ..balanced
+            },
+            Mix::LongContext => Shape {
+                longs: share(balanced.longs, 1.0 / 3.0),
+                shorts: share(balanced.shorts, 3.0 / 4.0),
+                long_tokens: long.saturating_mul(2)..=long.saturating_mul(4),
+                ..balanced
+            },
+            Mix::Burst => Shape { clump: share(balanced.longs, 1.0 / 3.0).max(2), ..balanced },
+        }
+    }
+
+    pub fn scaled(&self, factor: f64) -> Shape {
+        // A burst with smaller clumps would be another, milder mix: at least one whole clump stays.
+        let longs = share(self.longs, factor).max(self.clump.min(self.longs));
+        Shape { longs, shorts: share(self.shorts, factor), ..self.clone() }
+    }
+
+    pub fn requests(&self) -> usize {
+        self.longs as usize + self.shorts as usize
+    }
+}
+
+/// The mix by the name users give it.
+pub fn mix_name(mix: Mix) -> &'static str {
+    match mix {
+        Mix::Balanced => "balanced",
+        Mix::DecodeHeavy => "decode_heavy",
+        Mix::LongContext => "long_context",
+        Mix::Burst => "burst",
+    }
+}
+
+/// A share of a count, rounded; at least 1 of anything there is.
+fn share(count: u32, factor: f64) -> u32 {
+    if count == 0 { 0 } else { ((f64::from(count) * factor).round() as u32).max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(mix: Mix) -> Shape {
+        Shape::of(&WorkloadSettings { mix, ..WorkloadSettings::default() })
+    }
+
+    #[test]
+    fn counts_scale_and_never_vanish() {
+        let half = shape(Mix::Balanced).scaled(0.5);
+        assert_eq!((half.longs, half.shorts), (6, 48));
+        let crumb = shape(Mix::Balanced).scaled(0.001);
+        assert_eq!((crumb.longs, crumb.shorts), (1, 1));
+        let chats = WorkloadSettings { prefill_burst: 0, ..WorkloadSettings::default() };
+        assert_eq!(Shape::of(&chats).scaled(0.5).longs, 0);
+    }
+
+    #[test]
+    fn a_smaller_burst_keeps_its_clumps_whole() {
+        for factor in [0.12, 0.25, 0.5] {
+            let burst = shape(Mix::Burst).scaled(factor);
+            assert_eq!(burst.clump, 4);
+            assert!(burst.longs >= 4, "{burst:?}");
+        }
+    }
+
+    #[test]
+    fn decode_heavy_makes_four_times_the_output() {
+        let shape = shape(Mix::DecodeHeavy);
+        assert_eq!((shape.longs, shape.shorts, shape.max_tokens), (4, 60, 128));
+    }
+}

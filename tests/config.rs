@@ -1,0 +1,242 @@
+//! Settings as a user gives them: which layer wins, and what is refused with which words.
+
+use std::path::Path;
+
+use dualpool::config::{self, Arrivals, ConfigError, DeviceKind, FlagValue, Loaded, Origin, Settings, Sources};
+
+/// No file, no environment, no flags, no GPU.
+fn bare() -> Sources {
+    Sources { folder: "/nonexistent".into(), ..Sources::default() }
+}
+
+fn env(pairs: &[(&str, &str)]) -> Sources {
+    Sources { env: pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(), ..bare() }
+}
+
+fn flag(flag: &str, key: &str, text: &str) -> FlagValue {
+    FlagValue { flag: flag.into(), key: key.into(), text: text.into() }
+}
+
+fn folder_with(toml: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(config::FILE), toml).unwrap();
+    folder
+}
+
+fn in_folder(folder: &Path) -> Sources {
+    Sources { folder: folder.into(), ..Sources::default() }
+}
+
+fn load(sources: &Sources) -> Loaded {
+    config::load(sources).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn refusal(sources: &Sources) -> String {
+    config::load(sources).expect_err("these settings must be refused").to_string()
+}
+
+/// The setting as a flag, refused with a message that holds all these parts.
+#[track_caller]
+fn refuses(key: &str, text: &str, parts: &[&str]) {
+    let message = refusal(&Sources { flags: vec![flag("--it", key, text)], ..bare() });
+    for part in [&[key, "--it"], parts].concat() {
+        assert!(message.contains(part), "`{part}` is missing in: {message}");
+    }
+}
+
+#[test]
+fn defaults_stand_and_every_key_has_an_origin() {
+    let loaded = load(&bare());
+    assert_eq!(loaded.settings, Settings::default());
+    assert_eq!(loaded.device, DeviceKind::Cpu);
+    assert!(loaded.origins.values().all(|origin| *origin == Origin::Default));
+    assert!(loaded.origins.keys().eq(config::values(&loaded.settings).keys()));
+}
+
+#[test]
+fn flags_win_over_the_environment_over_the_file_over_defaults() {
+    let folder = folder_with("[workload]\nlong_prompt_tokens = 11\nshort_prompt_tokens = 7\nmax_tokens = 5\n");
+    let sources =
+        Sources { flags: vec![flag("--long-prompt-tokens", "workload.long_prompt_tokens", "33")], ..in_folder(folder.path()) };
+    let environment = env(&[
+        ("DUALPOOL_WORKLOAD__LONG_PROMPT_TOKENS", "22"),
+        ("DUALPOOL_WORKLOAD__SHORT_PROMPT_TOKENS", "8"),
+        ("HOME", "/"),
+        ("DUALPOOL_PYTHON_DIR", "/"),
+    ]);
+    let loaded = load(&Sources { env: environment.env, ..sources });
+    let workload = &loaded.settings.workload;
+    assert_eq!((workload.long_prompt_tokens, workload.short_prompt_tokens, workload.max_tokens), (33, 8, 5));
+    let origin = |key: &str| loaded.origins[key].to_string();
+    assert_eq!(origin("workload.long_prompt_tokens"), "--long-prompt-tokens");
+    assert_eq!(origin("workload.short_prompt_tokens"), "DUALPOOL_WORKLOAD__SHORT_PROMPT_TOKENS");
+    assert!(origin("workload.max_tokens").ends_with("dualpool.toml"));
+    assert_eq!(origin("workload.load"), "default");
+}
+
+#[test]
+fn lists_and_text_come_from_the_environment_as_from_toml() {
+    let loaded = load(&env(&[
+        ("DUALPOOL_POOLS__PREFILL_GPUS", "0,1"),
+        ("DUALPOOL_POOLS__DECODE_GPUS", "[2, 3]"),
+        ("DUALPOOL_RUN__ARMS", "dual_pool,auto"),
+        ("DUALPOOL_ENGINE__MODEL", "135"),
+    ]));
+    assert_eq!(loaded.settings.pools.prefill_gpus, [0, 1]);
+    assert_eq!(loaded.settings.pools.decode_gpus, [2, 3]);
+    assert_eq!(loaded.settings.run.arms, ["dual_pool", "auto"]);
+    assert_eq!(loaded.settings.engine.model, Path::new("135"));
+}
+
+#[test]
+fn gpus_bring_their_own_defaults_under_the_users_values() {
+    let loaded = load(&Sources { gpus: 2, flags: vec![flag("--prefill-burst", "workload.prefill_burst", "9")], ..bare() });
+    assert_eq!(loaded.device, DeviceKind::Gpu);
+    let workload = &loaded.settings.workload;
+    assert_eq!((workload.long_prompt_tokens, workload.short_prompt_tokens, workload.prefill_burst), (4096, 128, 9));
+    assert_eq!(workload.arrivals, Arrivals::AllUpfront);
+    assert_eq!(loaded.origins["workload.arrivals"], Origin::GpuDefault);
+    assert_eq!(loaded.origins["workload.prefill_burst"], Origin::Flag("--prefill-burst".into()));
+}
+
+#[test]
+fn two_gpus_are_used_unless_the_user_says_otherwise() {
+    let kind = |gpus, flags: &[(&str, &str)]| {
+        let flags = flags.iter().map(|(key, text)| flag("--it", key, text)).collect();
+        load(&Sources { gpus, flags, ..bare() }).device
+    };
+    assert_eq!(kind(0, &[]), DeviceKind::Cpu);
+    assert_eq!(kind(1, &[]), DeviceKind::Cpu);
+    assert_eq!(kind(2, &[]), DeviceKind::Gpu);
+    assert_eq!(kind(2, &[("pools.device", "cpu")]), DeviceKind::Cpu);
+    assert_eq!(kind(1, &[("pools.decode_gpus", "0"), ("engine.gpu_memory_utilization", "0.4")]), DeviceKind::Gpu);
+}
+
+#[test]
+fn unknown_keys_are_refused_wherever_they_stand() {
+    let message = refusal(&env(&[("DUALPOOL_ENGINE__MODLE", "x")]));
+    assert!(message.contains("`engine.modle`") && message.contains("DUALPOOL_ENGINE__MODLE"), "{message}");
+    assert!(message.contains("did you mean `engine.model`?"), "{message}");
+
+    let folder = folder_with("[engine]\ntemperature = 1\n");
+    let message = refusal(&in_folder(folder.path()));
+    assert!(message.contains("`engine.temperature`") && message.contains("dualpool.toml"), "{message}");
+
+    let message = refusal(&env(&[("DUALPOOL_MODEL", "x")]));
+    assert!(message.contains("did you mean `engine.model`?"), "{message}");
+}
+
+#[test]
+fn all_problems_are_named_at_once() {
+    let message = refusal(&env(&[("DUALPOOL_ENGINE__MODLE", "x"), ("DUALPOOL_WORKLOAD__LAOD", "x")]));
+    assert!(message.contains("`engine.modle`") && message.contains("`workload.laod`"), "{message}");
+    let message = refusal(&env(&[("DUALPOOL_WORKLOAD__LOAD", "7"), ("DUALPOOL_RUN__REPETITIONS", "0")]));
+    assert!(message.contains("`workload.load` is 7") && message.contains("`run.repetitions` is 0"), "{message}");
+}
+
+#[test]
+fn a_file_that_is_missing_or_broken_is_named() {
+    let missing = Sources { file: Some("/nonexistent/my.toml".into()), ..bare() };
+    let error = config::load(&missing).unwrap_err();
+    assert!(matches!(&error, ConfigError::Unreadable { .. }) && error.to_string().contains("/nonexistent/my.toml"), "{error}");
+
+    let folder = folder_with("[engine\n");
+    let error = config::load(&in_folder(folder.path())).unwrap_err();
+    assert!(matches!(&error, ConfigError::Syntax { .. }) && error.to_string().contains("line 1"), "{error}");
+}
+
+#[test]
+fn values_of_the_wrong_type_are_refused() {
+    refuses("workload.long_prompt_tokens", "-1", &["is -1", "at least 1"]);
+    refuses("workload.long_prompt_tokens", "many", &["is \"many\"", "whole number"]);
+    refuses("workload.long_prompt_tokens", "1.5", &["is 1.5"]);
+    refuses("workload.long_prompt_tokens", "5000000000", &["is 5000000000"]);
+    refuses("run.exact", "yes", &["is \"yes\"", "true or false"]);
+    refuses("pools.prefill_gpus", "a", &["[\"a\"]"]);
+    refuses("pools.device", "tpu", &["is \"tpu\"", "auto, cpu, gpu, virtual"]);
+    refuses("workload.mix", "odd", &["is \"odd\"", "balanced, decode_heavy, long_context, burst"]);
+}
+
+#[test]
+fn impossible_values_are_refused() {
+    for key in [
+        "engine.max_model_len",
+        "engine.kv_cache_mib",
+        "engine.max_num_seqs",
+        "engine.max_num_batched_tokens",
+        "engine.start_timeout_s",
+        "router.max_in_flight",
+        "router.prefill_ctx_thresh",
+        "router.tick_ms",
+        "migrate.lease_ms",
+        "workload.long_prompt_tokens",
+        "workload.short_prompt_tokens",
+        "workload.max_tokens",
+        "run.repetitions",
+        "telemetry.sample_ms",
+    ] {
+        refuses(key, "0", &["is 0", "at least 1"]);
+    }
+    for key in ["objectives.ttft_short_ms", "objectives.ttft_long_ms", "objectives.itl_ms"] {
+        refuses(key, "0", &["over 0"]);
+        refuses(key, "inf", &["over 0"]);
+    }
+    for load in ["0", "-0.5", "1.6", "NaN"] {
+        refuses("workload.load", load, &["over 0, at most 1.5"]);
+    }
+    refuses("workload.rate", "-1", &["requests per second"]);
+    refuses("engine.gpu_memory_utilization", "1.1", &["at most 1"]);
+    refuses("engine.dtype", "int3", &["bfloat16"]);
+    refuses("engine.block_size", "48", &["multiple of 32"]);
+    refuses("engine.model", "", &["folder"]);
+    refuses("telemetry.log", "dualpool=loud", &["filter"]);
+    refuses("run.bootstrap_resamples", "3", &["at least 100"]);
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    refuses("workload.long_prompt_tokens", "4600", &["at most 4576", "engine.max_model_len (4608)"]);
+    refuses("workload.max_tokens", "5000", &["less than engine.max_model_len (4608)"]);
+    refuses("workload.short_prompt_tokens", "2000", &["workload.long_prompt_tokens (1024)"]);
+    refuses("engine.max_num_batched_tokens", "63", &["engine.max_num_seqs (64)"]);
+    refuses("engine.block_size", "4096", &["engine.max_num_batched_tokens"]);
+}
+
+#[test]
+fn arms_are_known_and_named_once() {
+    refuses("run.arms", "dual_pool,dual_poll", &["dual_poll", "shared_tuned"]);
+    refuses("run.arms", "dual_pool,dual_pool", &["each once"]);
+    refuses("run.arms", "", &["at least one"]);
+}
+
+#[test]
+fn pools_need_devices_of_their_own() {
+    refuses("pools.prefill_gpus", "", &["[]", "at least one device"]);
+    refuses("pools.prefill_gpus", "0,0", &["each once"]);
+    refuses("pools.decode_gpus", "0", &["any but 0", "core set of its own"]);
+    refuses("pools.decode_gpus", "7", &["indices from 0 to 1"]);
+
+    let one_gpu = |share: &str| Sources {
+        gpus: 1,
+        flags: vec![flag("--decode-gpus", "pools.decode_gpus", "0"), flag("--share", "engine.gpu_memory_utilization", share)],
+        ..bare()
+    };
+    assert!(refusal(&one_gpu("0.85")).contains("at most 0.5 while GPU 0"));
+    load(&one_gpu("0.5"));
+}
+
+#[test]
+fn every_setting_says_what_it_allows() {
+    for (key, value) in config::default_values() {
+        let (wrong, shown) = match value {
+            figment::value::Value::Array(..) => ("x".to_string(), "x"),
+            figment::value::Value::String(..) => continue,
+            _ => ("x".to_string(), "\"x\""),
+        };
+        if key != "run.arms" {
+            refuses(&key, &wrong, &[shown, "allowed: "]);
+        } else {
+            refuses(&key, &wrong, &["auto"]);
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The controller over virtual engines: the real router, tasks, channels, holds and hand-offs, with a timing model for the GPU.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dualpool::config::{RouterSettings, TelemetrySettings};
+use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
+use dualpool::core::{
+    Class, Clock, EngineId, Micros, MonotonicClock, Objectives, Phase, RejectReason, RequestError, Role, TokenId, Tuning, seeded,
+};
+use dualpool::engine::virtual_engine::{Fingerprint, VirtualEngine, VirtualFleet, VirtualMover, VirtualSettings};
+use dualpool::migrate::Fault;
+use dualpool::router::{Arrangement, PolicyKind};
+use dualpool::telemetry::{Outcome, RequestRecord};
+use rand::Rng as _;
+
+/// Nothing in these tests takes seconds; a wait this long means that something hangs.
+const HANGS: Duration = Duration::from_secs(60);
+const SPEED: f64 = 100.0;
+
+struct Rig {
+    controller: Controller,
+    engines: Vec<VirtualEngine>,
+    mover: VirtualMover,
+    clock: Arc<MonotonicClock>,
+    settings: VirtualSettings,
+}
+
+fn rig(engines: usize) -> Rig {
+    rig_at(engines, SPEED)
+}
+
+fn rig_at(engines: usize, speed: f64) -> Rig {
+    let settings = VirtualSettings { speed, ..VirtualSettings::default() };
+    let clock = Arc::new(MonotonicClock::new());
+    let VirtualFleet { fleet, events, engines, mover, moves } = VirtualFleet::start(engines, &settings, clock.clone());
+    let mover_box: Box<dyn dualpool::migrate::KvMover> = Box::new(mover.clone());
+    let telemetry = TelemetrySettings { sample_ms: 2, ..TelemetrySettings::default() };
+    let controller =
+        Controller::start(fleet, events, Some((mover_box, moves)), &RouterSettings::default(), &telemetry, clock.clone());
+    Rig { controller, engines, mover, clock, settings }
+}
+
+fn arrangement(policy: PolicyKind, engines: usize) -> Arrangement {
+    let none = Tuning::default();
+    if !policy.needs_pools() {
+        return Arrangement::shared(policy.name(), policy, engines, none);
+    }
+    let ids: Vec<EngineId> = (0..engines as u16).map(EngineId).collect();
+    let (prefill, decode) = ids.split_at(engines / 2);
+    let decode_tuning = Tuning { max_num_batched_tokens: Some(128), ..none };
+    Arrangement::pools(policy.name(), policy, prefill, decode, engines, none, decode_tuning, 256).unwrap()
+}
+
+fn request(index: u32, prompt_tokens: usize, max_tokens: u32) -> NewRequest {
+    NewRequest {
+        prompt: (0..prompt_tokens as TokenId).map(|i| i * 13 + index * 1_001 + 1).collect(),
+        max_tokens,
+        ignore_eos: true,
+        class: if prompt_tokens < 256 { Class::Short } else { Class::Long },
+        objectives: Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) },
+        index,
+    }
+}
+
+async fn collect(mut stream: ReplyStream) -> (Vec<TokenId>, Result<(), RequestError>) {
+    let mut all = Vec::new();
+    loop {
+        match tokio::time::timeout(HANGS, stream.next()).await.expect("the request hangs") {
+            Some(Reply::Tokens { tokens, .. }) => all.extend(tokens),
+            Some(Reply::End(result)) => return (all, result),
+            None => panic!("the stream ended without an end"),
+        }
+    }
+}
+
+impl Rig {
+    /// What one engine alone would answer.
+    fn answer(&self, request: &NewRequest) -> Vec<TokenId> {
+        let (mut kv, mut tokens) = (Fingerprint::EMPTY.extend(&request.prompt), Vec::new());
+        for _ in 0..request.max_tokens {
+            let token = kv.next(self.settings.vocab_size);
+            kv = kv.push(token);
+            tokens.push(token);
+        }
+        tokens
+    }
+
+    /// Serves these requests all at once; every one must end well, with the right tokens.
+    async fn serve(&self, requests: &[NewRequest]) {
+        let mut streams = Vec::new();
+        for request in requests {
+            streams.push(tokio::spawn(collect(self.controller.submit(request.clone()).await)));
+        }
+        for (request, stream) in requests.iter().zip(streams) {
+            let (tokens, result) = stream.await.unwrap();
+            assert_eq!(result, Ok(()), "request {}", request.index);
+            assert_eq!(tokens, self.answer(request), "request {}", request.index);
+        }
+    }
+
+    async fn assert_settled(&self) {
+        assert_eq!(self.controller.settle(HANGS).await, 0);
+        // Free blocks in full: nothing is in use, held or reserved.
+        self.controller.reset_prefix_caches().await.unwrap();
+    }
+}
+
+fn mix(count: u32) -> Vec<NewRequest> {
+    (0..count).map(|i| request(i, if i % 5 == 0 { 700 + i as usize } else { 40 + i as usize % 30 }, 1 + i % 17)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_policy_gives_the_same_tokens() {
+    let rig = rig(4);
+    for policy in PolicyKind::ALL {
+        rig.controller.arrange(&arrangement(policy, 4)).await.unwrap();
+        rig.controller.record(policy.name(), 0, rig.clock.now()).await;
+        rig.serve(&mix(60)).await;
+        rig.assert_settled().await;
+        let recording = rig.controller.recorded().await;
+        assert_eq!(recording.requests.len(), 60);
+        assert!(!recording.samples.is_empty(), "{}", policy.name());
+        let handoffs: usize = recording.requests.iter().map(|record| record.handoffs.len()).sum();
+        assert_eq!(handoffs > 0, policy.moves_kv(), "{}: {handoffs} hand-offs", policy.name());
+        recording.requests.iter().for_each(check_record);
+    }
+    rig.controller.shutdown().await;
+}
+
+/// A record's times are in order and its parts agree.
+fn check_record(record: &RequestRecord) {
+    assert_eq!(record.outcome, Outcome::Done);
+    assert_eq!(record.tokens.len(), record.token_us.len());
+    assert!(record.token_us.is_sorted() && record.arrived_us <= record.admitted_us.unwrap());
+    assert!(record.admitted_us.unwrap() <= record.token_us[0] && *record.token_us.last().unwrap() <= record.ended_us);
+    assert_eq!(record.legs.iter().map(|leg| leg.output_tokens as usize).sum::<usize>(), record.tokens.len());
+    for handoff in &record.handoffs {
+        assert!(!handoff.recomputed && handoff.bytes.0 > 0 && handoff.runs > 0);
+        let (copied, took) = (handoff.copy_started_us.unwrap(), handoff.copy_us.unwrap());
+        assert!(handoff.started_us <= copied && copied + took <= handoff.ended_us.unwrap(), "{handoff:?}");
+        let (from, to) = (&record.legs[0], &record.legs[1]);
+        assert_eq!((from.engine, to.engine, from.role, to.role), (handoff.from, handoff.to, Role::Prefill, Role::Decode));
+        assert_eq!((from.output_tokens, to.cached_tokens), (1, record.prompt_tokens));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_requests_with_random_disconnects_leave_nothing_behind() {
+    let seed = 20_260_817;
+    println!("seed {seed}");
+    let rig = rig_at(2, 20.0);
+    rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
+    let mut rng = seeded(seed, "disconnects");
+    let mut clients = Vec::new();
+    for index in 0..200 {
+        let request = request(index, if rng.random_bool(0.4) { 800 } else { 60 }, rng.random_range(1..40));
+        let expected = rig.answer(&request);
+        let patience = rng.random_bool(0.6).then(|| Duration::from_micros(rng.random_range(0..400_000)));
+        let controller = rig.controller.clone();
+        clients.push(tokio::spawn(async move {
+            let stream = controller.submit(request).await;
+            match patience {
+                // The stream is dropped wherever the request is by then.
+                Some(patience) => drop(tokio::time::timeout(patience, collect(stream)).await),
+                None => assert_eq!(collect(stream).await, (expected, Ok(()))),
+            }
+        }));
+        tokio::time::sleep(Duration::from_micros(rng.random_range(0..2_000))).await;
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    rig.assert_settled().await;
+    rig.serve(&mix(20)).await;
+    rig.assert_settled().await;
+    rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_stream_cancels_even_when_no_token_flows() {
+    // Many short steps before the first token: 1000 prompt tokens in chunks of 16.
+    let rig = rig_at(2, 1.0);
+    let small = Tuning { max_num_batched_tokens: Some(16), ..Tuning::default() };
+    let arrangement = Arrangement::shared("slow", PolicyKind::SharedRoundRobin, 2, small);
+    rig.controller.arrange(&arrangement).await.unwrap();
+    rig.controller.record("slow", 0, rig.clock.now()).await;
+    let stream = rig.controller.submit(request(0, 1000, 8)).await;
+    drop(stream);
+    rig.assert_settled().await;
+    let recorded = rig.controller.recorded().await.requests;
+    assert!(recorded[0].tokens.is_empty());
+    assert_eq!(recorded[0].outcome, Outcome::Failed { error: RequestError::Cancelled { phase: Phase::Prefill } });
+    rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_killed_in_any_phase_loses_no_request() {
+    // Which phase the kill hits is chosen by who is killed and when: the prefill engine while it computes, the decode engine while
+    // copies are under way, and the decode engine while it decodes.
+    for (victim, delay) in [(0, None), (1, Some(Micros(2_000_000))), (1, None)] {
+        let rig = rig_at(3, 20.0);
+        let pools = Arrangement::pools(
+            "kill",
+            PolicyKind::FullDisaggregation,
+            &[EngineId(0)],
+            &[EngineId(1), EngineId(2)],
+            3,
+            Tuning::default(),
+            Tuning::default(),
+            256,
+        );
+        rig.controller.arrange(&pools.unwrap()).await.unwrap();
+        delay.into_iter().for_each(|delay| rig.mover.inject(Fault::Delay(delay)));
+        let requests: Vec<NewRequest> = (0..24).map(|i| request(i, 200 + i as usize, 30)).collect();
+        let mut streams = Vec::new();
+        for request in &requests {
+            streams.push(rig.controller.submit(request.clone()).await);
+        }
+        // Once some requests have their first token, all phases are populated.
+        let mut early = Vec::new();
+        for stream in &mut streams[..4] {
+            match stream.next().await {
+                Some(Reply::Tokens { tokens, .. }) => early.push(tokens),
+                other => panic!("expected tokens, got {other:?}"),
+            }
+        }
+        rig.engines[victim].kill();
+        for (index, (request, stream)) in requests.iter().zip(streams).enumerate() {
+            let mut tokens = early.get(index).cloned().unwrap_or_default();
+            let (rest, result) = collect(stream).await;
+            tokens.extend(rest);
+            assert_eq!(result, Ok(()), "request {index}, engine-{victim} killed");
+            assert_eq!(tokens, rig.answer(request), "request {index}, engine-{victim} killed");
+        }
+        rig.assert_settled().await;
+        rig.serve(&mix(10)).await;
+        rig.controller.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_engines_dead_requests_end_with_an_error_that_names_one() {
+    let rig = rig_at(2, 1.0);
+    rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
+    let stream = rig.controller.submit(request(0, 1000, 500)).await;
+    rig.engines.iter().for_each(VirtualEngine::kill);
+    let (_, result) = collect(stream).await;
+    let text = result.unwrap_err().to_string();
+    assert!(text.contains("engine-") && text.contains("died during") && text.contains("killed"), "{text}");
+    let (_, result) = collect(rig.controller.submit(request(1, 10, 5)).await).await;
+    assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::NoEngine }));
+    assert_eq!(rig.controller.settle(HANGS).await, 0);
+    rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_copies_are_recomputed_and_said_so() {
+    let rig = rig(2);
+    rig.controller.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
+    rig.mover.inject(Fault::FailCopy);
+    rig.controller.record("fail", 0, rig.clock.now()).await;
+    rig.serve(&(0..10).map(|i| request(i, 300, 6)).collect::<Vec<_>>()).await;
+    rig.assert_settled().await;
+    for record in rig.controller.recorded().await.requests {
+        assert!(record.handoffs[0].recomputed && record.handoffs[0].copy_us.is_none());
+        assert_eq!(record.legs[1].cached_tokens, 0);
+    }
+    rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kv_that_is_not_whole_shows_in_the_tokens() {
+    let rig = rig(2);
+    rig.controller.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
+    rig.mover.inject(Fault::SkipBlock);
+    let wanted = request(0, 300, 6);
+    let (tokens, result) = collect(rig.controller.submit(wanted.clone()).await).await;
+    let right = rig.answer(&wanted);
+    assert_eq!((result, tokens[0]), (Ok(()), right[0]), "the first token is made before the move");
+    assert_ne!(tokens, right);
+    rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_served_is_rejected_with_the_reason() {
+    let rig = rig(2);
+    for (prompt_tokens, max_tokens, expected) in
+        [(0, 5, "the prompt is empty"), (10, 0, "max_tokens is 0"), (5_000, 5, "over the model's context of 4608")]
+    {
+        let (tokens, result) = collect(rig.controller.submit(request(0, prompt_tokens, max_tokens)).await).await;
+        let text = result.unwrap_err().to_string();
+        assert!(tokens.is_empty() && text.contains(expected), "{text}");
+    }
+    rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_max_in_flight_are_turned_away_and_the_rest_served() {
+    let settings = VirtualSettings { speed: SPEED, ..VirtualSettings::default() };
+    let clock = Arc::new(MonotonicClock::new());
+    let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(2, &settings, clock.clone());
+    let router = RouterSettings { max_in_flight: 8, ..RouterSettings::default() };
+    let mover: Box<dyn dualpool::migrate::KvMover> = Box::new(mover);
+    let controller = Controller::start(fleet, events, Some((mover, moves)), &router, &TelemetrySettings::default(), clock);
+    let mut streams = Vec::new();
+    for index in 0..40 {
+        streams.push(controller.submit(request(index, 1000, 30)).await);
+    }
+    let (mut served, mut rejected) = (0, 0);
+    for stream in streams {
+        match collect(stream).await.1 {
+            Ok(()) => served += 1,
+            Err(RequestError::Rejected { reason: RejectReason::TooManyInFlight { in_flight: 8 } }) => rejected += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(served >= 8 && rejected > 0 && served + rejected == 40, "{served} served, {rejected} rejected");
+    controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_ends_what_is_in_flight_and_later_requests() {
+    let rig = rig_at(2, 0.1);
+    let stream = rig.controller.submit(request(0, 1000, 30)).await;
+    rig.controller.shutdown().await;
+    assert!(matches!(collect(stream).await.1, Err(RequestError::Cancelled { .. })));
+    let (_, result) = collect(rig.controller.submit(request(1, 10, 3)).await).await;
+    assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::NoEngine }));
+    assert!(rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.is_err());
+    rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_arrangement_waits_for_the_fleet_and_wrong_ones_are_refused() {
+    let rig = rig(2);
+    let stream = rig.controller.submit(request(0, 500, 40)).await;
+    rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
+    assert_eq!(collect(stream).await.1, Ok(()));
+    let error = rig.controller.arrange(&arrangement(PolicyKind::DualPool, 4)).await.unwrap_err();
+    assert!(error.to_string().contains("4 roles for 2 engines"), "{error}");
+    rig.controller.shutdown().await;
+}
