@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -43,6 +43,10 @@ impl Transport for ShmTransport {
         }
         let length = usize::try_from(bytes).map_err(|e| failed(e.to_string()))?;
         let map = MmapOptions::new().len(length).map_raw(&fd).map_err(|e| failed(e.to_string()))?;
+        if let Err(error) = map.advise(Advice::PopulateRead) {
+            // Linux before 5.14. Copies work all the same, but each page's first one takes ten times as long.
+            tracing::debug!("{engine}: its KV memory could not be mapped ahead of time: {error}");
+        }
         self.maps.insert(engine, map);
         Ok(())
     }
@@ -170,6 +174,6 @@ mod tests {
         let mut why = |file: &File, bytes| shm.map(EngineId(3), memory(file, bytes)).unwrap_err().to_string();
         assert!(why(&memfd(4096, false), 4096).contains("engine-3: its memfd is not sealed"));
         assert!(why(&memfd(4096, true), 4097).contains("4096 bytes, not the 4097"));
-        assert!(why(&tempfile::tempfile().unwrap(), 0).contains("F_SEAL_SHRINK"));
+        assert!(why(&File::open("/dev/null").unwrap(), 0).contains("not a memfd"));
     }
 }

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import select
 import socket
 from typing import Any
 
@@ -35,16 +36,18 @@ class Link:
             self._socket.connect(path)
         except OSError as error:
             raise ConnectionError(f"{self.name} cannot reach the dualpool controller at {path}: {error}") from error
+        self._writable = select.poll()
+        self._writable.register(self._socket, select.POLLOUT)
         hello = {"type": "hello", "protocol": PROTOCOL, "engine": engine, "half": half, "pid": os.getpid()}
         self.ask({**hello, "vllm": vllm.__version__}, "welcome")
-        self._socket.settimeout(SEND_TIMEOUT_S)
 
     def ask(self, message: dict[str, Any], expected: str, fds: tuple[int, ...] = ()) -> None:
         """Sends a message and waits for its answer. Only while the engine starts; raises Refused with the controller's reason."""
         self._socket.settimeout(REPLY_TIMEOUT_S)
         socket.send_fds(self._socket, [self._encode(message)], list(fds))
         data = self._socket.recv(MESSAGE_BYTES_MAX)
-        self._socket.settimeout(SEND_TIMEOUT_S)
+        # From now on by hand: a socket with a timeout would wait in `receive` too.
+        self._socket.setblocking(False)
         answer = json.loads(data) if data else {"type": "refused", "why": "the controller closed the connection"}
         if answer["type"] != expected:
             raise Refused(f"the dualpool controller refused {self.name}: {answer.get('why', answer)}")
@@ -53,7 +56,12 @@ class Link:
         """False when the link is cut, now or before."""
         if self.alive:
             try:
-                self._socket.send(self._encode(message))
+                data = self._encode(message)
+                try:
+                    self._socket.send(data)
+                except BlockingIOError:
+                    self._writable.poll(SEND_TIMEOUT_S * 1000)
+                    self._socket.send(data)
             except (OSError, ValueError) as error:
                 self.cut(str(error))
         return self.alive
@@ -63,7 +71,7 @@ class Link:
         messages = []
         while self.alive:
             try:
-                data = self._socket.recv(MESSAGE_BYTES_MAX, socket.MSG_DONTWAIT)
+                data = self._socket.recv(MESSAGE_BYTES_MAX)
                 if not data:
                     self.cut("the controller closed it")
                     break

@@ -88,6 +88,9 @@ class WorkerHalf:
                 self._loaded(str(message.get("leg")), message.get("error"))
             elif message.get("type") == "release":
                 self._release(str(message.get("leg")))
+            elif message.get("type") == "refused":
+                # The connection is closed once no copy touches this engine; until then its blocks must stay as they are.
+                logger.warning("dualpool: the controller lets go of this engine: %s", message.get("why"))
             else:
                 logger.warning("dualpool: ignoring an unknown message from the controller: %r", message)
         for leg in [leg for leg in self._early if leg in self._held]:

@@ -51,8 +51,10 @@ impl Connection {
         let mut handle = None;
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control {
-                // SAFETY: the kernel made these descriptors for this call; nothing else owns them.
-                handle = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).last();
+                for fd in fds {
+                    // SAFETY: the kernel made this descriptor for this call; nothing else owns it. All but the last are closed.
+                    handle = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
             }
         }
         if message.flags.contains(MsgFlags::MSG_TRUNC) {

@@ -185,17 +185,16 @@ impl Server {
 
     /// Waits for something to do; returns the connections that have something to read or room to write.
     fn wait(&self) -> Vec<u64> {
-        let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        // While events wait for the controller, no message is read: it would only make more of them.
+        let readable = if self.backlog.is_empty() { PollFlags::POLLIN } else { PollFlags::empty() };
+        let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.listener.as_fd(), readable)];
         let mut ids = Vec::new();
-        if self.backlog.is_empty() {
-            fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
-            for (id, (peer, connection)) in &self.connections {
-                // A closed connection that is kept until the copies end would wake the thread without end.
-                if !self.is_leaving(*peer) {
-                    let writable = if connection.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
-                    fds.push(PollFd::new(connection.as_fd(), PollFlags::POLLIN | writable));
-                    ids.push(*id);
-                }
+        for (id, (peer, connection)) in &self.connections {
+            let writable = if connection.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
+            // A connection we want nothing of stays out: once closed at the other end it would wake the thread without end.
+            if !(readable | writable).is_empty() && !self.is_leaving(*peer) {
+                fds.push(PollFd::new(connection.as_fd(), readable | writable));
+                ids.push(*id);
             }
         }
         if let Err(error) = poll(&mut fds, self.timeout()) {

@@ -1,0 +1,142 @@
+//! A real engine against a controller that says wrong things. Two of them would end EngineCore with an assertion if the connector
+//! passed them on: a release of a leg whose request still runs, and the outcome of a load nobody waits for.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use dualpool::core::EngineId;
+use dualpool::migrate::wire::{Half, LegName, MESSAGE_BYTES_MAX, ToController, ToEngine};
+use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, recv, send, socket};
+
+use crate::engine::{Engine, LegParams, Worker, one_at_a_time};
+use crate::python::model;
+use crate::watch::leg;
+
+/// The controller's end of one connection, by hand.
+struct End(OwnedFd);
+
+impl End {
+    fn receive(&self) -> ToController {
+        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+        serde_json::from_slice(&buffer[..length]).unwrap()
+    }
+
+    fn send(&self, message: &ToEngine) {
+        self.send_bytes(&serde_json::to_vec(message).unwrap());
+    }
+
+    fn send_bytes(&self, bytes: &[u8]) {
+        send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).unwrap();
+    }
+}
+
+/// Plays the controller until the engine has registered; its worker half and its scheduler half.
+fn greet(listener: &OwnedFd) -> (End, End) {
+    let mut ends = [Half::Worker, Half::Scheduler].map(|want| {
+        // SAFETY: accept made this descriptor; nothing else owns it.
+        let end = End(unsafe { OwnedFd::from_raw_fd(accept(listener.as_raw_fd()).unwrap()) });
+        let ToController::Hello { half, .. } = end.receive() else { panic!("no hello") };
+        assert_eq!(half, want, "vLLM starts the worker first");
+        end.send(&ToEngine::Welcome {});
+        if half == Half::Worker {
+            assert!(matches!(end.receive(), ToController::Register(_)));
+            end.send(&ToEngine::Registered {});
+        }
+        Some(end)
+    });
+    (ends[0].take().unwrap(), ends[1].take().unwrap())
+}
+
+fn listener(path: &std::path::Path) -> OwnedFd {
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(listener.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    listen(&listener, Backlog::new(4).unwrap()).unwrap();
+    listener
+}
+
+#[test]
+fn wrong_words_do_not_end_an_engine() {
+    let _guard = one_at_a_time();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let listener = listener(&path);
+    let engine = Engine::spawn(&path, 0, &model("llama"), Worker::InCore);
+    let (worker, scheduler) = greet(&listener);
+    engine.wait_ready().unwrap();
+    let prompt: Vec<u32> = (3..300).collect();
+
+    released_while_it_runs(&engine, &worker, &scheduler, &prompt);
+    loaded_twice_and_never_asked(&engine, &worker, &prompt);
+
+    // Garbage cuts the link: what is held is given back, and the engine serves on.
+    hold(&engine, &scheduler, &prompt, 20);
+    worker.send_bytes(b"\xfe garbage");
+    engine.wait_idle();
+    assert_eq!(engine.generate(&prompt, 3, LegParams::default()).wait().tokens.len(), 3);
+}
+
+/// A refused engine does not start, and says why.
+#[test]
+fn a_refused_engine_says_why() {
+    let _guard = one_at_a_time();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.sock");
+    let listener = listener(&path);
+    let engine = Engine::spawn(&path, 0, &model("llama"), Worker::InCore);
+    // SAFETY: accept made this descriptor; nothing else owns it.
+    let end = End(unsafe { OwnedFd::from_raw_fd(accept(listener.as_raw_fd()).unwrap()) });
+    assert!(matches!(end.receive(), ToController::Hello { engine: EngineId(0), half: Half::Worker, .. }));
+    end.send(&ToEngine::Refused { why: "the moon is full".into() });
+    // vLLM reports only that EngineCore failed; the reason is in its log.
+    assert!(engine.wait_ready().is_err());
+    assert!(engine.log().contains("the dualpool controller refused engine-0 worker: the moon is full"), "{}", engine.log());
+}
+
+fn hold(engine: &Engine, scheduler: &End, prompt: &[u32], request: u64) {
+    let params = LegParams { leg: Some(leg(request, 0)), hold: true, load: None };
+    assert!(engine.generate(prompt, 3, params).wait().held.is_some());
+    assert!(matches!(scheduler.receive(), ToController::Held { .. }));
+}
+
+/// Releases that come long before the leg ends, twice, and for a leg that never was.
+fn released_while_it_runs(engine: &Engine, worker: &End, scheduler: &End, prompt: &[u32]) {
+    let release = |request| worker.send(&ToEngine::Release { leg: LegName(leg(request, 0)) });
+    let params = LegParams { leg: Some(leg(1, 0)), hold: true, load: None };
+    let pending = engine.generate(prompt, 200, params);
+    pending.wait_started();
+    release(1);
+    release(1);
+    release(999);
+    assert_eq!(pending.wait().tokens.len(), 200);
+    assert!(matches!(scheduler.receive(), ToController::Held { .. }));
+    // Only the release of the leg that is held is acknowledged.
+    assert_eq!(worker.receive(), ToController::Released { leg: LegName(leg(1, 0)) });
+    engine.wait_idle();
+    release(1);
+    assert_eq!(engine.generate(prompt, 3, LegParams::default()).wait().tokens.len(), 3);
+    engine.wait_idle();
+}
+
+fn loaded_twice_and_never_asked(engine: &Engine, worker: &End, prompt: &[u32]) {
+    let loaded = |request, error: Option<&str>| {
+        worker.send(&ToEngine::Loaded { leg: LegName(leg(request, 1)), error: error.map(String::from) });
+    };
+    loaded(999, None);
+    let load = Some((EngineId(1), leg(5, 0), 200));
+    let params = LegParams { leg: Some(leg(5, 1)), hold: false, load };
+    let pending = engine.generate(prompt, 8, params);
+    assert!(matches!(worker.receive(), ToController::Load { .. }));
+    loaded(5, Some("it broke"));
+    loaded(5, None);
+    loaded(5, Some("it broke"));
+    assert_eq!(pending.wait().tokens, engine.reference(prompt, 8));
+    // A successful load of a request that was aborted meanwhile gives its blocks back.
+    let load = Some((EngineId(1), leg(6, 0), 200));
+    let params = LegParams { leg: Some(leg(6, 1)), hold: false, load };
+    let pending = engine.generate(prompt, 8, params);
+    assert!(matches!(worker.receive(), ToController::Load { .. }));
+    pending.abort();
+    assert_eq!(pending.wait().finish, "abort");
+    loaded(6, None);
+    engine.wait_idle();
+}

@@ -1,0 +1,10 @@
+//! The KV protocol from both ends: engines made up of sockets and a memfd against the real migrator (`socket`), real vLLM engines
+//! against the real migrator (`handoff`), and a real engine against a controller that misbehaves (`hostile`).
+
+mod engine;
+mod fake;
+mod handoff;
+mod hostile;
+mod python;
+mod socket;
+mod watch;

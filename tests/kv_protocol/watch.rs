@@ -1,0 +1,94 @@
+//! Waiting for what must come, without timing anything: a test fails only when nothing comes for a very long time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dualpool::config::MigrateSettings;
+use dualpool::core::{Clock, EngineId, LegId, Micros, MonotonicClock, RequestId, Time};
+use dualpool::migrate::{Fault, Migrator, MoveEvent};
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Calls `check` until it gives something.
+pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = check() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The machine's clock, which a test can set forward: leases run out without anybody waiting for them.
+#[derive(Default)]
+pub struct SkewClock {
+    clock: MonotonicClock,
+    skew_us: AtomicU64,
+}
+
+impl Clock for SkewClock {
+    fn now(&self) -> Time {
+        self.clock.now().plus(Micros(self.skew_us.load(Ordering::SeqCst)))
+    }
+}
+
+/// A migrator and what it has said.
+pub struct Watched {
+    pub migrator: Migrator,
+    pub events: Receiver<MoveEvent>,
+    clock: Arc<SkewClock>,
+}
+
+pub const LEASE_MS: u64 = 600_000;
+
+pub fn start(verify_kv: bool) -> Watched {
+    let clock = Arc::new(SkewClock::default());
+    let settings = MigrateSettings { lease_ms: LEASE_MS, verify_kv, ..Default::default() };
+    let (migrator, events) = Migrator::start(&settings, clock.clone(), Fault::None).expect("the migrator starts");
+    Watched { migrator, events, clock }
+}
+
+impl Watched {
+    pub fn next(&mut self) -> MoveEvent {
+        until("an event of the migrator", || match self.events.try_recv() {
+            Ok(event) => Some(event),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => panic!("the migrator's control thread is gone"),
+        })
+    }
+
+    pub fn expect(&mut self, want: MoveEvent) {
+        assert_eq!(self.next(), want);
+    }
+
+    /// The next `Moved`, whatever comes before it: its error and the bytes moved.
+    pub fn moved(&mut self, want: LegId) -> Result<u64, String> {
+        loop {
+            if let MoveEvent::Moved { leg, bytes, error, .. } = self.next()
+                && leg == want
+            {
+                return error.map_or(Ok(bytes.0), Err);
+            }
+        }
+    }
+
+    /// Waits for this event, skipping others.
+    pub fn seen(&mut self, want: MoveEvent) {
+        while self.next() != want {}
+    }
+
+    pub fn pass_time(&self, span: Micros) {
+        self.clock.skew_us.fetch_add(span.0, Ordering::SeqCst);
+        // Nothing is held under this name; it only makes the control thread look at its clock.
+        self.migrator.release(EngineId(0), leg(u64::MAX, 0));
+    }
+}
+
+pub fn leg(request: u64, leg: u16) -> LegId {
+    LegId { request: RequestId(request), leg }
+}
