@@ -58,6 +58,15 @@ pub(super) struct Run {
     pub held_blocks: u64,
 }
 
+impl Run {
+    /// The longest time between two samples of the engines. They are taken by a timer, so when it is many periods long, the whole
+    /// machine stood still (a paused virtual machine, a starved process), whatever arm was on.
+    pub fn longest_pause(&self) -> Micros {
+        let samples = &self.recording.samples;
+        samples.windows(2).map(|pair| pair[1].at_us - pair[0].at_us).max().unwrap_or_default()
+    }
+}
+
 pub(super) struct Driver<'a> {
     pub controller: &'a Controller,
     pub objectives: &'a ObjectiveSettings,
@@ -165,4 +174,30 @@ pub(super) fn objectives(settings: &ObjectiveSettings, class: Class) -> Objectiv
         Class::Long => settings.ttft_long_ms,
     };
     Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(settings.itl_ms) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Role;
+    use crate::telemetry::EngineSample;
+
+    #[test]
+    fn the_longest_pause_is_the_widest_gap_between_samples() {
+        let sample = |at_ms: u64, engine: u16| EngineSample {
+            arm: "a".into(),
+            repetition: 0,
+            at_us: Micros(at_ms * 1000),
+            engine: EngineId(engine),
+            role: Role::Shared,
+            waiting: 0,
+            running: 0,
+            kv_usage: 0.0,
+            prefix_hits: 0,
+        };
+        let samples = [0, 50, 100, 9700, 9750].into_iter().flat_map(|at| [sample(at, 0), sample(at, 1)]).collect();
+        let run = |samples| Run { recording: Recording { requests: vec![], samples }, held_blocks: 0 };
+        assert_eq!(run(samples).longest_pause(), Micros(9_600_000));
+        assert_eq!(run(vec![]).longest_pause(), Micros::ZERO);
+    }
 }

@@ -33,6 +33,10 @@ const WARM_UP_SCALE: f64 = 0.1;
 const CALIBRATION_SCALE: f64 = 0.5;
 const EXACT_SCALE: f64 = 0.25;
 
+/// A machine that took no sample for this long, and for this many sample periods, stood still.
+const PAUSE_MIN: Micros = Micros(1_000_000);
+const PAUSE_SAMPLES_MIN: u64 = 10;
+
 /// A bootstrap of fewer resamples has no interval worth printing.
 const RESAMPLES_MIN: u32 = 100;
 
@@ -113,8 +117,13 @@ impl Prepared {
             Ok(()) => {
                 self.folder.write_run(&run)?;
                 phases.begin("measurement", run.arms.len() as u32 * plan.repetitions);
-                let measurement =
-                    pair::Measurement { run: &run, workload: &plan.workload, vocab_size: plan.vocab_size, pace: plan.pace };
+                let measurement = pair::Measurement {
+                    run: &run,
+                    workload: &plan.workload,
+                    vocab_size: plan.vocab_size,
+                    pace: plan.pace,
+                    pause_min: PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN)),
+                };
                 measurement.all(&driver, &mut self.folder, progress).await?
             }
             Err(ArrangeError::Drive(stopped)) => Measured { stopped: Some(stopped), ..Measured::default() },
@@ -125,6 +134,7 @@ impl Prepared {
         let stopped = measured.stopped.take();
         run.interrupted = stopped.is_some();
         run.held_blocks_after = measured.held_blocks;
+        run.notes = std::mem::take(&mut measured.notes);
         let (summary, requests, mut run) = summarise(run, measured).await?;
         self.folder.write_summary(&summary)?;
         run.phases = [self.earlier, phases.end()].concat();
@@ -153,6 +163,7 @@ impl Prepared {
             rate_rps: None,
             saturation_rps: None,
             phases: Vec::new(),
+            notes: Vec::new(),
             search: Vec::new(),
             held_blocks_after: 0,
             quick: self.settings.run.quick,

@@ -2,9 +2,9 @@
 
 use super::Progress;
 use super::arms::{self, ONE_ENGINE};
-use super::drive::{DriveError, Driver, Pace};
+use super::drive::{DriveError, Driver, Pace, Run};
 use super::folder::{FolderError, RunFolder};
-use crate::core::seeded;
+use crate::core::{Micros, seeded};
 use crate::report::RunInfo;
 use crate::router::Arrangement;
 use crate::telemetry::{EngineSample, RequestRecord};
@@ -17,6 +17,7 @@ pub(super) struct Measured {
     pub samples: Vec<EngineSample>,
     /// The most KV blocks that were held after any arm's run; 0 is right.
     pub held_blocks: u64,
+    pub notes: Vec<String>,
     /// Why it ended before all runs were done.
     pub stopped: Option<DriveError>,
 }
@@ -49,6 +50,8 @@ pub(super) struct Measurement<'a> {
     pub workload: &'a Workload,
     pub vocab_size: u32,
     pub pace: Pace,
+    /// When the machine stood still for this long, the run says nothing about its arm, and is made again, once.
+    pub pause_min: Micros,
 }
 
 impl Measurement<'_> {
@@ -60,21 +63,35 @@ impl Measurement<'_> {
         for (repetition, &seed) in (0u32..).zip(&self.run.seeds) {
             let items = self.workload.generate(self.vocab_size, seed, self.run.rate_rps);
             for arm in order(&self.run.arms, repetition) {
-                progress.step(&format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1));
-                let finished = match driver.run(arm, repetition, &items, self.pace).await {
-                    Ok(finished) => finished,
+                let name = format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1);
+                progress.step(&name);
+                let mut finished = driver.run(arm, repetition, &items, self.pace).await;
+                if let Some(pause) = finished.as_ref().ok().map(Run::longest_pause).filter(|pause| *pause >= self.pause_min) {
+                    let note = format!("The machine stood still for {pause} during {name}; that run was made again.");
+                    progress.note(&note);
+                    measured.notes.push(note);
+                    finished = driver.run(arm, repetition, &items, self.pace).await;
+                }
+                match finished {
+                    Ok(finished) => measured.add(finished, folder)?,
                     Err(error) => {
                         measured.stopped = Some(error);
                         return Ok(measured);
                     }
-                };
-                folder.append(&finished.recording)?;
-                measured.requests.extend(finished.recording.requests);
-                measured.samples.extend(finished.recording.samples);
-                measured.held_blocks = measured.held_blocks.max(finished.held_blocks);
+                }
             }
         }
         Ok(measured)
+    }
+}
+
+impl Measured {
+    fn add(&mut self, finished: Run, folder: &mut RunFolder) -> Result<(), FolderError> {
+        folder.append(&finished.recording)?;
+        self.requests.extend(finished.recording.requests);
+        self.samples.extend(finished.recording.samples);
+        self.held_blocks = self.held_blocks.max(finished.held_blocks);
+        Ok(())
     }
 }
 

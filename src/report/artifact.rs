@@ -26,6 +26,8 @@ pub struct RunInfo {
     pub saturation_rps: Option<f64>,
     /// How long each part of the run took.
     pub phases: Vec<PhaseTime>,
+    /// What a reader of the figures should know: runs that were repeated because the machine stood still.
+    pub notes: Vec<String>,
     /// What the search for `shared_tuned` and `auto` tried.
     pub search: Vec<SearchTrial>,
     /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.

@@ -174,6 +174,7 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
         phases: [("engine start", 21_000_000), ("warm-up", 6_000_000), ("measurement", 402_000_000), ("tear-down", 1_500_000)]
             .map(|(name, us)| PhaseTime { name: name.into(), us: Micros(us) })
             .to_vec(),
+        notes: vec![],
         search,
         held_blocks_after: 0,
         quick: false,

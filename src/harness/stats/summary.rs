@@ -149,6 +149,7 @@ mod tests {
             rate_rps: Some(8.0),
             saturation_rps: None,
             phases: vec![],
+            notes: vec![],
             search: vec![],
             held_blocks_after: 0,
             quick: false,
