@@ -34,6 +34,8 @@ struct Answers {
     started: BTreeMap<u64, bool>,
     done: BTreeMap<u64, Value>,
     ready: Option<Result<(), String>>,
+    /// EngineCore and all else that vLLM started.
+    pids: Vec<u32>,
     gone: bool,
 }
 
@@ -163,7 +165,20 @@ impl Drop for Engine {
         // The driver's death takes EngineCore and its worker with it (see `die_with_parent`).
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let pids = std::mem::take(&mut self.answers.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pids);
+        let left = || pids.iter().copied().filter(|pid| is_alive(*pid)).collect::<Vec<u32>>();
+        if std::thread::panicking() {
+            return;
+        }
+        until("all processes of the engine to end", || left().is_empty().then_some(()));
     }
+}
+
+/// Zombies count as gone: whoever inherited them has not reaped them yet.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything, so look behind its end.
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 impl Pending<'_> {
@@ -208,6 +223,7 @@ fn take(answers: &mut Answers, line: &Value) {
     } else if let Some(why) = line["failed"].as_str() {
         answers.ready = Some(Err(why.to_string()));
     } else {
+        answers.pids = serde_json::from_value(line["pids"].clone()).unwrap();
         answers.ready = Some(Ok(()));
     }
 }

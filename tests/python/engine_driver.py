@@ -3,7 +3,7 @@
     {"id": 1, "do": "generate", "request": "a", "prompt": [..], "max_tokens": 8, "params": {..}}  -> {"id": 1, "tokens": [..], ...}
     {"id": 2, "do": "abort", "request": "a"}   {"id": 3, "do": "reset"}   {"id": 4, "do": "stop"}
 
-The first line out is {"ready": true}, or {"failed": <why>}.
+The first line out is {"ready": true, "pids": [<all processes of the engine>]}, or {"failed": <why>}.
 """
 
 import argparse
@@ -14,6 +14,19 @@ import os
 import signal
 import sys
 
+
+
+def die_with_parent() -> None:
+    """A killed test must not leave engines behind: they ignore the end of their parent."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+# vLLM's children are spawned or forked as it sees fit: a spawned one runs this file again, a forked one the hook.
+die_with_parent()
+os.register_at_fork(after_in_child=die_with_parent)
+
 # The answers' own descriptor; whatever else is printed goes to stderr.
 ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
@@ -21,6 +34,7 @@ os.dup2(2, 1)
 os.environ.update(VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
+import psutil  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
 from vllm.config import KVTransferConfig  # noqa: E402
 from vllm.engine.arg_utils import AsyncEngineArgs  # noqa: E402
@@ -111,7 +125,7 @@ async def main(args: argparse.Namespace) -> None:
     except Exception as error:
         say(failed=f"{type(error).__name__}: {error}")
         raise
-    say(ready=True)
+    say(ready=True, pids=[child.pid for child in psutil.Process().children(recursive=True)])
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     tasks = set()
@@ -123,14 +137,7 @@ async def main(args: argparse.Namespace) -> None:
     driver.engine.shutdown()
 
 
-def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 if __name__ == "__main__":
-    die_with_parent()
-    # Not inherited: EngineCore and its worker have to ask for themselves.
-    os.register_at_fork(after_in_child=die_with_parent)
     parser = argparse.ArgumentParser()
     parser.add_argument("--control", required=True)
     parser.add_argument("--engine", type=int, required=True)

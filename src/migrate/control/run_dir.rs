@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 /// Linux's limit for the path of a Unix socket, without its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// Removed when dropped, together with the socket, if this made it.
+/// Removed when dropped with all that is in it, if this made it; else only the socket is.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -50,10 +50,12 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.socket);
+        // Errors are of no use here: what is gone already need not be removed.
         if self.made {
-            // Fails when someone left a file in it, which is then theirs to remove.
-            let _ = std::fs::remove_dir(&self.path);
+            // With whatever engines of this run left in it.
+            let _ = std::fs::remove_dir_all(&self.path);
+        } else {
+            let _ = std::fs::remove_file(&self.socket);
         }
     }
 }
@@ -99,8 +101,14 @@ mod tests {
         let wanted = parent.path().join("run");
         let run_dir = RunDir::open(&wanted).unwrap();
         assert_eq!(std::fs::metadata(run_dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        std::fs::write(run_dir.path().join("log"), "of an engine").unwrap();
         drop(run_dir);
         assert!(!wanted.exists());
+        // One that was there before stays.
+        DirBuilder::new().mode(0o700).create(&wanted).unwrap();
+        std::fs::write(wanted.join("notes"), "").unwrap();
+        drop(RunDir::open(&wanted).unwrap());
+        assert!(wanted.join("notes").exists());
         let run_dir = RunDir::open(Path::new("")).unwrap();
         let path = run_dir.path().to_path_buf();
         assert!(path.exists());

@@ -1,0 +1,172 @@
+//! The broker's promises, whatever happens in whatever order.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+
+use proptest::prelude::*;
+
+use super::super::memory::tests::map;
+use super::*;
+use crate::core::{BlockId, RequestId};
+
+const ENGINES: u16 = 3;
+
+/// Everything that can happen. Numbers are engines, and legs of a small pool.
+#[derive(Clone, Debug)]
+enum Step {
+    Connect(u16),
+    Held(u16, u64),
+    Load {
+        engine: u16,
+        leg: u64,
+        source: u16,
+    },
+    Skip {
+        engine: u16,
+        leg: u64,
+        source: u16,
+    },
+    Released(u16, u64),
+    Release(u16, u64),
+    Lost(u16),
+    /// The mover is done with its oldest copy.
+    Copied {
+        ok: bool,
+    },
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (engine, leg) = (|| 0..ENGINES, || 0..6u64);
+    prop_oneof![
+        2 => engine().prop_map(Step::Connect),
+        4 => (engine(), leg()).prop_map(|(e, l)| Step::Held(e, l)),
+        6 => (engine(), leg(), engine()).prop_map(|(engine, leg, source)| Step::Load { engine, leg, source }),
+        1 => (engine(), leg(), engine()).prop_map(|(engine, leg, source)| Step::Skip { engine, leg, source }),
+        2 => (engine(), leg()).prop_map(|(e, l)| Step::Released(e, l)),
+        2 => (engine(), leg()).prop_map(|(e, l)| Step::Release(e, l)),
+        1 => engine().prop_map(Step::Lost),
+        5 => any::<bool>().prop_map(|ok| Step::Copied { ok }),
+        2 => (0..3_000_000u64).prop_map(Step::Wait),
+    ]
+}
+
+/// What the outside world has seen.
+#[derive(Default)]
+struct World {
+    now: u64,
+    connected: BTreeSet<EngineId>,
+    copies: Vec<CopyJob>,
+    /// Loads asked for and answers given, per engine; an engine that is gone no longer counts.
+    asked: BTreeMap<EngineId, usize>,
+    answered: BTreeMap<EngineId, usize>,
+    moved: usize,
+    loads: usize,
+}
+
+fn name(leg: u64) -> LegId {
+    LegId { request: RequestId(leg), leg: 0 }
+}
+
+impl World {
+    fn apply(&mut self, broker: &mut Broker, step: Step) {
+        let now = Time(self.now);
+        let source = |engine, leg| Source { engine: EngineId(engine), leg: LegName(name(leg)), tokens: 10 };
+        match step {
+            Step::Connect(id) => {
+                let engine = EngineId(id);
+                if self.connected.contains(&engine) || broker.is_closing(engine) {
+                    return;
+                }
+                for half in [Half::Worker, Half::Scheduler] {
+                    broker.hello(engine, half).expect("not connected yet");
+                }
+                let fd = File::open("/dev/null").expect("it exists").into();
+                broker.register(map(id, 8, 64), Memory::Shm { fd, bytes: 1024 }).expect("not registered yet");
+                broker.mapped(engine, Ok(()), now);
+                self.connected.insert(engine);
+            }
+            Step::Held(engine, leg) if self.connected.contains(&EngineId(engine)) => {
+                let _ = broker.held(EngineId(engine), name(leg), vec![vec![Some(BlockId(1)), Some(BlockId(2))]], 10, now);
+            }
+            Step::Load { engine, leg, source: from } if self.connected.contains(&EngineId(engine)) => {
+                let groups = vec![LoadGroup { first: 0, blocks: vec![Some(BlockId(4)), Some(BlockId(5))] }];
+                broker.load(EngineId(engine), name(leg), source(from, leg), groups, now).expect("registered");
+                *self.asked.entry(EngineId(engine)).or_default() += 1;
+                self.loads += 1;
+            }
+            Step::Skip { engine, leg, source: from } if self.connected.contains(&EngineId(engine)) => {
+                broker.skip(EngineId(engine), name(leg), source(from, leg), now);
+                self.loads += 1;
+            }
+            Step::Released(engine, leg) => broker.released(EngineId(engine), name(leg)),
+            Step::Release(engine, leg) => broker.release(EngineId(engine), name(leg)),
+            Step::Lost(engine) => {
+                broker.lost(EngineId(engine), now);
+                self.gone(EngineId(engine));
+            }
+            Step::Copied { ok } if !self.copies.is_empty() => {
+                let job = self.copies.remove(0);
+                let result = if ok { Ok(()) } else { Err("it broke".to_string()) };
+                broker.copied(job.id, nothing_moved(now, result));
+            }
+            Step::Wait(us) => {
+                self.now += us;
+                broker.tick(Time(self.now));
+            }
+            _ => {}
+        }
+        self.see(broker);
+    }
+
+    fn gone(&mut self, engine: EngineId) {
+        self.connected.remove(&engine);
+        self.asked.remove(&engine);
+        self.answered.remove(&engine);
+    }
+
+    fn see(&mut self, broker: &mut Broker) {
+        for effect in broker.take_effects() {
+            match effect {
+                Effect::Copy(job) => self.copies.push(job),
+                Effect::Send { engine, message: ToEngine::Loaded { .. }, .. } if self.connected.contains(&engine) => {
+                    *self.answered.entry(engine).or_default() += 1;
+                }
+                Effect::Close { engine } | Effect::Unmap { engine } => {
+                    let touches = |job: &CopyJob| job.from.engine == engine || job.to.engine == engine;
+                    assert!(!self.copies.iter().any(touches), "{engine} let go while a copy touches it");
+                }
+                Effect::Emit(MoveEvent::Moved { .. }) => self.moved += 1,
+                _ => {}
+            }
+        }
+        for job in &self.copies {
+            let lost = |engine| !self.connected.contains(&engine);
+            assert!(!(lost(job.from.engine) || lost(job.to.engine)) || job.stop.is_set(), "a copy goes on for a lost engine");
+        }
+    }
+}
+
+proptest! {
+    /// Every load gets one answer, every load and skip one event, no lease outlives its end, and nothing is let go under a copy.
+    #[test]
+    fn promises_hold(steps in proptest::collection::vec(step(), 0..120)) {
+        let (mut broker, mut world) = (Broker::new(Micros(1_000_000)), World::default());
+        for step in steps {
+            world.apply(&mut broker, step);
+        }
+        while !world.copies.is_empty() {
+            world.apply(&mut broker, Step::Copied { ok: true });
+        }
+        world.apply(&mut broker, Step::Wait(10_000_000));
+        prop_assert_eq!(&world.asked, &world.answered);
+        prop_assert_eq!(world.moved, world.loads);
+        prop_assert_eq!(broker.next_deadline(), None);
+        for engine in 0..ENGINES {
+            for leg in 0..6 {
+                world.apply(&mut broker, Step::Released(engine, leg));
+            }
+        }
+        prop_assert_eq!(broker.held_blocks(), 0);
+    }
+}
