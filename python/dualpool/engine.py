@@ -155,7 +155,10 @@ class Lane:
                 extra_args=None if kv is None else {"kv_transfer_params": kv},
             )
             # With `type` the prompt counts as rendered; without, vLLM would take it through a thread of its own.
-            queue = await self._llm.add_request(leg, {"type": "token", "prompt_token_ids": prompt}, params)
+            # A leg that comes with its KV is in the middle of its answer: it does not queue behind prompts.
+            priority = -1 if kv is not None and "dualpool_load" in kv else 0
+            rendered = {"type": "token", "prompt_token_ids": prompt}
+            queue = await self._llm.add_request(leg, rendered, params, priority=priority)
         except Exception as error:
             self.failed(leg, error)
             self.flush(None)
@@ -273,6 +276,7 @@ def arguments(spec: dict) -> AsyncEngineArgs:
         max_num_seqs=spec["max_num_seqs"],
         max_num_batched_tokens=spec["max_num_batched_tokens"],
         enable_prefix_caching=spec["enable_prefix_caching"],
+        scheduling_policy="priority",
         additional_config={"dualpool": {"tuning": spec["tuning"]}},
         **device,
     )

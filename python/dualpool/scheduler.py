@@ -15,6 +15,9 @@ LAYOUT = struct.Struct("<4I")
 SALT = 0x64756C70
 AS_STARTED = 0xFFFF_FFFF
 
+# Prompt tokens that a step with a small budget takes at least, so that prompts are always getting on.
+PREFILL_TOKENS_MIN = 8
+
 
 class TuningFile:
     """The reader's end. A read that hits the middle of a write fails its check, and the next step reads again."""
@@ -40,6 +43,7 @@ class _Tunable:
         super().__init__(*args, **kwargs)
         self._tuning = TuningFile(self.vllm_config.additional_config["dualpool"]["tuning"])
         self._tokens_at_start = self.max_num_scheduled_tokens
+        self._tokens_wanted = self._tokens_at_start
         self._threshold_at_start = self.scheduler_config.long_prefill_token_threshold
         self._steps = 0
         self._reported = None
@@ -47,17 +51,17 @@ class _Tunable:
     def schedule(self, *args, **kwargs):
         if (settings := self._tuning.changed()) is not None:
             self._tune(*settings)
+        # Every running request gets its token and some prompt its slice, however small the step is wanted: with less, requests at
+        # the end of a full batch would wait until others end. The ceiling is what the engine's buffers were sized for.
+        floor = len(self.running) + PREFILL_TOKENS_MIN
+        self.max_num_scheduled_tokens = min(max(self._tokens_wanted, floor), self._tokens_at_start)
         output = super().schedule(*args, **kwargs)
         if output.total_num_scheduled_tokens > 0:
             self._steps += 1
         return output
 
     def _tune(self, tokens: int | None, threshold: int | None) -> None:
-        # The ceiling is what the engine's buffers were sized for. The floor is vLLM's own at start: with less, requests at the
-        # end of a full batch would not be scheduled until others end.
-        floor = min(self.scheduler_config.max_num_seqs, self._tokens_at_start)
-        wanted = self._tokens_at_start if tokens is None else tokens
-        self.max_num_scheduled_tokens = max(floor, min(wanted, self._tokens_at_start))
+        self._tokens_wanted = self._tokens_at_start if tokens is None else tokens
         self.scheduler_config.long_prefill_token_threshold = self._threshold_at_start if threshold is None else threshold
 
     def make_stats(self, *args, **kwargs):

@@ -125,6 +125,10 @@ impl Task {
         }
         let mut ending = JoinSet::new();
         for index in 0..self.fleet.len() {
+            // Told first, so that the mover does not take the end of its connections for a fault.
+            if let Some(mover) = &self.mover {
+                mover.forget(self.fleet[index].info().id);
+            }
             let fleet = self.fleet.clone();
             ending.spawn(async move { fleet[index].shutdown().await });
         }

@@ -11,7 +11,7 @@ use super::Cancel;
 use crate::config::ObjectiveSettings;
 use crate::controller::{Controller, NewRequest, Recording, Reply, ReplyStream};
 use crate::core::{Class, Clock, EngineId, Micros, MonotonicClock, Objectives};
-use crate::router::Arrangement;
+use crate::router::{Arrangement, CostModel};
 use crate::workload::WorkItem;
 
 /// How long after its last arrival a run may take before it is given up.
@@ -47,6 +47,8 @@ pub(super) enum DriveError {
     Lost { arm: String, recorded: usize, requests: usize },
     #[error("arm `{arm}`: {source}")]
     Arrange { arm: String, source: anyhow::Error },
+    #[error("the router's cost model cannot be read: {0}")]
+    Costs(anyhow::Error),
 }
 
 /// What a run left.
@@ -74,6 +76,11 @@ pub(super) struct Driver<'a> {
 }
 
 impl Driver<'_> {
+    /// What the router has learned of these engines so far.
+    pub async fn costs(&self) -> Result<CostModel, DriveError> {
+        self.controller.costs().await.map_err(DriveError::Costs)
+    }
+
     pub async fn run(&self, arrangement: &Arrangement, repetition: u32, items: &[WorkItem], pace: Pace) -> Result<Run, DriveError> {
         let arm = &arrangement.name;
         let arranged = tokio::time::timeout(ARRANGE_MAX, self.arrange(arrangement)).await;

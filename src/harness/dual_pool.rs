@@ -37,6 +37,9 @@ const EXACT_SCALE: f64 = 0.25;
 const PAUSE_MIN: Micros = Micros(1_000_000);
 const PAUSE_SAMPLES_MIN: u64 = 10;
 
+/// A step that is to keep the ITL objective is sized for this share of it; the rest is for what the cost model does not know.
+const STEP_SHARE_OF_ITL: f64 = 0.9;
+
 /// A bootstrap of fewer resamples has no interval worth printing.
 const RESAMPLES_MIN: u32 = 100;
 
@@ -310,7 +313,11 @@ impl<'a> Plan<'a> {
             seeds: &pair::seeds(self.settings.workload.seed, "search", search::ROUNDS.len() as u32),
             budget: if self.settings.run.quick { budget.mul_f64(QUICK_SEARCH) } else { budget },
         };
-        let mut candidates = search::candidates(&self.pools, &self.engine, self.settings.workload.short_prompt_tokens);
+        // Fitted on these engines while they warmed up and were calibrated.
+        let costs = driver.costs().await?;
+        let step = Micros::from_ms(self.settings.objectives.itl_ms * STEP_SHARE_OF_ITL);
+        let short = self.settings.workload.short_prompt_tokens;
+        let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
         candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
         search::search(driver, candidates, purposes, &trials, progress).await
     }

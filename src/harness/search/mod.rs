@@ -188,7 +188,7 @@ mod tests {
 
     /// A field in which each candidate's times are stretched by the given factor.
     fn field(stretches: &[f64], requests: &[u32]) -> Vec<Tried> {
-        candidates(&pools(), &engine(2048), 64)
+        candidates(&pools(), &engine(2048), 64, 240)
             .into_iter()
             .zip(stretches.iter().zip(requests))
             .map(|(arrangement, (&stretch, &n))| Tried { arrangement, requests: synthetic::arm("trial", 1, n, stretch) })
