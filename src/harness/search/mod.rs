@@ -200,8 +200,8 @@ mod tests {
         // In order: balanced, dual pool, least load, dual pool (tight).
         let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[20; 4]), &PURPOSES);
         assert_eq!(found.arrangements["shared_tuned"].name, "shared_balanced 224/64");
-        assert_eq!(found.arrangements["dual_pool"].name, "dual_pool prefill as started decode 128/64");
-        assert_eq!(found.arrangements["auto"].name, "dual_pool prefill as started decode 128/64");
+        assert_eq!(found.arrangements["dual_pool"].name, "dual_pool prefill 256/0 decode 240/64");
+        assert_eq!(found.arrangements["auto"].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.trials.len(), 4);
         assert_eq!(found.trials[3].chosen_for.as_deref(), Some("dual_pool, auto"));
         assert_eq!(found.trials[2].chosen_for, None);

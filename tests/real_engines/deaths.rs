@@ -1,0 +1,84 @@
+//! An engine is killed at the worst moments: every admitted request still gets all its tokens, the right ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dualpool::controller::{Controller, Reply};
+use dualpool::core::{Micros, TokenId};
+use dualpool::migrate::Fault;
+
+use super::pair;
+
+const MAX_TOKENS: u32 = 40;
+/// Long enough for a kill to hit the copy, short beside the patience of a check.
+const SLOW_COPY: Micros = Micros(1_500_000);
+
+pub async fn during_prefill() {
+    killed(0, Fault::None, |_| Moment::After(Duration::from_millis(30))).await;
+}
+
+pub async fn of_the_source_during_the_copy() {
+    killed(0, Fault::Delay(SLOW_COPY), |_| Moment::AfterFirstToken(Duration::from_millis(300))).await;
+}
+
+pub async fn of_the_destination_during_the_copy() {
+    killed(1, Fault::Delay(SLOW_COPY), |_| Moment::AfterFirstToken(Duration::from_millis(300))).await;
+}
+
+pub async fn during_decode() {
+    killed(1, Fault::None, |_| Moment::AtToken(10)).await;
+}
+
+/// When the engine dies, as seen by the first request's client.
+#[derive(Clone, Copy)]
+enum Moment {
+    After(Duration),
+    AfterFirstToken(Duration),
+    AtToken(usize),
+}
+
+async fn killed(victim: usize, fault: Fault, moment: impl Fn(&Controller) -> Moment) {
+    let controller = pair::start(&pair::settings("tiny-llama"), fault).await;
+    // The first one is watched, the others are "other requests unharmed".
+    let prompts: Vec<Arc<[TokenId]>> = [1500, 200, 64, 700].iter().zip(1..).map(|(&n, seed)| pair::prompt(n, seed)).collect();
+    let expected = pair::reference(&controller, &prompts, MAX_TOKENS).await;
+    controller.arrange(&pair::every_prompt_moves()).await.unwrap();
+
+    let mut watched = controller.submit(pair::request(prompts[0].clone(), MAX_TOKENS, 0)).await;
+    let mut others = Vec::new();
+    for (index, prompt) in prompts.iter().enumerate().skip(1) {
+        others.push(controller.submit(pair::request(prompt.clone(), MAX_TOKENS, index as u32)).await);
+    }
+    let mut seen: Vec<TokenId> = Vec::new();
+    let wanted = match moment(&controller) {
+        Moment::After(_) => 0,
+        Moment::AfterFirstToken(_) => 1,
+        Moment::AtToken(n) => n,
+    };
+    while seen.len() < wanted {
+        match tokio::time::timeout(pair::PATIENCE, watched.next()).await.expect("no token came") {
+            Some(Reply::Tokens { tokens, .. }) => seen.extend(tokens),
+            other => panic!("the watched request ended before the kill: {other:?}"),
+        }
+    }
+    if let Moment::After(wait) | Moment::AfterFirstToken(wait) = moment(&controller) {
+        tokio::time::sleep(wait).await;
+    }
+    let pids = pair::pids(&controller);
+    // SAFETY: a plain kill(2) of a process that this test started.
+    assert_eq!(unsafe { libc::kill(pids[victim] as i32, libc::SIGKILL) }, 0);
+
+    let (rest, end) = pair::finish(watched).await;
+    seen.extend(rest);
+    assert_eq!((&seen, end), (&expected[0], Ok(())), "the watched request");
+    for (replies, expected) in others.into_iter().zip(&expected[1..]) {
+        let (tokens, end) = pair::finish(replies).await;
+        assert_eq!((&tokens, end), (expected, Ok(())), "another request");
+    }
+    assert_eq!(controller.settle(pair::SETTLE).await, 0, "blocks are still held");
+    assert_eq!(controller.dead_engines().await.len(), 1);
+
+    let (tokens, end) = pair::finish(controller.submit(pair::request(prompts[1].clone(), MAX_TOKENS, 9)).await).await;
+    assert_eq!((&tokens, end), (&expected[1], Ok(())), "the engine that is left serves on");
+    pair::shut_down(&controller).await;
+}
