@@ -21,6 +21,8 @@ pub mod migrate;
 
 pub mod engine;
 
+pub mod sim;
+
 pub mod controller;
 
 pub mod harness;
