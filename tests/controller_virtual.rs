@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dualpool::config::{RouterSettings, TelemetrySettings};
-use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
+use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream, Unsettled};
 use dualpool::core::{
     Class, Clock, EngineId, Micros, MonotonicClock, Objectives, Phase, RejectReason, RequestError, Role, TokenId, Tuning, seeded,
 };
@@ -100,7 +100,7 @@ impl Rig {
     }
 
     async fn assert_settled(&self) {
-        assert_eq!(self.controller.settle(HANGS).await, 0);
+        assert_eq!(self.controller.settle(HANGS).await.unwrap(), Unsettled::default());
         // Free blocks in full: nothing is in use, held or reserved.
         self.controller.reset_prefix_caches().await.unwrap();
     }
@@ -250,7 +250,7 @@ async fn with_all_engines_dead_requests_end_with_an_error_that_names_one() {
     assert!(text.contains("engine-") && text.contains("died during") && text.contains("killed"), "{text}");
     let (_, result) = collect(rig.controller.submit(request(1, 10, 5)).await).await;
     assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::NoEngine }));
-    assert_eq!(rig.controller.settle(HANGS).await, 0);
+    assert_eq!(rig.controller.settle(HANGS).await.unwrap(), Unsettled::default());
     rig.controller.shutdown().await;
 }
 

@@ -5,6 +5,7 @@ mod recording;
 mod task;
 mod timeline;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::migrate::{KvMover, MoveEvent};
 use crate::router::{Arrangement, ArrangementError, CostModel};
 use crate::telemetry::{EngineSample, RequestRecord};
 
-use task::{Command, Quiet, Task};
+use task::{Command, Condition, Task};
 
 /// Client commands that the controller has not taken yet. A client that finds the queue full waits.
 const COMMANDS_MAX: usize = 1024;
@@ -81,6 +82,30 @@ impl Drop for ReplyStream {
 pub struct Recording {
     pub requests: Vec<RequestRecord>,
     pub samples: Vec<EngineSample>,
+}
+
+/// What is left of the requests so far. All of it is 0 once a fleet without faults has settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Requests that are not over, and aborted legs that their engine has not ended.
+    pub in_flight: usize,
+    /// KV blocks that engines hold for legs that are over.
+    pub held_blocks: u64,
+    /// Holds that ended by their lease since the controller started: blocks that nobody fetched and nobody released.
+    pub leases_expired: u64,
+}
+
+impl Unsettled {
+    pub fn is_quiet(&self) -> bool {
+        *self == Unsettled::default()
+    }
+}
+
+impl fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unsettled { in_flight, held_blocks, leases_expired } = self;
+        write!(f, "{in_flight} requests in flight, {held_blocks} KV blocks held, {leases_expired} holds ended by their lease")
+    }
 }
 
 /// A handle to the running controller; cheap to clone. When the last one is dropped, the controller ends as by `shutdown`.
@@ -155,17 +180,14 @@ impl Controller {
         self.ask(Command::Recorded).await.unwrap_or_default()
     }
 
-    /// Waits until no request is in flight and no block is held, at most `timeout`; returns the blocks still held (0 is right).
-    pub async fn settle(&self, timeout: Duration) -> u64 {
+    /// Waits until no request is in flight and no block is held, at most `timeout`; returns what is left then. Fails when the
+    /// controller has shut down.
+    pub async fn settle(&self, timeout: Duration) -> anyhow::Result<Unsettled> {
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
-            let Ok(Quiet { in_flight, held_blocks, .. }) = self.ask(Command::Quiet).await else { return 0 };
-            if in_flight == 0 && held_blocks == 0 {
-                return 0;
-            }
-            if tokio::time::Instant::now() >= deadline {
-                tracing::warn!(in_flight, held_blocks, "the fleet did not settle within {timeout:?}");
-                return held_blocks;
+            let left = self.ask(Command::Condition).await?.unsettled;
+            if (left.in_flight, left.held_blocks) == (0, 0) || tokio::time::Instant::now() >= deadline {
+                return Ok(left);
             }
             tokio::time::sleep(IDLE_POLL).await;
         }
@@ -173,7 +195,7 @@ impl Controller {
 
     /// Forgets all cached prefixes on all engines alive.
     pub async fn reset_prefix_caches(&self) -> anyhow::Result<()> {
-        let Quiet { dead, .. } = self.ask(Command::Quiet).await?;
+        let Condition { dead, .. } = self.ask(Command::Condition).await?;
         for engine in self.fleet.iter().filter(|engine| !dead.contains(&engine.info().id)) {
             if !engine.reset_prefix_cache().await {
                 bail!("{} kept its prefix cache: blocks of it are in use; settle the fleet first", engine.info().id);
@@ -184,7 +206,12 @@ impl Controller {
 
     /// Engines that are gone; their requests were resumed elsewhere.
     pub async fn dead_engines(&self) -> Vec<EngineId> {
-        self.ask(Command::Quiet).await.map(|quiet| quiet.dead).unwrap_or_default()
+        self.ask(Command::Condition).await.map(|condition| condition.dead).unwrap_or_default()
+    }
+
+    /// Engines alive that have lost their link to the mover: they go on serving, and no KV moves from or to them any more.
+    pub async fn cut_engines(&self) -> Vec<EngineId> {
+        self.ask(Command::Condition).await.map(|condition| condition.cut).unwrap_or_default()
     }
 
     /// What the router believes things cost, as far as it has learned it.

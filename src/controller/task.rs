@@ -12,28 +12,28 @@ use crate::config::RouterSettings;
 use crate::core::{Clock, EngineId, LegStep, Request, RequestId, Time};
 use crate::engine::{EngineEvent, EngineEvents, Fleet};
 use crate::migrate::{KvMover, MoveEvent};
-use crate::router::{Action, Arrangement, ArrangementError, CostModel, EngineFacts, Event, Router};
+use crate::router::{Action, Arrangement, ArrangementError, CostModel, EngineFacts, EngineState, Event, Router};
 
 use super::recording::Tape;
 use super::timeline::Timeline;
-use super::{Recording, Reply};
+use super::{Recording, Reply, Unsettled};
 
 pub(super) enum Command {
     Submit { request: Request, index: u32, arrived: Time, replies: mpsc::Sender<Reply> },
     Arrange(Arrangement, oneshot::Sender<Result<(), ArrangementError>>),
     Record { arm: String, repetition: u32, origin: Time, answer: oneshot::Sender<()> },
     Recorded(oneshot::Sender<Recording>),
-    Quiet(oneshot::Sender<Quiet>),
+    Condition(oneshot::Sender<Condition>),
     Costs(oneshot::Sender<CostModel>),
     SetCosts(CostModel, oneshot::Sender<()>),
     Shutdown(oneshot::Sender<()>),
 }
 
-/// How much is going on.
-pub(super) struct Quiet {
-    pub in_flight: usize,
-    pub held_blocks: u64,
+/// How things stand.
+pub(super) struct Condition {
+    pub unsettled: Unsettled,
     pub dead: Vec<EngineId>,
+    pub cut: Vec<EngineId>,
 }
 
 struct Client {
@@ -50,6 +50,7 @@ pub(super) struct Task {
     /// One per request that is not over, so at most `router.max_in_flight`.
     clients: HashMap<RequestId, Client>,
     tape: Option<Tape>,
+    leases_expired: u64,
     /// What the router asked for in answer to one event; kept for its memory.
     actions: Vec<Action>,
 }
@@ -76,7 +77,7 @@ impl Task {
             })
             .collect();
         let router = Router::new(&facts, settings);
-        Task { router, fleet, mover, moves, clock, clients: HashMap::new(), tape: None, actions: Vec::new() }
+        Task { router, fleet, mover, moves, clock, clients: HashMap::new(), tape: None, leases_expired: 0, actions: Vec::new() }
     }
 
     /// Serves until it is told to shut down, or nobody is left who could.
@@ -159,10 +160,8 @@ impl Task {
             Command::Recorded(answer) => {
                 let _ = answer.send(self.tape.take().map(Tape::end).unwrap_or_default());
             }
-            Command::Quiet(answer) => {
-                let held_blocks = self.mover.as_ref().map_or(0, |mover| mover.held_blocks());
-                let dead = self.router.engines().iter().filter(|engine| !engine.alive).map(|engine| engine.id).collect();
-                let _ = answer.send(Quiet { in_flight: self.router.in_flight(), held_blocks, dead });
+            Command::Condition(answer) => {
+                let _ = answer.send(self.condition());
             }
             Command::Costs(answer) => {
                 let _ = answer.send(*self.router.costs());
@@ -197,6 +196,16 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    fn condition(&self) -> Condition {
+        let unsettled = Unsettled {
+            in_flight: self.router.in_flight(),
+            held_blocks: self.mover.as_ref().map_or(0, |mover| mover.held_blocks()),
+            leases_expired: self.leases_expired,
+        };
+        let engines = |is: fn(&EngineState) -> bool| self.router.engines().iter().filter(|e| is(e)).map(|e| e.id).collect();
+        Condition { unsettled, dead: engines(|engine| !engine.alive), cut: engines(|engine| engine.alive && engine.kv_lost) }
     }
 
     fn engine_event(&mut self, event: EngineEvent) {
@@ -254,9 +263,13 @@ impl Task {
                     self.release(*engine, *leg);
                 }
             }
-            MoveEvent::LeaseExpired { engine, leg } => tracing::warn!(%engine, %leg, "nobody fetched the held KV in time"),
+            MoveEvent::LeaseExpired { engine, leg } => {
+                self.leases_expired += 1;
+                tracing::warn!(%engine, %leg, "nobody fetched the held KV in time");
+            }
             MoveEvent::Disconnected { engine } => {
-                tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved")
+                tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved");
+                self.feed(Event::KvLost { engine: *engine });
             }
             MoveEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
             MoveEvent::Released { .. } => {}

@@ -94,9 +94,10 @@ impl Driver<'_> {
             () = self.cancel.cancelled() => Err(DriveError::Cancelled),
         };
         // Also after a failure: the requests it dropped are over, and their blocks given back, before anyone goes on.
-        let held_blocks = self.controller.settle(SETTLE_MAX).await;
+        let settled = self.controller.settle(SETTLE_MAX).await;
         let mut recording = self.controller.recorded().await;
         served?;
+        let held_blocks = settled.map_err(|source| DriveError::Arrange { arm: arm.clone(), source })?.held_blocks;
         if let Some(&engine) = self.controller.dead_engines().await.first() {
             return Err(DriveError::EngineDied { arm: arm.clone(), engine });
         }
@@ -147,8 +148,9 @@ impl Driver<'_> {
                 return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: items.len() - done, requests: items.len() });
             }
             // Blocks of a hand-off are given back a moment after the request's end, and a cache in use cannot be reset.
-            self.controller.settle(SETTLE_MAX).await;
-            self.controller.reset_prefix_caches().await.map_err(|source| DriveError::Arrange { arm: arm.to_string(), source })?;
+            let failed = |source| DriveError::Arrange { arm: arm.to_string(), source };
+            self.controller.settle(SETTLE_MAX).await.map_err(failed)?;
+            self.controller.reset_prefix_caches().await.map_err(failed)?;
         }
         Ok(())
     }

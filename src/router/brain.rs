@@ -71,6 +71,7 @@ impl Router {
             Event::KvMoved { leg, copy, ok, .. } => self.kv_moved(leg, copy, ok, actions),
             Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
+            Event::KvLost { engine } => self.kv_lost(engine),
             // Decisions are made when something happens to a request; none depends on time passing alone.
             Event::Tick => {}
         }
@@ -143,6 +144,13 @@ impl Router {
         self.flights
             .get(&leg.request)
             .is_some_and(|flight| flight.stay.leg == leg || flight.held.is_some_and(|source| source.leg == leg))
+    }
+
+    /// The id came over a socket, so it may be of no engine of ours.
+    fn kv_lost(&mut self, engine: EngineId) {
+        if let Some(engine) = self.engines.get_mut(engine.index()) {
+            engine.kv_lost = true;
+        }
     }
 
     pub(super) fn reported(&mut self, now: Time, engine: EngineId, stats: EngineStats) {

@@ -34,6 +34,10 @@ pub enum Event<'a> {
         engine: EngineId,
         why: &'a str,
     },
+    /// The engine's link to the mover is gone for good: no KV moves from it or to it any more.
+    KvLost {
+        engine: EngineId,
+    },
     /// Time passed; due about every `router.tick_ms`.
     Tick,
 }

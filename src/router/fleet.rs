@@ -88,6 +88,8 @@ pub struct EngineState {
     pub facts: EngineFacts,
     pub role: Role,
     pub alive: bool,
+    /// It could move KV, and lost its link to the mover.
+    pub kv_lost: bool,
     pub load: Load,
     tuning: Tuning,
     /// Prompt tokens the engine reported as computed for legs that have no token yet.
@@ -104,6 +106,7 @@ impl EngineState {
             facts,
             role: Role::Shared,
             alive: true,
+            kv_lost: false,
             load: Load::default(),
             tuning: Tuning::default(),
             progress: 0,
