@@ -66,15 +66,28 @@ fn cancelling_releases_in_every_phase() {
 }
 
 #[test]
-fn a_hold_that_begins_after_the_abort_was_sent_is_released() {
-    let mut stage = Stage::pair(PolicyKind::DualPool);
-    stage.arrive(0, 1000, 8);
-    let leg = stage.leg_of(0);
-    stage.cancel(0);
-    // The leg's own end crossed the abort.
-    let actions = stage.end(leg, &[5], &FinishReason::Length);
-    assert_eq!(actions, [Action::Release { engine: A, leg }]);
-    assert!(stage.held.is_empty());
+fn a_leg_whose_end_crosses_the_abort_leaves_nothing_held() {
+    // The engine's answer is that of the end or that of the abort, which does not say that blocks are held.
+    for answer in [FinishReason::Length, FinishReason::Aborted] {
+        let mut stage = Stage::pair(PolicyKind::DualPool);
+        stage.arrive(0, 1000, 8);
+        let leg = stage.leg_of(0);
+        let actions = stage.cancel(0);
+        assert!(actions.contains(&Action::Release { engine: A, leg }), "{actions:?}");
+        stage.end(leg, &[], &answer);
+        stage.check_over();
+    }
+}
+
+#[test]
+fn a_split_leg_that_its_engine_gives_up_leaves_nothing_held() {
+    for reason in [FinishReason::Aborted, FinishReason::Error("scripted".to_owned())] {
+        let mut stage = Stage::pair(PolicyKind::DualPool);
+        stage.arrive(0, 1000, 8);
+        stage.end(stage.leg_of(0), &[], &reason);
+        assert!(matches!(result(&stage, 0), Err(RequestError::Engine { engine: A, phase: Phase::Prefill, .. })));
+        stage.check_over();
+    }
 }
 
 #[test]
@@ -212,12 +225,7 @@ fn words_of_unknown_legs_change_nothing() {
     let leg = stage.leg_of(0);
     stage.give(leg, 2);
     for late in [leg, crate::core::LegId { request: RequestId(77), leg: 0 }] {
-        let event = crate::router::Event::Output {
-            leg: late,
-            tokens: &[1],
-            cached_tokens: None,
-            finish: Some((&FinishReason::Length, None)),
-        };
+        let event = crate::router::Event::Output { leg: late, tokens: &[1], finish: Some((&FinishReason::Length, None)) };
         assert_eq!(stage.feed(event), []);
     }
     assert_eq!(stage.cancel(0), []);

@@ -41,7 +41,7 @@ fn copy_ends(stage: &mut Stage, leg: LegId, late: &mut Late, rng: &mut Rng) {
 
 fn leg_works(stage: &mut Stage, leg: LegId, rng: &mut Rng) {
     let live = &stage.live[&leg];
-    if live.aborted && rng.random_bool(0.7) {
+    if (live.aborted && rng.random_bool(0.7)) || rng.random_bool(0.005) {
         stage.end(leg, &[], &FinishReason::Aborted);
     } else if live.waits.is_some() {
         // It waits for its KV.
@@ -79,12 +79,7 @@ fn storm(policy: PolicyKind, seed: u64) {
                 if let Some(&leg) = stage.sent.choose(rng)
                     && !stage.live.contains_key(&leg)
                 {
-                    stage.feed(Event::Output {
-                        leg,
-                        tokens: &[7],
-                        cached_tokens: None,
-                        finish: Some((&FinishReason::Length, None)),
-                    });
+                    stage.feed(Event::Output { leg, tokens: &[7], finish: Some((&FinishReason::Length, None)) });
                 }
             }
             24..30 if !late.is_empty() => {
@@ -92,9 +87,6 @@ fn storm(policy: PolicyKind, seed: u64) {
                 stage.moved(leg, ok);
             }
             30..50 => leg.into_iter().for_each(|leg| copy_ends(&mut stage, leg, &mut late, rng)),
-            50..52 => {
-                stage.feed(Event::Tick);
-            }
             _ => leg.into_iter().for_each(|leg| leg_works(&mut stage, leg, rng)),
         }
     }
