@@ -44,6 +44,8 @@ pub struct Stage {
     pub released: BTreeSet<(EngineId, LegId)>,
     pub clients: BTreeMap<RequestId, Client>,
     pub dead: BTreeSet<EngineId>,
+    /// Engines without a link to the mover.
+    pub cut: BTreeSet<EngineId>,
     /// Every leg ever sent.
     pub sent: Vec<LegId>,
     pub actions: Vec<Action>,
@@ -80,6 +82,7 @@ impl Stage {
             released: BTreeSet::new(),
             clients: BTreeMap::new(),
             dead: BTreeSet::new(),
+            cut: BTreeSet::new(),
             sent: Vec::new(),
             actions: Vec::new(),
         }
@@ -108,6 +111,10 @@ impl Stage {
                 assert!(!self.sent.contains(&leg.id), "{} sent twice", leg.id);
                 assert!(self.clients[&leg.id.request].result.is_none(), "{} sent after the end", leg.id);
                 assert!(leg.max_tokens > 0 && leg.load.is_none_or(|load| load.engine != *engine));
+                let moves = leg.hold || leg.load.is_some();
+                let linked = |engine: &EngineId| !self.cut.contains(engine);
+                assert!(!moves || linked(engine), "{} is to move, and {engine} has no link", leg.id);
+                assert!(leg.load.is_none_or(|load| linked(&load.engine)), "{} is to load from an engine without a link", leg.id);
                 self.sent.push(leg.id);
                 let live = Live { engine: *engine, leg: leg.clone(), given: Vec::new(), aborted: false, waits: leg.load };
                 self.live.insert(leg.id, live);
@@ -169,7 +176,7 @@ impl Stage {
     /// say so: the leg may have ended just before, and then the word of that end is dropped.
     pub fn end(&mut self, leg: LegId, tokens: &[TokenId], reason: &FinishReason) -> Vec<Action> {
         let Some(live) = self.live.remove(&leg) else { panic!("{leg} is on no engine") };
-        let holds = live.leg.hold && live.waits.is_none();
+        let holds = live.leg.hold && live.waits.is_none() && !self.cut.contains(&live.engine);
         if holds && !self.released.contains(&(live.engine, leg)) {
             self.held.insert((live.engine, leg));
         }
@@ -193,6 +200,13 @@ impl Stage {
         self.live.retain(|_, live| live.engine != engine);
         self.held.retain(|&(holder, _)| holder != engine);
         self.feed(Event::EngineDied { engine, why: "killed" })
+    }
+
+    /// The engine loses its link to the mover, and lets go of what it holds.
+    pub fn cut(&mut self, engine: EngineId) {
+        self.cut.insert(engine);
+        self.held.retain(|&(holder, _)| holder != engine);
+        self.feed(Event::KvLost { engine });
     }
 
     pub fn stats(&mut self, engine: EngineId, stats: EngineStats) {
