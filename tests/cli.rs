@@ -136,8 +136,8 @@ fn wrong_settings_are_usage_errors_that_name_them() {
     dualpool(&["run", "dual_pool", "--device", "cpu", "--decode-gpus", "0"]).refuses(2, &["`pools.decode_gpus`", "core set"]);
     dualpool(&["config", "--config", "nowhere.toml"]).refuses(2, &["nowhere.toml", "cause: "]);
     dualpool(&["config"]).file("dualpool.toml", "[engine]\nmodel = \n").refuses(2, &["dualpool.toml", "line 2"]);
-    dualpool(&["config", "--set", "router.tick=1"]).refuses(2, &["did you mean `router.tick_ms`?"]);
-    dualpool(&["config", "--set", "router.tick_ms"]).refuses(2, &["KEY=VALUE"]);
+    dualpool(&["config", "--set", "router.resume_max=1"]).refuses(2, &["did you mean `router.resumes_max`?"]);
+    dualpool(&["config", "--set", "router.resumes_max"]).refuses(2, &["KEY=VALUE"]);
 }
 
 #[test]

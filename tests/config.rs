@@ -167,7 +167,6 @@ fn impossible_values_are_refused() {
         "engine.start_timeout_s",
         "router.max_in_flight",
         "router.prefill_ctx_thresh",
-        "router.tick_ms",
         "migrate.lease_ms",
         "workload.long_prompt_tokens",
         "workload.short_prompt_tokens",

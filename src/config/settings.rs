@@ -114,14 +114,13 @@ pub struct RouterSettings {
     pub max_in_flight: u32,
     /// Prompts of at least this many tokens count as long (`--prefill-ctx-thresh`).
     pub prefill_ctx_thresh: u32,
-    pub tick_ms: u64,
     /// An admitted request whose engine dies is resumed on another one at most this many times.
     pub resumes_max: u32,
 }
 
 impl Default for RouterSettings {
     fn default() -> Self {
-        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, tick_ms: 50, resumes_max: 3 }
+        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, resumes_max: 3 }
     }
 }
 

@@ -134,7 +134,7 @@ impl Controller {
         let (gone, gone_receiver) = mpsc::unbounded_channel();
         let engines = fleet.iter().map(|engine| engine.info().clone()).collect();
         let task = Task::new(fleet.clone(), mover, router, clock.clone());
-        tokio::spawn(task.run(command_receiver, gone_receiver, events, router.tick_ms, telemetry.sample_ms));
+        tokio::spawn(task.run(command_receiver, gone_receiver, events, telemetry.sample_ms));
         Controller { commands, gone, fleet, engines, clock, next_id: Arc::default() }
     }
 
@@ -143,12 +143,15 @@ impl Controller {
     }
 
     /// Serves by this arrangement from now on: tunes the engines and swaps the policy. Waits until no request is in flight; requests
-    /// that come meanwhile are served by the old one, so a caller that never stops submitting waits for ever.
+    /// that come meanwhile are served by the old one, so a caller that never stops submitting waits for ever. When an engine does not
+    /// take its settings this fails, and the fleet is to be arranged anew before it serves.
     pub async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
         loop {
             match self.ask(|answer| Command::Arrange(arrangement.clone(), answer)).await? {
-                Err(ArrangementError::Busy { .. }) => tokio::time::sleep(IDLE_POLL).await,
-                result => return Ok(result?),
+                Err(error) if matches!(error.downcast_ref(), Some(ArrangementError::Busy { .. })) => {
+                    tokio::time::sleep(IDLE_POLL).await;
+                }
+                result => return result,
             }
         }
     }
@@ -164,7 +167,7 @@ impl Controller {
         let command = Command::Submit { request, index, arrived, replies: sender };
         if let Err(mpsc::error::SendError(Command::Submit { replies, .. })) = self.commands.send(command).await {
             // The controller has shut down. The channel is empty, so there is room.
-            let _ = replies.try_send(Reply::End(Err(RequestError::Rejected { reason: RejectReason::NoEngine })));
+            let _ = replies.try_send(Reply::End(Err(RequestError::Rejected { reason: RejectReason::ShuttingDown })));
         }
         stream
     }

@@ -316,8 +316,8 @@ mod tests {
             role: Role::Shared,
             waiting: 0,
             running: 0,
-            kv_usage: 0.0,
-            prefix_hits: 0,
+            kv_usage: None,
+            prefix_hits: None,
         };
         let samples = [0, 50, 100, 9700, 9750].into_iter().flat_map(|at| [sample(at, 0), sample(at, 1)]).collect();
         let pause = |samples| longest_pause(&Recording { requests: vec![], samples });

@@ -334,8 +334,8 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
                 role,
                 waiting,
                 running,
-                kv_usage,
-                prefix_hits: 0,
+                kv_usage: Some(kv_usage),
+                prefix_hits: Some(0),
             });
         }
     }

@@ -67,13 +67,12 @@ impl Router {
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
-            Event::Output { leg, tokens, finish, .. } => self.output(now, leg, tokens, finish, actions),
-            Event::KvMoved { leg, copy, ok, .. } => self.kv_moved(leg, copy, ok, actions),
+            Event::Output { leg, tokens, finish } => self.output(now, leg, tokens, finish, actions),
+            Event::KvMoved { leg, copy, bytes, ok } => self.kv_moved(leg, copy, bytes, ok, actions),
             Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
-            // Decisions are made when something happens to a request; none depends on time passing alone.
-            Event::Tick => {}
+            Event::ShutDown => self.shut_down(actions),
         }
     }
 
@@ -92,11 +91,6 @@ impl Router {
 
     pub fn role(&self, engine: EngineId) -> Role {
         self.engines[engine.index()].role
-    }
-
-    /// The requests that are not over, in no particular order.
-    pub fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
-        self.flights.keys().copied()
     }
 
     pub fn costs(&self) -> &CostModel {
