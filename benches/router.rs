@@ -70,7 +70,7 @@ fn life(c: &mut Criterion) {
                 id += 1;
                 let now = Time(id);
                 let leg = |leg| LegId { request: RequestId(id), leg };
-                let output = |leg, finish| Event::Output { leg, tokens: &[7], cached_tokens: None, finish };
+                let output = |leg, finish| Event::Output { leg, tokens: &[7], finish };
                 router.handle(now, Event::Arrived(request(id, &prompt)), &mut actions);
                 let held = Some(HeldKv { tokens: 1024 });
                 router.handle(now, output(leg(0), Some((&FinishReason::Length, held))), &mut actions);

@@ -136,8 +136,8 @@ fn wrong_settings_are_usage_errors_that_name_them() {
     dualpool(&["run", "dual_pool", "--device", "cpu", "--decode-gpus", "0"]).refuses(2, &["`pools.decode_gpus`", "core set"]);
     dualpool(&["config", "--config", "nowhere.toml"]).refuses(2, &["nowhere.toml", "cause: "]);
     dualpool(&["config"]).file("dualpool.toml", "[engine]\nmodel = \n").refuses(2, &["dualpool.toml", "line 2"]);
-    dualpool(&["config", "--set", "router.tick=1"]).refuses(2, &["did you mean `router.tick_ms`?"]);
-    dualpool(&["config", "--set", "router.tick_ms"]).refuses(2, &["KEY=VALUE"]);
+    dualpool(&["config", "--set", "router.resume_max=1"]).refuses(2, &["did you mean `router.resumes_max`?"]);
+    dualpool(&["config", "--set", "router.resumes_max"]).refuses(2, &["KEY=VALUE"]);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn gpus_that_do_not_exist_are_refused() {
 
 #[test]
 fn an_output_folder_that_cannot_be_made_is_refused_before_any_engine_starts() {
-    dualpool(&["run", "dual_pool", "--device", "cpu", "--out", "/dev/null/run"]).refuses(1, &["/dev/null/run"]);
+    dualpool(&["run", "dual_pool", "--device", "cpu", "--out", "/dev/null/run"]).refuses(2, &["/dev/null/run", "hint: "]);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_run_prints_its_table_and_leaves_artifacts_that_report_reads() {
     assert!(report.status.success(), "{}", text(&report.stderr));
     assert!(text(&report.stdout).contains("full_disaggregation"));
     let taken = program.again(&SMALL).output();
-    assert_eq!(taken.status.code(), Some(1));
+    assert_eq!(taken.status.code(), Some(2));
     assert!(text(&taken.stderr).contains("--out"), "{}", text(&taken.stderr));
 }
 

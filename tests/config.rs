@@ -167,7 +167,6 @@ fn impossible_values_are_refused() {
         "engine.start_timeout_s",
         "router.max_in_flight",
         "router.prefill_ctx_thresh",
-        "router.tick_ms",
         "migrate.lease_ms",
         "workload.long_prompt_tokens",
         "workload.short_prompt_tokens",
@@ -197,9 +196,26 @@ fn impossible_values_are_refused() {
 fn values_that_contradict_each_other_are_refused() {
     refuses("workload.long_prompt_tokens", "4600", &["at most 4576", "engine.max_model_len (4608)"]);
     refuses("workload.max_tokens", "5000", &["less than engine.max_model_len (4608)"]);
+    refuses("workload.prefill_burst", "100000", &["at most 100000 requests together", "make 100096"]);
     refuses("workload.short_prompt_tokens", "2000", &["workload.long_prompt_tokens (1024)"]);
     refuses("engine.max_num_batched_tokens", "63", &["engine.max_num_seqs (64)"]);
     refuses("engine.block_size", "4096", &["engine.max_num_batched_tokens"]);
+}
+
+#[test]
+fn settings_from_a_program_are_checked_as_those_of_a_user() {
+    config::check(&Settings::default()).unwrap();
+    let mut settings = Settings::default();
+    settings.objectives.itl_ms = -5.0;
+    settings.run.arms.push("magic".into());
+    let message = config::check(&settings).unwrap_err().to_string();
+    assert!(message.contains("`objectives.itl_ms` is -5"), "{message}");
+    settings.objectives.itl_ms = 5.0;
+    assert!(config::check(&settings).unwrap_err().to_string().contains("magic"));
+    // Which devices there are is not known here.
+    settings = Settings::default();
+    settings.pools.decode_gpus = vec![7];
+    config::check(&settings).unwrap();
 }
 
 #[test]

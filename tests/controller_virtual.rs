@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dualpool::config::{RouterSettings, TelemetrySettings};
-use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
+use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream, Unsettled};
 use dualpool::core::{
-    Class, Clock, EngineId, Micros, MonotonicClock, Objectives, Phase, RejectReason, RequestError, Role, TokenId, Tuning, seeded,
+    Class, Clock, EngineId, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, RejectReason, RequestError, Role, TokenId,
+    Tuning, seeded,
 };
 use dualpool::engine::virtual_engine::{Fingerprint, VirtualEngine, VirtualFleet, VirtualMover, VirtualSettings};
+use dualpool::engine::{Engine, EngineInfo, TokenizeError};
 use dualpool::migrate::Fault;
 use dualpool::router::{Arrangement, PolicyKind};
-use dualpool::telemetry::{Outcome, RequestRecord};
+use dualpool::telemetry::{HandoffRecord, LegRecord, Outcome, RequestRecord};
 use rand::Rng as _;
 
 /// Nothing in these tests takes seconds; a wait this long means that something hangs.
@@ -100,7 +102,7 @@ impl Rig {
     }
 
     async fn assert_settled(&self) {
-        assert_eq!(self.controller.settle(HANGS).await, 0);
+        assert_eq!(self.controller.settle(HANGS).await.unwrap(), Unsettled::default());
         // Free blocks in full: nothing is in use, held or reserved.
         self.controller.reset_prefix_caches().await.unwrap();
     }
@@ -186,6 +188,10 @@ async fn a_dropped_stream_cancels_even_when_no_token_flows() {
     rig.controller.arrange(&arrangement).await.unwrap();
     rig.controller.record("slow", 0, rig.clock.now()).await;
     let stream = rig.controller.submit(request(0, 1000, 8)).await;
+    // A cache cannot be reset once a leg is on the engine.
+    while rig.controller.reset_prefix_caches().await.is_ok() {
+        tokio::task::yield_now().await;
+    }
     drop(stream);
     rig.assert_settled().await;
     let recorded = rig.controller.recorded().await.requests;
@@ -194,47 +200,111 @@ async fn a_dropped_stream_cancels_even_when_no_token_flows() {
     rig.controller.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_engine_killed_in_any_phase_loses_no_request() {
-    // Which phase the kill hits is chosen by who is killed and when: the prefill engine while it computes, the decode engine while
-    // copies are under way, and the decode engine while it decodes.
-    for (victim, delay) in [(0, None), (1, Some(Micros(2_000_000))), (1, None)] {
-        let rig = rig_at(3, 20.0);
-        let pools = Arrangement::pools(
-            "kill",
-            PolicyKind::FullDisaggregation,
-            &[EngineId(0)],
-            &[EngineId(1), EngineId(2)],
-            3,
-            Tuning::default(),
-            Tuning::default(),
-            256,
-        );
-        rig.controller.arrange(&pools.unwrap()).await.unwrap();
-        delay.into_iter().for_each(|delay| rig.mover.inject(Fault::Delay(delay)));
-        let requests: Vec<NewRequest> = (0..24).map(|i| request(i, 200 + i as usize, 30)).collect();
-        let mut streams = Vec::new();
-        for request in &requests {
-            streams.push(rig.controller.submit(request.clone()).await);
+/// Who is killed, and while it does what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kill {
+    SourceInPrefill,
+    SourceDuringCopy,
+    TargetDuringCopy,
+    TargetInDecode,
+}
+
+impl Kill {
+    fn victim(self) -> EngineId {
+        match self {
+            Kill::SourceInPrefill | Kill::SourceDuringCopy => EngineId(0),
+            Kill::TargetDuringCopy | Kill::TargetInDecode => EngineId(1),
         }
-        // Once some requests have their first token, all phases are populated.
-        let mut early = Vec::new();
-        for stream in &mut streams[..4] {
-            match stream.next().await {
-                Some(Reply::Tokens { tokens, .. }) => early.push(tokens),
+    }
+
+    /// Whether the kill hit this request where it was meant to.
+    fn hit(self, record: &RequestRecord) -> bool {
+        let (from, to) = (|handoff: &HandoffRecord| handoff.from, |handoff: &HandoffRecord| handoff.to);
+        let copy_lost = |end: fn(&HandoffRecord) -> EngineId| {
+            record.handoffs.iter().any(|handoff| end(handoff) == self.victim() && handoff.copy_us.is_none())
+        };
+        let leg_lost = |started: bool| {
+            let lost = |leg: &LegRecord| leg.engine == self.victim() && leg.ended_us.is_none();
+            record.legs.iter().any(|leg| lost(leg) && leg.first_token_us.is_some() == started)
+        };
+        match self {
+            Kill::SourceInPrefill => leg_lost(false),
+            Kill::SourceDuringCopy => copy_lost(from),
+            Kill::TargetDuringCopy => copy_lost(to),
+            Kill::TargetInDecode => leg_lost(true),
+        }
+    }
+}
+
+/// One engine prefills every prompt, and two decode.
+async fn disaggregated() -> Rig {
+    let rig = rig_at(3, 20.0);
+    let (policy, none) = (PolicyKind::FullDisaggregation, Tuning::default());
+    let pools = Arrangement::pools("disaggregated", policy, &[EngineId(0)], &[EngineId(1), EngineId(2)], 3, none, none, 256);
+    rig.controller.arrange(&pools.unwrap()).await.unwrap();
+    rig
+}
+
+/// Submits 24 requests, does `what` once the first four have this many tokens, and checks that all are served in full.
+async fn serve_through(rig: &Rig, tokens_before: usize, what: impl AsyncFnOnce()) {
+    let requests: Vec<NewRequest> = (0..24).map(|i| request(i, 200 + i as usize, 30)).collect();
+    let mut streams = Vec::new();
+    for request in &requests {
+        streams.push(rig.controller.submit(request.clone()).await);
+    }
+    let mut early = vec![Vec::new(); requests.len()];
+    for (early, stream) in early.iter_mut().zip(&mut streams).take(4) {
+        while early.len() < tokens_before {
+            match tokio::time::timeout(HANGS, stream.next()).await.expect("the request hangs") {
+                Some(Reply::Tokens { tokens, .. }) => early.extend(tokens),
                 other => panic!("expected tokens, got {other:?}"),
             }
         }
-        rig.engines[victim].kill();
-        for (index, (request, stream)) in requests.iter().zip(streams).enumerate() {
-            let mut tokens = early.get(index).cloned().unwrap_or_default();
-            let (rest, result) = collect(stream).await;
-            tokens.extend(rest);
-            assert_eq!(result, Ok(()), "request {index}, engine-{victim} killed");
-            assert_eq!(tokens, rig.answer(request), "request {index}, engine-{victim} killed");
+    }
+    what().await;
+    for ((request, stream), mut tokens) in requests.iter().zip(streams).zip(early) {
+        let (rest, result) = collect(stream).await;
+        tokens.extend(rest);
+        assert_eq!(result, Ok(()), "request {}", request.index);
+        assert_eq!(tokens, rig.answer(request), "request {}", request.index);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_killed_in_any_phase_loses_no_request() {
+    for kill in [Kill::SourceInPrefill, Kill::SourceDuringCopy, Kill::TargetDuringCopy, Kill::TargetInDecode] {
+        println!("{kill:?}");
+        let rig = disaggregated().await;
+        if matches!(kill, Kill::SourceDuringCopy | Kill::TargetDuringCopy) {
+            rig.mover.inject(Fault::Delay(Micros(4_000_000)));
         }
+        rig.controller.record("kill", 0, rig.clock.now()).await;
+        // With the first tokens, some prompts are computed and others not; with a few more, requests decode.
+        let tokens_before = if kill == Kill::TargetInDecode { 4 } else { 1 };
+        serve_through(&rig, tokens_before, async || rig.engines[kill.victim().index()].kill()).await;
         rig.assert_settled().await;
+        let records = rig.controller.recorded().await.requests;
+        assert!(records.iter().any(|record| kill.hit(record)), "{kill:?} hit no request there");
+        assert_eq!(rig.controller.dead_engines().await, [kill.victim()]);
         rig.serve(&mix(10)).await;
+        rig.controller.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_whose_link_is_cut_goes_on_without_hand_offs() {
+    for cut in [0, 1].map(EngineId) {
+        let rig = disaggregated().await;
+        rig.mover.inject(Fault::Delay(Micros(4_000_000)));
+        serve_through(&rig, 1, async || rig.mover.cut(cut).await).await;
+        rig.assert_settled().await;
+        assert_eq!((rig.controller.cut_engines().await, rig.controller.dead_engines().await), (vec![cut], vec![]));
+        rig.mover.inject(Fault::None);
+        rig.controller.record("cut", 0, rig.clock.now()).await;
+        rig.serve(&mix(20)).await;
+        rig.assert_settled().await;
+        let records = rig.controller.recorded().await.requests;
+        assert!(records.iter().flat_map(|record| &record.handoffs).all(|handoff| handoff.from != cut && handoff.to != cut));
         rig.controller.shutdown().await;
     }
 }
@@ -250,7 +320,7 @@ async fn with_all_engines_dead_requests_end_with_an_error_that_names_one() {
     assert!(text.contains("engine-") && text.contains("died during") && text.contains("killed"), "{text}");
     let (_, result) = collect(rig.controller.submit(request(1, 10, 5)).await).await;
     assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::NoEngine }));
-    assert_eq!(rig.controller.settle(HANGS).await, 0);
+    assert_eq!(rig.controller.settle(HANGS).await.unwrap(), Unsettled::default());
     rig.controller.shutdown().await;
 }
 
@@ -324,9 +394,10 @@ async fn shutdown_ends_what_is_in_flight_and_later_requests() {
     let rig = rig_at(2, 0.1);
     let stream = rig.controller.submit(request(0, 1000, 30)).await;
     rig.controller.shutdown().await;
-    assert!(matches!(collect(stream).await.1, Err(RequestError::Cancelled { .. })));
+    assert_eq!(collect(stream).await.1, Err(RequestError::ShutDown { phase: Phase::Prefill }));
     let (_, result) = collect(rig.controller.submit(request(1, 10, 3)).await).await;
-    assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::NoEngine }));
+    assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::ShuttingDown }));
+    assert!(rig.controller.settle(HANGS).await.is_err(), "nobody is left who could tell");
     assert!(rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.is_err());
     rig.controller.shutdown().await;
 }
@@ -340,4 +411,62 @@ async fn an_arrangement_waits_for_the_fleet_and_wrong_ones_are_refused() {
     let error = rig.controller.arrange(&arrangement(PolicyKind::DualPool, 4)).await.unwrap_err();
     assert!(error.to_string().contains("4 roles for 2 engines"), "{error}");
     rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_say_nothing_of_an_engine_that_has_not_reported() {
+    let rig = rig(2);
+    rig.controller.record("idle", 0, rig.clock.now()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let samples = rig.controller.recorded().await.samples;
+    assert!(!samples.is_empty() && samples.iter().all(|sample| sample.kv_usage.is_none() && sample.prefix_hits.is_none()));
+    rig.controller.shutdown().await;
+}
+
+/// An engine whose scheduler settings cannot be changed.
+struct Untunable(VirtualEngine);
+
+#[async_trait::async_trait]
+impl Engine for Untunable {
+    fn info(&self) -> &EngineInfo {
+        self.0.info()
+    }
+
+    fn submit(&self, leg: Leg) {
+        self.0.submit(leg);
+    }
+
+    fn abort(&self, leg: LegId) {
+        self.0.abort(leg);
+    }
+
+    fn tune(&self, _: Tuning) -> anyhow::Result<()> {
+        Err(anyhow::anyhow!("the disk is full"))
+    }
+
+    async fn reset_prefix_cache(&self) -> bool {
+        self.0.reset_prefix_cache().await
+    }
+
+    async fn tokenize(&self, text: &str) -> Result<Vec<TokenId>, TokenizeError> {
+        self.0.tokenize(text).await
+    }
+
+    async fn shutdown(&self) {
+        self.0.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_arrangement_fails_with_the_engine_that_does_not_take_its_settings() {
+    let clock = Arc::new(MonotonicClock::new());
+    let VirtualFleet { events, engines, mover, moves, .. } = VirtualFleet::start(2, &VirtualSettings::default(), clock.clone());
+    let fleet = [Box::new(engines[0].clone()) as Box<dyn Engine>, Box::new(Untunable(engines[1].clone()))].into_iter().collect();
+    let mover: Box<dyn dualpool::migrate::KvMover> = Box::new(mover);
+    let (router, telemetry) = (RouterSettings::default(), TelemetrySettings::default());
+    let controller = Controller::start(fleet, events, Some((mover, moves)), &router, &telemetry, clock);
+    let error = controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap_err();
+    let text = format!("{error:#}");
+    assert!(["dual_pool", "engine-1", "the disk is full"].iter().all(|part| text.contains(part)), "{text}");
+    controller.shutdown().await;
 }

@@ -6,11 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use dualpool::config::{Arrivals, Settings};
+use dualpool::config::{Arrivals, Mix, Settings};
 use dualpool::engine::virtual_engine::VirtualFleet;
 use dualpool::harness::{Cancel, Outcome, Progress, Silent, dual_pool, environment};
 use dualpool::migrate::Fault;
-use dualpool::report::load;
+use dualpool::report::{load, recommend};
 
 /// Does something at the n-th run of the measurement, counted from 1.
 struct AtRun<F> {
@@ -44,7 +44,8 @@ async fn run(fleet: VirtualFleet, settings: &Settings, progress: &dyn Progress, 
     let controller = virtual_pair::controller(fleet, settings);
     let environment = environment::gather(controller.engines(), settings, vec![]);
     let outcome = dual_pool::run(&controller, environment, settings, vec![], progress, cancel).await;
-    assert_eq!(controller.settle(std::time::Duration::from_secs(10)).await, 0, "blocks are held after the run");
+    let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();
+    assert!(left.is_quiet(), "after the run: {left}");
     controller.shutdown().await;
     outcome
 }
@@ -75,7 +76,12 @@ async fn exact_passes_when_every_token_is_equal() {
     assert_eq!(identical.keys().collect::<Vec<_>>(), ["full_disaggregation", "one_engine_control", "shared_least_load"]);
     assert!(identical.values().all(|i| i.same == i.compared && i.compared > 0), "{identical:?}");
     let moved = outcome.summary.arms.iter().find(|a| a.name == "full_disaggregation").unwrap();
-    assert_eq!(moved.handoffs.count, moved.requests);
+    assert_eq!((moved.handoffs.count, moved.handoffs.recomputed), (moved.requests, 0));
+    assert_eq!(outcome.summary.arrivals, "one_by_one");
+    assert!(outcome.summary.comparisons.is_empty(), "an exact run compares tokens, not speed");
+    let recommended = recommend(&load(&outcome.dir).unwrap());
+    assert_eq!(recommended.arm, None);
+    assert!(recommended.reasons[0].contains("tokens, not speed"), "{recommended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,7 +92,37 @@ async fn exact_fails_when_one_block_of_a_hand_off_is_left_out() {
     let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
     let message = format!("{error:#}");
     assert!(message.contains("arm `full_disaggregation`, request 0") && message.contains("output token 1 is"), "{message}");
-    assert!(dir.path().join("run/summary.json").exists(), "the artifacts are written all the same");
+    for file in ["summary.json", "report.html"] {
+        assert!(dir.path().join("run").join(file).exists(), "{file} is written all the same");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exact_fails_when_kv_was_computed_again_instead_of_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = virtual_pair::fleet();
+    fleet.mover.inject(Fault::FailCopy);
+    let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("arm `full_disaggregation`, request 0"), "{message}");
+    assert!(message.contains("its KV was not moved but computed again"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_that_fail_are_counted_and_make_the_run_a_failed_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
+    let fleet = virtual_pair::fleet();
+    fleet.mover.inject(Fault::FailCopy);
+    let outcome = run(fleet, &settings, &Silent, &Cancel::new()).await.unwrap();
+    let arm = |name: &str| outcome.summary.arms.iter().find(|a| a.name == name).unwrap();
+    let moved = arm("full_disaggregation");
+    assert_eq!((moved.handoffs.count, moved.handoffs.recomputed), (0, moved.requests));
+    assert_eq!(moved.handoffs.copy_ms_p50, None);
+    assert_eq!(arm("shared_least_load").handoffs.recomputed, 0);
+    assert_eq!(outcome.faults.len(), 1, "{:?}", outcome.faults);
+    assert!(outcome.faults[0].starts_with("arm `full_disaggregation`: the KV of"), "{:?}", outcome.faults);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,6 +155,7 @@ async fn an_engine_that_dies_ends_the_run_by_name_and_what_was_finished_is_kept(
     assert!(message.contains(&folder.display().to_string()), "{message}");
     assert_eq!(kept(&folder), [("shared_least_load".to_string(), 0)]);
     assert_eq!(load(&folder).unwrap().summary.unwrap().repetitions, 0);
+    assert!(folder.join("report.html").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,12 +187,11 @@ fn what_cannot_be_run_is_refused_before_an_engine_is_needed() {
         change(&mut settings);
         dual_pool::prepare(&settings, vec![]).expect_err("these settings are to be refused").to_string()
     };
-    assert!(refused(&|s| s.run.arms.push("magic".into())).contains("run.arms names `magic`; the arms are: shared_round_robin"));
-    assert_eq!(refused(&|s| s.run.repetitions = 0), "run.repetitions is 0; give at least 1");
-    assert!(refused(&|s| s.objectives.itl_ms = -5.0).contains("objectives.itl_ms is -5"));
-    assert!(refused(&|s| s.workload.short_prompt_tokens = 0).contains("workload.short_prompt_tokens is 0"));
-    assert!(refused(&|s| s.workload.long_prompt_tokens = 9000).contains("workload.long_prompt_tokens is 9000"));
-    assert!(refused(&|s| s.run.bootstrap_resamples = 3).contains("run.bootstrap_resamples is 3"));
+    assert!(refused(&|s| s.run.arms.push("magic".into())).contains("`run.arms`"));
+    assert!(refused(&|s| s.run.repetitions = 0).contains("`run.repetitions` is 0"));
+    assert!(refused(&|s| s.objectives.itl_ms = -5.0).contains("`objectives.itl_ms` is -5"));
+    let deep = |s: &mut Settings| (s.workload.mix, s.engine.max_model_len) = (Mix::LongContext, 2048);
+    assert!(refused(&deep).contains("with `long_context` a prompt has up to 4096 tokens"));
     fs::write(dir.path().join("file"), "").unwrap();
     assert!(refused(&|s| s.run.out = dir.path().join("file/run")).contains("file/run"));
 }

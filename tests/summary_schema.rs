@@ -4,7 +4,8 @@ mod virtual_pair;
 
 use std::fs;
 
-use dualpool::harness::{Cancel, Silent, arms, dual_pool, environment, stats};
+use dualpool::config::ARMS;
+use dualpool::harness::{Cancel, Silent, dual_pool, environment, stats};
 use serde_json::Value;
 
 fn schema() -> jsonschema::Validator {
@@ -31,10 +32,12 @@ async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
     assert_eq!(violations(&summary), Vec::<String>::new());
 
     let names: Vec<&str> = summary["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
-    assert_eq!(names[..7], arms::ARMS);
+    assert_eq!(names[..7], ARMS);
     assert_eq!(names[7..], ["shared_tuned_control"]);
     assert_eq!(summary["repetitions"], 2);
     assert_eq!(summary["held_blocks_after"], 0);
+    assert_eq!(outcome.faults, Vec::<String>::new());
+    assert!(outcome.dir.join("report.html").exists());
     for arm in &outcome.summary.arms {
         assert_eq!(arm.errors, [], "{}", arm.name);
         assert!(arm.ttft_ms.short.p95.is_some() && arm.itl_ms.p99.is_some() && arm.throughput_rps.is_some(), "{}", arm.name);

@@ -352,7 +352,7 @@ async fn refused_leg(fleet: &mut Fleet) {
 
 async fn tuning(fleet: &mut Fleet) {
     let mut steps_for = async |tuning: Tuning, beside: u32| {
-        fleet.engines[0].tune(tuning);
+        fleet.engines[0].tune(tuning).unwrap();
         assert!(fleet.engines[0].reset_prefix_cache().await);
         let mut legs = vec![fleet.leg(prompt(512, 6), 1)];
         if beside > 0 {

@@ -18,8 +18,11 @@ python_environment() {
     touch "$stamp"
 }
 
+# Two pools need two GPUs; with one, or with a driver and none, engines run on CPU cores, for which the CUDA wheel does not serve.
 device_set() {
-    if [ -e /proc/driver/nvidia/version ] || nvidia-smi -L > /dev/null 2>&1; then echo cuda; else echo cpu; fi
+    local gpus
+    gpus=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU ' || true)
+    if [ "$gpus" -ge 2 ]; then echo cuda; else echo cpu; fi
 }
 
 create_environment() {
@@ -39,10 +42,10 @@ find_python() {
         path=$("$candidate" -c 'import sys; print(sys.executable)' 2> /dev/null) || continue
         "$path" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || continue
         if has_shared_library "$path"; then found=$path; break; fi
-        without_library=$path
+        without_library=${without_library:-$path}
     done
     # Debian's interpreter is complete but for the file that the linker looks for.
-    if [ -z "$found" ] && [ "$without_library" = /usr/bin/python3.11 ]; then
+    if [ -z "$found" ] && [ -n "$without_library" ] && [ "$(readlink -f "$without_library")" = /usr/bin/python3.11 ]; then
         install_debian libpython3.11-dev >&2
         has_shared_library "$without_library" && found=$without_library
     fi

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use crate::config::ConfigError;
 use crate::device::DeviceError;
+use crate::harness::folder::FolderError;
 use crate::harness::target::UnknownTarget;
 use crate::report::LoadError;
+use crate::workload::WorkloadError;
 
 /// Something went wrong.
 pub const FAILED: u8 = 1;
@@ -36,6 +38,8 @@ fn judge(error: &anyhow::Error) -> (u8, Option<&'static str>) {
     is(error.is::<ConfigError>(), USAGE, "`dualpool config` shows every setting and where it came from")
         .or(is(error.is::<DeviceError>(), USAGE, "`dualpool doctor` lists the devices of this machine"))
         .or(is(error.is::<UnknownTarget>(), USAGE, "`dualpool list-targets` says what each target does"))
+        .or(is(error.is::<WorkloadError>(), USAGE, "`dualpool config` shows every setting and where it came from"))
+        .or(is(error.is::<FolderError>(), USAGE, "without --out every run gets a folder of its own under artifacts/"))
         .or(is(error.is::<LoadError>(), FAILED, "`dualpool run` prints the run folder as its last line"))
         .unwrap_or((FAILED, None))
 }

@@ -86,7 +86,7 @@ impl clap::Args for SettingFlags {
             .value_name("KEY=VALUE")
             .action(ArgAction::Append)
             .value_parser(assignment)
-            .help("Set any setting, such as router.tick_ms=20; repeatable");
+            .help("Set any setting, such as router.resumes_max=2; repeatable");
         let flags = FLAGS.iter().map(|flag| {
             let shown = defaults.get(flag.key).map(config::written).unwrap_or_default();
             match flag.value {
@@ -112,7 +112,7 @@ fn arg(flag: &SettingFlag) -> Arg {
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as router.tick_ms=20")?;
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as router.resumes_max=2")?;
     Ok((key.trim().to_string(), value.to_string()))
 }
 
@@ -168,11 +168,11 @@ mod tests {
     fn only_what_was_given_is_set() {
         assert_eq!(parse(&[]), []);
         let value = |flag: &str, key: &str, text: &str| FlagValue { flag: flag.into(), key: key.into(), text: text.into() };
-        let given = parse(&["--load", "-0.5", "--quick", "--set", "router.tick_ms=20", "--set", "engine.model=a=b"]);
+        let given = parse(&["--load", "-0.5", "--quick", "--set", "router.resumes_max=2", "--set", "engine.model=a=b"]);
         let expected = [
             value("--load", "workload.load", "-0.5"),
             value("--quick", "run.quick", "true"),
-            value("--set", "router.tick_ms", "20"),
+            value("--set", "router.resumes_max", "2"),
             value("--set", "engine.model", "a=b"),
         ];
         assert_eq!(given, expected);

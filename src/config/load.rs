@@ -103,7 +103,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
 }
 
 fn finish(settings: Settings, origins: BTreeMap<String, Origin>, device: DeviceKind) -> Result<Loaded, ConfigError> {
-    let problems = validate::problems(&settings, device, &origins);
+    let problems = validate::problems(&settings, Some(device), &origins);
     if problems.is_empty() { Ok(Loaded { settings, origins, device }) } else { Err(ConfigError::Wrong(problems)) }
 }
 

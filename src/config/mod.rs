@@ -13,3 +13,4 @@ pub use keys::written;
 pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, default_values, load, values};
 pub use origin::Origin;
 pub use settings::*;
+pub use validate::check;

@@ -112,16 +112,15 @@ impl Default for PoolSettings {
 pub struct RouterSettings {
     /// Requests admitted and not yet over, at most; further ones are rejected.
     pub max_in_flight: u32,
-    /// Prompts of at least this many tokens count as long (the lab's `--prefill-ctx-thresh`).
+    /// Prompts of at least this many tokens count as long (`--prefill-ctx-thresh`).
     pub prefill_ctx_thresh: u32,
-    pub tick_ms: u64,
     /// An admitted request whose engine dies is resumed on another one at most this many times.
     pub resumes_max: u32,
 }
 
 impl Default for RouterSettings {
     fn default() -> Self {
-        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, tick_ms: 50, resumes_max: 3 }
+        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, resumes_max: 3 }
     }
 }
 
@@ -149,7 +148,7 @@ pub enum Mix {
     Balanced,
     /// Short prompts with long answers, a long prompt now and then.
     DecodeHeavy,
-    /// Very long prompts (2k to 4k tokens) among chats.
+    /// Very long prompts among chats: two to four times `long_prompt_tokens`, but not over 4096 tokens unless that is longer itself.
     LongContext,
     /// Long prompts that arrive in clumps.
     Burst,
@@ -162,7 +161,7 @@ pub enum Arrivals {
     Poisson,
 }
 
-/// The requests of one repetition. Names and meanings follow the lab that users come from.
+/// The requests of one repetition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkloadSettings {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::keys::written;
 use super::load::values;
-use super::{ARMS, DeviceKind, Origin, Problem, Settings};
+use super::{ARMS, ConfigError, DeviceKind, Origin, Problem, Settings};
 
 struct Rule {
     key: &'static str,
@@ -21,6 +21,9 @@ const COUNT_OR_NONE: &str = "a whole number of at least 0";
 const SWITCH: &str = "true or false";
 const POSITIVE: &str = "a number over 0";
 const PATH: &str = "a path";
+
+/// Requests of one repetition, at most: their records are kept in memory until the run is over.
+const REQUESTS_MAX: u64 = 100_000;
 
 /// Every setting whose type alone does not say what is allowed; the texts also explain values of the wrong type.
 const RULES: &[Rule] = &[
@@ -42,7 +45,6 @@ const RULES: &[Rule] = &[
     rule("pools.decode_gpus", "a list of at least one device, each once", |s| is_pool(&s.pools.decode_gpus)),
     rule("router.max_in_flight", COUNT, |s| s.router.max_in_flight > 0),
     rule("router.prefill_ctx_thresh", COUNT, |s| s.router.prefill_ctx_thresh > 0),
-    rule("router.tick_ms", COUNT, |s| s.router.tick_ms > 0),
     rule("router.resumes_max", COUNT_OR_NONE, |_| true),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
@@ -90,8 +92,14 @@ pub fn allowed(key: &str) -> Option<&'static str> {
     RULES.iter().find(|rule| rule.key == key).map(|rule| rule.allowed)
 }
 
-/// Everything that is wrong with these settings on this kind of device.
-pub fn problems(settings: &Settings, device: DeviceKind, origins: &BTreeMap<String, Origin>) -> Vec<Problem> {
+/// Refuses settings that cannot work on any device: for those that come from a program and not through `load`.
+pub fn check(settings: &Settings) -> Result<(), ConfigError> {
+    let problems = problems(settings, None, &BTreeMap::new());
+    if problems.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(problems)) }
+}
+
+/// Everything that is wrong with these settings, on this kind of device where it is known.
+pub fn problems(settings: &Settings, device: Option<DeviceKind>, origins: &BTreeMap<String, Origin>) -> Vec<Problem> {
     let broken = RULES.iter().filter(|rule| !(rule.holds)(settings)).map(|rule| (rule.key, rule.allowed.to_string()));
     let mut found: Vec<(&'static str, String)> = broken.collect();
     // Relations between values that are themselves wrong would only repeat it.
@@ -108,7 +116,7 @@ pub fn problems(settings: &Settings, device: DeviceKind, origins: &BTreeMap<Stri
     found.into_iter().map(problem).collect()
 }
 
-fn relations(s: &Settings, device: DeviceKind) -> Vec<(&'static str, String)> {
+fn relations(s: &Settings, device: Option<DeviceKind>) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let mut require = |holds: bool, key: &'static str, allowed: String| {
         if !holds {
@@ -117,7 +125,9 @@ fn relations(s: &Settings, device: DeviceKind) -> Vec<(&'static str, String)> {
     };
     lengths(s, &mut require);
     batches(s, device, &mut require);
-    pools(s, device, &mut require);
+    if let Some(device) = device {
+        pools(s, device, &mut require);
+    }
     arms(s, &mut require);
     found
 }
@@ -135,11 +145,13 @@ fn lengths(s: &Settings, require: &mut Require) {
     require(short <= room, "workload.short_prompt_tokens", text);
     require(short <= long, "workload.short_prompt_tokens", format!("at most workload.long_prompt_tokens ({long})"));
     let requests = [s.workload.prefill_burst, s.workload.decode_requests, s.workload.continue_requests];
-    let some = requests.iter().any(|&n| n > 0);
-    require(some, "workload.prefill_burst", "at least 1 where decode_requests and continue_requests are 0".into());
+    let all: u64 = requests.into_iter().map(u64::from).sum();
+    require(all > 0, "workload.prefill_burst", "at least 1 where decode_requests and continue_requests are 0".into());
+    let text = format!("at most {REQUESTS_MAX} requests together with decode_requests and continue_requests, which make {all}");
+    require(all <= REQUESTS_MAX, "workload.prefill_burst", text);
 }
 
-fn batches(s: &Settings, device: DeviceKind, require: &mut Require) {
+fn batches(s: &Settings, device: Option<DeviceKind>, require: &mut Require) {
     let engine = &s.engine;
     // vLLM's scheduler gives every running sequence at least one token per step.
     let text = format!("at least engine.max_num_seqs ({})", engine.max_num_seqs);
@@ -148,7 +160,7 @@ fn batches(s: &Settings, device: DeviceKind, require: &mut Require) {
     require(engine.block_size <= engine.max_num_batched_tokens, "engine.block_size", text);
     let text = format!("at most engine.max_model_len ({})", engine.max_model_len);
     require(engine.block_size <= engine.max_model_len, "engine.block_size", text);
-    if device == DeviceKind::Cpu {
+    if device == Some(DeviceKind::Cpu) {
         require(engine.block_size.is_multiple_of(32), "engine.block_size", "0 or a multiple of 32 on CPU".into());
     }
 }

@@ -5,6 +5,7 @@ mod recording;
 mod task;
 mod timeline;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::migrate::{KvMover, MoveEvent};
 use crate::router::{Arrangement, ArrangementError, CostModel};
 use crate::telemetry::{EngineSample, RequestRecord};
 
-use task::{Command, Quiet, Task};
+use task::{Command, Condition, Task};
 
 /// Client commands that the controller has not taken yet. A client that finds the queue full waits.
 const COMMANDS_MAX: usize = 1024;
@@ -83,6 +84,30 @@ pub struct Recording {
     pub samples: Vec<EngineSample>,
 }
 
+/// What is left of the requests so far. All of it is 0 once a fleet without faults has settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Requests that are not over, and aborted legs that their engine has not ended.
+    pub in_flight: usize,
+    /// KV blocks that engines hold for legs that are over.
+    pub held_blocks: u64,
+    /// Holds that ended by their lease since the controller started: blocks that nobody fetched and nobody released.
+    pub leases_expired: u64,
+}
+
+impl Unsettled {
+    pub fn is_quiet(&self) -> bool {
+        *self == Unsettled::default()
+    }
+}
+
+impl fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unsettled { in_flight, held_blocks, leases_expired } = self;
+        write!(f, "{in_flight} requests in flight, {held_blocks} KV blocks held, {leases_expired} holds ended by their lease")
+    }
+}
+
 /// A handle to the running controller; cheap to clone. When the last one is dropped, the controller ends as by `shutdown`.
 #[derive(Clone)]
 pub struct Controller {
@@ -109,7 +134,7 @@ impl Controller {
         let (gone, gone_receiver) = mpsc::unbounded_channel();
         let engines = fleet.iter().map(|engine| engine.info().clone()).collect();
         let task = Task::new(fleet.clone(), mover, router, clock.clone());
-        tokio::spawn(task.run(command_receiver, gone_receiver, events, router.tick_ms, telemetry.sample_ms));
+        tokio::spawn(task.run(command_receiver, gone_receiver, events, telemetry.sample_ms));
         Controller { commands, gone, fleet, engines, clock, next_id: Arc::default() }
     }
 
@@ -118,12 +143,15 @@ impl Controller {
     }
 
     /// Serves by this arrangement from now on: tunes the engines and swaps the policy. Waits until no request is in flight; requests
-    /// that come meanwhile are served by the old one, so a caller that never stops submitting waits for ever.
+    /// that come meanwhile are served by the old one, so a caller that never stops submitting waits for ever. When an engine does not
+    /// take its settings this fails, and the fleet is to be arranged anew before it serves.
     pub async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
         loop {
             match self.ask(|answer| Command::Arrange(arrangement.clone(), answer)).await? {
-                Err(ArrangementError::Busy { .. }) => tokio::time::sleep(IDLE_POLL).await,
-                result => return Ok(result?),
+                Err(error) if matches!(error.downcast_ref(), Some(ArrangementError::Busy { .. })) => {
+                    tokio::time::sleep(IDLE_POLL).await;
+                }
+                result => return result,
             }
         }
     }
@@ -139,7 +167,7 @@ impl Controller {
         let command = Command::Submit { request, index, arrived, replies: sender };
         if let Err(mpsc::error::SendError(Command::Submit { replies, .. })) = self.commands.send(command).await {
             // The controller has shut down. The channel is empty, so there is room.
-            let _ = replies.try_send(Reply::End(Err(RequestError::Rejected { reason: RejectReason::NoEngine })));
+            let _ = replies.try_send(Reply::End(Err(RequestError::Rejected { reason: RejectReason::ShuttingDown })));
         }
         stream
     }
@@ -155,17 +183,14 @@ impl Controller {
         self.ask(Command::Recorded).await.unwrap_or_default()
     }
 
-    /// Waits until no request is in flight and no block is held, at most `timeout`; returns the blocks still held (0 is right).
-    pub async fn settle(&self, timeout: Duration) -> u64 {
+    /// Waits until no request is in flight and no block is held, at most `timeout`; returns what is left then. Fails when the
+    /// controller has shut down.
+    pub async fn settle(&self, timeout: Duration) -> anyhow::Result<Unsettled> {
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
-            let Ok(Quiet { in_flight, held_blocks, .. }) = self.ask(Command::Quiet).await else { return 0 };
-            if in_flight == 0 && held_blocks == 0 {
-                return 0;
-            }
-            if tokio::time::Instant::now() >= deadline {
-                tracing::warn!(in_flight, held_blocks, "the fleet did not settle within {timeout:?}");
-                return held_blocks;
+            let left = self.ask(Command::Condition).await?.unsettled;
+            if (left.in_flight, left.held_blocks) == (0, 0) || tokio::time::Instant::now() >= deadline {
+                return Ok(left);
             }
             tokio::time::sleep(IDLE_POLL).await;
         }
@@ -173,7 +198,7 @@ impl Controller {
 
     /// Forgets all cached prefixes on all engines alive.
     pub async fn reset_prefix_caches(&self) -> anyhow::Result<()> {
-        let Quiet { dead, .. } = self.ask(Command::Quiet).await?;
+        let Condition { dead, .. } = self.ask(Command::Condition).await?;
         for engine in self.fleet.iter().filter(|engine| !dead.contains(&engine.info().id)) {
             if !engine.reset_prefix_cache().await {
                 bail!("{} kept its prefix cache: blocks of it are in use; settle the fleet first", engine.info().id);
@@ -184,7 +209,12 @@ impl Controller {
 
     /// Engines that are gone; their requests were resumed elsewhere.
     pub async fn dead_engines(&self) -> Vec<EngineId> {
-        self.ask(Command::Quiet).await.map(|quiet| quiet.dead).unwrap_or_default()
+        self.ask(Command::Condition).await.map(|condition| condition.dead).unwrap_or_default()
+    }
+
+    /// Engines alive that have lost their link to the mover: they go on serving, and no KV moves from or to them any more.
+    pub async fn cut_engines(&self) -> Vec<EngineId> {
+        self.ask(Command::Condition).await.map(|condition| condition.cut).unwrap_or_default()
     }
 
     /// What the router believes things cost, as far as it has learned it.

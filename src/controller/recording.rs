@@ -4,26 +4,26 @@ use crate::core::{EngineId, EngineStats, RequestError, RequestId, Role, Time};
 use crate::telemetry::EngineSample;
 
 use super::Recording;
-use super::timeline::{Of, Timeline};
+use super::timeline::{RunLabel, Timeline};
 
 /// Requests, and samples, that one recording keeps at most; further ones are counted and dropped.
 const ENTRIES_MAX: usize = 1_000_000;
 
 #[derive(Debug)]
 pub(super) struct Tape {
-    of: Of,
+    run: RunLabel,
     kept: Recording,
     dropped: u64,
 }
 
 impl Tape {
     pub fn new(arm: String, repetition: u32, origin: Time) -> Tape {
-        Tape { of: Of { arm, repetition, origin }, kept: Recording::default(), dropped: 0 }
+        Tape { run: RunLabel { arm, repetition, origin }, kept: Recording::default(), dropped: 0 }
     }
 
     pub fn request(&mut self, id: RequestId, timeline: Timeline, ended: Time, result: &Result<(), RequestError>) {
         if self.kept.requests.len() < ENTRIES_MAX {
-            self.kept.requests.push(timeline.record(id, ended, result, &self.of));
+            self.kept.requests.push(timeline.record(id, ended, result, &self.run));
         } else {
             self.dropped += 1;
         }
@@ -35,21 +35,21 @@ impl Tape {
             return;
         }
         self.kept.samples.push(EngineSample {
-            arm: self.of.arm.clone(),
-            repetition: self.of.repetition,
-            at_us: at.since(self.of.origin),
+            arm: self.run.arm.clone(),
+            repetition: self.run.repetition,
+            at_us: at.since(self.run.origin),
             engine,
             role,
             waiting: depth.0 as u32,
             running: depth.1 as u32,
-            kv_usage: stats.map_or(0.0, |stats| stats.kv_usage),
-            prefix_hits: stats.map_or(0, |stats| stats.prefix_hits),
+            kv_usage: stats.map(|stats| stats.kv_usage),
+            prefix_hits: stats.map(|stats| stats.prefix_hits),
         });
     }
 
     pub fn end(self) -> Recording {
         if self.dropped > 0 {
-            tracing::warn!(arm = self.of.arm, dropped = self.dropped, "the recording was full at {ENTRIES_MAX} entries of a kind");
+            tracing::warn!(arm = self.run.arm, dropped = self.dropped, "the recording was full at {ENTRIES_MAX} entries of a kind");
         }
         self.kept
     }

@@ -4,36 +4,48 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::RouterSettings;
-use crate::core::{Clock, EngineId, LegStep, Request, RequestId, Time};
+use crate::core::{Clock, EngineId, LegId, LegStep, RejectReason, Request, RequestError, RequestId, Time};
 use crate::engine::{EngineEvent, EngineEvents, Fleet};
 use crate::migrate::{KvMover, MoveEvent};
-use crate::router::{Action, Arrangement, ArrangementError, CostModel, EngineFacts, Event, Router};
+use crate::router::{Action, Arrangement, CostModel, EngineFacts, EngineState, Event, Router};
 
 use super::recording::Tape;
 use super::timeline::Timeline;
-use super::{Recording, Reply};
+use super::{Recording, Reply, Unsettled};
 
 pub(super) enum Command {
-    Submit { request: Request, index: u32, arrived: Time, replies: mpsc::Sender<Reply> },
-    Arrange(Arrangement, oneshot::Sender<Result<(), ArrangementError>>),
-    Record { arm: String, repetition: u32, origin: Time, answer: oneshot::Sender<()> },
+    Submit {
+        request: Request,
+        index: u32,
+        arrived: Time,
+        replies: mpsc::Sender<Reply>,
+    },
+    /// Fails with an `ArrangementError`, or with what kept an engine from taking its settings.
+    Arrange(Arrangement, oneshot::Sender<anyhow::Result<()>>),
+    Record {
+        arm: String,
+        repetition: u32,
+        origin: Time,
+        answer: oneshot::Sender<()>,
+    },
     Recorded(oneshot::Sender<Recording>),
-    Quiet(oneshot::Sender<Quiet>),
+    Condition(oneshot::Sender<Condition>),
     Costs(oneshot::Sender<CostModel>),
     SetCosts(CostModel, oneshot::Sender<()>),
     Shutdown(oneshot::Sender<()>),
 }
 
-/// How much is going on.
-pub(super) struct Quiet {
-    pub in_flight: usize,
-    pub held_blocks: u64,
+/// How things stand.
+pub(super) struct Condition {
+    pub unsettled: Unsettled,
     pub dead: Vec<EngineId>,
+    pub cut: Vec<EngineId>,
 }
 
 struct Client {
@@ -50,6 +62,7 @@ pub(super) struct Task {
     /// One per request that is not over, so at most `router.max_in_flight`.
     clients: HashMap<RequestId, Client>,
     tape: Option<Tape>,
+    leases_expired: u64,
     /// What the router asked for in answer to one event; kept for its memory.
     actions: Vec<Action>,
 }
@@ -76,7 +89,7 @@ impl Task {
             })
             .collect();
         let router = Router::new(&facts, settings);
-        Task { router, fleet, mover, moves, clock, clients: HashMap::new(), tape: None, actions: Vec::new() }
+        Task { router, fleet, mover, moves, clock, clients: HashMap::new(), tape: None, leases_expired: 0, actions: Vec::new() }
     }
 
     /// Serves until it is told to shut down, or nobody is left who could.
@@ -85,10 +98,9 @@ impl Task {
         mut commands: mpsc::Receiver<Command>,
         mut gone: mpsc::UnboundedReceiver<RequestId>,
         mut events: EngineEvents,
-        tick_ms: u64,
         sample_ms: u64,
     ) {
-        let (mut tick, mut sample) = (every(tick_ms), every(sample_ms));
+        let mut sample = every(sample_ms);
         let answer = loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -99,7 +111,6 @@ impl Task {
                 Some(request) = gone.recv() => self.feed(Event::Cancelled(request)),
                 Some(event) = events.recv() => self.engine_event(event),
                 Some(event) = next_move(&mut self.moves) => self.move_event(event),
-                _ = tick.tick() => self.feed(Event::Tick),
                 _ = sample.tick() => self.sample(),
             }
         };
@@ -107,8 +118,7 @@ impl Task {
         commands.close();
         while let Ok(command) = commands.try_recv() {
             if let Command::Submit { replies, .. } = command {
-                let reason = crate::core::RejectReason::NoEngine;
-                send(&replies, Reply::End(Err(crate::core::RequestError::Rejected { reason })));
+                send(&replies, Reply::End(Err(RequestError::Rejected { reason: RejectReason::ShuttingDown })));
             }
         }
         self.shut_down(&mut events).await;
@@ -119,10 +129,7 @@ impl Task {
     }
 
     async fn shut_down(&mut self, events: &mut EngineEvents) {
-        let requests: Vec<RequestId> = self.router.requests().collect();
-        for request in requests {
-            self.feed(Event::Cancelled(request));
-        }
+        self.feed(Event::ShutDown);
         let mut ending = JoinSet::new();
         for index in 0..self.fleet.len() {
             // Told first, so that the mover does not take the end of its connections for a fault.
@@ -159,10 +166,8 @@ impl Task {
             Command::Recorded(answer) => {
                 let _ = answer.send(self.tape.take().map(Tape::end).unwrap_or_default());
             }
-            Command::Quiet(answer) => {
-                let held_blocks = self.mover.as_ref().map_or(0, |mover| mover.held_blocks());
-                let dead = self.router.engines().iter().filter(|engine| !engine.alive).map(|engine| engine.id).collect();
-                let _ = answer.send(Quiet { in_flight: self.router.in_flight(), held_blocks, dead });
+            Command::Condition(answer) => {
+                let _ = answer.send(self.condition());
             }
             Command::Costs(answer) => {
                 let _ = answer.send(*self.router.costs());
@@ -188,15 +193,27 @@ impl Task {
         }
     }
 
-    fn arrange(&mut self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
+    fn arrange(&mut self, arrangement: &Arrangement) -> anyhow::Result<()> {
         self.router.arrange(arrangement)?;
-        tracing::info!(arrangement = arrangement.name, policy = arrangement.policy.name(), "arranged");
         for (engine, &tuning) in self.fleet.iter().zip(&arrangement.tunings) {
-            if self.router.engines()[engine.info().id.index()].alive {
-                engine.tune(tuning);
+            let id = engine.info().id;
+            if self.router.engines()[id.index()].alive {
+                let kept = || format!("arrangement `{}`: {id} keeps its scheduler settings", arrangement.name);
+                engine.tune(tuning).with_context(kept)?;
             }
         }
+        tracing::info!(arrangement = arrangement.name, policy = arrangement.policy.name(), "arranged");
         Ok(())
+    }
+
+    fn condition(&self) -> Condition {
+        let unsettled = Unsettled {
+            in_flight: self.router.in_flight(),
+            held_blocks: self.mover.as_ref().map_or(0, |mover| mover.held_blocks()),
+            leases_expired: self.leases_expired,
+        };
+        let engines = |is: fn(&EngineState) -> bool| self.router.engines().iter().filter(|e| is(e)).map(|e| e.id).collect();
+        Condition { unsettled, dead: engines(|engine| !engine.alive), cut: engines(|engine| engine.alive && engine.kv_lost) }
     }
 
     fn engine_event(&mut self, event: EngineEvent) {
@@ -225,7 +242,6 @@ impl Task {
             self.feed(Event::Output {
                 leg: output.leg,
                 tokens: &output.tokens,
-                cached_tokens: output.cached_tokens,
                 finish: output.finish.as_ref().map(|finish| (&finish.reason, finish.held)),
             });
         }
@@ -237,7 +253,7 @@ impl Task {
 
     fn move_event(&mut self, event: MoveEvent) {
         match &event {
-            MoveEvent::Moved { leg, started, copy, bytes, runs, error, from, to, .. } => {
+            MoveEvent::Moved { leg, copy, bytes, runs, error, from, to, .. } => {
                 match error {
                     Some(why) => tracing::warn!(%leg, %from, %to, why, "KV was not moved; the prompt is computed again"),
                     None => tracing::debug!(%leg, %from, %to, %copy, %bytes, runs, "KV moved"),
@@ -245,8 +261,7 @@ impl Task {
                 if let Some(client) = self.clients.get_mut(&leg.request) {
                     client.timeline.moved(*leg, &event);
                 }
-                let (leg, started, copy, bytes, runs, ok) = (*leg, *started, *copy, *bytes, *runs, error.is_none());
-                self.feed(Event::KvMoved { leg, started, copy, bytes, runs, ok });
+                self.feed(Event::KvMoved { leg: *leg, copy: *copy, bytes: *bytes, ok: error.is_none() });
             }
             MoveEvent::Held { engine, leg } => {
                 // The leg may have been given up before its engine got to hold anything.
@@ -254,9 +269,13 @@ impl Task {
                     self.release(*engine, *leg);
                 }
             }
-            MoveEvent::LeaseExpired { engine, leg } => tracing::warn!(%engine, %leg, "nobody fetched the held KV in time"),
+            MoveEvent::LeaseExpired { engine, leg } => {
+                self.leases_expired += 1;
+                tracing::warn!(%engine, %leg, "nobody fetched the held KV in time");
+            }
             MoveEvent::Disconnected { engine } => {
-                tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved")
+                tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved");
+                self.feed(Event::KvLost { engine: *engine });
             }
             MoveEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
             MoveEvent::Released { .. } => {}
@@ -306,7 +325,7 @@ impl Task {
         }
     }
 
-    fn release(&self, engine: EngineId, leg: crate::core::LegId) {
+    fn release(&self, engine: EngineId, leg: LegId) {
         if let Some(mover) = &self.mover {
             mover.release(engine, leg);
         }

@@ -15,12 +15,12 @@ pub(super) struct Timeline {
     tokens: Vec<TokenId>,
     token_at: Vec<Time>,
     /// By the leg's number.
-    legs: Vec<Stay>,
+    legs: Vec<LegTimes>,
     handoffs: Vec<Handoff>,
 }
 
 #[derive(Debug)]
-struct Stay {
+struct LegTimes {
     engine: EngineId,
     role: Role,
     submitted: Time,
@@ -69,7 +69,15 @@ impl Timeline {
             let started = self.legs.get(usize::from(source.leg.leg)).and_then(|stay| stay.ended).unwrap_or(now);
             self.handoffs.push(Handoff { leg: leg.id.leg, from: source.engine, to: engine, started, copied: None });
         }
-        self.legs.push(Stay { engine, role, submitted: now, first_token: None, ended: None, output_tokens: 0, cached_tokens: 0 });
+        self.legs.push(LegTimes {
+            engine,
+            role,
+            submitted: now,
+            first_token: None,
+            ended: None,
+            output_tokens: 0,
+            cached_tokens: 0,
+        });
     }
 
     /// A leg gave something.
@@ -99,8 +107,14 @@ impl Timeline {
         self.token_at.resize(self.tokens.len(), at);
     }
 
-    pub fn record(self, request: crate::core::RequestId, ended: Time, result: &Result<(), RequestError>, of: &Of) -> RequestRecord {
-        let since = |time: Time| time.since(of.origin);
+    pub fn record(
+        self,
+        request: crate::core::RequestId,
+        ended: Time,
+        result: &Result<(), RequestError>,
+        run: &RunLabel,
+    ) -> RequestRecord {
+        let since = |time: Time| time.since(run.origin);
         let handoff = |handoff: &Handoff| {
             let first_token = self.legs.get(usize::from(handoff.leg)).and_then(|stay| stay.first_token);
             HandoffRecord {
@@ -116,8 +130,8 @@ impl Timeline {
             }
         };
         RequestRecord {
-            arm: of.arm.clone(),
-            repetition: of.repetition,
+            arm: run.arm.clone(),
+            repetition: run.repetition,
             id: request,
             index: self.index,
             class: self.class,
@@ -138,7 +152,7 @@ impl Timeline {
     }
 }
 
-impl Stay {
+impl LegTimes {
     fn record(&self, since: impl Fn(Time) -> Micros) -> LegRecord {
         LegRecord {
             engine: self.engine,
@@ -152,9 +166,9 @@ impl Stay {
     }
 }
 
-/// The recording that a record belongs to.
+/// The run that a record belongs to, and where its times count from.
 #[derive(Debug)]
-pub(super) struct Of {
+pub(super) struct RunLabel {
     pub arm: String,
     pub repetition: u32,
     pub origin: Time,

@@ -1,7 +1,6 @@
 //! Time is passed in, never read: the router and everything it decides run the same on a wall clock, in a test and in a simulation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,31 +26,23 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Time;
 }
 
-/// The machine's monotonic clock (`CLOCK_MONOTONIC`), counted from its own origin, which vLLM's engine processes share.
-#[derive(Clone, Copy, Debug)]
-pub struct MonotonicClock {
-    origin: Instant,
-    origin_us: u64,
-}
+/// The machine's monotonic clock (`CLOCK_MONOTONIC`), counted from its own origin, which vLLM's engine processes share. All of them
+/// are one clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MonotonicClock;
 
 impl MonotonicClock {
     pub fn new() -> MonotonicClock {
-        let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `ts` is a valid timespec, and CLOCK_MONOTONIC exists on every Linux.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut ts) };
-        MonotonicClock { origin: Instant::now(), origin_us: ts.tv_sec as u64 * 1_000_000 + ts.tv_nsec as u64 / 1_000 }
-    }
-}
-
-impl Default for MonotonicClock {
-    fn default() -> Self {
-        Self::new()
+        MonotonicClock
     }
 }
 
 impl Clock for MonotonicClock {
     fn now(&self) -> Time {
-        Time(self.origin_us + self.origin.elapsed().as_micros() as u64)
+        let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `ts` is a valid timespec, and CLOCK_MONOTONIC exists on every Linux.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut ts) };
+        Time(ts.tv_sec as u64 * 1_000_000 + ts.tv_nsec as u64 / 1_000)
     }
 }
 

@@ -42,6 +42,8 @@ pub enum RejectReason {
     NoOutput,
     #[error("no engine of the fleet is alive")]
     NoEngine,
+    #[error("the controller is shutting down")]
+    ShuttingDown,
 }
 
 /// Why a request ended without all its tokens.
@@ -56,4 +58,6 @@ pub enum RequestError {
     Engine { engine: EngineId, phase: Phase, why: String },
     #[error("the client went away during {phase}")]
     Cancelled { phase: Phase },
+    #[error("the controller shut down during {phase}")]
+    ShutDown { phase: Phase },
 }

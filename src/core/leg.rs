@@ -78,6 +78,9 @@ pub enum FinishReason {
     Error(String),
 }
 
+/// Prompt tokens that a step takes beside its running requests at least, however small it is tuned, so that prompts always get on.
+pub const PREFILL_TOKENS_MIN: u32 = 8;
+
 /// Scheduler settings that an engine takes while it runs (vLLM's names and meanings). `None` leaves a setting as the engine
 /// was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

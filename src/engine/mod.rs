@@ -71,8 +71,8 @@ pub trait Engine: Send + Sync {
     /// Ends a leg early; it still finishes, with `FinishReason::Aborted`. A leg that is unknown or over is ignored.
     fn abort(&self, leg: LegId);
 
-    /// Changes scheduler settings from the next step on.
-    fn tune(&self, tuning: Tuning);
+    /// Changes scheduler settings from the next step on. When it fails, the engine keeps those it has.
+    fn tune(&self, tuning: Tuning) -> anyhow::Result<()>;
 
     /// Forgets all cached prefixes. Call it on an idle engine; returns false when blocks are still in use.
     async fn reset_prefix_cache(&self) -> bool;

@@ -5,12 +5,8 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 
 use crate::config::{PoolSettings, RouterSettings};
-use crate::core::{EngineId, Role, Tuning};
+use crate::core::{EngineId, Tuning};
 use crate::router::{Arrangement, PolicyKind};
-
-/// Every arm by name, in the order users see them.
-pub const ARMS: [&str; 7] =
-    ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "full_disaggregation", "dual_pool", "auto"];
 
 /// The arm that serves every request whole on the decode engines, one at a time: what `--exact` compares with.
 pub const ONE_ENGINE: &str = "one_engine";
@@ -20,29 +16,12 @@ pub const CONTROL_SUFFIX: &str = "_control";
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ArmsError {
-    #[error("run.arms names `{name}`; the arms are: {}", ARMS.join(", "))]
-    Unknown { name: String },
-    #[error("run.arms names `{name}` twice; name each arm once (the A/A control is added by itself)")]
-    Twice { name: String },
-    #[error("run.arms is empty; name at least one of: {}", ARMS.join(", "))]
-    None,
     #[error("{prefill} prefill and {decode} decode devices are configured, but {engines} engines were started")]
     Engines { prefill: usize, decode: usize, engines: usize },
-}
-
-pub fn check(arms: &[String]) -> Result<(), ArmsError> {
-    if arms.is_empty() {
-        return Err(ArmsError::None);
-    }
-    for (i, name) in arms.iter().enumerate() {
-        if !ARMS.contains(&name.as_str()) {
-            return Err(ArmsError::Unknown { name: name.clone() });
-        }
-        if arms[..i].contains(name) {
-            return Err(ArmsError::Twice { name: name.clone() });
-        }
-    }
-    Ok(())
+    #[error("a pool is empty; give pools.prefill_gpus and pools.decode_gpus at least one device each")]
+    EmptyPool,
+    #[error("run.arms names only arms that move KV ({}), which these engines cannot; name one that does not", arms.join(", "))]
+    NoneLeft { arms: Vec<String> },
 }
 
 /// How the fleet's engines are divided into pools. Engines are numbered in the order of the configuration: prefill devices first.
@@ -59,33 +38,27 @@ impl Pools {
         if prefill + decode != engines {
             return Err(ArmsError::Engines { prefill, decode, engines });
         }
+        if prefill == 0 || decode == 0 {
+            return Err(ArmsError::EmptyPool);
+        }
         let ids = |range: std::ops::Range<usize>| range.map(|i| EngineId(i as u16)).collect();
         Ok(Pools { prefill: ids(0..prefill), decode: ids(prefill..engines), long_prompt_tokens_min: router.prefill_ctx_thresh })
     }
 
     /// All engines alike.
     pub fn shared(&self, name: impl Into<String>, policy: PolicyKind, tuning: Tuning) -> Arrangement {
-        let engines = self.prefill.len() + self.decode.len();
-        Arrangement {
-            name: name.into(),
-            policy,
-            roles: vec![Role::Shared; engines],
-            tunings: vec![tuning; engines],
-            long_prompt_tokens_min: self.long_prompt_tokens_min,
-        }
+        Arrangement::shared(name, policy, self.engines(), tuning).long_prompts_from(self.long_prompt_tokens_min)
     }
 
     /// Two pools.
     pub fn split(&self, name: impl Into<String>, policy: PolicyKind, prefill: Tuning, decode: Tuning) -> Arrangement {
-        let mut arrangement = self.shared(name, policy, prefill);
-        for id in &self.prefill {
-            arrangement.roles[id.index()] = Role::Prefill;
-        }
-        for id in &self.decode {
-            arrangement.roles[id.index()] = Role::Decode;
-            arrangement.tunings[id.index()] = decode;
-        }
-        arrangement
+        let (engines, long_from) = (self.engines(), self.long_prompt_tokens_min);
+        Arrangement::pools(name, policy, &self.prefill, &self.decode, engines, prefill, decode, long_from)
+            .expect("`new` made two pools that are not empty and share no engine")
+    }
+
+    fn engines(&self) -> usize {
+        self.prefill.len() + self.decode.len()
     }
 
     /// The arm of this name: what the search found for it, else its arrangement with all engines as they were started.
@@ -96,12 +69,13 @@ impl Pools {
         let untuned = Tuning::default();
         match name {
             "shared_round_robin" => self.shared(name, PolicyKind::SharedRoundRobin, untuned),
-            "shared_least_load" => self.shared(name, PolicyKind::SharedLeastLoad, untuned),
+            // Where nothing was searched, `auto` has no ground to split.
+            "shared_least_load" | "auto" => self.shared(name, PolicyKind::SharedLeastLoad, untuned),
             "shared_tuned" => self.shared(name, PolicyKind::SharedBalanced, untuned),
             "dedicated" => self.split(name, PolicyKind::Dedicated, untuned, untuned),
             "full_disaggregation" => self.split(name, PolicyKind::FullDisaggregation, untuned, untuned),
             ONE_ENGINE => self.one_engine(),
-            // `dual_pool` and, where nothing was searched, `auto`. `check` has refused all other names.
+            // `dual_pool`; `config` has refused names that are no arm's.
             _ => self.split(name, PolicyKind::DualPool, untuned, untuned),
         }
     }
@@ -113,6 +87,17 @@ impl Pools {
     }
 }
 
+/// The arms that these engines can serve, and those that they cannot because they do not move KV.
+pub fn servable(pools: &Pools, arms: &[String], kv_transfer: bool) -> Result<(Vec<String>, Vec<String>), ArmsError> {
+    let moves = |name: &&String| pools.arm(name, &BTreeMap::new()).policy.moves_kv();
+    let (dropped, kept): (Vec<&String>, Vec<&String>) = arms.iter().partition(|name| !kv_transfer && moves(name));
+    let named = |arms: Vec<&String>| arms.into_iter().cloned().collect::<Vec<_>>();
+    if kept.is_empty() {
+        return Err(ArmsError::NoneLeft { arms: named(dropped) });
+    }
+    Ok((named(kept), named(dropped)))
+}
+
 /// The same arrangement under the control's name.
 pub fn control(arm: &Arrangement) -> Arrangement {
     Arrangement { name: format!("{}{CONTROL_SUFFIX}", arm.name), ..arm.clone() }
@@ -121,19 +106,22 @@ pub fn control(arm: &Arrangement) -> Arrangement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ARMS;
+    use crate::core::Role;
 
     fn pools() -> Pools {
         Pools::new(&PoolSettings::default(), &RouterSettings::default(), 2).unwrap()
     }
 
     #[test]
-    fn unknown_arms_are_refused_with_the_list() {
-        let arms = |names: &[&str]| check(&names.iter().map(|n| n.to_string()).collect::<Vec<_>>());
-        assert_eq!(arms(&ARMS), Ok(()));
-        let message = arms(&["dual_pol"]).unwrap_err().to_string();
-        assert!(message.contains("`dual_pol`") && message.contains("shared_tuned, dedicated"), "{message}");
-        assert!(arms(&["auto", "auto"]).unwrap_err().to_string().contains("twice"));
-        assert!(arms(&[]).is_err());
+    fn engines_that_cannot_move_kv_drop_the_arms_that_need_it() {
+        let arms = ARMS.map(String::from).to_vec();
+        assert_eq!(servable(&pools(), &arms, true).unwrap(), (arms.clone(), vec![]));
+        let (kept, dropped) = servable(&pools(), &arms, false).unwrap();
+        assert_eq!(dropped, ["full_disaggregation", "dual_pool"]);
+        assert_eq!(kept, ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "auto"]);
+        let error = servable(&pools(), &["dual_pool".to_string()], false).unwrap_err().to_string();
+        assert!(error.contains("(dual_pool)"), "{error}");
     }
 
     #[test]
@@ -146,12 +134,13 @@ mod tests {
 
     #[test]
     fn every_arm_has_an_arrangement_under_its_own_name_and_what_was_found_wins() {
-        let found = BTreeMap::from([("auto".to_string(), pools().shared("any", PolicyKind::SharedLeastLoad, Tuning::default()))]);
+        let found = BTreeMap::from([("auto".to_string(), pools().shared("any", PolicyKind::SharedBalanced, Tuning::default()))]);
         for name in ARMS {
             assert_eq!(pools().arm(name, &found).name, name);
         }
-        assert_eq!(pools().arm("auto", &found).policy, PolicyKind::SharedLeastLoad);
-        assert_eq!(pools().arm("auto", &BTreeMap::new()).policy, PolicyKind::DualPool);
+        assert_eq!(pools().arm("auto", &found).policy, PolicyKind::SharedBalanced);
+        assert_eq!(pools().arm("auto", &BTreeMap::new()).policy, PolicyKind::SharedLeastLoad);
+        assert_eq!(pools().arm("dual_pool", &BTreeMap::new()).policy, PolicyKind::DualPool);
         assert_eq!(pools().arm(ONE_ENGINE, &found).policy, PolicyKind::Dedicated);
     }
 
@@ -159,5 +148,7 @@ mod tests {
     fn a_fleet_of_another_size_is_refused() {
         let error = Pools::new(&PoolSettings::default(), &RouterSettings::default(), 3).unwrap_err();
         assert!(error.to_string().contains("but 3 engines were started"));
+        let one_pool = PoolSettings { decode_gpus: vec![], ..PoolSettings::default() };
+        assert_eq!(Pools::new(&one_pool, &RouterSettings::default(), 1), Err(ArmsError::EmptyPool));
     }
 }

@@ -1,5 +1,6 @@
 //! One run: an arrangement serves one workload once.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -8,8 +9,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Cancel;
-use crate::config::ObjectiveSettings;
-use crate::controller::{Controller, NewRequest, Recording, Reply, ReplyStream};
+use super::Progress;
+use crate::config::{ObjectiveSettings, Settings};
+use crate::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use crate::core::{Class, Clock, EngineId, Micros, MonotonicClock, Objectives};
 use crate::router::{Arrangement, CostModel};
 use crate::workload::WorkItem;
@@ -25,6 +27,23 @@ const ARRANGE_MAX: Duration = Duration::from_secs(30);
 
 /// Time between the decision to start and the first planned arrival: the submitting task is running by then.
 const HEAD_START: Duration = Duration::from_millis(20);
+
+/// A machine that took no sample for this long, and for this many sample periods, stood still.
+const PAUSE_MIN: Micros = Micros(1_000_000);
+const PAUSE_SAMPLES_MIN: u64 = 10;
+
+/// What one run serves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work<'a> {
+    pub items: &'a [WorkItem],
+    pub pace: Pace,
+}
+
+impl<'a> Work<'a> {
+    pub fn open_loop(items: &'a [WorkItem]) -> Work<'a> {
+        Work { items, pace: Pace::OpenLoop }
+    }
+}
 
 /// How the requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,41 +66,118 @@ pub(super) enum DriveError {
     Lost { arm: String, recorded: usize, requests: usize },
     #[error("arm `{arm}`: {source}")]
     Arrange { arm: String, source: anyhow::Error },
-    #[error("the router's cost model cannot be read: {0}")]
+    #[error(
+        "arm `{arm}`: {engine} lost its link to the KV mover, and without it the arms cannot be compared; see its log, then run again"
+    )]
+    KvCut { arm: String, engine: EngineId },
+    #[error("arm `{arm}`: {left} {} s after the last request was over", SETTLE_MAX.as_secs())]
+    Unsettled { arm: String, left: Unsettled },
+    #[error("the router's cost model cannot be read or set: {0}")]
     Costs(anyhow::Error),
+    #[error(
+        "no request was completed in the calibration, so there is no load to derive a rate from; see the engines' log, or set \
+         workload.rate"
+    )]
+    NoSaturation,
 }
 
-/// What a run left.
-#[derive(Debug)]
-pub(super) struct Run {
-    /// In the order of the workload.
-    pub recording: Recording,
-    /// KV blocks still held after the last request ended; 0 is right.
-    pub held_blocks: u64,
+/// The longest time between two samples of the engines. They are taken by a timer, so when it is many periods long, the whole machine
+/// stood still (a paused virtual machine, a starved process), whatever arm was on.
+fn longest_pause(recording: &Recording) -> Micros {
+    recording.samples.windows(2).map(|pair| pair[1].at_us - pair[0].at_us).max().unwrap_or_default()
 }
 
-impl Run {
-    /// The longest time between two samples of the engines. They are taken by a timer, so when it is many periods long, the whole
-    /// machine stood still (a paused virtual machine, a starved process), whatever arm was on.
-    pub fn longest_pause(&self) -> Micros {
-        let samples = &self.recording.samples;
-        samples.windows(2).map(|pair| pair[1].at_us - pair[0].at_us).max().unwrap_or_default()
+/// Runs arrangements, all of them by the same rules, and remembers what went wrong in any.
+pub(super) struct Driver<'a> {
+    controller: &'a Controller,
+    objectives: &'a ObjectiveSettings,
+    cancel: &'a Cancel,
+    progress: &'a dyn Progress,
+    /// When the machine stood still for this long, the run says nothing about its arm.
+    pause_min: Micros,
+    seen: Mutex<Seen>,
+}
+
+/// What all runs so far came to, besides their recordings.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// What every run starts with from now on, so that no arm builds on what the one before it taught the router.
+    costs: Option<CostModel>,
+    pub notes: Vec<String>,
+    held_blocks: u64,
+    leases_expired: u64,
+}
+
+impl Seen {
+    /// KV blocks held after any of the runs, the most of any, and holds that nothing but their lease ended: 0 is right.
+    pub fn held_after(&self) -> u64 {
+        self.held_blocks + self.leases_expired
     }
 }
 
-pub(super) struct Driver<'a> {
-    pub controller: &'a Controller,
-    pub objectives: &'a ObjectiveSettings,
-    pub cancel: &'a Cancel,
-}
+impl<'a> Driver<'a> {
+    pub fn new(controller: &'a Controller, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> Driver<'a> {
+        let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
+        Driver { controller, objectives: &settings.objectives, cancel, progress, pause_min, seen: Mutex::default() }
+    }
 
-impl Driver<'_> {
+    pub fn seen(&self) -> Seen {
+        self.lock().clone()
+    }
+
+    /// Notes what the reader of the figures should know.
+    pub fn note(&self, text: String) {
+        self.progress.note(&text);
+        self.lock().notes.push(text);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Every change is one assignment, so what is seen is whole even if the one who held the lock panicked.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the router has learned of these engines so far.
     pub async fn costs(&self) -> Result<CostModel, DriveError> {
         self.controller.costs().await.map_err(DriveError::Costs)
     }
 
-    pub async fn run(&self, arrangement: &Arrangement, repetition: u32, items: &[WorkItem], pace: Pace) -> Result<Run, DriveError> {
+    /// Every run from now on starts with what the router has learned until now.
+    pub async fn keep_costs(&self) -> Result<(), DriveError> {
+        let costs = self.costs().await?;
+        self.lock().costs = Some(costs);
+        Ok(())
+    }
+
+    /// Serves a workload once, and once more when the machine stood still meanwhile. `what` is the run's name for the user. The
+    /// records are in the order of the workload.
+    pub async fn run(
+        &self,
+        what: &str,
+        arrangement: &Arrangement,
+        repetition: u32,
+        work: Work<'_>,
+    ) -> Result<Recording, DriveError> {
+        self.progress.step(what);
+        let recording = self.once(arrangement, repetition, work).await?;
+        let pause = longest_pause(&recording);
+        if pause < self.pause_min {
+            return Ok(recording);
+        }
+        self.note(format!("The machine stood still for {pause} during {what}; that run was made again."));
+        let repeated = self.once(arrangement, repetition, work).await?;
+        let again = longest_pause(&repeated);
+        if again >= self.pause_min {
+            self.note(format!("It stood still again, for {again}, while {what} was repeated: that pause is in the figures."));
+        }
+        Ok(repeated)
+    }
+
+    async fn once(
+        &self,
+        arrangement: &Arrangement,
+        repetition: u32,
+        Work { items, pace }: Work<'_>,
+    ) -> Result<Recording, DriveError> {
         let arm = &arrangement.name;
         let arranged = tokio::time::timeout(ARRANGE_MAX, self.arrange(arrangement)).await;
         let arranged = arranged.unwrap_or_else(|_| Err(anyhow!("the engines were not idle and arranged within {ARRANGE_MAX:?}")));
@@ -94,12 +190,16 @@ impl Driver<'_> {
             () = self.cancel.cancelled() => Err(DriveError::Cancelled),
         };
         // Also after a failure: the requests it dropped are over, and their blocks given back, before anyone goes on.
-        let held_blocks = self.controller.settle(SETTLE_MAX).await;
+        let settled = self.settle(arm).await;
         let mut recording = self.controller.recorded().await;
         served?;
         if let Some(&engine) = self.controller.dead_engines().await.first() {
             return Err(DriveError::EngineDied { arm: arm.clone(), engine });
         }
+        if let Some(&engine) = self.controller.cut_engines().await.first() {
+            return Err(DriveError::KvCut { arm: arm.clone(), engine });
+        }
+        settled?;
         if recording.requests.len() != items.len() {
             return Err(DriveError::Lost { arm: arm.clone(), recorded: recording.requests.len(), requests: items.len() });
         }
@@ -110,12 +210,28 @@ impl Driver<'_> {
                 record.arrived_us = item.at;
             }
         }
-        Ok(Run { recording, held_blocks })
+        Ok(recording)
     }
 
     async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
         self.controller.arrange(arrangement).await?;
+        let costs = self.lock().costs;
+        if let Some(costs) = costs {
+            self.controller.set_costs(costs).await?;
+        }
         self.controller.reset_prefix_caches().await
+    }
+
+    /// Waits until no request is in flight and no block is held. Blocks that stay are counted and no error here: what was measured
+    /// stands, and the run as a whole fails for them.
+    async fn settle(&self, arm: &str) -> Result<(), DriveError> {
+        let failed = |source| DriveError::Arrange { arm: arm.to_string(), source };
+        let left = self.controller.settle(SETTLE_MAX).await.map_err(failed)?;
+        let mut seen = self.lock();
+        seen.held_blocks = seen.held_blocks.max(left.held_blocks);
+        // Counted since the controller's start.
+        seen.leases_expired = left.leases_expired;
+        if left.in_flight > 0 { Err(DriveError::Unsettled { arm: arm.to_string(), left }) } else { Ok(()) }
     }
 
     async fn serve(&self, arm: &str, items: &[WorkItem], pace: Pace, origin: Instant) -> Result<(), DriveError> {
@@ -147,8 +263,9 @@ impl Driver<'_> {
                 return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: items.len() - done, requests: items.len() });
             }
             // Blocks of a hand-off are given back a moment after the request's end, and a cache in use cannot be reset.
-            self.controller.settle(SETTLE_MAX).await;
-            self.controller.reset_prefix_caches().await.map_err(|source| DriveError::Arrange { arm: arm.to_string(), source })?;
+            let failed = |source| DriveError::Arrange { arm: arm.to_string(), source };
+            self.settle(arm).await?;
+            self.controller.reset_prefix_caches().await.map_err(failed)?;
         }
         Ok(())
     }
@@ -199,12 +316,12 @@ mod tests {
             role: Role::Shared,
             waiting: 0,
             running: 0,
-            kv_usage: 0.0,
-            prefix_hits: 0,
+            kv_usage: None,
+            prefix_hits: None,
         };
         let samples = [0, 50, 100, 9700, 9750].into_iter().flat_map(|at| [sample(at, 0), sample(at, 1)]).collect();
-        let run = |samples| Run { recording: Recording { requests: vec![], samples }, held_blocks: 0 };
-        assert_eq!(run(samples).longest_pause(), Micros(9_600_000));
-        assert_eq!(run(vec![]).longest_pause(), Micros::ZERO);
+        let pause = |samples| longest_pause(&Recording { requests: vec![], samples });
+        assert_eq!(pause(samples), Micros(9_600_000));
+        assert_eq!(pause(vec![]), Micros::ZERO);
     }
 }

@@ -4,23 +4,23 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 
 use super::arms::{self, ONE_ENGINE, Pools};
-use super::drive::{DriveError, Driver, Pace};
+use super::drive::{DriveError, Driver, Pace, Work};
 use super::folder::RunFolder;
 use super::identical::first_difference;
 use super::pair::{self, Measured};
 use super::phases::Phases;
 use super::search::{self, Found, PURPOSES, Purpose, Trials};
 use super::{Cancel, Progress, saturation, stats, target};
-use crate::config::{Arrivals, Settings};
+use crate::config::{self, Arrivals, Settings};
 use crate::controller::Controller;
-use crate::core::Micros;
+use crate::core::{Micros, RequestError};
 use crate::engine::EngineInfo;
-use crate::report::{Environment, PhaseTime, RunInfo, Summary};
+use crate::report::{self, Environment, PhaseTime, RunInfo, Summary};
 use crate::router::Arrangement;
-use crate::telemetry::RequestRecord;
+use crate::telemetry::{self, RequestRecord};
 use crate::workload::{self, Workload};
 
 /// `--quick`: at most this many repetitions, of this share of the requests, with this share of the search's time.
@@ -33,15 +33,8 @@ const WARM_UP_SCALE: f64 = 0.1;
 const CALIBRATION_SCALE: f64 = 0.5;
 const EXACT_SCALE: f64 = 0.25;
 
-/// A machine that took no sample for this long, and for this many sample periods, stood still.
-const PAUSE_MIN: Micros = Micros(1_000_000);
-const PAUSE_SAMPLES_MIN: u64 = 10;
-
 /// A step that is to keep the ITL objective is sized for this share of it; the rest is for what the cost model does not know.
 const STEP_SHARE_OF_ITL: f64 = 0.9;
-
-/// A bootstrap of fewer resamples has no interval worth printing.
-const RESAMPLES_MIN: u32 = 100;
 
 /// What a run came to.
 #[derive(Debug)]
@@ -50,6 +43,8 @@ pub struct Outcome {
     pub summary: Summary,
     /// The run was cancelled; the summary covers the repetitions that were finished.
     pub interrupted: bool,
+    /// What makes the run a failed one, whatever its figures say.
+    pub faults: Vec<String>,
 }
 
 /// A run that passed all checks that need no engine. Its folder exists.
@@ -63,17 +58,8 @@ pub struct Prepared {
 
 /// Checks the settings and makes the run folder. Engines take long to start: call this before.
 pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
-    arms::check(&settings.run.arms)?;
+    config::check(settings)?;
     workload::check(&settings.workload, settings.engine.max_model_len)?;
-    ensure!(settings.run.repetitions > 0, "run.repetitions is 0; give at least 1");
-    let resamples = settings.run.bootstrap_resamples;
-    ensure!(resamples >= RESAMPLES_MIN, "run.bootstrap_resamples is {resamples}; give at least {RESAMPLES_MIN}");
-    let objectives = &settings.objectives;
-    for (key, value) in
-        [("ttft_short_ms", objectives.ttft_short_ms), ("ttft_long_ms", objectives.ttft_long_ms), ("itl_ms", objectives.itl_ms)]
-    {
-        ensure!(value.is_finite() && value > 0.0, "objectives.{key} is {value}; give a positive number of milliseconds");
-    }
     let folder = RunFolder::create(target::DUAL_POOL.name, &settings.run.out)?;
     Ok(Prepared { settings: settings.clone(), command, folder, earlier: Vec::new() })
 }
@@ -111,37 +97,33 @@ impl Prepared {
         cancel: &Cancel,
     ) -> anyhow::Result<Outcome> {
         let settings = self.settings.clone();
-        let driver = Driver { controller, objectives: &settings.objectives, cancel };
-        let plan = Plan::new(&settings, controller.engines())?;
+        let driver = Driver::new(controller, &settings, cancel, progress);
+        let plan = Plan::new(&settings, controller.engines(), &driver)?;
         let mut phases = Phases::new(progress);
         let mut run = self.run_info(environment, &plan);
 
-        let mut measured = match plan.arrange(&driver, &mut run, &mut phases, progress).await {
+        let mut measured = match plan.arrange(&driver, &mut run, &mut phases).await {
             Ok(()) => {
                 self.folder.write_run(&run)?;
                 phases.begin("measurement", run.arms.len() as u32 * plan.repetitions);
-                let measurement = pair::Measurement {
-                    run: &run,
-                    workload: &plan.workload,
-                    vocab_size: plan.vocab_size,
-                    pace: plan.pace,
-                    pause_min: PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN)),
-                };
-                measurement.all(&driver, &mut self.folder, progress).await?
+                let measurement =
+                    pair::Measurement { run: &run, workload: &plan.workload, vocab_size: plan.vocab_size, pace: plan.pace };
+                measurement.all(&driver, &mut self.folder).await?
             }
-            Err(ArrangeError::Drive(stopped)) => Measured { stopped: Some(stopped), ..Measured::default() },
-            Err(error) => return Err(error.into()),
+            Err(stopped) => Measured { stopped: Some(stopped), ..Measured::default() },
         };
 
         phases.begin("summary", 0);
         let stopped = measured.stopped.take();
+        let seen = driver.seen();
         run.interrupted = stopped.is_some();
-        run.held_blocks_after = measured.held_blocks;
-        run.notes = std::mem::take(&mut measured.notes);
+        run.held_blocks_after = seen.held_after();
+        run.notes = seen.notes;
         let (summary, requests, mut run) = summarise(run, measured).await?;
         self.folder.write_summary(&summary)?;
         run.phases = [self.earlier, phases.end()].concat();
         self.folder.write_run(&run)?;
+        report::write_html(self.folder.dir())?;
         let kept = || format!("the records are in {}", self.folder.dir().display());
         match stopped {
             Some(DriveError::Cancelled) => {}
@@ -149,7 +131,8 @@ impl Prepared {
             None if settings.run.exact => exact(&requests).with_context(kept)?,
             None => {}
         }
-        Ok(Outcome { dir: self.folder.dir().to_path_buf(), summary, interrupted: run.interrupted })
+        let faults = faults(&summary, &requests);
+        Ok(Outcome { dir: self.folder.dir().to_path_buf(), summary, interrupted: run.interrupted, faults })
     }
 
     fn run_info(&self, environment: Environment, plan: &Plan) -> RunInfo {
@@ -187,15 +170,28 @@ fn exact(requests: &[RequestRecord]) -> anyhow::Result<()> {
     first_difference(&requests, ONE_ENGINE).map_or(Ok(()), |difference| Err(difference.into()))
 }
 
-#[derive(Debug, thiserror::Error)]
-enum ArrangeError {
-    #[error(transparent)]
-    Drive(#[from] DriveError),
-    #[error(
-        "no request was completed in the calibration, so there is no load to derive a rate from; see the engines' log, or set \
-         workload.rate"
-    )]
-    NoSaturation,
+/// Blocks that were not given back, KV that was lost on its way, and requests that failed although they were admitted. A rejection is
+/// an answer: more was offered than `router.max_in_flight` takes.
+fn faults(summary: &Summary, requests: &[RequestRecord]) -> Vec<String> {
+    let mut faults = Vec::new();
+    if summary.held_blocks_after > 0 {
+        faults.push(format!("{} KV blocks were still held after the last request of an arm", summary.held_blocks_after));
+    }
+    for arm in &summary.arms {
+        if arm.handoffs.recomputed > 0 {
+            let (recomputed, all) = (arm.handoffs.recomputed, arm.handoffs.recomputed + arm.handoffs.count);
+            faults.push(format!("arm `{}`: the KV of {recomputed} of {all} hand-offs was not moved but computed again", arm.name));
+        }
+        let failed = |r: &RequestRecord| match &r.outcome {
+            telemetry::Outcome::Done | telemetry::Outcome::Failed { error: RequestError::Rejected { .. } } => None,
+            telemetry::Outcome::Failed { error } => Some(error.to_string()),
+        };
+        let errors: Vec<String> = requests.iter().filter(|r| r.arm == arm.name).filter_map(failed).collect();
+        if let Some(first) = errors.first() {
+            faults.push(format!("arm `{}`: {} of its requests failed, the first one because {first}", arm.name, errors.len()));
+        }
+    }
+    faults
 }
 
 /// The settings of a run, worked out for these engines.
@@ -205,6 +201,8 @@ struct Plan<'a> {
     engine: EngineInfo,
     vocab_size: u32,
     kv_transfer: bool,
+    /// The arms that were asked for, less those that these engines cannot serve.
+    arms: Vec<String>,
     /// The mix as it was asked for; the workload of one repetition is a share of it under `--quick` and `--exact`.
     mix: Workload,
     workload: Workload,
@@ -213,11 +211,16 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(settings: &'a Settings, engines: &[EngineInfo]) -> anyhow::Result<Plan<'a>> {
+    fn new(settings: &'a Settings, engines: &[EngineInfo], driver: &Driver<'_>) -> anyhow::Result<Plan<'a>> {
         let pools = Pools::new(&settings.pools, &settings.router, engines.len())?;
         let Some(engine) = engines.iter().min_by_key(|e| e.max_model_len).cloned() else { bail!("there are no engines") };
         workload::check(&settings.workload, engine.max_model_len)?;
         let run = &settings.run;
+        let kv_transfer = engines.iter().all(|e| e.kv_transfer);
+        let (arms, dropped) = arms::servable(&pools, &run.arms, kv_transfer)?;
+        if !dropped.is_empty() {
+            driver.note(format!("These engines do not move KV between them, so these arms were left out: {}.", dropped.join(", ")));
+        }
         let scale = if run.quick { QUICK_SCALE } else { 1.0 } * if run.exact { EXACT_SCALE } else { 1.0 };
         let mix = Workload::new(&settings.workload);
         let repetitions = match (run.exact, run.quick) {
@@ -229,7 +232,8 @@ impl<'a> Plan<'a> {
             settings,
             pools,
             vocab_size: engines.iter().map(|e| e.vocab_size).min().unwrap_or(engine.vocab_size),
-            kv_transfer: engines.iter().all(|e| e.kv_transfer),
+            kv_transfer,
+            arms,
             engine,
             workload: if scale < 1.0 { mix.scaled(scale) } else { mix.clone() },
             mix,
@@ -239,31 +243,21 @@ impl<'a> Plan<'a> {
     }
 
     /// Warms the engines up and decides on the rate and the arms.
-    async fn arrange(
-        &self,
-        driver: &Driver<'_>,
-        run: &mut RunInfo,
-        phases: &mut Phases<'_>,
-        progress: &dyn Progress,
-    ) -> Result<(), ArrangeError> {
-        phases.begin("warm-up", 2);
-        self.warm_up(driver, progress).await?;
+    async fn arrange(&self, driver: &Driver<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+        phases.begin("warm-up", 1 + u32::from(self.kv_transfer));
+        self.warm_up(driver).await?;
         if self.settings.run.exact {
             // Engines stay as they were started: in bf16 the size of a prefill step alone can change a token.
-            let names = [ONE_ENGINE].into_iter().chain(self.settings.run.arms.iter().map(String::as_str));
+            let names = [ONE_ENGINE].into_iter().chain(self.arms.iter().map(String::as_str));
             run.arms = pair::with_control(names.map(|name| self.pools.arm(name, &BTreeMap::new())).collect());
-            return Ok(());
+            return driver.keep_costs().await;
         }
-        let purposes: Vec<Purpose> =
-            PURPOSES.into_iter().filter(|p| self.settings.run.arms.iter().any(|arm| arm == p.arm)).collect();
+        let purposes: Vec<Purpose> = PURPOSES.into_iter().filter(|p| self.arms.iter().any(|arm| arm == p.arm)).collect();
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
         let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
         if (poisson || !purposes.is_empty()) && given.is_none() {
             phases.begin("calibration", 2);
-            run.saturation_rps = self.saturation(driver, progress).await?;
-            if run.saturation_rps.is_none() {
-                return Err(ArrangeError::NoSaturation);
-            }
+            run.saturation_rps = Some(self.saturation(driver).await?);
         }
         if poisson {
             let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
@@ -273,27 +267,26 @@ impl<'a> Plan<'a> {
         if !purposes.is_empty() {
             phases.begin("search", 0);
             let rate_expected = run.rate_rps.or(run.saturation_rps).or(given).unwrap_or(1.0);
-            found = self.search(driver, &purposes, run.rate_rps, rate_expected, progress).await?;
+            found = self.search(driver, &purposes, run.rate_rps, rate_expected).await?;
         }
         run.search = found.trials;
-        let arms: Vec<Arrangement> = self.settings.run.arms.iter().map(|name| self.pools.arm(name, &found.arrangements)).collect();
+        let arms: Vec<Arrangement> = self.arms.iter().map(|name| self.pools.arm(name, &found.arrangements)).collect();
         run.arms = pair::with_control(arms);
-        Ok(())
+        driver.keep_costs().await
     }
 
     /// A few requests through every engine and, where KV can move, through every hand-off: first steps and first copies are slow.
-    async fn warm_up(&self, driver: &Driver<'_>, progress: &dyn Progress) -> Result<(), DriveError> {
+    async fn warm_up(&self, driver: &Driver<'_>) -> Result<(), DriveError> {
         let items = self.mix.scaled(WARM_UP_SCALE).upfront().generate(self.vocab_size, self.seed("warm-up"), None);
         for name in ["shared_round_robin", "full_disaggregation"].iter().take(1 + usize::from(self.kv_transfer)) {
-            progress.step(name);
-            driver.run(&self.pools.arm(name, &BTreeMap::new()), 0, &items, Pace::OpenLoop).await?;
+            driver.run(name, &self.pools.arm(name, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
         }
         Ok(())
     }
 
-    async fn saturation(&self, driver: &Driver<'_>, progress: &dyn Progress) -> Result<Option<f64>, DriveError> {
+    async fn saturation(&self, driver: &Driver<'_>) -> Result<f64, DriveError> {
         let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
-        saturation::find(driver, &self.pools, &self.mix.scaled(scale), self.vocab_size, self.seed("saturation"), progress).await
+        saturation::find(driver, &self.pools, &self.mix.scaled(scale), self.vocab_size, self.seed("saturation")).await
     }
 
     async fn search(
@@ -302,16 +295,18 @@ impl<'a> Plan<'a> {
         purposes: &[Purpose],
         rate: Option<f64>,
         rate_expected: f64,
-        progress: &dyn Progress,
     ) -> Result<Found, DriveError> {
         let budget = Duration::from_secs(self.settings.run.search_budget_s);
+        let quick = self.settings.run.quick;
+        let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
         let trials = Trials {
             workload: &self.mix,
             vocab_size: self.vocab_size,
             rate,
             rate_expected,
-            seeds: &pair::seeds(self.settings.workload.seed, "search", search::ROUNDS.len() as u32),
-            budget: if self.settings.run.quick { budget.mul_f64(QUICK_SEARCH) } else { budget },
+            rounds,
+            seeds: &pair::seeds(self.settings.workload.seed, "search", rounds.len() as u32),
+            budget: if quick { budget.mul_f64(QUICK_SEARCH) } else { budget },
         };
         // Fitted on these engines while they warmed up and were calibrated.
         let costs = driver.costs().await?;
@@ -319,7 +314,7 @@ impl<'a> Plan<'a> {
         let short = self.settings.workload.short_prompt_tokens;
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
         candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
-        search::search(driver, candidates, purposes, &trials, progress).await
+        search::search(driver, candidates, purposes, &trials).await
     }
 
     fn seed(&self, purpose: &str) -> u64 {

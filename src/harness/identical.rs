@@ -10,7 +10,7 @@ use crate::report::Identical;
 use crate::report::measure::is_done;
 use crate::telemetry::RequestRecord;
 
-/// The first request of an arm whose output tokens are not those of the reference.
+/// The first request of an arm that is not as the reference's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Difference {
     #[error(
@@ -22,6 +22,11 @@ pub enum Difference {
         "arm `{arm}`, request {index} (repetition {repetition}) has no output to compare, because it failed in this arm or in the reference"
     )]
     Failed { arm: String, repetition: u32, index: u32 },
+    #[error(
+        "arm `{arm}`, request {index} (repetition {repetition}): its KV was not moved but computed again, so its tokens say nothing about \
+         the move; see the log"
+    )]
+    Recomputed { arm: String, repetition: u32, index: u32 },
 }
 
 /// The share of each arm's requests whose output equals the reference arm's. Requests that failed on either side do not count as
@@ -46,7 +51,9 @@ pub(super) fn first_difference(requests: &[&RequestRecord], reference: &str) -> 
             return Some(Difference::Failed { arm, repetition, index });
         }
         let longer = record.tokens.len().max(expected.tokens.len());
-        let position = (0..longer).find(|&i| record.tokens.get(i) != expected.tokens.get(i))?;
+        let Some(position) = (0..longer).find(|&i| record.tokens.get(i) != expected.tokens.get(i)) else {
+            return record.handoffs.iter().any(|h| h.recomputed).then_some(Difference::Recomputed { arm, repetition, index });
+        };
         let (got, expected) = (token(record.tokens.get(position)), token(expected.tokens.get(position)));
         Some(Difference::Token { arm, repetition, index, position, got, expected })
     })

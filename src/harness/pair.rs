@@ -1,10 +1,11 @@
-//! The measurement: every arm serves the same requests on the same engines, in alternating order, with an A/A control among them.
+//! The measurement: every arm serves the same requests on the same engines, in an order that favours none, with an A/A control among them.
 
-use super::Progress;
+use std::cmp::Reverse;
+
 use super::arms::{self, ONE_ENGINE};
-use super::drive::{DriveError, Driver, Pace, Run};
+use super::drive::{DriveError, Driver, Pace, Work};
 use super::folder::{FolderError, RunFolder};
-use crate::core::{Micros, seeded};
+use crate::core::seeded;
 use crate::report::RunInfo;
 use crate::router::Arrangement;
 use crate::telemetry::{EngineSample, RequestRecord};
@@ -15,9 +16,6 @@ use crate::workload::Workload;
 pub(super) struct Measured {
     pub requests: Vec<RequestRecord>,
     pub samples: Vec<EngineSample>,
-    /// The most KV blocks that were held after any arm's run; 0 is right.
-    pub held_blocks: u64,
-    pub notes: Vec<String>,
     /// Why it ended before all runs were done.
     pub stopped: Option<DriveError>,
 }
@@ -32,10 +30,22 @@ pub(super) fn with_control(mut measured: Vec<Arrangement>) -> Vec<Arrangement> {
     measured
 }
 
-/// The order of the arms in one repetition: forth, then back. What drifts steadily then weighs on both ends alike, and the control
-/// stands once far after its arm and once far before it.
-fn order<T>(arms: &[T], repetition: u32) -> Box<dyn Iterator<Item = &T> + '_> {
-    if repetition.is_multiple_of(2) { Box::new(arms.iter()) } else { Box::new(arms.iter().rev()) }
+/// The order of `arms` arms in one of the repetitions. Over all of them together each arm stands equally early and late (to one place),
+/// so that what drifts steadily weighs on all alike: forth and back where repetitions come in pairs; where their number is odd, the
+/// first three make a round of their own.
+fn order(arms: usize, repetition: u32, repetitions: u32) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..arms).collect();
+    // Arms at even places come first and in reverse, then the others in reverse: with the place in the first repetition that sums to
+    // as many different numbers as there are arms, and the third one goes through them from the largest down.
+    let second = |arm: usize| if arm.is_multiple_of(2) { arms.saturating_sub(1) / 2 - arm / 2 } else { arms - 1 - arm / 2 };
+    match repetition {
+        1 if repetitions % 2 == 1 => order.sort_by_key(|&arm| second(arm)),
+        2 if repetitions % 2 == 1 => order.sort_by_key(|&arm| Reverse(arm + second(arm))),
+        // Pairs that begin at 0, or at 3 behind the round of three.
+        _ if (repetition + repetitions) % 2 == 1 && repetition > 0 => order.reverse(),
+        _ => {}
+    }
+    order
 }
 
 /// One workload seed per repetition. They fit in 32 bits, so that every JSON reader keeps them whole.
@@ -50,30 +60,25 @@ pub(super) struct Measurement<'a> {
     pub workload: &'a Workload,
     pub vocab_size: u32,
     pub pace: Pace,
-    /// When the machine stood still for this long, the run says nothing about its arm, and is made again, once.
-    pub pause_min: Micros,
 }
 
 impl Measurement<'_> {
     /// Runs every arm for every seed. What an arm recorded is in the folder as soon as it is over, and when a run fails, what there
     /// is by then is returned.
-    pub async fn all(&self, driver: &Driver<'_>, folder: &mut RunFolder, progress: &dyn Progress) -> Result<Measured, FolderError> {
+    pub async fn all(&self, driver: &Driver<'_>, folder: &mut RunFolder) -> Result<Measured, FolderError> {
         let mut measured = Measured::default();
         let repetitions = self.run.seeds.len();
         for (repetition, &seed) in (0u32..).zip(&self.run.seeds) {
             let items = self.workload.generate(self.vocab_size, seed, self.run.rate_rps);
-            for arm in order(&self.run.arms, repetition) {
-                let name = format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1);
-                progress.step(&name);
-                let mut finished = driver.run(arm, repetition, &items, self.pace).await;
-                if let Some(pause) = finished.as_ref().ok().map(Run::longest_pause).filter(|pause| *pause >= self.pause_min) {
-                    let note = format!("The machine stood still for {pause} during {name}; that run was made again.");
-                    progress.note(&note);
-                    measured.notes.push(note);
-                    finished = driver.run(arm, repetition, &items, self.pace).await;
-                }
-                match finished {
-                    Ok(finished) => measured.add(finished, folder)?,
+            for arm in order(self.run.arms.len(), repetition, repetitions as u32) {
+                let arm = &self.run.arms[arm];
+                let what = format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1);
+                match driver.run(&what, arm, repetition, Work { items: &items, pace: self.pace }).await {
+                    Ok(recording) => {
+                        folder.append(&recording)?;
+                        measured.requests.extend(recording.requests);
+                        measured.samples.extend(recording.samples);
+                    }
                     Err(error) => {
                         measured.stopped = Some(error);
                         return Ok(measured);
@@ -85,26 +90,33 @@ impl Measurement<'_> {
     }
 }
 
-impl Measured {
-    fn add(&mut self, finished: Run, folder: &mut RunFolder) -> Result<(), FolderError> {
-        folder.append(&finished.recording)?;
-        self.requests.extend(finished.recording.requests);
-        self.samples.extend(finished.recording.samples);
-        self.held_blocks = self.held_blocks.max(finished.held_blocks);
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn arms_alternate_and_the_control_changes_sides() {
-        let arms = ["a", "b", "c", "a_control"];
-        assert_eq!(order(&arms, 0).copied().collect::<Vec<_>>(), ["a", "b", "c", "a_control"]);
-        assert_eq!(order(&arms, 1).copied().collect::<Vec<_>>(), ["a_control", "c", "b", "a"]);
-        assert_eq!(order(&arms, 2).copied().collect::<Vec<_>>(), ["a", "b", "c", "a_control"]);
+    fn every_arm_stands_equally_early_and_late() {
+        for (arms, repetitions) in (1..10).flat_map(|arms| (2..8).map(move |repetitions| (arms, repetitions))) {
+            let mut places = vec![0; arms];
+            for repetition in 0..repetitions {
+                for (place, arm) in order(arms, repetition, repetitions).into_iter().enumerate() {
+                    places[arm] += place;
+                }
+            }
+            let (most, least) = (places.iter().max().unwrap(), places.iter().min().unwrap());
+            assert!(most - least <= 1, "{arms} arms, {repetitions} repetitions: {places:?}");
+        }
+    }
+
+    #[test]
+    fn every_repetition_has_every_arm_once_and_the_first_is_as_asked() {
+        assert_eq!(order(4, 0, 3), [0, 1, 2, 3]);
+        assert_eq!(order(4, 1, 2), [3, 2, 1, 0]);
+        for repetition in 0..5 {
+            let mut all = order(7, repetition, 5);
+            all.sort_unstable();
+            assert_eq!(all, [0, 1, 2, 3, 4, 5, 6]);
+        }
     }
 
     #[test]

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Progress;
 use super::arms::Pools;
-use super::drive::{DriveError, Driver, Pace};
+use super::drive::{DriveError, Driver, Work};
 use crate::report::measure::is_done;
 use crate::telemetry::RequestRecord;
 use crate::workload::Workload;
@@ -12,24 +11,21 @@ use crate::workload::Workload;
 /// The shared policies that compete; the better one's rate is the saturation.
 const POLICIES: [&str; 2] = ["shared_round_robin", "shared_least_load"];
 
-/// Requests per second completed when all arrive at once, by the best shared policy with engines as they were started. None when
-/// no request was completed.
+/// Requests per second completed when all arrive at once, by the best shared policy with engines as they were started.
 pub(super) async fn find(
     driver: &Driver<'_>,
     pools: &Pools,
     workload: &Workload,
     vocab_size: u32,
     seed: u64,
-    progress: &dyn Progress,
-) -> Result<Option<f64>, DriveError> {
+) -> Result<f64, DriveError> {
     let items = workload.upfront().generate(vocab_size, seed, None);
     let mut best = 0.0_f64;
     for name in POLICIES {
-        progress.step(name);
-        let run = driver.run(&pools.arm(name, &BTreeMap::new()), 0, &items, Pace::OpenLoop).await?;
-        best = best.max(completion_rate(&run.recording.requests));
+        let recording = driver.run(name, &pools.arm(name, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+        best = best.max(completion_rate(&recording.requests));
     }
-    Ok((best > 0.0).then(|| round(best)))
+    if best > 0.0 { Ok(round(best)) } else { Err(DriveError::NoSaturation) }
 }
 
 fn completion_rate(requests: &[RequestRecord]) -> f64 {

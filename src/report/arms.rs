@@ -1,5 +1,7 @@
 //! The arms of a run, each with everything the report says of it, in the order and with the letter and colour it keeps throughout.
 
+use std::collections::BTreeMap;
+
 use super::figures::figures;
 use super::{ArmSummary, Artifacts};
 use crate::core::Arrangement;
@@ -21,6 +23,20 @@ pub struct Arm<'a> {
     pub figures: ArmSummary,
 }
 
+/// The repetitions in which every one of these arms has records: those that count. An arm's records come all at once, when its run is
+/// over, and a repetition that was cut short would weigh on some arms and not on others.
+pub fn complete_repetitions(arms: &[Arrangement], requests: &[RequestRecord]) -> Vec<u32> {
+    let mut seen: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    for r in requests {
+        let seen = seen.entry(r.repetition).or_default();
+        if seen.last() != Some(&r.arm.as_str()) && !seen.contains(&r.arm.as_str()) {
+            seen.push(&r.arm);
+        }
+    }
+    let complete = |seen: &[&str]| arms.iter().all(|arm| seen.contains(&arm.name.as_str()));
+    seen.into_iter().filter(|(_, seen)| complete(seen)).map(|(repetition, _)| repetition).collect()
+}
+
 /// Arms in the order of the summary, then of the run's plan, then of appearance. Arms without any request are left out when there
 /// is no summary: the run was stopped before it came to them.
 pub fn arms(artifacts: &Artifacts) -> Vec<Arm<'_>> {
@@ -34,7 +50,8 @@ pub fn arms(artifacts: &Artifacts) -> Vec<Arm<'_>> {
             names.push(name);
         }
     }
-    let mut arms: Vec<Arm> = names.into_iter().map(|name| arm(artifacts, name)).collect();
+    let counted = artifacts.summary.as_ref().map(|_| complete_repetitions(&artifacts.run.arms, &artifacts.requests));
+    let mut arms: Vec<Arm> = names.into_iter().map(|name| arm(artifacts, name, counted.as_deref())).collect();
     for (i, arm) in arms.iter_mut().filter(|a| !a.control).enumerate() {
         arm.letter = letter(i);
         arm.class = format!("arm a{} d{}", i % COLOURS, i / COLOURS % 3);
@@ -53,9 +70,11 @@ pub fn controlled(name: &str) -> Option<&str> {
     name.strip_suffix("_control")
 }
 
-fn arm<'a>(artifacts: &'a Artifacts, name: &'a str) -> Arm<'a> {
-    let requests: Vec<_> = artifacts.requests.iter().filter(|r| r.arm == name).collect();
-    let samples: Vec<_> = artifacts.samples.iter().filter(|s| s.arm == name).collect();
+/// `counted` are the repetitions that the summary is about; without one everything counts.
+fn arm<'a>(artifacts: &'a Artifacts, name: &'a str, counted: Option<&[u32]>) -> Arm<'a> {
+    let counts = |repetition| counted.is_none_or(|counted| counted.contains(&repetition));
+    let requests: Vec<_> = artifacts.requests.iter().filter(|r| r.arm == name && counts(r.repetition)).collect();
+    let samples: Vec<_> = artifacts.samples.iter().filter(|s| s.arm == name && counts(s.repetition)).collect();
     let arrangement = artifacts.run.arms.iter().find(|a| a.name == name);
     let summary = artifacts.summary.iter().flat_map(|s| &s.arms).find(|a| a.name == name);
     let control = summary.map_or(arrangement.is_none() && controlled(name).is_some(), |a| a.control);
@@ -91,6 +110,17 @@ mod tests {
     #[test]
     fn letters_go_on_after_z() {
         assert_eq!([0, 25, 26, 51, 52].map(letter), ["A", "Z", "AA", "AZ", "BA"]);
+    }
+
+    #[test]
+    fn plots_are_of_the_repetitions_that_the_summary_counts() {
+        let mut artifacts = fixture::small();
+        let last = artifacts.requests.iter().map(|r| r.repetition).max().unwrap();
+        artifacts.requests.retain(|r| r.repetition < last || r.arm == "shared_tuned");
+        let shown = |artifacts: &Artifacts| arms(artifacts).iter().flat_map(|a| &a.requests).any(|r| r.repetition == last);
+        assert!(!shown(&artifacts));
+        artifacts.summary = None;
+        assert!(shown(&artifacts), "without a summary everything counts");
     }
 
     #[test]

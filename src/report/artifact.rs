@@ -28,7 +28,7 @@ pub struct RunInfo {
     pub phases: Vec<PhaseTime>,
     /// What a reader of the figures should know: runs that were repeated because the machine stood still.
     pub notes: Vec<String>,
-    /// What the search for `shared_tuned` and `auto` tried.
+    /// What the search for `shared_tuned`, `dual_pool` and `auto` had to choose from.
     pub search: Vec<SearchTrial>,
     /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.
     pub held_blocks_after: u64,
@@ -44,13 +44,15 @@ pub struct PhaseTime {
     pub us: Micros,
 }
 
-/// One short trial of the search: an arrangement and how it did.
+/// One candidate of the search: an arrangement and how it did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SearchTrial {
     pub arrangement: Arrangement,
-    pub goodput_share: f64,
+    /// Requests it served over all rounds; 0 when there was no time to try it.
+    pub requests: u32,
+    pub goodput_share: Option<f64>,
     /// The score the search ranked by, higher is better; documented in `harness::search`.
-    pub score: f64,
+    pub score: Option<f64>,
     pub chosen_for: Option<String>,
 }
 
@@ -175,6 +177,8 @@ pub struct EngineSummary {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HandoffSummary {
     pub count: u32,
+    /// Hand-offs whose KV was not moved but computed again where it was wanted; not in `count`.
+    pub recomputed: u32,
     pub bytes: u64,
     /// The mover's copy alone.
     pub copy_ms_p50: Option<f64>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::measure::{class_name, is_done, itls_ms, quantile, sorted, ttft_ms, within_objectives};
+use super::measure::{Repetitions, class_name, itls_ms, quantile, sorted, ttft_ms, within_objectives};
 use super::{ArmSummary, EngineSummary, Environment, ErrorCount, HandoffSummary, ItlSummary, PerRole, Quantiles, TtftSummary};
 use crate::core::{Class, EngineId, Micros, Role};
 use crate::telemetry::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord};
@@ -15,18 +15,18 @@ pub fn figures(
     samples: &[&EngineSample],
     environment: &Environment,
 ) -> ArmSummary {
-    let spans = spans_s(requests);
-    let busy_s: f64 = spans.iter().sum();
-    let per_second = |count: usize| (busy_s > 0.0).then(|| count as f64 / busy_s);
+    let repetitions = Repetitions::of(requests.iter().copied());
+    let total_s = repetitions.total_s();
+    let tokens: usize = requests.iter().map(|r| r.token_us.len()).sum();
     let itls = sorted(requests.iter().flat_map(|r| itls_ms(r)));
     let share = requests.iter().filter(|r| within_objectives(r)).count() as f64 / requests.len() as f64;
     ArmSummary {
         name: name.to_string(),
         control,
         requests: requests.len() as u32,
-        completion_ms: (!spans.is_empty()).then(|| busy_s * 1e3 / spans.len() as f64),
-        throughput_rps: per_second(requests.iter().filter(|r| is_done(r)).count()),
-        output_tokens_per_s: per_second(requests.iter().map(|r| r.token_us.len()).sum()),
+        completion_ms: repetitions.completion_ms(),
+        throughput_rps: repetitions.throughput_rps(),
+        output_tokens_per_s: (total_s > 0.0).then(|| tokens as f64 / total_s),
         goodput_share: (!requests.is_empty()).then_some(share),
         ttft_ms: ttft(requests),
         itl_ms: ItlSummary { p50: quantile(&itls, 0.5), p95: quantile(&itls, 0.95), p99: quantile(&itls, 0.99) },
@@ -35,16 +35,6 @@ pub fn figures(
         handoffs: handoffs(requests),
         errors: errors(requests),
     }
-}
-
-/// From the first arrival to the last end, of each repetition.
-fn spans_s(requests: &[&RequestRecord]) -> Vec<f64> {
-    let mut ends: BTreeMap<u32, (Micros, Micros)> = BTreeMap::new();
-    for r in requests {
-        let span = ends.entry(r.repetition).or_insert((r.arrived_us, r.ended_us));
-        *span = (span.0.min(r.arrived_us), span.1.max(r.ended_us));
-    }
-    ends.values().map(|&(first, last)| (last - first).as_secs()).collect()
 }
 
 fn ttft(requests: &[&RequestRecord]) -> TtftSummary {
@@ -117,11 +107,14 @@ fn busy_s(legs: &[(&RequestRecord, &LegRecord)]) -> f64 {
 }
 
 fn handoffs(requests: &[&RequestRecord]) -> HandoffSummary {
-    let all: Vec<&HandoffRecord> = requests.iter().flat_map(|r| &r.handoffs).filter(|h| !h.recomputed).collect();
-    let copies = sorted(all.iter().filter_map(|h| h.copy_us).map(Micros::as_ms));
+    let (recomputed, all): (Vec<&HandoffRecord>, Vec<&HandoffRecord>) =
+        requests.iter().flat_map(|r| &r.handoffs).partition(|h| h.recomputed);
+    // A hand-off to an engine that had it all in its prefix cache moved nothing, and says nothing of copies.
+    let copies = sorted(all.iter().filter(|h| h.bytes.0 > 0).filter_map(|h| h.copy_us).map(Micros::as_ms));
     let totals = sorted(all.iter().filter_map(|h| Some((h.ended_us? - h.started_us).as_ms())));
     HandoffSummary {
         count: all.len() as u32,
+        recomputed: recomputed.len() as u32,
         bytes: all.iter().map(|h| h.bytes.0).sum(),
         copy_ms_p50: quantile(&copies, 0.5),
         copy_ms_p95: quantile(&copies, 0.95),

@@ -156,7 +156,13 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
             let mut arrangement = arrangement("shared_tuned", PolicyKind::SharedBalanced);
             let tuning = Tuning { max_num_batched_tokens: Some(chunk + 64), long_prefill_token_threshold: Some(chunk) };
             arrangement.tunings = vec![tuning; 2];
-            SearchTrial { arrangement, goodput_share, score: goodput_share - 0.01, chosen_for: None }
+            SearchTrial {
+                arrangement,
+                requests: 20,
+                goodput_share: Some(goodput_share),
+                score: Some(goodput_share - 0.01),
+                chosen_for: None,
+            }
         })
         .collect();
     search[1].chosen_for = Some("shared_tuned".into());
@@ -328,8 +334,8 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
                 role,
                 waiting,
                 running,
-                kv_usage,
-                prefix_hits: 0,
+                kv_usage: Some(kv_usage),
+                prefix_hits: Some(0),
             });
         }
     }

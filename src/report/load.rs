@@ -22,7 +22,7 @@ pub struct Artifacts {
     pub summary: Option<Summary>,
     pub requests: Vec<RequestRecord>,
     pub samples: Vec<EngineSample>,
-    /// What the folder lacks, in words.
+    /// What the run noted, and what the folder lacks, in words.
     pub notes: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ pub fn load(dir: &Path) -> Result<Artifacts, LoadError> {
     }
     let run: RunInfo = document(&dir.join("run.json"), "repeat the run, or report with the dualpool version that wrote it")?
         .ok_or_else(|| LoadError::NoRun(dir.into()))?;
-    let mut notes = Vec::new();
+    let mut notes = run.notes.clone();
     if run.interrupted {
         notes.push("The run was stopped before all repetitions were done; only what was finished is reported.".to_string());
     }
@@ -119,7 +119,8 @@ mod tests {
 
     fn folder() -> (tempfile::TempDir, Artifacts) {
         let dir = tempfile::tempdir().unwrap();
-        let artifacts = fixture::small();
+        let mut artifacts = fixture::small();
+        artifacts.run.notes.push("The machine stood still.".into());
         fixture::write(&artifacts, dir.path());
         (dir, artifacts)
     }
@@ -131,7 +132,7 @@ mod tests {
         assert_eq!(read.requests, wrote.requests);
         assert_eq!(read.samples, wrote.samples);
         assert_eq!(read.summary.unwrap().arms.len(), wrote.summary.unwrap().arms.len());
-        assert_eq!(read.notes, Vec::<String>::new());
+        assert_eq!(read.notes, ["The machine stood still."]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a request's record says of the service it got.
 
+use std::collections::BTreeMap;
+
 use crate::core::{Class, Micros};
 use crate::telemetry::{Outcome, RequestRecord};
 
@@ -16,6 +18,42 @@ pub fn itls_ms(request: &RequestRecord) -> impl Iterator<Item = f64> {
 /// The longest gap: the one an ITL objective is about. 0 for a single token.
 pub fn longest_itl_ms(request: &RequestRecord) -> f64 {
     itls_ms(request).fold(0.0, f64::max)
+}
+
+/// What the repetitions of an arm came to as wholes: how long each took, from its first arrival to its last end, and how many requests
+/// it completed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Repetitions {
+    pub span_s: Vec<f64>,
+    pub done: Vec<u32>,
+}
+
+impl Repetitions {
+    pub fn of<'a>(requests: impl IntoIterator<Item = &'a RequestRecord>) -> Repetitions {
+        let mut ends: BTreeMap<u32, (Micros, Micros, u32)> = BTreeMap::new();
+        for r in requests {
+            let (first, last, done) = ends.entry(r.repetition).or_insert((r.arrived_us, r.ended_us, 0));
+            *first = r.arrived_us.min(*first);
+            *last = r.ended_us.max(*last);
+            *done += u32::from(is_done(r));
+        }
+        let (span_s, done) = ends.values().map(|&(first, last, done)| ((last - first).as_secs(), done)).unzip();
+        Repetitions { span_s, done }
+    }
+
+    /// All repetitions together.
+    pub fn total_s(&self) -> f64 {
+        self.span_s.iter().sum()
+    }
+
+    pub fn throughput_rps(&self) -> Option<f64> {
+        (self.total_s() > 0.0).then(|| f64::from(self.done.iter().sum::<u32>()) / self.total_s())
+    }
+
+    /// The mean over the repetitions.
+    pub fn completion_ms(&self) -> Option<f64> {
+        (!self.span_s.is_empty()).then(|| self.total_s() * 1e3 / self.span_s.len() as f64)
+    }
 }
 
 pub fn is_done(request: &RequestRecord) -> bool {

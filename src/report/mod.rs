@@ -17,6 +17,7 @@ mod words;
 #[cfg(test)]
 mod fixture;
 
+pub use arms::complete_repetitions;
 pub use artifact::*;
 pub use figures::figures;
 pub use html::{ReportError, html, write_html};

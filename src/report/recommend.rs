@@ -1,8 +1,8 @@
 //! What a user should serve with, and why.
 //!
 //! The rules:
-//! 1. The goal is goodput at the user's objectives. Arms that failed requests are not candidates while another arm failed none;
-//!    nor, in an exact run, are arms whose output differed. A control is never one.
+//! 1. The goal is goodput at the user's objectives. Arms that failed requests are not candidates while another arm failed none. A
+//!    control is never one. An exact run says nothing of speed, so nothing is recommended from it.
 //! 2. The candidate with the highest goodput leads. Every candidate that it was not shown to beat is as good: their comparison on
 //!    `goodput_share` says `no difference shown`, or, where the run holds no such comparison, their goodput is at most `TIE_SHARE` apart.
 //! 3. Of those that are as good, the simplest is recommended: one pool before two, no KV moves before KV moves, default scheduler
@@ -35,9 +35,13 @@ pub fn recommend(artifacts: &Artifacts) -> Recommendation {
         let reason = "The run ended before its figures were made, so there are no comparisons to decide by. Repeat it.";
         return Recommendation { reasons: vec![reason.into()], ..Recommendation::default() };
     };
+    if summary.exact {
+        let reason = "An exact run compares tokens, not speed: its requests were alone on the engines.";
+        return Recommendation { reasons: vec![reason.into()], ..Recommendation::default() };
+    }
     let all = arms(artifacts);
     let measured: Vec<&Arm> = all.iter().filter(|a| !a.control && a.figures.goodput_share.is_some()).collect();
-    let sound: Vec<&Arm> = measured.iter().copied().filter(|a| is_sound(a, summary)).collect();
+    let sound: Vec<&Arm> = measured.iter().copied().filter(|a| a.figures.errors.is_empty()).collect();
     let candidates = if sound.is_empty() { &measured } else { &sound };
     let Some(leader) = candidates.iter().copied().min_by_key(|a| Reverse(ordered(goodput(a)))) else {
         let reasons = vec!["No arm has a goodput figure, so nothing can be recommended.".to_string()];
@@ -50,7 +54,7 @@ pub fn recommend(artifacts: &Artifacts) -> Recommendation {
     let mut reasons = reasons(choice, leader, &as_good, candidates, summary);
     let excluded: Vec<&str> = measured.iter().filter(|a| !candidates.iter().any(|c| c.name == a.name)).map(|a| a.name).collect();
     if !excluded.is_empty() {
-        reasons.push(format!("Not considered, because requests failed or outputs differed: {}.", excluded.join(", ")));
+        reasons.push(format!("Not considered, because requests failed: {}.", excluded.join(", ")));
     }
     let mut caveats = caveats(artifacts, summary, Some(choice));
     caveats.extend(objective_caveats(artifacts, &measured, choice));
@@ -64,11 +68,6 @@ fn goodput(arm: &Arm) -> f64 {
 /// A share as an integer that orders like it.
 fn ordered(share: f64) -> u64 {
     (share.clamp(0.0, 1.0) * 1e9) as u64
-}
-
-fn is_sound(arm: &Arm, summary: &Summary) -> bool {
-    let differs = summary.identical_requests.get(arm.name).is_some_and(|i| i.same < i.compared);
-    arm.figures.errors.is_empty() && !(summary.exact && differs)
 }
 
 /// Whether the first arm has the higher goodput, as far as the run tells.
@@ -305,19 +304,21 @@ mod tests {
         let said = recommend(&artifacts);
         assert_eq!(said.arm.as_deref(), Some("shared_least_load"));
         assert!(
-            said.reasons.join(" ").contains("Not considered, because requests failed or outputs differed: dual_pool"),
+            said.reasons.join(" ").contains("Not considered, because requests failed: dual_pool"),
             "{said:?}"
         );
     }
 
     #[test]
-    fn differing_output_excludes_only_in_an_exact_run() {
+    fn an_exact_run_recommends_nothing_and_differing_output_excludes_nobody() {
         let mut artifacts = all_alike();
         set(&mut artifacts, "dual_pool", 0.99, Verdict::Better);
         summary(&mut artifacts).identical_requests.insert("dual_pool".into(), Identical { same: 9, compared: 10 });
         assert_eq!(recommend(&artifacts).arm.as_deref(), Some("dual_pool"));
         summary(&mut artifacts).exact = true;
-        assert_eq!(recommend(&artifacts).arm.as_deref(), Some("shared_least_load"));
+        let said = recommend(&artifacts);
+        assert_eq!(said.arm, None);
+        assert!(said.reasons[0].contains("tokens, not speed"), "{said:?}");
     }
 
     #[test]

@@ -60,7 +60,14 @@ const COLUMNS: [Column; 7] = [
     Column {
         heading: "hand-offs",
         unit: "",
-        figures: &[Figure { read: |a| Some(a.handoffs.count.into()), write: |v| format!("{v:.0}"), best: Best::None }],
+        figures: &[
+            Figure { read: |a| Some(a.handoffs.count.into()), write: |v| format!("{v:.0}"), best: Best::None },
+            Figure {
+                read: |a| Some(a.handoffs.recomputed.into()).filter(|n| *n > 0.0),
+                write: |v| format!("{v:.0} LOST"),
+                best: Best::None,
+            },
+        ],
     },
 ];
 

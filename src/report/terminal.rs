@@ -109,9 +109,20 @@ fn soundness(summary: &Summary, arms: &[Arm], out: &mut Paragraphs) {
         true => out.item("Errors: none."),
         false => out.item(&format!("Errors: {}.", errors.join("; "))),
     }
+    lost(arms).into_iter().for_each(|lost| out.item(&lost));
     let held = summary.held_blocks_after;
     let fault = if held > 0 { ": A FAULT, blocks were lost" } else { "" };
     out.item(&format!("KV blocks still held after the run: {held}{fault}."));
+}
+
+/// Hand-offs that did not move their KV, arm by arm.
+pub fn lost(arms: &[Arm]) -> Vec<String> {
+    let lost = arms.iter().filter(|a| a.figures.handoffs.recomputed > 0);
+    lost.map(|a| {
+        let handoffs = count(a.figures.handoffs.recomputed.into(), "hand-off");
+        format!("{}: the KV of {handoffs} was not moved but computed again: A FAULT, unless a client left.", a.name)
+    })
+    .collect()
 }
 
 /// What the A/A control says of the machine.
@@ -224,12 +235,14 @@ mod tests {
         let summary = artifacts.summary.as_mut().unwrap();
         summary.held_blocks_after = 7;
         summary.identical_requests.clear();
+        summary.arms[2].handoffs.recomputed = 4;
         summary.arms[0].errors.push(super::super::ErrorCount { message: "engine-0 died during copy".into(), count: 3 });
         summary.comparisons.retain(|c| !is_control(c));
         let text = print(&artifacts, 200);
         for said in [
             "held after the run: 7: A FAULT",
             "tokens were not compared",
+            "the KV of 4 hand-offs was not moved",
             "shared_least_load: 3x engine-0 died",
             "A/A control: not measured",
         ] {

@@ -67,12 +67,12 @@ impl Router {
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
-            Event::Output { leg, tokens, finish, .. } => self.output(now, leg, tokens, finish, actions),
-            Event::KvMoved { leg, copy, ok, .. } => self.kv_moved(leg, copy, ok, actions),
+            Event::Output { leg, tokens, finish } => self.output(now, leg, tokens, finish, actions),
+            Event::KvMoved { leg, copy, bytes, ok } => self.kv_moved(leg, copy, bytes, ok, actions),
             Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
-            // Decisions are made when something happens to a request; none depends on time passing alone.
-            Event::Tick => {}
+            Event::KvLost { engine } => self.kv_lost(engine),
+            Event::ShutDown => self.shut_down(actions),
         }
     }
 
@@ -91,11 +91,6 @@ impl Router {
 
     pub fn role(&self, engine: EngineId) -> Role {
         self.engines[engine.index()].role
-    }
-
-    /// The requests that are not over, in no particular order.
-    pub fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
-        self.flights.keys().copied()
     }
 
     pub fn costs(&self) -> &CostModel {
@@ -143,6 +138,13 @@ impl Router {
         self.flights
             .get(&leg.request)
             .is_some_and(|flight| flight.stay.leg == leg || flight.held.is_some_and(|source| source.leg == leg))
+    }
+
+    /// The id came over a socket, so it may be of no engine of ours.
+    fn kv_lost(&mut self, engine: EngineId) {
+        if let Some(engine) = self.engines.get_mut(engine.index()) {
+            engine.kv_lost = true;
+        }
     }
 
     pub(super) fn reported(&mut self, now: Time, engine: EngineId, stats: EngineStats) {

@@ -75,21 +75,26 @@ impl CostModel {
         if norm == 0.0 || took == Micros::ZERO || !expected.is_finite() {
             return;
         }
-        let bound = (expected * SURPRISE_MAX).max(SURPRISE_MIN_US);
-        let error = (took.0 as f64 - expected).clamp(-bound, bound);
+        let error = surprise(took.0 as f64, expected);
         let shift = |feature: f64| LEARNING_RATE * error * feature / norm;
         self.step_us = (self.step_us + shift(features[0])).max(0.0);
         self.decode_us = (self.decode_us + shift(features[1]) / DECODES_UNIT).max(0.0);
         self.prefill_us = (self.prefill_us + shift(features[2]) / PROMPT_UNIT).max(0.0);
     }
 
-    /// Learns from a hand-off of `tokens`: `copy` is the mover's part of the `total`.
-    pub fn observe_handoff(&mut self, tokens: u32, copy: Micros, total: Micros) {
-        let ewma = |old: f64, seen: f64| old + LEARNING_RATE * (seen - old);
-        if tokens > 0 {
-            self.handoff_us_per_token = ewma(self.handoff_us_per_token, copy.0 as f64 / f64::from(tokens));
+    /// Learns from a hand-off: `copy` is the mover's part of the `total`, for `tokens` (0 when nothing had to be copied), and
+    /// `joining` is what the steps until the next token were predicted to take.
+    pub fn observe_handoff(&mut self, tokens: u32, copy: Micros, total: Micros, joining: f64) {
+        if !joining.is_finite() {
+            return;
         }
-        self.handoff_us = ewma(self.handoff_us, (total - copy).0 as f64);
+        if tokens > 0 {
+            let expected = self.handoff_us_per_token * f64::from(tokens);
+            let shift = LEARNING_RATE * surprise(copy.0 as f64, expected) / f64::from(tokens);
+            self.handoff_us_per_token = (self.handoff_us_per_token + shift).max(0.0);
+        }
+        let rest = total.0 as f64 - copy.0 as f64 - joining;
+        self.handoff_us = (self.handoff_us + LEARNING_RATE * surprise(rest, self.handoff_us)).max(0.0);
     }
 
     /// The same model without what could spoil a score: every figure finite and not negative, others as by default.
@@ -104,6 +109,12 @@ impl CostModel {
             handoff_us_per_token: pick(self.handoff_us_per_token, default.handoff_us_per_token),
         }
     }
+}
+
+/// How far an observation is off, as far as it is believed.
+fn surprise(observed: f64, expected: f64) -> f64 {
+    let bound = (expected * SURPRISE_MAX).max(SURPRISE_MIN_US);
+    (observed - expected).clamp(-bound, bound)
 }
 
 #[cfg(test)]
@@ -133,6 +144,26 @@ mod tests {
         model.observe_step(Micros(60_000_000), 0.0, 16.0);
         let (before, after) = (CostModel::default().step(0.0, 16.0), model.step(0.0, 16.0));
         assert!(after > before && after < before * 1.05, "{before} -> {after}");
+    }
+
+    #[test]
+    fn learns_what_a_handoff_costs_beside_the_steps_around_it() {
+        let (mut model, joining) = (CostModel::default(), 40_000.0);
+        for _ in 0..2_000 {
+            model.observe_handoff(1_000, Micros(12_000), Micros(12_000 + 2_500 + joining as u64), joining);
+        }
+        assert!((model.handoff_us - 2_500.0).abs() < 50.0 && (model.handoff_us_per_token - 12.0).abs() < 0.1, "{model:?}");
+    }
+
+    #[test]
+    fn one_stalled_handoff_hardly_moves_the_model_and_a_cached_one_says_nothing_of_copies() {
+        let before = CostModel::default();
+        let mut model = before;
+        model.observe_handoff(1_000, Micros(60_000_000), Micros(120_000_000), 20_000.0);
+        assert!(model.handoff(1_000.0) > before.handoff(1_000.0) && model.handoff(1_000.0) < before.handoff(1_000.0) * 1.05);
+        let mut model = before;
+        model.observe_handoff(0, Micros::ZERO, Micros(26_000), 20_000.0);
+        assert_eq!(model, before, "as long as predicted, and without a copy");
     }
 
     #[test]

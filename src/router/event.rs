@@ -1,7 +1,7 @@
 //! What the router is told, and what it asks for.
 
 use crate::core::{
-    Bytes, EngineId, EngineStats, FinishReason, HeldKv, Leg, LegId, Micros, Request, RequestError, RequestId, Time, TokenId,
+    Bytes, EngineId, EngineStats, FinishReason, HeldKv, Leg, LegId, Micros, Request, RequestError, RequestId, TokenId,
 };
 
 /// Something that happened. `Router::handle` takes it with the time at which it did.
@@ -14,16 +14,13 @@ pub enum Event<'a> {
     Output {
         leg: LegId,
         tokens: &'a [TokenId],
-        cached_tokens: Option<u32>,
         finish: Option<(&'a FinishReason, Option<HeldKv>)>,
     },
     /// The mover finished (or gave up) the copy that `leg` waits for.
     KvMoved {
         leg: LegId,
-        started: Time,
         copy: Micros,
         bytes: Bytes,
-        runs: u32,
         ok: bool,
     },
     EngineStats {
@@ -34,8 +31,12 @@ pub enum Event<'a> {
         engine: EngineId,
         why: &'a str,
     },
-    /// Time passed; due about every `router.tick_ms`.
-    Tick,
+    /// The engine's link to the mover is gone for good: no KV moves from it or to it any more.
+    KvLost {
+        engine: EngineId,
+    },
+    /// Nobody will be served any more: every request ends.
+    ShutDown,
 }
 
 /// Something to be done. The router assumes that it will be.

@@ -4,9 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{EngineId, EngineStats, Micros, Objectives, Role, Time, Tuning};
+use crate::core::{EngineId, EngineStats, Micros, Objectives, PREFILL_TOKENS_MIN, Role, Time, Tuning};
 
 use super::{Arrangement, CostModel};
+
+/// A looser ITL objective counts as this one: an hour, which is none at all, and fits a sum over 2^32 legs.
+const ITL_OBJECTIVE_US_MAX: u64 = 3_600_000_000;
 
 /// What is fixed for an engine's life and matters to a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,7 @@ pub struct EngineFacts {
     pub max_model_len: u32,
     /// Tokens one step may process, as the engine was started.
     pub max_num_batched_tokens: u32,
+    /// Legs one step may hold: the engine's seats. Further legs wait until others end.
     pub max_num_seqs: u32,
     /// Tokens whose KV fits into the engine.
     pub kv_tokens: u64,
@@ -73,7 +77,7 @@ impl Load {
         apply(&mut self.long_prompt_tokens, long * u64::from(leg.prefill));
         apply(&mut self.context_tokens, leg.context.into());
         apply(&mut self.output_tokens, leg.outputs.into());
-        apply(&mut self.itl_objectives_us, leg.objectives.itl_us_max.0);
+        apply(&mut self.itl_objectives_us, leg.objectives.itl_us_max.0.min(ITL_OBJECTIVE_US_MAX));
     }
 
     pub fn depth(&self) -> u64 {
@@ -88,6 +92,8 @@ pub struct EngineState {
     pub facts: EngineFacts,
     pub role: Role,
     pub alive: bool,
+    /// It could move KV, and lost its link to the mover.
+    pub kv_lost: bool,
     pub load: Load,
     tuning: Tuning,
     /// Prompt tokens the engine reported as computed for legs that have no token yet.
@@ -95,6 +101,8 @@ pub struct EngineState {
     /// Legs that got their first token since the last report: their tokens are no decodes.
     first_tokens: u32,
     report: Option<(Time, EngineStats)>,
+    /// The engine was idle when it reported, or since: what it said of its KV cache is past.
+    stale: bool,
 }
 
 impl EngineState {
@@ -104,11 +112,13 @@ impl EngineState {
             facts,
             role: Role::Shared,
             alive: true,
+            kv_lost: false,
             load: Load::default(),
             tuning: Tuning::default(),
             progress: 0,
             first_tokens: 0,
             report: None,
+            stale: true,
         }
     }
 
@@ -123,8 +133,16 @@ impl EngineState {
         self.settle_progress(prefill);
     }
 
-    /// A leg that has not started leaves: its share of the progress goes with it.
-    pub(super) fn settle_progress(&mut self, prefill: u32) {
+    /// A leg left the engine, with its share of the progress if it had not started.
+    pub(super) fn left(&mut self, leg: &LegLoad) {
+        self.load.leave(leg);
+        if !leg.started {
+            self.settle_progress(leg.prefill);
+        }
+        self.stale |= self.load.depth() == 0;
+    }
+
+    fn settle_progress(&mut self, prefill: u32) {
         self.progress = if self.load.waiting == 0 { 0 } else { self.progress.saturating_sub(prefill.into()) };
     }
 
@@ -132,6 +150,7 @@ impl EngineState {
     /// and the decodes in it.
     pub(super) fn report(&mut self, at: Time, mut stats: EngineStats) -> Option<(Micros, f64, f64)> {
         stats.kv_usage = if stats.kv_usage.is_finite() { stats.kv_usage.clamp(0.0, 1.0) } else { 0.0 };
+        self.stale = self.load.depth() == 0;
         let first_tokens = std::mem::take(&mut self.first_tokens);
         let (then, before) = self.report.replace((at, stats))?;
         let computed = stats.prompt_tokens_computed.saturating_sub(before.prompt_tokens_computed);
@@ -150,6 +169,11 @@ impl EngineState {
         self.first_tokens = 0;
     }
 
+    /// Whether KV can be moved from this engine and to it.
+    pub fn moves_kv(&self) -> bool {
+        self.alive && self.facts.kv_transfer && !self.kv_lost
+    }
+
     pub fn stats(&self) -> Option<&EngineStats> {
         self.report.as_ref().map(|(_, stats)| stats)
     }
@@ -166,7 +190,7 @@ impl EngineState {
 
     /// Prompt tokens one step can take beside the decodes it has.
     pub fn chunk(&self) -> f64 {
-        (self.batched_tokens() - self.load.running as f64).max(1.0)
+        (self.batched_tokens() - self.load.running as f64).max(PREFILL_TOKENS_MIN.into())
     }
 
     /// Prompt tokens that one step can take of one prompt of this length.
@@ -178,12 +202,18 @@ impl EngineState {
         prompt_tokens.min(threshold).min(self.chunk())
     }
 
+    /// Predicted time from the end of a leg's copy to its next token, as the last of `running`: the step under way ends first, of
+    /// which half is left on average, and its own follows.
+    pub(super) fn joining(&self, costs: &CostModel, running: f64) -> f64 {
+        1.5 * costs.step(self.backlog().min(self.chunk()), running)
+    }
+
     /// Share of the KV cache that the legs in flight will take, 0 to 1. The engine's own report counts when it says more: it also
     /// sees blocks that are held for legs that are over.
     pub fn kv_usage(&self) -> f64 {
         let in_flight = (self.load.context_tokens + self.load.output_tokens) as f64 / self.facts.kv_tokens.max(1) as f64;
         let reported = match self.report {
-            Some((_, stats)) if self.load.depth() > 0 => f64::from(stats.kv_usage),
+            Some((_, stats)) if !self.stale => f64::from(stats.kv_usage),
             _ => 0.0,
         };
         in_flight.max(reported).min(1.0)
@@ -210,10 +240,19 @@ impl<'a> FleetView<'a> {
     /// The engine alive with this role (or any, for none) that scores lowest; between equals the first one, counted from `start`.
     /// An engine that cannot be scored counts as the worst.
     pub fn least(&self, role: Option<Role>, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
+        self.least_where(|engine| role.is_none_or(|role| engine.role == role), start, score)
+    }
+
+    fn least_where(
+        &self,
+        fits: impl Fn(&EngineState) -> bool,
+        start: usize,
+        score: impl Fn(&EngineState) -> f64,
+    ) -> Option<&'a EngineState> {
         let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
         let mut best: Option<(f64, &EngineState)> = None;
         for engine in from.iter().chain(before) {
-            if !engine.alive || role.is_some_and(|role| engine.role != role) {
+            if !engine.alive || !fits(engine) {
                 continue;
             }
             let score = score(engine);
@@ -230,6 +269,12 @@ impl<'a> FleetView<'a> {
         self.least(Some(role), start, &score).or_else(|| self.least(None, start, &score))
     }
 
+    /// The same over the engines that can take KV from another one.
+    pub fn least_taker(&self, role: Role, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
+        let of_pool = self.least_where(|engine| engine.role == role && engine.moves_kv(), start, &score);
+        of_pool.or_else(|| self.least_where(EngineState::moves_kv, start, &score))
+    }
+
     pub fn is_long(&self, prompt_tokens: u32) -> bool {
         prompt_tokens >= self.long_prompt_tokens_min
     }
@@ -238,17 +283,30 @@ impl<'a> FleetView<'a> {
     /// short one is computed beside them; else it waits until all that came before it is done.
     pub fn ttft(&self, engine: &EngineState, prompt_tokens: f64) -> f64 {
         let running = engine.load.running as f64;
+        let seat = self.seat_wait(engine);
         let queue = self.costs.prefill(engine.backlog() + prompt_tokens, engine.chunk(), running);
         let alone = self.costs.prefill(prompt_tokens, engine.chunk_of(prompt_tokens), running);
         let beside = engine.load.long_prefills as f64 * engine.chunk_of(f64::INFINITY);
         let room = engine.chunk() - beside;
         if beside == 0.0 || room < 1.0 || prompt_tokens >= self.long_prompt_tokens_min.into() {
-            return queue.max(alone);
+            return seat + queue.max(alone);
         }
         let shorts = (engine.load.prompt_tokens - engine.load.long_prompt_tokens) as f64 + prompt_tokens;
         // The step that is under way ends first; on average half of it is left.
         let steps = (shorts / room).ceil() + 0.5;
-        (steps * self.costs.step(beside, running) + shorts * self.costs.prefill_us).min(queue.max(alone))
+        seat + (steps * self.costs.step(beside, running) + shorts * self.costs.prefill_us).min(queue.max(alone))
+    }
+
+    /// Predicted time until one more leg gets a seat; 0 while one is free. Legs are taken to end one after the other, spread over
+    /// the time that their mean remaining output takes.
+    pub fn seat_wait(&self, engine: &EngineState) -> f64 {
+        let (depth, seats) = (engine.load.depth() as f64, f64::from(engine.facts.max_num_seqs.max(1)));
+        let must_end = depth + 1.0 - seats;
+        if must_end <= 0.0 {
+            return 0.0;
+        }
+        let outputs = engine.load.output_tokens as f64 / depth;
+        must_end / seats * outputs * self.costs.step(0.0, seats)
     }
 
     /// Predicted longest step while a prompt sent to this engine now is computed: the ITL of what decodes there.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::core::{EngineId, KvSource, LegId, Micros, Phase, Request, Time, TokenId};
+use crate::core::{Bytes, EngineId, KvSource, LegId, Micros, Phase, Request, Time, TokenId};
 
 use super::fleet::LegLoad;
 use super::policy::Ask;
@@ -71,7 +71,7 @@ pub(super) struct Stay {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Loading {
     pub tokens: u32,
-    pub copy: Option<Micros>,
+    pub copied: Option<(Micros, Bytes)>,
 }
 
 #[derive(Debug)]

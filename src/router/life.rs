@@ -1,7 +1,7 @@
 //! The life of a request: one function per thing that can happen to it.
 
 use crate::core::{
-    EngineId, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Phase, Request, RequestError, RequestId, Time, TokenId,
+    Bytes, EngineId, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Phase, Request, RequestError, RequestId, Time, TokenId,
 };
 
 use super::fleet::LegLoad;
@@ -27,12 +27,28 @@ impl Router {
     }
 
     pub(super) fn cancelled(&mut self, request: RequestId, actions: &mut Vec<Action>) {
+        self.cut_short(request, |phase| RequestError::Cancelled { phase }, actions);
+    }
+
+    pub(super) fn shut_down(&mut self, actions: &mut Vec<Action>) {
+        let mut requests: Vec<RequestId> = self.flights.keys().copied().collect();
+        requests.sort_unstable();
+        for request in requests {
+            self.cut_short(request, |phase| RequestError::ShutDown { phase }, actions);
+        }
+    }
+
+    fn cut_short(&mut self, request: RequestId, error: impl FnOnce(Phase) -> RequestError, actions: &mut Vec<Action>) {
         let Some(flight) = self.take_off(request) else { return };
-        let Stay { leg, engine, phase, .. } = flight.stay;
+        let Stay { leg, engine, phase, split, .. } = flight.stay;
         self.draining.insert(leg, engine);
         actions.push(Action::Abort { engine, leg });
+        if split {
+            // The leg may be over already and its blocks held, and an engine's answer to an abort does not say so.
+            actions.push(Action::Release { engine, leg });
+        }
         release(flight.held, actions);
-        actions.push(Action::Finish { request, result: Err(RequestError::Cancelled { phase }) });
+        actions.push(Action::Finish { request, result: Err(error(phase)) });
     }
 
     pub(super) fn output(
@@ -43,10 +59,9 @@ impl Router {
         finish: Option<(&FinishReason, Option<HeldKv>)>,
         actions: &mut Vec<Action>,
     ) {
-        if let Some(&engine) = self.draining.get(&leg) {
-            if let Some((_, held)) = finish {
+        if self.draining.contains_key(&leg) {
+            if finish.is_some() {
                 self.draining.remove(&leg);
-                release(held.map(|HeldKv { tokens }| KvSource { engine, leg, tokens }), actions);
             }
             return;
         }
@@ -87,9 +102,11 @@ impl Router {
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
         // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
-        if let Some(Loading { tokens, copy: Some(copy) }) = stay.loading {
-            let step = Micros(self.costs.step(0.0, engine.load.running as f64) as u64);
-            self.costs.observe_handoff(tokens, copy, now.since(stay.since) - step);
+        if let Some(Loading { tokens, copied: Some((copy, bytes)) }) = stay.loading {
+            let joining = engine.joining(&self.costs, engine.load.running as f64);
+            // Where the engine had the prefix in its cache, no copy shows what one costs.
+            let copied = if bytes == Bytes(0) { 0 } else { tokens };
+            self.costs.observe_handoff(copied, copy, now.since(stay.since), joining);
         }
     }
 
@@ -98,45 +115,44 @@ impl Router {
         let Flight { journey, stay, held: source } = flight;
         let Stay { engine, phase, .. } = stay;
         release(source, actions);
-        let left_behind = held.map(|HeldKv { tokens }| KvSource { engine, leg, tokens });
         let why = match reason {
             FinishReason::Length if journey.remaining() == 0 => None,
             FinishReason::Stop => None,
             FinishReason::Length if stay.split && stay.left == 0 => {
-                return self.hand_over(now, journey, left_behind, engine, actions);
+                let held = held.map(|HeldKv { tokens }| KvSource { engine, leg, tokens });
+                return self.hand_over(now, journey, held, engine, actions);
             }
             FinishReason::Length => Some(format!("it ended the leg {} tokens early", stay.left)),
             FinishReason::Aborted => Some("it aborted the leg unasked".to_owned()),
             FinishReason::Error(why) => Some(why.clone()),
         };
-        release(left_behind, actions);
+        if stay.split {
+            // Also when the engine does not say that it holds blocks: one that aborts or fails a leg never does.
+            actions.push(Action::Release { engine, leg });
+        }
         let result = why.map_or(Ok(()), |why| Err(RequestError::Engine { engine, phase, why }));
         actions.push(Action::Finish { request: leg.request, result });
     }
 
     /// The prefill leg is over, and its engine holds the blocks: on to an engine that decodes, chosen by the signals of this moment.
+    /// Where nobody can take the blocks, the request stays.
     fn hand_over(&mut self, now: Time, journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
-        let ask = journey.ask();
-        let Some(engine) = self.decide_decode(&ask) else {
-            release(held, actions);
-            let why = "no engine is alive to decode on".to_owned();
-            let result = Err(RequestError::Engine { engine: from, phase: Phase::Handoff, why });
-            return actions.push(Action::Finish { request: journey.request.id, result });
-        };
+        let to = if self.engines[from.index()].moves_kv() { self.decide_decode(&journey.ask()) } else { None };
+        let engine = to.unwrap_or(from);
         // An engine does not load from itself; what its prefix cache kept serves instead.
         let (load, unused) = if engine == from { (None, held) } else { (held, None) };
         release(unused, actions);
         self.send(now, journey, engine, false, load, actions);
     }
 
-    pub(super) fn kv_moved(&mut self, leg: LegId, copy: Micros, ok: bool, actions: &mut Vec<Action>) {
+    pub(super) fn kv_moved(&mut self, leg: LegId, copy: Micros, bytes: Bytes, ok: bool, actions: &mut Vec<Action>) {
         let Some(flight) = self.flights.get_mut(&leg.request).filter(|flight| flight.stay.leg == leg) else { return };
         let Flight { journey, stay, held } = flight;
         if ok {
             // The mover has released the source.
             *held = None;
             if let Some(loading) = &mut stay.loading {
-                loading.copy = Some(copy);
+                loading.copied = Some((copy, bytes));
             }
             return;
         }
@@ -181,11 +197,16 @@ impl Router {
         let ask = journey.ask();
         let (engine, split) = match self.decide(&ask).ok_or(())? {
             Plan::Whole(engine) => (engine, false),
-            // With one token to go there is nothing to decode elsewhere, and with one engine alive there is no elsewhere.
-            Plan::Split(engine) => (engine, ask.outputs > 1 && self.engines.iter().any(|other| other.alive && other.id != engine)),
+            // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere.
+            Plan::Split(engine) => (engine, ask.outputs > 1 && self.can_hand_over(engine)),
         };
         self.send(now, journey, engine, split, None, actions);
         Ok(())
+    }
+
+    fn can_hand_over(&self, from: EngineId) -> bool {
+        let mut able = self.engines.iter().filter(|engine| engine.moves_kv());
+        self.engines[from.index()].moves_kv() && able.any(|engine| engine.id != from)
     }
 
     fn send(
@@ -224,7 +245,7 @@ impl Router {
                 objectives: ask.objectives,
             },
             since: now,
-            loading: load.map(|source| Loading { tokens: source.tokens, copy: None }),
+            loading: load.map(|source| Loading { tokens: source.tokens, copied: None }),
         };
         self.engines[engine.index()].load.enter(&stay.load);
         self.flights.insert(id.request, Flight { journey, stay, held: load });
@@ -235,10 +256,7 @@ impl Router {
     fn take_off(&mut self, request: RequestId) -> Option<Flight> {
         let flight = self.flights.remove(&request)?;
         let engine = &mut self.engines[flight.stay.engine.index()];
-        engine.load.leave(&flight.stay.load);
-        if !flight.stay.load.started {
-            engine.settle_progress(flight.stay.load.prefill);
-        }
+        engine.left(&flight.stay.load);
         Some(flight)
     }
 }

@@ -82,6 +82,7 @@ pub struct EngineSample {
     /// Legs the router has on the engine and which have no token yet, and those which have. Queue depth is their sum.
     pub waiting: u32,
     pub running: u32,
-    pub kv_usage: f32,
-    pub prefix_hits: u64,
+    /// As the engine last reported them; none before its first report.
+    pub kv_usage: Option<f32>,
+    pub prefix_hits: Option<u64>,
 }

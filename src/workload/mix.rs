@@ -4,6 +4,9 @@ use std::ops::RangeInclusive;
 
 use crate::config::{Mix, WorkloadSettings};
 
+/// Where `long_context` stops making long prompts longer: what a default engine's context holds beside an answer.
+const LONG_CONTEXT_TOKENS_MAX: u32 = 4096;
+
 /// A mix with its numbers filled in. Each is sized so that one repetition at 70 % load takes about 12 to 18 seconds on two
 /// one-core CPU engines serving a 135M-parameter model; the count settings scale all of them alike.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,12 +40,15 @@ impl Shape {
                 max_tokens: balanced.max_tokens.saturating_mul(4),
                 ..balanced
             },
-            Mix::LongContext => Shape {
-                longs: share(balanced.longs, 1.0 / 3.0),
-                shorts: share(balanced.shorts, 3.0 / 4.0),
-                long_tokens: long.saturating_mul(2)..=long.saturating_mul(4),
-                ..balanced
-            },
+            Mix::LongContext => {
+                let longest = long.saturating_mul(4).min(long.max(LONG_CONTEXT_TOKENS_MAX));
+                Shape {
+                    longs: share(balanced.longs, 1.0 / 3.0),
+                    shorts: share(balanced.shorts, 3.0 / 4.0),
+                    long_tokens: long.saturating_mul(2).min(longest)..=longest,
+                    ..balanced
+                }
+            }
             Mix::Burst => Shape { clump: share(balanced.longs, 1.0 / 3.0).max(2), ..balanced },
         }
     }
@@ -98,6 +104,16 @@ mod tests {
             assert_eq!(burst.clump, 4);
             assert!(burst.longs >= 4, "{burst:?}");
         }
+    }
+
+    #[test]
+    fn long_context_stretches_prompts_only_as_far_as_a_context_holds() {
+        let lengths = |long_prompt_tokens| {
+            let settings = WorkloadSettings { mix: Mix::LongContext, long_prompt_tokens, ..WorkloadSettings::default() };
+            Shape::of(&settings).long_tokens
+        };
+        assert_eq!([512, 1024, 2048].map(lengths), [1024..=2048, 2048..=4096, 4096..=4096]);
+        assert_eq!([4096, 9000].map(lengths), [4096..=4096, 9000..=9000]);
     }
 
     #[test]

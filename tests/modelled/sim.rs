@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use dualpool::config::RouterSettings;
-use dualpool::core::{Class, EngineId, LegOutput, Micros, Request, RequestId, Rng, Time, TokenId, seeded};
+use dualpool::core::{Bytes, Class, EngineId, LegOutput, Micros, Request, RequestId, Rng, Time, TokenId, seeded};
 use dualpool::engine::virtual_engine::{LoadRequest, Scheduler, VirtualSettings};
 use dualpool::router::{Action, Arrangement, EngineFacts, Event, Router};
 use rand::Rng as _;
@@ -89,9 +89,9 @@ impl Sim<'_> {
                 let at = usize::from(engine);
                 self.busy[at] = false;
                 let (outputs, stats) = self.engines[at].finish_step();
-                for LegOutput { leg, tokens, cached_tokens, finish } in &outputs {
+                for LegOutput { leg, tokens, finish, .. } in &outputs {
                     let finish = finish.as_ref().map(|finish| (&finish.reason, finish.held));
-                    self.feed(Event::Output { leg: *leg, tokens, cached_tokens: *cached_tokens, finish });
+                    self.feed(Event::Output { leg: *leg, tokens, finish });
                 }
                 self.feed(Event::EngineStats { engine: EngineId(engine), stats });
                 self.kick(at);
@@ -103,8 +103,8 @@ impl Sim<'_> {
                 self.engines[from].release(source.leg);
                 self.engines[usize::from(to)].loaded(leg, kv);
                 let copy = self.settings.timing.copy(source.tokens);
-                let (started, bytes) = (Time(self.now.0 - copy.0), dualpool::core::Bytes(0));
-                self.feed(Event::KvMoved { leg, started, copy, bytes, runs: 1, ok: kv.is_some() });
+                let bytes = Bytes(u64::from(source.tokens) * self.settings.kv_bytes_per_token);
+                self.feed(Event::KvMoved { leg, copy, bytes, ok: kv.is_some() });
                 self.kick(from);
                 self.kick(usize::from(to));
             }

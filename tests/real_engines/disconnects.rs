@@ -50,13 +50,14 @@ pub async fn two_hundred_requests_with_random_disconnects() {
     }
     println!("[real engines]   {stayed} answered, {left} disconnected");
     assert!(stayed > 0 && left > 0, "the storm was none: {stayed} stayed, {left} left");
-    assert_eq!(controller.settle(pair::SETTLE).await, 0, "blocks are still held");
+    let left = controller.settle(pair::SETTLE).await.unwrap();
+    assert!(left.is_quiet(), "{left}");
 
     controller.reset_prefix_caches().await.expect("every block of an idle engine is free");
     for (prompt, expected) in check.iter().zip(expected) {
         let (tokens, end) = pair::finish(controller.submit(pair::request(prompt.clone(), MAX_TOKENS, 0)).await).await;
         assert_eq!((tokens, end), (expected, Ok(())), "the engines do not serve as before");
     }
-    assert_eq!(controller.settle(pair::SETTLE).await, 0);
+    assert!(controller.settle(pair::SETTLE).await.unwrap().is_quiet());
     pair::shut_down(&controller).await;
 }

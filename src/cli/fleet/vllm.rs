@@ -27,7 +27,8 @@ pub async fn start(
             id,
             pin: pin(&placement.device)?,
             settings: settings.engine.clone(),
-            control_socket: Some(migrator.socket_path().to_path_buf()),
+            // Only the KV of engines on CPU cores lies in memory that the mover can map.
+            control_socket: matches!(placement.device, Device::Cores(_)).then(|| migrator.socket_path().to_path_buf()),
         })
     };
     let specs = (0..).map(EngineId).zip(placements).map(spec).collect::<anyhow::Result<Vec<_>>>()?;

@@ -78,8 +78,9 @@ impl Engine for VirtualEngine {
         self.inbox.push(Command::Abort(leg));
     }
 
-    fn tune(&self, tuning: Tuning) {
+    fn tune(&self, tuning: Tuning) -> anyhow::Result<()> {
         self.inbox.push(Command::Tune(tuning));
+        Ok(())
     }
 
     async fn reset_prefix_cache(&self) -> bool {

@@ -31,7 +31,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     held: HashMap<(EngineId, LegId), Held>,
-    dead: HashSet<EngineId>,
+    /// Engines without a link, for they are dead or were cut off.
+    gone: HashSet<EngineId>,
     fault: Fault,
 }
 
@@ -58,6 +59,12 @@ impl VirtualMover {
         self.state().fault = fault;
     }
 
+    /// Cuts the engine's link, as if its control connection broke: it goes on serving, and lets go of all it holds.
+    pub async fn cut(&self, engine: EngineId) {
+        self.forget(engine);
+        self.tell(MoveEvent::Disconnected { engine }).await;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is one insertion or removal, so the state is whole even if its holder panicked.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -65,7 +72,14 @@ impl VirtualMover {
 
     /// An engine holds blocks for a leg that ended.
     pub(super) async fn held(&self, engine: EngineId, leg: LegId, held: Held) {
-        self.state().held.insert((engine, leg), held);
+        {
+            let mut state = self.state();
+            if state.gone.contains(&engine) {
+                drop(state);
+                return self.release(engine, leg);
+            }
+            state.held.insert((engine, leg), held);
+        }
         self.tell(MoveEvent::Held { engine, leg }).await;
     }
 
@@ -93,7 +107,7 @@ impl VirtualMover {
             let state = self.state();
             match state.held.get(&(source.engine, source.leg)) {
                 _ if fault == Fault::FailCopy => Err("the copy was made to fail"),
-                _ if state.dead.contains(&source.engine) => Err("the source engine is dead"),
+                _ if state.gone.contains(&source.engine) || state.gone.contains(&to) => Err("an engine of the two has no link"),
                 None => Err("the source holds no blocks for this leg"),
                 Some(held) if held.tokens != source.tokens => Err("the source holds another number of tokens"),
                 Some(held) if fault == Fault::SkipBlock => Ok(held.kv.damaged()),
@@ -133,8 +147,11 @@ impl KvMover for VirtualMover {
 
     fn forget(&self, engine: EngineId) {
         let mut state = self.state();
-        state.dead.insert(engine);
-        state.held.retain(|&(holder, _), _| holder != engine);
+        state.gone.insert(engine);
+        let held: Vec<LegId> = state.held.extract_if(|&(holder, _), _| holder == engine).map(|((_, leg), _)| leg).collect();
+        drop(state);
+        // An engine that still lives notices that its link is gone, and gives its blocks back; a dead one takes no commands.
+        held.into_iter().for_each(|leg| self.release(engine, leg));
     }
 
     async fn shutdown(self: Box<Self>) {

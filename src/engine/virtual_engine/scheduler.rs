@@ -3,7 +3,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::core::{EngineStats, FinishReason, HeldKv, KvSource, Leg, LegFinish, LegId, LegOutput, Micros, Tuning};
+use crate::core::{
+    EngineStats, FinishReason, HeldKv, KvSource, Leg, LegFinish, LegId, LegOutput, Micros, PREFILL_TOKENS_MIN, Tuning,
+};
 
 use super::settings::VirtualSettings;
 use super::text::{END, Fingerprint};
@@ -56,12 +58,13 @@ fn ended(leg: LegId, reason: FinishReason) -> LegOutput {
     LegOutput { leg, tokens: Vec::new(), cached_tokens: None, finish: Some(LegFinish { reason, held: None }) }
 }
 
-/// Batches legs as vLLM's scheduler does. A leg reserves the blocks for its prompt and all its output when it is first scheduled, so
+/// Batches legs as vLLM's scheduler does under dualpool's tuning: what decodes gets its tokens first, prompts share the rest, and legs
+/// that come with their KV go ahead of those that wait without. A leg reserves the blocks for its prompt and all its output when it is first scheduled, so
 /// nothing is ever pre-empted.
 pub struct Scheduler {
     settings: VirtualSettings,
     tuning: Tuning,
-    /// In order of arrival; only the first may start.
+    /// In order of arrival. Only the first may start; while some have KV to load, that is the first of these.
     waiting: VecDeque<Sequence>,
     /// Have blocks and wait for their KV.
     loading: Vec<Sequence>,
@@ -138,11 +141,15 @@ impl Scheduler {
         self.loaded.push_back(sequence);
     }
 
-    /// Blocks held for this leg go back to the pool. Returns whether there were any.
+    /// Blocks held for this leg go back to the pool. Returns whether there were any; a leg that is not over will not hold its own.
     pub fn release(&mut self, leg: LegId) -> bool {
-        let held = self.held.remove(&leg);
-        self.free_blocks += held.as_ref().map_or(0, |held| held.blocks);
-        held.is_some()
+        if let Some(held) = self.held.remove(&leg) {
+            self.free_blocks += held.blocks;
+            return true;
+        }
+        let here = self.waiting.iter_mut().chain(&mut self.loading).chain(&mut self.loaded).chain(&mut self.running);
+        here.filter(|sequence| sequence.leg.id == leg).for_each(|sequence| sequence.leg.hold = false);
+        false
     }
 
     /// The KV held for this leg.
@@ -177,20 +184,22 @@ impl Scheduler {
     /// Decides the next step; none when there is nothing to compute. Aborts until `finish_step` take effect with it.
     pub fn begin_step(&mut self) -> Option<StepCost> {
         self.step.clear();
-        let mut budget = self.tuning.max_num_batched_tokens.unwrap_or(self.settings.max_num_batched_tokens);
+        // However small the step is wanted, it has a token for each leg that runs or comes with its KV, and some for prompts.
+        let seats = (self.settings.max_num_seqs as usize).saturating_sub(self.running.len());
+        // A load takes no tokens, but starts only in a step with some to spare.
+        let load_waits = self.waiting.iter().any(|sequence| sequence.leg.load.is_some());
+        let arriving = (self.loaded.len() + usize::from(load_waits)).min(seats) as u32;
+        let (floor, ceiling) = (self.running.len() as u32 + arriving + PREFILL_TOKENS_MIN, self.settings.max_num_batched_tokens);
+        let mut budget = self.tuning.max_num_batched_tokens.unwrap_or(ceiling).max(floor).min(ceiling);
         let chunk_max = match self.tuning.long_prefill_token_threshold {
             None | Some(0) => u32::MAX,
             Some(threshold) => threshold,
         };
         let (mut prompt_tokens, mut decodes, mut context) = (0, 0, 0);
-        let mut take = |sequence: &Sequence, budget: &mut u32| {
-            let tokens = match sequence.prompt_left() {
-                0 => 1,
-                left => left.min(chunk_max),
-            }
-            .min(*budget);
-            *budget -= tokens;
-            if sequence.prompt_left() == 0 {
+        let mut take = |sequence: &Sequence, most: u32| {
+            let left = sequence.prompt_left();
+            let tokens = left.clamp(1, chunk_max).min(most);
+            if left == 0 {
                 decodes += 1;
                 context += u64::from(sequence.kv_tokens());
             } else {
@@ -198,11 +207,16 @@ impl Scheduler {
             }
             (sequence.leg.id, tokens)
         };
-        for sequence in &self.running {
-            if budget == 0 {
-                break;
+        for decoding in [true, false] {
+            let reserved = if decoding { 0 } else { arriving };
+            for sequence in self.running.iter().filter(|sequence| (sequence.prompt_left() == 0) == decoding) {
+                if budget <= reserved {
+                    break;
+                }
+                let (leg, tokens) = take(sequence, budget - reserved);
+                budget -= tokens;
+                self.step.push((leg, tokens));
             }
-            self.step.push(take(sequence, &mut budget));
         }
         while budget > 0 && self.running.len() < self.settings.max_num_seqs as usize {
             let sequence = match self.loaded.pop_front() {
@@ -219,7 +233,9 @@ impl Scheduler {
                     },
                 },
             };
-            self.step.push(take(&sequence, &mut budget));
+            let (leg, tokens) = take(&sequence, budget);
+            budget -= tokens;
+            self.step.push((leg, tokens));
             self.running.push(sequence);
         }
         if self.step.is_empty() {
@@ -228,11 +244,12 @@ impl Scheduler {
         Some(StepCost { prompt_tokens, decodes, takes: self.settings.timing.step(prompt_tokens, decodes, context) })
     }
 
-    /// The first waiting leg, if there are blocks for it.
+    /// The waiting leg whose turn it is, if there are blocks for it.
     fn admit(&mut self) -> Option<Sequence> {
-        let sequence = self.waiting.pop_front_if(|sequence| sequence.blocks <= self.free_blocks)?;
-        self.free_blocks -= sequence.blocks;
-        Some(sequence)
+        let first = self.waiting.iter().position(|sequence| sequence.leg.load.is_some()).unwrap_or(0);
+        let blocks = self.waiting.get(first)?.blocks;
+        self.free_blocks = self.free_blocks.checked_sub(blocks)?;
+        self.waiting.remove(first)
     }
 
     /// Ends the step: what it gave, and the engine's figures after it.
@@ -283,10 +300,10 @@ impl Scheduler {
         }
     }
 
-    /// Frees or holds the blocks of a leg that is over.
+    /// Frees or holds the blocks of a leg that is over. An aborted leg holds none.
     fn retire(&mut self, sequence: Sequence, reason: FinishReason) -> LegFinish {
         let tokens = sequence.kv_tokens();
-        if !sequence.leg.hold || tokens == 0 {
+        if !sequence.leg.hold || reason == FinishReason::Aborted {
             self.free_blocks += sequence.blocks;
             return LegFinish { reason, held: None };
         }
@@ -404,6 +421,52 @@ mod tests {
         assert!(scheduler.is_idle());
         scheduler.abort(leg(0, 0, 1).id);
         assert!(scheduler.take_ended().is_empty(), "a leg that is over is ignored");
+    }
+
+    #[test]
+    fn whatever_decodes_gets_its_token_and_prompts_get_on_however_small_the_step() {
+        let mut scheduler = Scheduler::new(&VirtualSettings::default());
+        for request in 0..4 {
+            scheduler.submit(leg(request, 10, 8));
+        }
+        scheduler.begin_step().unwrap();
+        assert_eq!(scheduler.finish_step().0.len(), 4);
+        scheduler.tune(Tuning { max_num_batched_tokens: Some(1), ..Tuning::default() });
+        scheduler.submit(leg(9, 100, 2));
+        let cost = scheduler.begin_step().unwrap();
+        assert_eq!((cost.prompt_tokens, cost.decodes), (PREFILL_TOKENS_MIN, 4));
+        scheduler.finish_step();
+        // From its second chunk on the prompt is a running leg, and has a token of its own.
+        let cost = scheduler.begin_step().unwrap();
+        assert_eq!((cost.prompt_tokens, cost.decodes), (PREFILL_TOKENS_MIN + 1, 4));
+    }
+
+    #[test]
+    fn a_leg_that_comes_with_its_kv_does_not_wait_behind_prompts() {
+        let mut scheduler = Scheduler::new(&VirtualSettings::default());
+        scheduler.tune(Tuning { max_num_batched_tokens: Some(32), ..Tuning::default() });
+        scheduler.submit(leg(0, 1000, 2));
+        scheduler.begin_step().unwrap();
+        scheduler.finish_step();
+        scheduler.submit(leg(1, 1000, 2));
+        let mut comes = leg(2, 100, 2);
+        comes.load = Some(KvSource { engine: EngineId(1), leg: comes.id, tokens: 99 });
+        scheduler.submit(comes.clone());
+        scheduler.begin_step().unwrap();
+        assert_eq!(scheduler.take_loads().len(), 1, "its load starts beside the prompt that takes all of the step");
+        scheduler.loaded(comes.id, Some(Fingerprint::EMPTY));
+        scheduler.finish_step();
+        assert_eq!(scheduler.begin_step().unwrap().prompt_tokens, 32);
+        assert_eq!(scheduler.finish_step().0.iter().map(|output| output.leg).collect::<Vec<_>>(), [comes.id]);
+    }
+
+    #[test]
+    fn a_release_that_comes_before_the_end_is_not_forgotten() {
+        let mut scheduler = Scheduler::new(&VirtualSettings::default());
+        scheduler.submit(Leg { hold: true, ..leg(0, 100, 1) });
+        assert!(!scheduler.release(leg(0, 0, 1).id));
+        drain(&mut scheduler);
+        assert!(scheduler.is_idle());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -97,10 +98,8 @@ impl Engine for VllmEngine {
         self.interpreter.push(Command::Abort { key: self.lane.key, leg });
     }
 
-    fn tune(&self, tuning: Tuning) {
-        if let Err(error) = self.tuning.write(tuning) {
-            tracing::error!(engine = %self.id(), "the scheduler keeps its settings: {} cannot be written: {error}", self.tuning.path().display());
-        }
+    fn tune(&self, tuning: Tuning) -> anyhow::Result<()> {
+        self.tuning.write(tuning).with_context(|| format!("{} cannot be written", self.tuning.path().display()))
     }
 
     async fn reset_prefix_cache(&self) -> bool {

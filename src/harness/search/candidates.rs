@@ -7,6 +7,8 @@
 //!
 //! A prefill engine mostly stays as it was started: nobody decodes there, so a large step delays no token. Where short prompts
 //! prefill there too, slices let them pass the long ones.
+//!
+//! The arms that are not tuned are all among them, as they run: what is chosen of everything must have had the chance to be any of them.
 
 use crate::core::Tuning;
 use crate::engine::EngineInfo;
@@ -18,9 +20,9 @@ pub fn candidates(pools: &Pools, engine: &EngineInfo, short_prompt_tokens: u32, 
     let tuning = |batched, slice| tuning(engine, batched, slice);
     let short = short_prompt_tokens;
     let start = Tuning::default();
-    // A slice of half the step leaves the other half to the requests that decode and to a second prompt.
-    let objective = tuning(step_tokens, short.min(step_tokens / 2));
-    let within = tuning(step_tokens / 2, short.min(step_tokens / 4));
+    // A slice of half the step leaves the other half to the requests that decode and to a second prompt. A slice of 0 would be no limit.
+    let objective = tuning(step_tokens, short.min(step_tokens / 2).max(1));
+    let within = tuning(step_tokens / 2, short.min(step_tokens / 4).max(1));
     let steady = tuning(short.saturating_mul(9) / 4, 0);
     let sliced = tuning(short.saturating_mul(4), 0);
     let balanced = tuning(short.saturating_mul(7) / 2, short);
@@ -37,14 +39,15 @@ pub fn candidates(pools: &Pools, engine: &EngineInfo, short_prompt_tokens: u32, 
         split(PolicyKind::DualPool, start, balanced),
         shared(PolicyKind::SharedLeastLoad, start),
         split(PolicyKind::DualPool, sliced, objective),
+        split(PolicyKind::Dedicated, start, start),
         shared(PolicyKind::SharedBalanced, objective),
+        split(PolicyKind::FullDisaggregation, start, start),
         split(PolicyKind::DualPool, sliced, steady),
+        shared(PolicyKind::SharedRoundRobin, start),
         shared(PolicyKind::SharedBalanced, within),
         split(PolicyKind::DualPool, sliced, within),
         split(PolicyKind::DualPool, start, tight),
-        split(PolicyKind::FullDisaggregation, sliced, start),
         shared(PolicyKind::SharedLeastLoad, tight),
-        split(PolicyKind::Dedicated, start, balanced),
         shared(PolicyKind::SharedBalanced, wide),
     ];
     let mut seen: Vec<(PolicyKind, Vec<Tuning>)> = Vec::new();
@@ -120,6 +123,24 @@ pub(super) mod tests {
                     assert!((1..=2048).contains(&batched), "{} with short prompts of {short}", candidate.name);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_arm_that_is_not_tuned_is_among_them() {
+        let tried = candidates(&pools(), &engine(2048), 64, 240);
+        for arm in ["shared_round_robin", "shared_least_load", "dedicated", "full_disaggregation"] {
+            let arm = pools().arm(arm, &Default::default());
+            assert!(tried.iter().any(|t| t.policy == arm.policy && t.tunings == arm.tunings), "{}", arm.name);
+        }
+    }
+
+    #[test]
+    fn a_step_of_few_tokens_still_has_slices() {
+        for candidate in candidates(&pools(), &engine(2048), 64, 1) {
+            let steady = candidate.name.contains("144/0");
+            let slices = candidate.tunings.iter().filter_map(|t| t.long_prefill_token_threshold);
+            assert!(steady || candidate.name.contains("256/0") || slices.into_iter().all(|slice| slice > 0), "{}", candidate.name);
         }
     }
 

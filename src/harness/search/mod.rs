@@ -3,7 +3,9 @@
 //! measured later; all trials of a round serve the same requests.
 //!
 //! Successive halving: a first round gives every candidate a short trial, a second one gives the leaders of each arm a longer one,
-//! and the score is over both. The whole keeps within a budget of time.
+//! and the score is over both. The whole keeps within a budget of time, and candidates are ranked on equal footing: each by the same
+//! requests. So a trial never gets too short to say something, but fewer candidates are tried; and a second round that time cuts
+//! short does not count for anyone.
 
 mod candidates;
 mod score;
@@ -11,8 +13,7 @@ mod score;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::Progress;
-use super::drive::{DriveError, Driver, Pace};
+use super::drive::{DriveError, Driver, Work};
 use crate::report::SearchTrial;
 use crate::router::{Arrangement, PolicyKind};
 use crate::telemetry::RequestRecord;
@@ -21,8 +22,9 @@ use crate::workload::{WorkItem, Workload};
 pub use candidates::candidates;
 pub use score::Score;
 
-/// Shares of the time budget, round by round.
+/// Shares of the time budget, round by round; with little time, all of it goes into one.
 pub(super) const ROUNDS: [f64; 2] = [0.6, 0.4];
+pub(super) const ONE_ROUND: [f64; 1] = [1.0];
 
 /// Candidates that each arm sends to the next round.
 const LEADERS: usize = 2;
@@ -30,8 +32,8 @@ const LEADERS: usize = 2;
 /// Time between the last arrival of a trial and its end, about: what a trial costs beyond its arrivals.
 const DRAIN: Duration = Duration::from_millis(1500);
 
-/// A trial has at least this share of a repetition's requests, however short the budget: with fewer it says nothing.
-const SCALE_MIN: f64 = 0.12;
+/// A trial has at least this share of a repetition's requests: with fewer it says nothing.
+const SCALE_MIN: f64 = 0.25;
 
 /// An arm that the search finds an arrangement for.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +62,13 @@ pub struct Found {
 /// A candidate with all that its trials recorded.
 struct Tried {
     arrangement: Arrangement,
-    requests: Vec<RequestRecord>,
+    /// Round by round.
+    rounds: Vec<Vec<RequestRecord>>,
 }
 
 impl Tried {
     fn score(&self) -> Score {
-        Score::of(&self.requests)
+        Score::of(&self.rounds.concat())
     }
 }
 
@@ -77,6 +80,8 @@ pub(super) struct Trials<'a> {
     pub rate: Option<f64>,
     /// Requests per second that a trial is going to serve, about.
     pub rate_expected: f64,
+    /// Shares of the budget, and one seed for each.
+    pub rounds: &'a [f64],
     pub seeds: &'a [u64],
     pub budget: Duration,
 }
@@ -86,52 +91,81 @@ pub(super) async fn search(
     candidates: Vec<Arrangement>,
     purposes: &[Purpose],
     trials: &Trials<'_>,
-    progress: &dyn Progress,
 ) -> Result<Found, DriveError> {
     let wanted = |a: &Arrangement| purposes.iter().any(|p| (p.accepts)(a.policy));
     let mut field: Vec<Tried> =
-        candidates.into_iter().filter(wanted).map(|arrangement| Tried { arrangement, requests: Vec::new() }).collect();
+        candidates.into_iter().filter(wanted).map(|arrangement| Tried { arrangement, rounds: Vec::new() }).collect();
     let mut running: Vec<usize> = (0..field.len()).collect();
     let begun = Instant::now();
     let mut share = 0.0;
-    for (round, (round_share, &seed)) in ROUNDS.iter().zip(trials.seeds).enumerate() {
+    for (round, (round_share, &seed)) in trials.rounds.iter().zip(trials.seeds).enumerate() {
         share += round_share;
-        let items = trials.items(*round_share, running.len(), seed);
+        let fitting = trials.fitting(*round_share);
+        if round > 0 && (running.is_empty() || running.len() > fitting) {
+            break;
+        }
+        let items = trials.items(*round_share, running.len().min(fitting.max(1)), seed);
         for &i in &running {
             let spent = begun.elapsed() >= trials.budget.mul_f64(share);
             if spent && (round > 0 || covered(&field, purposes)) {
-                progress.note(&format!("search: no time left for `{}`", field[i].arrangement.name));
-                continue;
+                break;
             }
-            progress.step(&format!("{} (round {})", field[i].arrangement.name, round + 1));
-            let run = driver.run(&field[i].arrangement, round as u32, &items, Pace::OpenLoop).await?;
-            field[i].requests.extend(run.recording.requests);
+            let what = format!("{} (round {})", field[i].arrangement.name, round + 1);
+            let recording = driver.run(&what, &field[i].arrangement, round as u32, Work::open_loop(&items)).await?;
+            field[i].rounds.push(recording.requests);
+        }
+        if round > 0 && running.iter().any(|&i| field[i].rounds.len() <= round) {
+            field.iter_mut().for_each(|tried| tried.rounds.truncate(round));
+            break;
         }
         running = leaders(&field, purposes);
     }
-    field.retain(|t| !t.requests.is_empty());
+    untried(driver, &field);
     Ok(choose(&field, purposes))
+}
+
+/// Says what there was no time for.
+fn untried(driver: &Driver<'_>, field: &[Tried]) {
+    let names: Vec<&str> = field.iter().filter(|t| t.rounds.is_empty()).map(|t| t.arrangement.name.as_str()).collect();
+    if !names.is_empty() {
+        driver.note(format!(
+            "The search had time for {} of {} candidates; not tried: {}. More time: run.search_budget_s.",
+            field.len() - names.len(),
+            field.len(),
+            names.join(", ")
+        ));
+    }
 }
 
 impl Trials<'_> {
     /// A workload that one of `trials` trials can serve in its part of the round.
     fn items(&self, round_share: f64, trials: usize, seed: u64) -> Vec<WorkItem> {
         let time = self.budget.mul_f64(round_share / trials.max(1) as f64).saturating_sub(DRAIN);
-        let whole = self.workload.requests() as f64 / self.rate_expected;
-        let scale = (time.as_secs_f64() / whole).clamp(SCALE_MIN, 1.0);
+        let scale = (time.as_secs_f64() / self.whole_s()).clamp(SCALE_MIN, 1.0);
         self.workload.scaled(scale).generate(self.vocab_size, seed, self.rate)
+    }
+
+    /// Trials of the smallest size that go into a round.
+    fn fitting(&self, round_share: f64) -> usize {
+        let smallest = self.whole_s() * SCALE_MIN + DRAIN.as_secs_f64();
+        (self.budget.as_secs_f64() * round_share / smallest) as usize
+    }
+
+    /// Seconds that a trial with a whole repetition's requests would take.
+    fn whole_s(&self) -> f64 {
+        self.workload.requests() as f64 / self.rate_expected
     }
 }
 
 /// Whether every purpose has a candidate that was tried.
 fn covered(field: &[Tried], purposes: &[Purpose]) -> bool {
-    purposes.iter().all(|p| field.iter().any(|t| (p.accepts)(t.arrangement.policy) && !t.requests.is_empty()))
+    purposes.iter().all(|p| field.iter().any(|t| (p.accepts)(t.arrangement.policy) && !t.rounds.is_empty()))
 }
 
 /// The candidates that were tried and that this purpose accepts, best first. Equal scores keep the order of the field.
 fn ranked(field: &[Tried], purpose: Purpose) -> Vec<usize> {
     let mut ranked: Vec<usize> =
-        (0..field.len()).filter(|&i| (purpose.accepts)(field[i].arrangement.policy) && !field[i].requests.is_empty()).collect();
+        (0..field.len()).filter(|&i| (purpose.accepts)(field[i].arrangement.policy) && !field[i].rounds.is_empty()).collect();
     ranked.sort_by(|&a, &b| field[b].score().score.total_cmp(&field[a].score().score));
     ranked
 }
@@ -163,19 +197,24 @@ fn choose(field: &[Tried], purposes: &[Purpose]) -> Found {
         .iter()
         .zip(chosen_for)
         .map(|(tried, arms)| {
-            let Score { goodput_share, score } = tried.score();
-            let chosen_for = (!arms.is_empty()).then(|| arms.join(", "));
-            SearchTrial { arrangement: tried.arrangement.clone(), goodput_share, score, chosen_for }
+            let score = (!tried.rounds.is_empty()).then(|| tried.score());
+            SearchTrial {
+                arrangement: tried.arrangement.clone(),
+                requests: tried.rounds.iter().map(|requests| requests.len() as u32).sum(),
+                goodput_share: score.map(|score| score.goodput_share),
+                score: score.map(|score| score.score),
+                chosen_for: (!arms.is_empty()).then(|| arms.join(", ")),
+            }
         })
         .collect();
     Found { trials, arrangements }
 }
 
-/// The ranked candidates of a purpose that have the longest record.
+/// The ranked candidates of a purpose that stood the most rounds: all of them served the same requests.
 fn finalists(field: &[Tried], purpose: Purpose) -> Vec<usize> {
     let mut ranked = ranked(field, purpose);
-    let longest = ranked.iter().map(|&i| field[i].requests.len()).max().unwrap_or(0);
-    ranked.retain(|&i| field[i].requests.len() == longest);
+    let most = ranked.iter().map(|&i| field[i].rounds.len()).max().unwrap_or(0);
+    ranked.retain(|&i| field[i].rounds.len() == most);
     ranked
 }
 
@@ -186,37 +225,40 @@ mod tests {
     use crate::config::WorkloadSettings;
     use crate::harness::stats::synthetic;
 
-    /// A field in which each candidate's times are stretched by the given factor.
-    fn field(stretches: &[f64], requests: &[u32]) -> Vec<Tried> {
+    /// A field in which each candidate's times are stretched by the given factor, and which stood so many rounds of 20 requests.
+    fn field(stretches: &[f64], rounds: &[usize]) -> Vec<Tried> {
         candidates(&pools(), &engine(2048), 64, 240)
             .into_iter()
-            .zip(stretches.iter().zip(requests))
-            .map(|(arrangement, (&stretch, &n))| Tried { arrangement, requests: synthetic::arm("trial", 1, n, stretch) })
+            .zip(stretches.iter().zip(rounds))
+            .map(|(arrangement, (&stretch, &rounds))| Tried {
+                arrangement,
+                rounds: vec![synthetic::arm("trial", 1, 20, stretch); rounds],
+            })
             .collect()
     }
 
     #[test]
     fn each_purpose_gets_the_best_it_accepts() {
         // In order: balanced, dual pool, least load, dual pool (tight).
-        let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[20; 4]), &PURPOSES);
+        let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[1; 4]), &PURPOSES);
         assert_eq!(found.arrangements["shared_tuned"].name, "shared_balanced 224/64");
         assert_eq!(found.arrangements["dual_pool"].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.arrangements["auto"].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.trials.len(), 4);
         assert_eq!(found.trials[3].chosen_for.as_deref(), Some("dual_pool, auto"));
-        assert_eq!(found.trials[2].chosen_for, None);
+        assert_eq!((found.trials[2].chosen_for.as_deref(), found.trials[2].requests), (None, 20));
     }
 
     #[test]
     fn every_purpose_sends_its_two_best_on() {
-        assert_eq!(leaders(&field(&[0.3, 0.2, 0.4, 0.1, 0.5], &[20; 5]), &PURPOSES), [0, 1, 2, 3]);
+        assert_eq!(leaders(&field(&[0.3, 0.2, 0.4, 0.1, 0.5], &[1; 5]), &PURPOSES), [0, 1, 2, 3]);
         // Only one dual pool in the field: it is going to be chosen for that arm anyway.
-        assert_eq!(leaders(&field(&[0.3, 0.9, 0.4], &[20; 3]), &PURPOSES), [0, 2]);
+        assert_eq!(leaders(&field(&[0.3, 0.9, 0.4], &[1; 3]), &PURPOSES), [0, 2]);
     }
 
     #[test]
     fn a_lucky_short_trial_does_not_beat_those_that_went_on() {
-        let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[20, 60, 60, 60]), &PURPOSES);
+        let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[1, 2, 2, 2]), &PURPOSES);
         assert_eq!(found.arrangements["auto"].name, "dual_pool prefill as started decode 224/64");
         assert_eq!(found.arrangements["shared_tuned"].name, "shared_least_load as started");
     }
@@ -225,6 +267,7 @@ mod tests {
     fn nothing_tried_finds_nothing() {
         let found = choose(&field(&[0.1, 0.1], &[0, 0]), &PURPOSES);
         assert!(found.arrangements.is_empty());
+        assert!(found.trials.iter().all(|trial| trial.requests == 0 && trial.score.is_none()));
     }
 
     #[test]
@@ -235,12 +278,15 @@ mod tests {
             vocab_size: 1000,
             rate: Some(9.0),
             rate_expected: 9.0,
+            rounds: &ROUNDS,
             seeds: &[],
             budget: Duration::from_secs(budget),
         };
         // 108 requests take 12 s. A tenth of 75 s is 7.5 s, of which 6 are arrivals: half the requests.
         assert_eq!(trials(75).items(1.0, 10, 1).len(), 54);
         assert_eq!(trials(7500).items(1.0, 10, 1).len(), 108);
-        assert_eq!(trials(1).items(1.0, 10, 1).len(), 13);
+        assert_eq!(trials(1).items(1.0, 10, 1).len(), 27);
+        // 27 requests take 3 s, and 1.5 s to drain: two go into 9 s, twelve into 54 s.
+        assert_eq!([9, 54].map(|budget| trials(budget).fitting(1.0)), [2, 12]);
     }
 }

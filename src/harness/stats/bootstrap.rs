@@ -78,6 +78,10 @@ impl Sorted {
         Sorted { values, slots, per_slot }
     }
 
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
     /// Nearest-rank quantiles of the drawn values, for shares in rising order; none when nothing was drawn.
     pub fn quantiles<const N: usize>(&self, draw: &Draw, shares: [f64; N]) -> [Option<f64>; N] {
         let total: u64 = self.per_slot.iter().zip(&draw.slots).map(|(n, w)| u64::from(*n) * u64::from(*w)).sum();

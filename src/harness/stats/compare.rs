@@ -88,10 +88,15 @@ impl Measurer<'_> {
     fn measure(&self, pair: (usize, usize)) -> Vec<Option<Measured>> {
         let requests = (0..REQUEST_METRICS.len()).map(|m| self.by_requests(pair, m));
         let runs = (0..RUN_METRICS.len()).map(|m| self.by_runs(pair, m));
-        requests.chain(runs).collect()
+        let failed = [pair.0, pair.1].iter().any(|&arm| self.arms[arm].observed.failed());
+        metrics().zip(requests.chain(runs)).map(|(metric, m)| m.filter(|_| !failed || metric.counts_failures)).collect()
     }
 
     fn by_requests(&self, (baseline, candidate): (usize, usize), m: usize) -> Option<Measured> {
+        let enough = [baseline, candidate].iter().all(|&arm| self.arms[arm].observed.enough()[m]);
+        if !enough {
+            return None;
+        }
         let of = |figures: &[RequestFigures]| Some(ratio(figures[candidate][m]?, figures[baseline][m]?));
         interval::of_resamples(of(&self.figures)?, self.resampled.iter().map(|figures| of(figures)))
     }
@@ -99,15 +104,19 @@ impl Measurer<'_> {
     fn by_runs(&self, (baseline, candidate): (usize, usize), m: usize) -> Option<Measured> {
         let (baseline, candidate) = (&self.arms[baseline].observed, &self.arms[candidate].observed);
         let ratios: Vec<f64> = candidate.runs()[m].iter().zip(&baseline.runs()[m]).map(|(c, b)| ratio(*c, *b)).collect();
-        interval::of_repetitions(ratio(candidate.all_runs()[m], baseline.all_runs()[m]), &ratios)
+        interval::of_repetitions(ratio(candidate.all_runs()[m]?, baseline.all_runs()[m]?), &ratios)
     }
 }
 
-/// A difference is shown when the interval excludes 1, and the ratio lies outside the interval that the A/A control, which has no
-/// difference, came to on the same engines in the same minutes. The control itself (`noise` is none) has only its interval.
+/// A difference is shown when the interval excludes 1, and the ratio is further from 1 than the A/A control, which has no difference,
+/// reached on the same engines in the same minutes: what noise did in one direction it can do in the other. The control itself (`noise`
+/// is none) has only its interval.
 fn verdict(measured: Measured, noise: Option<Measured>, metric: &Metric) -> Verdict {
     let excludes_one = measured.low > 1.0 || measured.high < 1.0;
-    let beyond_noise = noise.is_none_or(|n| measured.ratio < n.low || measured.ratio > n.high);
+    let beyond_noise = noise.is_none_or(|n| {
+        let reach = n.high.max(1.0 / n.low);
+        measured.ratio > reach || measured.ratio < 1.0 / reach
+    });
     match (excludes_one && beyond_noise, (measured.low > 1.0) == metric.lower_is_better) {
         (false, _) => Verdict::NoDifferenceShown,
         (true, true) => Verdict::Worse,
@@ -118,8 +127,9 @@ fn verdict(measured: Measured, noise: Option<Measured>, metric: &Metric) -> Verd
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::{Phase, RequestError};
     use crate::harness::stats::synthetic;
-    use crate::telemetry::RequestRecord;
+    use crate::telemetry::{Outcome, RequestRecord};
 
     const REPETITIONS: u32 = 3;
     const REQUESTS: u32 = 60;
@@ -212,7 +222,28 @@ mod tests {
         let all = compare(&[one("shared_tuned"), one("dual_pool")]);
         assert_eq!(of(&all, "dual_pool", "throughput_rps").verdict, Verdict::NotMeasured);
         assert_eq!(of(&all, "dual_pool", "completion_ms").ratio, None);
-        assert_eq!(of(&all, "dual_pool", "itl_ms.p50").verdict, Verdict::NoDifferenceShown);
+        assert_eq!(of(&all, "dual_pool", "itl_ms.p50").verdict, Verdict::NotMeasured);
+    }
+
+    #[test]
+    fn a_quantile_that_nothing_lies_beyond_is_not_measured() {
+        // Two repetitions of 45 requests: 18 long ones, 72 short ones.
+        let few = |name, stretch| (name, synthetic::arm(name, 2, 45, stretch));
+        let all = compare(&[few("shared_tuned", 1.0), few("dual_pool", 0.5)]);
+        let verdict = |metric| of(&all, "dual_pool", metric).verdict;
+        assert_eq!(verdict("ttft_ms.long.p95"), Verdict::NotMeasured);
+        assert_eq!((verdict("ttft_ms.short.p95"), verdict("itl_ms.p99")), (Verdict::Better, Verdict::Better));
+    }
+
+    #[test]
+    fn an_arm_that_failed_requests_is_compared_only_by_what_counts_them() {
+        let mut failing = arm("dual_pool", 0.5);
+        failing.1[7].outcome = Outcome::Failed { error: RequestError::Cancelled { phase: Phase::Decode } };
+        let all = compare(&[arm("shared_tuned", 1.0), failing]);
+        for metric in metrics() {
+            let measured = of(&all, "dual_pool", metric.name).verdict != Verdict::NotMeasured;
+            assert_eq!(measured, ["goodput_share", "throughput_rps"].contains(&metric.name), "{}", metric.name);
+        }
     }
 
     #[test]
@@ -224,6 +255,9 @@ mod tests {
         assert_eq!(verdict(shift, Some(quiet), &metric), Verdict::Better);
         assert_eq!(verdict(shift, Some(noisy), &metric), Verdict::NoDifferenceShown);
         assert_eq!(verdict(quiet, Some(quiet), &metric), Verdict::NoDifferenceShown);
+        // A control that went far down may as well have gone far up.
+        let lucky = Measured { ratio: 0.6, low: 0.5, high: 0.7 };
+        assert_eq!(verdict(shift, Some(lucky), &metric), Verdict::NoDifferenceShown);
     }
 
     #[test]

@@ -5,14 +5,16 @@
 pub struct Metric {
     pub name: &'static str,
     pub lower_is_better: bool,
+    /// Whether a failed request makes it worse. Others look better for it: what failed took no more time.
+    pub counts_failures: bool,
 }
 
 const fn lower(name: &'static str) -> Metric {
-    Metric { name, lower_is_better: true }
+    Metric { name, lower_is_better: true, counts_failures: false }
 }
 
 const fn higher(name: &'static str) -> Metric {
-    Metric { name, lower_is_better: false }
+    Metric { name, lower_is_better: false, counts_failures: true }
 }
 
 /// What requests experience: many values per run. In the order of `Observed::requests`.

@@ -2,9 +2,12 @@
 
 use super::bootstrap::{Draw, Sorted};
 use super::metric::{REQUEST_METRICS, RUN_METRICS};
-use crate::core::{Class, Micros};
-use crate::report::measure::{is_done, itls_ms, ttft_ms, within_objectives};
+use crate::core::Class;
+use crate::report::measure::{Repetitions, is_done, itls_ms, ttft_ms, within_objectives};
 use crate::telemetry::RequestRecord;
+
+/// With fewer repetitions nothing is said about requests.
+const REPETITIONS_MIN: usize = 2;
 
 /// The values of `REQUEST_METRICS`; none where there was nothing to measure.
 pub(super) type RequestFigures = [Option<f64>; REQUEST_METRICS.len()];
@@ -18,9 +21,9 @@ pub(super) struct Observed {
     /// By slot: whether there was a request, and whether it was within its objectives.
     served: Vec<bool>,
     good: Vec<bool>,
-    /// By repetition: the time from the first arrival to the last end, and the requests completed in it.
-    span_s: Vec<f64>,
-    done: Vec<u32>,
+    repetitions: Repetitions,
+    /// Whether any request came to no good end.
+    failed: bool,
 }
 
 impl Observed {
@@ -44,8 +47,8 @@ impl Observed {
             itl: Sorted::new(placed().flat_map(|(r, slot)| itls_ms(r).map(move |itl| (itl, slot))).collect(), slots),
             served,
             good,
-            span_s: repetitions.iter().map(|requests| span(requests).as_secs()).collect(),
-            done: repetitions.iter().map(|requests| requests.iter().filter(|r| is_done(r)).count() as u32).collect(),
+            repetitions: Repetitions::of(placed().map(|(r, _)| r)),
+            failed: placed().any(|(r, _)| !is_done(r)),
         }
     }
 
@@ -59,14 +62,35 @@ impl Observed {
 
     /// The values of `RUN_METRICS`, repetition by repetition.
     pub fn runs(&self) -> [Vec<f64>; RUN_METRICS.len()] {
-        let throughput = self.done.iter().zip(&self.span_s).map(|(done, span_s)| f64::from(*done) / span_s);
-        [throughput.collect(), self.span_s.iter().map(|span_s| span_s * 1e3).collect()]
+        let Repetitions { span_s, done } = &self.repetitions;
+        let throughput = done.iter().zip(span_s).map(|(done, span_s)| f64::from(*done) / span_s);
+        [throughput.collect(), span_s.iter().map(|span_s| span_s * 1e3).collect()]
     }
 
     /// The values of `RUN_METRICS` over all repetitions, as an arm's summary gives them.
-    pub fn all_runs(&self) -> [f64; RUN_METRICS.len()] {
-        let (done, span_s): (u32, f64) = (self.done.iter().sum(), self.span_s.iter().sum());
-        [f64::from(done) / span_s, span_s * 1e3 / self.span_s.len() as f64]
+    pub fn all_runs(&self) -> [Option<f64>; RUN_METRICS.len()] {
+        [self.repetitions.throughput_rps(), self.repetitions.completion_ms()]
+    }
+
+    /// Whether there is enough to tell the arm's `REQUEST_METRICS` by: more than one repetition, because nothing else shows how much
+    /// repetitions differ; and at least one value beyond the quantile, or it is but the largest value that happened to come.
+    pub fn enough(&self) -> [bool; REQUEST_METRICS.len()] {
+        let beyond = |sorted: &Sorted, q: f64| sorted.len() as f64 * (1.0 - q) >= 1.0;
+        let goodput = self.served.contains(&true);
+        let enough = [
+            beyond(&self.ttft_short, 0.95),
+            beyond(&self.ttft, 0.5),
+            beyond(&self.ttft, 0.95),
+            beyond(&self.ttft_long, 0.95),
+            beyond(&self.itl, 0.5),
+            beyond(&self.itl, 0.99),
+            goodput,
+        ];
+        enough.map(|enough| enough && self.repetitions.span_s.len() >= REPETITIONS_MIN)
+    }
+
+    pub fn failed(&self) -> bool {
+        self.failed
     }
 
     fn goodput_share(&self, draw: &Draw) -> Option<f64> {
@@ -77,9 +101,4 @@ impl Observed {
         }
         (served > 0).then(|| good as f64 / served as f64)
     }
-}
-
-fn span(requests: &[&RequestRecord]) -> Micros {
-    let first = requests.iter().map(|r| r.arrived_us).min().unwrap_or_default();
-    requests.iter().map(|r| r.ended_us).max().unwrap_or_default() - first
 }

@@ -1,6 +1,5 @@
 //! Puts the summary together from what a run left.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use thiserror::Error;
@@ -12,9 +11,12 @@ use crate::config::Settings;
 use crate::core::Class;
 use crate::harness::arms::CONTROL_SUFFIX;
 use crate::harness::identical::identical;
-use crate::report::{Comparison, LoadError, RunInfo, Summary, SummaryObjectives, figures, load};
+use crate::report::{Comparison, LoadError, RunInfo, Summary, SummaryObjectives, complete_repetitions, figures, load};
 use crate::telemetry::{EngineSample, RequestRecord};
 use crate::workload::{arrivals_name, mix_name};
+
+/// The arrivals of an exact run, whatever the settings say.
+const ONE_BY_ONE: &str = "one_by_one";
 
 #[derive(Debug, Error)]
 pub enum SummaryError {
@@ -28,7 +30,7 @@ pub enum SummaryError {
 /// and not on others.
 pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSample]) -> Result<Summary, SummaryError> {
     let settings: Settings = serde_json::from_value(run.settings.clone()).map_err(SummaryError::Settings)?;
-    let complete = complete_repetitions(run, requests);
+    let complete = complete_repetitions(&run.arms, requests);
     let requests: Vec<&RequestRecord> = requests.iter().filter(|r| complete.contains(&r.repetition)).collect();
     let samples: Vec<&EngineSample> = samples.iter().filter(|s| complete.contains(&s.repetition)).collect();
 
@@ -46,7 +48,7 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         target: run.target.clone(),
         environment: run.environment.clone(),
         mix: mix_name(settings.workload.mix).to_string(),
-        arrivals: arrivals_name(settings.workload.arrivals).to_string(),
+        arrivals: if settings.run.exact { ONE_BY_ONE } else { arrivals_name(settings.workload.arrivals) }.to_string(),
         rate_rps: run.rate_rps,
         repetitions: complete.len() as u32,
         objectives: SummaryObjectives {
@@ -55,7 +57,8 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
             itl_ms: settings.objectives.itl_ms,
         },
         arms,
-        comparisons: compared(run, &requests, &complete, &settings),
+        // Requests that are alone on the engines say nothing of what an arm is for.
+        comparisons: if settings.run.exact { Vec::new() } else { compared(run, &requests, &complete, &settings) },
         identical_requests: identical(&requests, reference),
         exact: settings.run.exact,
         held_blocks_after: run.held_blocks_after,
@@ -66,19 +69,6 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
 pub fn rebuild(dir: &Path) -> Result<Summary, SummaryError> {
     let artifacts = load(dir)?;
     summarise(&artifacts.run, &artifacts.requests, &artifacts.samples)
-}
-
-/// The repetitions in which every arm has records. An arm's records come all at once, when its run is over.
-fn complete_repetitions(run: &RunInfo, requests: &[RequestRecord]) -> Vec<u32> {
-    let mut arms: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
-    for r in requests {
-        let seen = arms.entry(r.repetition).or_default();
-        if !seen.contains(&r.arm.as_str()) {
-            seen.push(&r.arm);
-        }
-    }
-    let complete = |seen: &[&str]| run.arms.iter().all(|arm| seen.contains(&arm.name.as_str()));
-    arms.into_iter().filter(|(_, seen)| complete(seen)).map(|(repetition, _)| repetition).collect()
 }
 
 fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settings: &Settings) -> Vec<Comparison> {

@@ -144,7 +144,9 @@ pub fn not_measured(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
 
 fn unmeasured_comparisons(summary: &Summary) -> Vec<String> {
     let unmeasured = summary.comparisons.iter().filter(|c| c.verdict == Verdict::NotMeasured);
-    unmeasured.map(|c| format!("{} of {} against {}: too few samples.", metric(&c.metric), c.candidate, c.baseline)).collect()
+    unmeasured
+        .map(|c| format!("{} of {} against {}: too few samples, or failed requests.", metric(&c.metric), c.candidate, c.baseline))
+        .collect()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::core::{Bytes, Role};
 use crate::report::Artifacts;
 use crate::report::arms::Arm;
 use crate::report::table::{LEGEND, table};
-use crate::report::terminal::control;
+use crate::report::terminal::{control, lost};
 use crate::report::words::{figure, ms, or_not_measured, percent};
 
 type Heading<'a> = (&'a str, &'a str);
@@ -71,13 +71,15 @@ pub fn handoffs(m: &mut Markup, arms: &[Arm]) {
         "Hand-offs",
         "Copy: the mover alone. Total: from the last output of the prefill leg to the first token of the decode leg.",
     );
-    if arms.iter().all(|a| a.figures.handoffs.count == 0) {
+    let any = |a: &Arm| a.figures.handoffs.count + a.figures.handoffs.recomputed > 0;
+    if !arms.iter().any(any) {
         m.leaf("p", &[], "No arm moved KV.");
         return;
     }
     let headings = [
         ("arm", ""),
         ("count", ""),
+        ("computed again", ""),
         ("moved", ""),
         ("copy", "p50 ms"),
         ("copy", "p95 ms"),
@@ -85,9 +87,9 @@ pub fn handoffs(m: &mut Markup, arms: &[Arm]) {
         ("total", "p95 ms"),
     ];
     draw(m, &headings, |m| {
-        for arm in arms.iter().filter(|a| a.figures.handoffs.count > 0) {
+        for arm in arms.iter().filter(|a| any(a)) {
             let h = &arm.figures.handoffs;
-            let mut cells = vec![named(arm), h.count.to_string(), Bytes(h.bytes).to_string()];
+            let mut cells = vec![named(arm), h.count.to_string(), h.recomputed.to_string(), Bytes(h.bytes).to_string()];
             cells.extend([h.copy_ms_p50, h.copy_ms_p95, h.total_ms_p50, h.total_ms_p95].map(|v| or_not_measured(v, ms)));
             row(m, arm.control, &cells);
         }
@@ -112,14 +114,19 @@ pub fn search(m: &mut Markup, artifacts: &Artifacts) {
     if artifacts.run.search.is_empty() {
         return absent(m, "search trials (none were made)");
     }
-    let headings = [("arrangement", ""), ("goodput", "%"), ("score", ""), ("chosen for", "")];
+    let headings = [("arrangement", ""), ("requests", ""), ("goodput", "%"), ("score", ""), ("chosen for", "")];
     draw(m, &headings, |m| {
         for trial in &artifacts.run.search {
             let what = format!("{}: {}", trial.arrangement.name, arrangement(&trial.arrangement));
             let chosen = trial.chosen_for.clone().unwrap_or_default();
             m.el("tr", &[], |m| {
                 m.leaf("td", &[("class", &"words")], what);
-                for cell in [percent(trial.goodput_share), format!("{:.3}", trial.score), chosen] {
+                for cell in [
+                    trial.requests.to_string(),
+                    or_not_measured(trial.goodput_share, percent),
+                    or_not_measured(trial.score, |score| format!("{score:.3}")),
+                    chosen,
+                ] {
                     m.leaf("td", &[], cell);
                 }
             });
@@ -151,6 +158,7 @@ pub fn soundness(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
         said.push("No request failed.".into());
     }
     said.extend(errors);
+    said.extend(lost(arms));
     list(m, &said);
     let Some(summary) = artifacts.summary.as_ref().filter(|s| !s.identical_requests.is_empty()) else { return };
     m.leaf("h3", &[], "Requests with the same output tokens as the reference arm");

@@ -67,9 +67,7 @@ fn short(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &Engin
     if ttft > ttft_max || jolt {
         return if ttft_elsewhere <= ttft_max * ROOM_TO_SPARE { elsewhere } else { floor };
     }
-    // After the copy it waits for the step under way, of which half is left on average, and for its own.
-    let step = fleet.costs.step(decode.backlog().min(decode.chunk()), decode.load.running as f64 + 1.0);
     let handoff = fleet.costs.handoff(prompt);
-    let calm = handoff + 1.5 * step <= itl_max * ROOM_TO_SPARE;
+    let calm = handoff + decode.joining(fleet.costs, decode.load.running as f64 + 1.0) <= itl_max * ROOM_TO_SPARE;
     if calm && ttft_elsewhere + handoff < ttft { elsewhere } else { floor }
 }

@@ -35,7 +35,7 @@ pub trait Policy: Send {
     /// Where the request starts. None only when no engine is alive.
     fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan>;
 
-    /// Where a request that was prefilled by a `Plan::Split` decodes. None only when no engine is alive.
+    /// Where a request that was prefilled by a `Plan::Split` decodes. None when no engine can take its KV: it stays where it is.
     fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<EngineId> {
         best_decoder(fleet, ask, 0)
     }
@@ -63,7 +63,7 @@ impl Turn {
     }
 }
 
-/// The decode engine whose next step, with this request in it, is shortest. An engine without room for its KV comes last.
+/// The decode engine whose next step, with this request in it, is shortest. An engine without room for it comes last.
 fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, start: usize) -> Option<EngineId> {
     let tokens = u64::from(ask.prompt_tokens) + u64::from(ask.outputs);
     let score = |engine: &super::EngineState| {
@@ -71,7 +71,7 @@ fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, start: usize) -> Option<Engine
         let overfull = taken.saturating_sub(engine.facts.kv_tokens) as f64;
         let prompt = engine.backlog().min(engine.chunk());
         // What has no room waits until other requests end: as long as their prompt and output tokens take to compute, at least.
-        fleet.costs.step(prompt, engine.load.depth() as f64) + overfull * fleet.costs.prefill_us
+        fleet.costs.step(prompt, engine.load.depth() as f64) + overfull * fleet.costs.prefill_us + fleet.seat_wait(engine)
     };
-    fleet.least_of_pool(Role::Decode, start, score).map(|engine| engine.id)
+    fleet.least_taker(Role::Decode, start, score).map(|engine| engine.id)
 }

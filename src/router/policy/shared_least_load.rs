@@ -4,7 +4,7 @@
 use super::{Ask, Plan, Policy, Turn};
 use crate::router::FleetView;
 
-/// Seconds of work that a KV cache filled to one half counts for. As the cache fills, the term grows without bound.
+/// Microseconds of work that a KV cache filled to one half counts for. As the cache fills, the term grows without bound.
 const KV_PRESSURE_US: f64 = 150_000.0;
 
 #[derive(Default)]

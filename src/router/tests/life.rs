@@ -2,7 +2,7 @@
 
 use super::script::{A, B, Stage, split};
 use crate::config::RouterSettings;
-use crate::core::{FinishReason, Phase, RejectReason, RequestError, RequestId, Tuning};
+use crate::core::{EngineId, FinishReason, Phase, RejectReason, RequestError, RequestId, Tuning};
 use crate::router::{Action, Arrangement, ArrangementError, PolicyKind};
 
 fn result(stage: &Stage, request: u64) -> Result<(), RequestError> {
@@ -66,15 +66,28 @@ fn cancelling_releases_in_every_phase() {
 }
 
 #[test]
-fn a_hold_that_begins_after_the_abort_was_sent_is_released() {
-    let mut stage = Stage::pair(PolicyKind::DualPool);
-    stage.arrive(0, 1000, 8);
-    let leg = stage.leg_of(0);
-    stage.cancel(0);
-    // The leg's own end crossed the abort.
-    let actions = stage.end(leg, &[5], &FinishReason::Length);
-    assert_eq!(actions, [Action::Release { engine: A, leg }]);
-    assert!(stage.held.is_empty());
+fn a_leg_whose_end_crosses_the_abort_leaves_nothing_held() {
+    // The engine's answer is that of the end or that of the abort, which does not say that blocks are held.
+    for answer in [FinishReason::Length, FinishReason::Aborted] {
+        let mut stage = Stage::pair(PolicyKind::DualPool);
+        stage.arrive(0, 1000, 8);
+        let leg = stage.leg_of(0);
+        let actions = stage.cancel(0);
+        assert!(actions.contains(&Action::Release { engine: A, leg }), "{actions:?}");
+        stage.end(leg, &[], &answer);
+        stage.check_over();
+    }
+}
+
+#[test]
+fn a_split_leg_that_its_engine_gives_up_leaves_nothing_held() {
+    for reason in [FinishReason::Aborted, FinishReason::Error("scripted".to_owned())] {
+        let mut stage = Stage::pair(PolicyKind::DualPool);
+        stage.arrive(0, 1000, 8);
+        stage.end(stage.leg_of(0), &[], &reason);
+        assert!(matches!(result(&stage, 0), Err(RequestError::Engine { engine: A, phase: Phase::Prefill, .. })));
+        stage.check_over();
+    }
 }
 
 #[test]
@@ -122,6 +135,45 @@ fn death_in_any_phase_resumes_the_request_elsewhere() {
         assert_eq!(result(&stage, 0), Ok(()), "{phase}, {dies}");
         stage.check_over();
     }
+}
+
+#[test]
+fn an_engine_without_a_link_prefills_no_request_for_others_and_takes_none_over() {
+    let c = EngineId(2);
+    let mut stage = Stage::new(3, &split(PolicyKind::FullDisaggregation, &[A], &[B, c]));
+    stage.arrive(0, 500, 4);
+    stage.cut(B);
+    stage.give(stage.leg_of(0), 1);
+    assert_eq!(stage.engine_of(0), c, "the only one left to take it over");
+    stage.moved(stage.leg_of(0), true);
+    stage.arrive(1, 500, 4);
+    stage.cut(A);
+    stage.give(stage.leg_of(1), 1);
+    assert_eq!(stage.engine_of(1), A, "nobody can take its KV, so it stays with it");
+    stage.arrive(2, 500, 4);
+    assert!(stage.engine_of(2) == A && !stage.live[&stage.leg_of(2)].leg.hold);
+    for request in 0..3 {
+        stage.give(stage.leg_of(request), 4);
+    }
+    // Of an engine that is not ours, as a stranger on the socket may name it.
+    stage.feed(crate::router::Event::KvLost { engine: EngineId(40) });
+    stage.check_over();
+}
+
+#[test]
+fn shutdown_ends_every_request_and_says_so() {
+    let mut stage = Stage::pair(PolicyKind::DualPool);
+    stage.arrive(0, 1000, 4);
+    stage.arrive(1, 64, 4);
+    stage.give(stage.leg_of(1), 1);
+    stage.feed(crate::router::Event::ShutDown);
+    assert_eq!(result(&stage, 0), Err(RequestError::ShutDown { phase: Phase::Prefill }));
+    assert_eq!(result(&stage, 1), Err(RequestError::ShutDown { phase: Phase::Decode }));
+    for leg in stage.sent.clone() {
+        stage.end(leg, &[], &FinishReason::Aborted);
+    }
+    stage.clients.clear(); // Their tokens are cut off.
+    stage.check_over();
 }
 
 #[test]
@@ -212,12 +264,7 @@ fn words_of_unknown_legs_change_nothing() {
     let leg = stage.leg_of(0);
     stage.give(leg, 2);
     for late in [leg, crate::core::LegId { request: RequestId(77), leg: 0 }] {
-        let event = crate::router::Event::Output {
-            leg: late,
-            tokens: &[1],
-            cached_tokens: None,
-            finish: Some((&FinishReason::Length, None)),
-        };
+        let event = crate::router::Event::Output { leg: late, tokens: &[1], finish: Some((&FinishReason::Length, None)) };
         assert_eq!(stage.feed(event), []);
     }
     assert_eq!(stage.cancel(0), []);

@@ -1,8 +1,9 @@
 //! Where the policies send requests.
 
 use super::script::{A, B, Stage, split};
+use crate::config::RouterSettings;
 use crate::core::{EngineId, EngineStats, Micros, Objectives, Tuning};
-use crate::router::{Arrangement, CostModel, PolicyKind};
+use crate::router::{Arrangement, CostModel, EngineFacts, PolicyKind, Router};
 
 fn shared(policy: PolicyKind, engines: usize) -> Stage {
     Stage::new(engines, &Arrangement::shared("test", policy, engines, Tuning::default()))
@@ -155,6 +156,50 @@ fn decode_engines_are_chosen_when_the_prefill_is_done() {
     stage.give(stage.leg_of(1), 1);
     assert_ne!(stage.engine_of(1), first);
     assert!(stage.engine_of(1) != A && first != A);
+}
+
+#[test]
+fn an_engine_with_all_seats_taken_has_no_room() {
+    let c = EngineId(2);
+    let facts = EngineFacts { max_num_seqs: 2, ..super::script::FACTS };
+    let mut router = Router::new(&[facts, facts, super::script::FACTS], &RouterSettings::default());
+    router.arrange(&split(PolicyKind::FullDisaggregation, &[A], &[B, c])).unwrap();
+    let mut stage = Stage { router, ..Stage::new(3, &split(PolicyKind::FullDisaggregation, &[A], &[B, c])) };
+    let engines: Vec<EngineId> = (0..6)
+        .map(|request| {
+            stage.arrive(request, 300, 32);
+            stage.give(stage.leg_of(request), 1);
+            stage.engine_of(request)
+        })
+        .collect();
+    assert_eq!(engines, [B, c, B, c, c, c], "engine-1 has two seats");
+}
+
+#[test]
+fn no_itl_objective_is_too_loose() {
+    let mut stage = shared(PolicyKind::SharedLeastLoad, 1);
+    for request in 0..3 {
+        stage.arrive_with(request, 100, 1, Objectives { itl_us_max: Micros(u64::MAX), ..objectives(500.0, 0.0) });
+    }
+    assert!(stage.router.engines()[0].itl_objective() >= 3.6e9);
+    (0..3).for_each(|request| drop(stage.give(stage.leg_of(request), 1)));
+    stage.check_over();
+}
+
+#[test]
+fn what_an_engine_said_of_its_cache_before_it_fell_idle_does_not_count() {
+    let mut stage = shared(PolicyKind::SharedLeastLoad, 1);
+    let full = EngineStats { kv_usage: 0.9, ..EngineStats::default() };
+    stage.arrive(0, 100, 1);
+    stage.stats(A, full);
+    let usage = |stage: &Stage| stage.router.engines()[0].kv_usage();
+    assert!(usage(&stage) > 0.8);
+    stage.give(stage.leg_of(0), 1);
+    stage.stats(A, full); // The step that ended the leg.
+    stage.arrive(1, 100, 1);
+    assert!(usage(&stage) < 0.1);
+    stage.stats(A, full);
+    assert!(usage(&stage) > 0.8);
 }
 
 #[test]

@@ -40,8 +40,12 @@ pub struct Stage {
     pub now: Time,
     pub live: BTreeMap<LegId, Live>,
     pub held: BTreeSet<(EngineId, LegId)>,
+    /// Released so far. A hold that begins after its release ends at once.
+    pub released: BTreeSet<(EngineId, LegId)>,
     pub clients: BTreeMap<RequestId, Client>,
     pub dead: BTreeSet<EngineId>,
+    /// Engines without a link to the mover.
+    pub cut: BTreeSet<EngineId>,
     /// Every leg ever sent.
     pub sent: Vec<LegId>,
     pub actions: Vec<Action>,
@@ -75,8 +79,10 @@ impl Stage {
             now: Time(1_000_000),
             live: BTreeMap::new(),
             held: BTreeSet::new(),
+            released: BTreeSet::new(),
             clients: BTreeMap::new(),
             dead: BTreeSet::new(),
+            cut: BTreeSet::new(),
             sent: Vec::new(),
             actions: Vec::new(),
         }
@@ -105,6 +111,10 @@ impl Stage {
                 assert!(!self.sent.contains(&leg.id), "{} sent twice", leg.id);
                 assert!(self.clients[&leg.id.request].result.is_none(), "{} sent after the end", leg.id);
                 assert!(leg.max_tokens > 0 && leg.load.is_none_or(|load| load.engine != *engine));
+                let moves = leg.hold || leg.load.is_some();
+                let linked = |engine: &EngineId| !self.cut.contains(engine);
+                assert!(!moves || linked(engine), "{} is to move, and {engine} has no link", leg.id);
+                assert!(leg.load.is_none_or(|load| linked(&load.engine)), "{} is to load from an engine without a link", leg.id);
                 self.sent.push(leg.id);
                 let live = Live { engine: *engine, leg: leg.clone(), given: Vec::new(), aborted: false, waits: leg.load };
                 self.live.insert(leg.id, live);
@@ -116,6 +126,7 @@ impl Stage {
             }
             Action::Release { engine, leg } => {
                 self.held.remove(&(*engine, *leg));
+                self.released.insert((*engine, *leg));
             }
             Action::Emit { request, tokens } => {
                 let client = self.clients.get_mut(request).unwrap();
@@ -158,18 +169,20 @@ impl Stage {
         if live.given.len() == live.leg.max_tokens as usize {
             return self.end(leg, &tokens, &FinishReason::Length);
         }
-        self.feed(Event::Output { leg, tokens: &tokens, cached_tokens: None, finish: None })
+        self.feed(Event::Output { leg, tokens: &tokens, finish: None })
     }
 
-    /// The leg gives these tokens and ends; it leaves its KV behind if it was told to.
+    /// The leg gives these tokens and ends; it leaves its KV behind if it was told to. An engine that aborts or fails a leg does not
+    /// say so: the leg may have ended just before, and then the word of that end is dropped.
     pub fn end(&mut self, leg: LegId, tokens: &[TokenId], reason: &FinishReason) -> Vec<Action> {
         let Some(live) = self.live.remove(&leg) else { panic!("{leg} is on no engine") };
-        let computed = live.waits.is_none() && *reason != FinishReason::Error(String::new());
-        let held = (live.leg.hold && computed).then_some(HeldKv { tokens: live.leg.prompt.len() as u32 });
-        if held.is_some() {
+        let holds = live.leg.hold && live.waits.is_none() && !self.cut.contains(&live.engine);
+        if holds && !self.released.contains(&(live.engine, leg)) {
             self.held.insert((live.engine, leg));
         }
-        self.feed(Event::Output { leg, tokens, cached_tokens: None, finish: Some((reason, held)) })
+        let says = holds && matches!(reason, FinishReason::Length | FinishReason::Stop);
+        let held = says.then_some(HeldKv { tokens: live.leg.prompt.len() as u32 });
+        self.feed(Event::Output { leg, tokens, finish: Some((reason, held)) })
     }
 
     /// The copy that the leg waits for is over.
@@ -179,8 +192,7 @@ impl Stage {
         {
             assert!(self.held.remove(&(source.engine, source.leg)), "{leg} loaded what nobody held");
         }
-        let (started, copy) = (self.now, Micros(2_000));
-        self.feed(Event::KvMoved { leg, started, copy, bytes: Bytes(1), runs: 1, ok })
+        self.feed(Event::KvMoved { leg, copy: Micros(2_000), bytes: Bytes(1), ok })
     }
 
     pub fn die(&mut self, engine: EngineId) -> Vec<Action> {
@@ -188,6 +200,13 @@ impl Stage {
         self.live.retain(|_, live| live.engine != engine);
         self.held.retain(|&(holder, _)| holder != engine);
         self.feed(Event::EngineDied { engine, why: "killed" })
+    }
+
+    /// The engine loses its link to the mover, and lets go of what it holds.
+    pub fn cut(&mut self, engine: EngineId) {
+        self.cut.insert(engine);
+        self.held.retain(|&(holder, _)| holder != engine);
+        self.feed(Event::KvLost { engine });
     }
 
     pub fn stats(&mut self, engine: EngineId, stats: EngineStats) {

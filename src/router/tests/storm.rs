@@ -1,4 +1,4 @@
-//! Random storms: arrivals, tokens, cancellations, copies that fail, deaths, words that come late or twice, all in any order. Whatever
+//! Random storms: arrivals, tokens, cancellations, copies that fail, deaths, links that break, words that come late or twice, all in any order. Whatever
 //! happens, every request ends once, with its own tokens in order; no block stays held; the books are at zero.
 
 use rand::Rng as _;
@@ -6,7 +6,7 @@ use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
 use super::script::{A, B, Stage, split};
 use crate::config::RouterSettings;
-use crate::core::{EngineId, FinishReason, LegId, Rng, Tuning, seeded};
+use crate::core::{EngineId, EngineStats, FinishReason, LegId, Rng, Tuning, seeded};
 use crate::router::{Arrangement, Event, PolicyKind};
 
 const REQUESTS: u64 = 40;
@@ -27,7 +27,8 @@ type Late = Vec<(LegId, bool)>;
 fn copy_ends(stage: &mut Stage, leg: LegId, late: &mut Late, rng: &mut Rng) {
     let Some(live) = stage.live.get_mut(&leg) else { return };
     let Some(source) = live.waits else { return };
-    let ok = stage.held.contains(&(source.engine, source.leg)) && rng.random_bool(0.8);
+    let linked = !stage.cut.contains(&live.engine);
+    let ok = linked && stage.held.contains(&(source.engine, source.leg)) && rng.random_bool(0.8);
     if rng.random_bool(0.5) {
         stage.moved(leg, ok);
         return;
@@ -41,7 +42,7 @@ fn copy_ends(stage: &mut Stage, leg: LegId, late: &mut Late, rng: &mut Rng) {
 
 fn leg_works(stage: &mut Stage, leg: LegId, rng: &mut Rng) {
     let live = &stage.live[&leg];
-    if live.aborted && rng.random_bool(0.7) {
+    if (live.aborted && rng.random_bool(0.7)) || rng.random_bool(0.005) {
         stage.end(leg, &[], &FinishReason::Aborted);
     } else if live.waits.is_some() {
         // It waits for its KV.
@@ -49,6 +50,20 @@ fn leg_works(stage: &mut Stage, leg: LegId, rng: &mut Rng) {
         stage.end(leg, &[], &FinishReason::Error("scripted".to_owned()));
     } else {
         stage.give(leg, rng.random_range(1..=3));
+    }
+}
+
+/// Whatever an engine may say of itself, in no order.
+fn stats(rng: &mut Rng) -> EngineStats {
+    EngineStats {
+        waiting: rng.random_range(0..40),
+        running: rng.random_range(0..40),
+        kv_usage: *[0.0, 0.5, 1.0, 7.0, -1.0, f32::NAN].choose(rng).unwrap_or(&0.0),
+        prefix_queries: rng.random_range(0..5_000),
+        prefix_hits: rng.random_range(0..5_000),
+        prompt_tokens_computed: rng.random_range(0..5_000),
+        output_tokens: rng.random_range(0..500),
+        steps: rng.random_range(0..20),
     }
 }
 
@@ -79,21 +94,18 @@ fn storm(policy: PolicyKind, seed: u64) {
                 if let Some(&leg) = stage.sent.choose(rng)
                     && !stage.live.contains_key(&leg)
                 {
-                    stage.feed(Event::Output {
-                        leg,
-                        tokens: &[7],
-                        cached_tokens: None,
-                        finish: Some((&FinishReason::Length, None)),
-                    });
+                    stage.feed(Event::Output { leg, tokens: &[7], finish: Some((&FinishReason::Length, None)) });
                 }
             }
-            24..30 if !late.is_empty() => {
+            24..25 if rng.random_bool(0.1) => stage.cut(EngineId(rng.random_range(0..4))),
+            25..30 if !late.is_empty() => {
                 let (leg, ok) = late.swap_remove(rng.random_range(0..late.len()));
                 stage.moved(leg, ok);
             }
             30..50 => leg.into_iter().for_each(|leg| copy_ends(&mut stage, leg, &mut late, rng)),
-            50..52 => {
-                stage.feed(Event::Tick);
+            50..58 => {
+                let stats = stats(rng);
+                stage.stats(EngineId(rng.random_range(0..4)), stats);
             }
             _ => leg.into_iter().for_each(|leg| leg_works(&mut stage, leg, rng)),
         }
