@@ -74,6 +74,8 @@ pub(super) enum DriveError {
     Unsettled { arm: String, left: Unsettled },
     #[error("the router's cost model cannot be read or set: {0}")]
     Costs(anyhow::Error),
+    #[error("the search's simulation failed: {0}")]
+    Forecast(String),
     #[error(
         "no request was completed in the calibration, so there is no load to derive a rate from; see the engines' log, or set \
          workload.rate"

@@ -314,7 +314,14 @@ impl<'a> Plan<'a> {
         let short = self.settings.workload.short_prompt_tokens;
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
         candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
-        search::search(driver, candidates, purposes, &trials).await
+        let seeds = pair::seeds(self.settings.workload.seed, "forecast", search::FORECAST_REPETITIONS);
+        let workloads: Vec<_> = seeds.iter().map(|&seed| self.mix.generate(self.vocab_size, seed, rate)).collect();
+        let (engine, wanted) = (self.engine.clone(), self.settings.objectives.clone());
+        // A second or two of one core: on a thread of its own, so that nothing else waits for it.
+        let work = move || search::forecast(candidates, &engine, costs, &workloads, &wanted);
+        let forecasts = tokio::task::spawn_blocking(work).await.map_err(|e| DriveError::Forecast(e.to_string()))?;
+        let forecasts = forecasts.map_err(|e| DriveError::Forecast(e.to_string()))?;
+        search::search(driver, forecasts, purposes, &trials).await
     }
 
     fn seed(&self, purpose: &str) -> u64 {

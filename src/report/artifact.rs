@@ -48,7 +48,9 @@ pub struct PhaseTime {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SearchTrial {
     pub arrangement: Arrangement,
-    /// Requests it served over all rounds; 0 when there was no time to try it.
+    /// Its score in simulation, on engines that cost what the router learned of these.
+    pub forecast: f64,
+    /// Requests it served over all rounds; 0 when it was not on the shortlist, or there was no time to try it.
     pub requests: u32,
     pub goodput_share: Option<f64>,
     /// The score the search ranked by, higher is better; documented in `harness::search`.

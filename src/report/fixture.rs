@@ -158,6 +158,7 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
             arrangement.tunings = vec![tuning; 2];
             SearchTrial {
                 arrangement,
+                forecast: goodput_share,
                 requests: 20,
                 goodput_share: Some(goodput_share),
                 score: Some(goodput_share - 0.01),

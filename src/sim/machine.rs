@@ -110,9 +110,9 @@ impl<'a> Machine<'a> {
                 let at = usize::from(engine);
                 self.busy[at] = false;
                 let (outputs, stats) = self.engines[at].finish_step();
-                for LegOutput { leg, tokens, cached_tokens, finish } in &outputs {
+                for LegOutput { leg, tokens, finish, .. } in &outputs {
                     let finish = finish.as_ref().map(|finish| (&finish.reason, finish.held));
-                    self.feed(Event::Output { leg: *leg, tokens, cached_tokens: *cached_tokens, finish });
+                    self.feed(Event::Output { leg: *leg, tokens, finish });
                 }
                 self.feed(Event::EngineStats { engine: EngineId(engine), stats });
                 self.kick(at);
@@ -125,8 +125,7 @@ impl<'a> Machine<'a> {
                 self.engines[usize::from(to)].loaded(leg, kv);
                 let copy = self.settings.timing.copy(source.tokens);
                 let bytes = Bytes(self.settings.kv_bytes_per_token * u64::from(source.tokens));
-                let started = Time(self.now.0.saturating_sub(copy.0));
-                self.feed(Event::KvMoved { leg, started, copy, bytes, runs: 1, ok: kv.is_some() });
+                self.feed(Event::KvMoved { leg, copy, bytes, ok: kv.is_some() });
                 self.kick(from);
                 self.kick(usize::from(to));
             }

@@ -9,13 +9,14 @@
 //! prefill there too, slices let them pass the long ones.
 //!
 //! The arms that are not tuned are all among them, as they run: what is chosen of everything must have had the chance to be any of them.
+//! A grid around these points follows, for the forecast to pick from.
 
 use crate::core::Tuning;
 use crate::engine::EngineInfo;
 use crate::harness::arms::Pools;
 use crate::router::{Arrangement, PolicyKind};
 
-/// Every arrangement that is tried, in order of promise: when time runs short, the last ones stay untried.
+/// Every arrangement that is looked at, the known good ones first.
 pub fn candidates(pools: &Pools, engine: &EngineInfo, short_prompt_tokens: u32, step_tokens: u32) -> Vec<Arrangement> {
     let tuning = |batched, slice| tuning(engine, batched, slice);
     let short = short_prompt_tokens;
@@ -50,6 +51,17 @@ pub fn candidates(pools: &Pools, engine: &EngineInfo, short_prompt_tokens: u32, 
         shared(PolicyKind::SharedLeastLoad, tight),
         shared(PolicyKind::SharedBalanced, wide),
     ];
+    for tokens in [step_tokens / 4, step_tokens / 3, step_tokens / 2, step_tokens / 3 * 2, step_tokens, short.saturating_mul(3) / 2]
+    {
+        for slice in [short, tokens / 2, tokens / 4].map(|slice| slice.min(tokens).min(short).max(1)) {
+            all.push(shared(PolicyKind::SharedBalanced, tuning(tokens, slice)));
+            all.push(split(PolicyKind::DualPool, sliced, tuning(tokens, slice)));
+        }
+        all.push(split(PolicyKind::DualPool, start, tuning(tokens, 0)));
+        all.push(split(PolicyKind::DualPool, sliced, tuning(tokens, 0)));
+        all.push(shared(PolicyKind::SharedLeastLoad, tuning(tokens, 0)));
+    }
+    all.push(split(PolicyKind::FullDisaggregation, sliced, start));
     let mut seen: Vec<(PolicyKind, Vec<Tuning>)> = Vec::new();
     all.retain(|a| {
         let point = (a.policy, a.tunings.clone());
@@ -137,10 +149,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_step_of_few_tokens_still_has_slices() {
-        for candidate in candidates(&pools(), &engine(2048), 64, 1) {
-            let steady = candidate.name.contains("144/0");
+        let shared = |a: &Arrangement| a.policy == PolicyKind::SharedBalanced;
+        for candidate in candidates(&pools(), &engine(2048), 64, 1).into_iter().filter(shared) {
             let slices = candidate.tunings.iter().filter_map(|t| t.long_prefill_token_threshold);
-            assert!(steady || candidate.name.contains("256/0") || slices.into_iter().all(|slice| slice > 0), "{}", candidate.name);
+            assert!(slices.into_iter().all(|slice| slice > 0), "{}", candidate.name);
         }
     }
 

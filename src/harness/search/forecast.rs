@@ -2,7 +2,9 @@
 //! these, with the very policy code that serves. A trial takes seconds of two engines and sees a few dozen requests; a forecast takes
 //! milliseconds and sees hundreds, but knows the engines by five numbers only. So the forecast picks the field, and trials the winner.
 
-use super::Score;
+use std::collections::BTreeSet;
+
+use super::{Purpose, Score};
 use crate::config::ObjectiveSettings;
 use crate::core::{Arrangement, Request, RequestId, Time};
 use crate::engine::EngineInfo;
@@ -12,6 +14,12 @@ use crate::router::CostModel;
 use crate::sim::{self, SimError};
 use crate::workload::WorkItem;
 
+/// Simulated repetitions per arrangement.
+pub const FORECAST_REPETITIONS: u32 = 4;
+
+/// Best forecasts of each purpose that are tried on the engines.
+const TRIED: usize = 2;
+
 /// An arrangement and what the simulation says of it.
 #[derive(Clone, Debug)]
 pub struct Forecast {
@@ -19,7 +27,7 @@ pub struct Forecast {
     pub score: Score,
 }
 
-/// Scores every arrangement on the same workloads, best first; equal scores keep their order.
+/// Scores every arrangement on the same workloads.
 pub fn forecast(
     candidates: Vec<Arrangement>,
     engine: &EngineInfo,
@@ -46,8 +54,21 @@ pub fn forecast(
         }
         forecasts.push(Forecast { arrangement, score: Score::of(&served) });
     }
-    forecasts.sort_by(|a, b| b.score.score.total_cmp(&a.score.score));
     Ok(forecasts)
+}
+
+/// The places of those that are worth a trial: for each purpose its best forecasts, and the first one it accepts, which is known to
+/// be good on real engines and guards against a forecast that is far off.
+pub fn shortlist(forecasts: &[Forecast], purposes: &[Purpose]) -> BTreeSet<usize> {
+    let mut short = BTreeSet::new();
+    for purpose in purposes {
+        let mut accepted: Vec<usize> = (0..forecasts.len()).filter(|&i| purpose.takes(forecasts[i].arrangement.policy)).collect();
+        short.extend(accepted.first());
+        // Equal forecasts keep their order.
+        accepted.sort_by(|&a, &b| forecasts[b].score.score.total_cmp(&forecasts[a].score.score));
+        short.extend(accepted.into_iter().take(TRIED));
+    }
+    short
 }
 
 fn requests(items: &[WorkItem], wanted: &ObjectiveSettings) -> Vec<(Time, Request)> {
@@ -60,4 +81,42 @@ fn requests(items: &[WorkItem], wanted: &ObjectiveSettings) -> Vec<(Time, Reques
         objectives: objectives(wanted, item.class),
     };
     items.iter().map(|item| (Time(item.at.0), request(item))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PURPOSES;
+    use super::super::candidates::{self, tests as fleet};
+    use super::*;
+    use crate::config::WorkloadSettings;
+    use crate::router::PolicyKind;
+    use crate::workload::Workload;
+
+    fn forecasts(itl_ms: f64) -> Vec<Forecast> {
+        let costs = CostModel::default();
+        let engine = fleet::engine(2048);
+        let candidates = candidates::candidates(&fleet::pools(), &engine, 64, 200);
+        let workload = Workload::new(&WorkloadSettings::default());
+        let workloads: Vec<_> = (0..2).map(|seed| workload.generate(1000, seed, Some(7.5))).collect();
+        forecast(candidates, &engine, costs, &workloads, &ObjectiveSettings { itl_ms, ..Default::default() }).unwrap()
+    }
+
+    #[test]
+    fn the_forecast_knows_a_tuned_engine_from_one_that_is_not() {
+        let forecasts = forecasts(200.0);
+        let of = |name: &str| forecasts.iter().find(|f| f.arrangement.name == name).unwrap().score.goodput_share;
+        assert!(of("shared_balanced 224/64") > of("shared_least_load as started") + 0.1);
+        assert!(of("dual_pool prefill 256/0 decode 144/0") > of("full_disaggregation prefill as started decode as started") + 0.1);
+    }
+
+    #[test]
+    fn every_purpose_has_its_known_point_and_its_best_forecasts_on_the_shortlist() {
+        let forecasts = forecasts(50.0);
+        let short = shortlist(&forecasts, &PURPOSES);
+        assert!(short.len() <= (1 + TRIED) * PURPOSES.len(), "{short:?}");
+        assert!(short.contains(&0), "the known shared point");
+        let best = (0..forecasts.len()).max_by(|&a, &b| forecasts[a].score.score.total_cmp(&forecasts[b].score.score)).unwrap();
+        assert!(short.iter().any(|&i| forecasts[i].score.score >= forecasts[best].score.score));
+        assert!(short.iter().any(|&i| forecasts[i].arrangement.policy == PolicyKind::DualPool));
+    }
 }

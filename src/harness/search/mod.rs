@@ -1,6 +1,7 @@
 //! A small search for the arms that are to be tuned: `shared_tuned` (the strongest baseline), `dual_pool` (tuned with equal care)
-//! and `auto` (the best of everything). Each trial serves a short workload at the user's load and objectives, on seeds that are not
-//! measured later; all trials of a round serve the same requests.
+//! and `auto` (the best of everything). A simulation shortlists a grid of arrangements, and trials on the engines decide. Each trial
+//! serves a short workload at the user's load and objectives, on seeds that are not measured later; all trials of a round serve the
+//! same requests.
 //!
 //! Successive halving: a first round gives every candidate a short trial, a second one gives the leaders of each arm a longer one,
 //! and the score is over both. The whole keeps within a budget of time, and candidates are ranked on equal footing: each by the same
@@ -8,6 +9,7 @@
 //! short does not count for anyone.
 
 mod candidates;
+mod forecast;
 mod score;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use crate::telemetry::RequestRecord;
 use crate::workload::{WorkItem, Workload};
 
 pub use candidates::candidates;
+pub use forecast::{FORECAST_REPETITIONS, Forecast, forecast, shortlist};
 pub use score::Score;
 
 /// Shares of the time budget, round by round; with little time, all of it goes into one.
@@ -42,6 +45,12 @@ pub struct Purpose {
     accepts: fn(PolicyKind) -> bool,
 }
 
+impl Purpose {
+    fn takes(&self, policy: PolicyKind) -> bool {
+        (self.accepts)(policy)
+    }
+}
+
 pub const PURPOSES: [Purpose; 3] = [
     Purpose {
         arm: "shared_tuned",
@@ -62,6 +71,8 @@ pub struct Found {
 /// A candidate with all that its trials recorded.
 struct Tried {
     arrangement: Arrangement,
+    /// Its score in simulation.
+    forecast: f64,
     /// Round by round.
     rounds: Vec<Vec<RequestRecord>>,
 }
@@ -69,6 +80,18 @@ struct Tried {
 impl Tried {
     fn score(&self) -> Score {
         Score::of(&self.rounds.concat())
+    }
+
+    fn trial(&self, chosen_for: Option<String>) -> SearchTrial {
+        let score = (!self.rounds.is_empty()).then(|| self.score());
+        SearchTrial {
+            arrangement: self.arrangement.clone(),
+            forecast: self.forecast,
+            requests: self.rounds.iter().map(|requests| requests.len() as u32).sum(),
+            goodput_share: score.map(|score| score.goodput_share),
+            score: score.map(|score| score.score),
+            chosen_for,
+        }
     }
 }
 
@@ -88,13 +111,17 @@ pub(super) struct Trials<'a> {
 
 pub(super) async fn search(
     driver: &Driver<'_>,
-    candidates: Vec<Arrangement>,
+    forecasts: Vec<Forecast>,
     purposes: &[Purpose],
     trials: &Trials<'_>,
 ) -> Result<Found, DriveError> {
-    let wanted = |a: &Arrangement| purposes.iter().any(|p| (p.accepts)(a.policy));
-    let mut field: Vec<Tried> =
-        candidates.into_iter().filter(wanted).map(|arrangement| Tried { arrangement, rounds: Vec::new() }).collect();
+    let short = shortlist(&forecasts, purposes);
+    let mut field: Vec<Tried> = Vec::new();
+    let mut passed_over: Vec<SearchTrial> = Vec::new();
+    for (i, Forecast { arrangement, score }) in forecasts.into_iter().enumerate() {
+        let tried = Tried { arrangement, forecast: score.score, rounds: Vec::new() };
+        if short.contains(&i) { field.push(tried) } else { passed_over.push(tried.trial(None)) }
+    }
     let mut running: Vec<usize> = (0..field.len()).collect();
     let begun = Instant::now();
     let mut share = 0.0;
@@ -121,7 +148,9 @@ pub(super) async fn search(
         running = leaders(&field, purposes);
     }
     untried(driver, &field);
-    Ok(choose(&field, purposes))
+    let mut found = choose(&field, purposes);
+    found.trials.extend(passed_over);
+    Ok(found)
 }
 
 /// Says what there was no time for.
@@ -159,13 +188,13 @@ impl Trials<'_> {
 
 /// Whether every purpose has a candidate that was tried.
 fn covered(field: &[Tried], purposes: &[Purpose]) -> bool {
-    purposes.iter().all(|p| field.iter().any(|t| (p.accepts)(t.arrangement.policy) && !t.rounds.is_empty()))
+    purposes.iter().all(|p| field.iter().any(|t| p.takes(t.arrangement.policy) && !t.rounds.is_empty()))
 }
 
 /// The candidates that were tried and that this purpose accepts, best first. Equal scores keep the order of the field.
 fn ranked(field: &[Tried], purpose: Purpose) -> Vec<usize> {
     let mut ranked: Vec<usize> =
-        (0..field.len()).filter(|&i| (purpose.accepts)(field[i].arrangement.policy) && !field[i].rounds.is_empty()).collect();
+        (0..field.len()).filter(|&i| purpose.takes(field[i].arrangement.policy) && !field[i].rounds.is_empty()).collect();
     ranked.sort_by(|&a, &b| field[b].score().score.total_cmp(&field[a].score().score));
     ranked
 }
@@ -193,20 +222,8 @@ fn choose(field: &[Tried], purposes: &[Purpose]) -> Found {
         chosen_for[best].push(purpose.arm);
         arrangements.insert(purpose.arm.to_string(), field[best].arrangement.clone());
     }
-    let trials = field
-        .iter()
-        .zip(chosen_for)
-        .map(|(tried, arms)| {
-            let score = (!tried.rounds.is_empty()).then(|| tried.score());
-            SearchTrial {
-                arrangement: tried.arrangement.clone(),
-                requests: tried.rounds.iter().map(|requests| requests.len() as u32).sum(),
-                goodput_share: score.map(|score| score.goodput_share),
-                score: score.map(|score| score.score),
-                chosen_for: (!arms.is_empty()).then(|| arms.join(", ")),
-            }
-        })
-        .collect();
+    let trials =
+        field.iter().zip(chosen_for).map(|(tried, arms)| tried.trial((!arms.is_empty()).then(|| arms.join(", ")))).collect();
     Found { trials, arrangements }
 }
 
@@ -232,6 +249,7 @@ mod tests {
             .zip(stretches.iter().zip(rounds))
             .map(|(arrangement, (&stretch, &rounds))| Tried {
                 arrangement,
+                forecast: 0.0,
                 rounds: vec![synthetic::arm("trial", 1, 20, stretch); rounds],
             })
             .collect()

@@ -110,11 +110,14 @@ pub fn engines(m: &mut Markup, arms: &[Arm]) {
 }
 
 pub fn search(m: &mut Markup, artifacts: &Artifacts) {
-    section(m, "Search trials", "Short trials that chose the settings of the tuned arms; a higher score is better.");
+    let intro = "A simulation on engines that cost what the router learned of these shortlisted the arrangements; short trials on the \
+                 engines chose among them. Scores: higher is better. Arrangements without requests were not on the shortlist.";
+    section(m, "Search", intro);
     if artifacts.run.search.is_empty() {
         return absent(m, "search trials (none were made)");
     }
-    let headings = [("arrangement", ""), ("requests", ""), ("goodput", "%"), ("score", ""), ("chosen for", "")];
+    let headings =
+        [("arrangement", ""), ("forecast", "score"), ("requests", ""), ("goodput", "%"), ("trial", "score"), ("chosen for", "")];
     draw(m, &headings, |m| {
         for trial in &artifacts.run.search {
             let what = format!("{}: {}", trial.arrangement.name, arrangement(&trial.arrangement));
@@ -122,6 +125,7 @@ pub fn search(m: &mut Markup, artifacts: &Artifacts) {
             m.el("tr", &[], |m| {
                 m.leaf("td", &[("class", &"words")], what);
                 for cell in [
+                    format!("{:.3}", trial.forecast),
                     trial.requests.to_string(),
                     or_not_measured(trial.goodput_share, percent),
                     or_not_measured(trial.score, |score| format!("{score:.3}")),
