@@ -66,7 +66,8 @@ fn a_split_keeps_both_tails_short_where_a_shared_pool_trades_them() {
 
 #[test]
 fn under_a_tight_itl_objective_a_split_serves_most() {
-    for rate in RATES {
+    // A step that answers come first in keeps a shared pool within the objective too, while it is not near its limit.
+    for (rate, margin) in RATES.into_iter().zip([1.0, 1.3]) {
         let load = Load::balanced(rate, 50.0);
         println!("\n{rate} requests/s, ITL objective 50 ms");
         let shared: Vec<Figures> = [(224, 64), (96, 32), (64, 32), (48, 32), (40, 24), (40, 16), (32, 16)]
@@ -74,7 +75,7 @@ fn under_a_tight_itl_objective_a_split_serves_most() {
             .to_vec();
         let best_shared = shared.iter().map(Figures::goodput).fold(0.0, f64::max);
         let dual = serve(&split(PolicyKind::DualPool, tuned(256, 0), tuned(40, 24)), &load).goodput();
-        assert!(dual >= 0.65 && dual > 1.05 * best_shared, "{dual:.2} against {best_shared:.2}");
+        assert!(dual >= 0.65 && dual > margin * best_shared, "{dual:.2} against {best_shared:.2}");
         // Untuned, the decode engine breaks the objective with every prompt it computes, so the router sends prompts elsewhere.
         let untuned = serve(&split(PolicyKind::DualPool, tuned(256, 0), Tuning::default()), &load).goodput();
         let plain = serve(&split(PolicyKind::Dedicated, Tuning::default(), Tuning::default()), &load).goodput();
