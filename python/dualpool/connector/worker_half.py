@@ -79,7 +79,9 @@ class WorkerHalf:
         for order in metadata.loads:
             self._loading[order.leg] = order
             groups = [{"first": first, "blocks": blocks} for first, blocks in order.groups]
-            self.link.send({"type": "load", "leg": order.leg, "source": order.source.wire(), "groups": groups})
+            if not self.link.send({"type": "load", "leg": order.leg, "source": order.source.wire(), "groups": groups}):
+                # Nobody will write to these blocks: the controller never heard of them.
+                self._loaded(order.leg, "the controller could not be told")
 
     def report(self) -> Report:
         """Takes in what the controller said since the last step, without waiting, and hands over what came of it."""
@@ -96,7 +98,7 @@ class WorkerHalf:
         for leg in [leg for leg in self._early if leg in self._held]:
             del self._early[leg]
             self._release(leg)
-        if not self.link.alive:
+        if self.link.closed:
             self._let_go()
         report, self._report = self._report, Report()
         return report
@@ -126,8 +128,9 @@ class WorkerHalf:
                 self._early.pop(next(iter(self._early)))
 
     def _let_go(self) -> None:
-        """The link is cut. The controller cuts it only after its last copy from or to this engine, and a dead controller copies
-        nothing, so no block is being read or written: give back what is held, and compute what was to be loaded."""
+        """The controller has closed its end. It does so only after its last copy from or to this engine, and a dead controller
+        copies nothing, so no block is being read or written: give back what is held, and compute what was to be loaded. A link that
+        only this side has given up is not enough."""
         for leg in list(self._held):
             self._release(leg)
         for leg in list(self._loading):
