@@ -339,6 +339,7 @@ fn a_half_closed_connection_ends_after_its_copies() {
     assert!(watched.moved(leg(1, 1)).unwrap_err().contains("stopped"));
     assert_eq!(b.bytes(), before);
     a.expect_release(leg(1, 0));
+    a.released(leg(1, 0));
     // Its successor of the same id is served.
     watched.migrator.inject(Fault::None);
     let b = FakeEngine::ready(watched.migrator.socket_path(), 1);

@@ -45,7 +45,7 @@ class Controller:
 
 def step(worker: WorkerHalf, *loads: int, blocks: int = 2, holds: dict | None = None):
     orders = [LoadOrder(f"r{n}", f"{n}.1", Source(1, f"{n}.0", 10), [(0, list(range(blocks)))]) for n in loads]
-    worker.step(StepMetadata(orders, holds or {}))
+    worker.step(StepMetadata(orders, holds=holds or {}))
     return worker.report()
 
 

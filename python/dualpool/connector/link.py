@@ -44,6 +44,8 @@ class Link:
             raise ConnectionError(f"{self.name} cannot reach the dualpool controller at {path}: {error}") from error
         self._writable = select.poll()
         self._writable.register(self._socket, select.POLLOUT)
+        self._readable = select.poll()
+        self._readable.register(self._socket, select.POLLIN)
         hello = {"type": "hello", "protocol": PROTOCOL, "engine": engine, "half": half, "pid": os.getpid()}
         self.ask({**hello, "vllm": vllm.__version__}, "welcome")
 
@@ -102,6 +104,11 @@ class Link:
             else:
                 messages.append(message)
         return messages
+
+    def wait(self, seconds: float) -> None:
+        """Until there is something to receive, or so long."""
+        if not self.closed:
+            self._readable.poll(seconds * 1000)
 
     def give_up(self, why: str) -> None:
         """Ends this side of the link: the controller then stops its copies, and closes the other."""

@@ -27,6 +27,9 @@ logger = logging.getLogger("vllm.dualpool")
 # Releases that may wait for their request to be known as held. The controller releases only legs that were reported as held, so
 # at most those of one step wait here; more than this means that it sends nonsense.
 EARLY_RELEASES_MAX = 4096
+# How long a step that computes nothing waits for the outcome of a load. EngineCore sleeps 1 ms after each such step, so an outcome
+# that comes just too late costs twice that; most copies are over within this time.
+IDLE_WAIT_S = 0.001
 
 
 @dataclass
@@ -47,6 +50,7 @@ class WorkerHalf:
         self._held: dict[str, str] = {}  # leg -> request id, vLLM keeps its blocks
         self._early: dict[str, None] = {}  # legs to release that are not held yet, oldest first
         self._loading: dict[str, LoadOrder] = {}  # leg -> what it waits for
+        self._idle = False
         self._report = Report()
 
     def register(self, kv_caches: dict[str, Any], layout: str) -> None:
@@ -74,6 +78,7 @@ class WorkerHalf:
     def step(self, metadata: "StepMetadata") -> None:
         """A step begins. On CPU every earlier step has ended by now, and this step does not touch blocks that wait for a load,
         so nothing but the mover writes to them: asking before the forward pass instead of after saves a step's time."""
+        self._idle = metadata.idle
         for request, leg in metadata.holds.items():
             self._held[leg] = request
         for order in metadata.loads:
@@ -84,7 +89,9 @@ class WorkerHalf:
                 self._loaded(order.leg, "the controller could not be told")
 
     def report(self) -> Report:
-        """Takes in what the controller said since the last step, without waiting, and hands over what came of it."""
+        """Takes in what the controller said since the last step and hands over what came of it. Steps that compute never wait."""
+        if self._idle and self._loading:
+            self.link.wait(IDLE_WAIT_S)
         for message in self.link.receive():
             if message.get("type") == "loaded":
                 self._loaded(str(message.get("leg")), message.get("error"))
