@@ -191,7 +191,7 @@ proptest! {
 #[test]
 fn the_outcome_of_an_old_registration_is_not_taken_for_a_new_ones() {
     let mut broker = Broker::new(Micros(1_000_000));
-    let mut connect = |broker: &mut Broker| {
+    let connect = |broker: &mut Broker| {
         for half in [Half::Worker, Half::Scheduler] {
             broker.hello(EngineId(0), half).unwrap();
         }
