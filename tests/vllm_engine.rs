@@ -368,7 +368,7 @@ async fn tuning(fleet: &mut Fleet) {
     assert_eq!(steps_for(Tuning::default(), 0).await, 1);
     assert_eq!(steps_for(tokens(64), 0).await, 8);
     assert_eq!(steps_for(tokens(100_000), 0).await, 1, "the start value is the ceiling");
-    assert_eq!(steps_for(tokens(1), 0).await, 512 / 16, "max_num_seqs is the floor");
+    assert_eq!(steps_for(tokens(1), 0).await, 1 + 504 / 9, "the floor is one token for each running request, and eight");
     // The threshold counts beside another request only: 512 tokens in pieces of 32 beside 40 decode steps.
     let threshold = Tuning { long_prefill_token_threshold: Some(32), ..Tuning::default() };
     assert_eq!(steps_for(threshold, 0).await, 1);

@@ -86,7 +86,13 @@ def _popen(launch: Launch, path, args: list[str], passfds) -> int:
         # A Ctrl-C in the terminal is for the controller, which then ends its engines in order.
         start_new_session=True,
     )
-    process.returncode = 0  # multiprocessing waits for the process, not this object
     if launch.spawned is not None:
-        launch.spawned(process.pid)
+        try:
+            launch.spawned(process.pid)
+        except BaseException:
+            # Nobody watches it, so nobody would end it.
+            process.kill()
+            process.wait()
+            raise
+    process.returncode = 0  # multiprocessing waits for the process, not this object
     return process.pid

@@ -45,16 +45,14 @@ class _Tunable:
         self._tokens_at_start = self.max_num_scheduled_tokens
         self._tokens_wanted = self._tokens_at_start
         self._threshold_at_start = self.scheduler_config.long_prefill_token_threshold
+        self._threshold_wanted = self._threshold_at_start
         self._steps = 0
         self._reported = None
 
     def schedule(self, *args, **kwargs):
         if (settings := self._tuning.changed()) is not None:
             self._tune(*settings)
-        # Every running request gets its token and some prompt its slice, however small the step is wanted: with less, requests at
-        # the end of a full batch would wait until others end. The ceiling is what the engine's buffers were sized for.
-        floor = len(self.running) + PREFILL_TOKENS_MIN
-        self.max_num_scheduled_tokens = min(max(self._tokens_wanted, floor), self._tokens_at_start)
+        self._make_room()
         output = super().schedule(*args, **kwargs)
         if output.total_num_scheduled_tokens > 0:
             self._steps += 1
@@ -62,7 +60,41 @@ class _Tunable:
 
     def _tune(self, tokens: int | None, threshold: int | None) -> None:
         self._tokens_wanted = self._tokens_at_start if tokens is None else tokens
-        self.scheduler_config.long_prefill_token_threshold = self._threshold_at_start if threshold is None else threshold
+        self._threshold_wanted = self._threshold_at_start if threshold is None else threshold
+
+    def _make_room(self) -> None:
+        """However small the step is wanted, every answer gets its token in it, and prompts get on.
+
+        vLLM spends a step's tokens on running requests in the order of `running`, and only what is left on those that wait. So
+        answers come first; legs that arrive with their KV need something left over, from which their load starts and, once loaded,
+        their first token is computed; and running prompts share the rest. Nothing else in vLLM hangs on the order of `running`
+        under the `priority` policy, which picks whom to preempt by priority and arrival.
+        """
+        self.running.sort(key=lambda request: request.is_prefill_chunk)
+        prompts = sum(request.is_prefill_chunk for request in self.running)
+        answers, arriving = len(self.running) - prompts, self._arriving()
+        floor = answers + arriving + prompts + PREFILL_TOKENS_MIN
+        # The ceiling is what the engine's buffers were sized for. It has room for max_num_seqs requests, hence for all of these.
+        budget = self.max_num_scheduled_tokens = min(max(self._tokens_wanted, floor), self._tokens_at_start)
+        threshold = self._threshold_wanted
+        if arriving and prompts:
+            share = (budget - answers - arriving) // prompts
+            threshold = min(threshold or share, share)
+        self.scheduler_config.long_prefill_token_threshold = threshold
+
+    def _arriving(self) -> int:
+        """Legs that come with their KV and could run in this step. Of those whose load has not been asked for, one counts: a load
+        takes no tokens, so what one needs is enough to start all."""
+        if self.connector is None:
+            return 0
+        waiting = len(self.kv_holding_waiting) + (bool(self.waiting) and self.waiting.peek_request().priority < 0)
+        return min(waiting, self.max_num_running_reqs - len(self.running))
+
+    def _update_waiting_for_remote_kv(self, request) -> None:
+        # A leg whose load failed computes a prompt like any other, and is no more worth keeping when memory runs out.
+        if request.request_id in self.failed_recving_kv_req_ids:
+            request.priority = 0
+        super()._update_waiting_for_remote_kv(request)
 
     def make_stats(self, *args, **kwargs):
         # While blocks are held or awaited, vLLM polls with empty steps, a thousand a second, and would send statistics with each.

@@ -37,8 +37,10 @@ pub enum Effect {
         half: Half,
         message: ToEngine,
     },
+    /// To be answered through `mapped`, with this number.
     Map {
         engine: EngineId,
+        registration: u64,
         memory: Memory,
     },
     Unmap {
@@ -76,6 +78,8 @@ struct Engine {
     scheduler: bool,
     worker: bool,
     map: Option<Arc<KvMap>>,
+    /// The number of its registration: the outcome of mapping its predecessor's memory is not its own.
+    registration: u64,
     mapped: bool,
     /// Its connections are to be closed as soon as no copy touches it.
     closing: bool,
@@ -112,6 +116,7 @@ pub struct Broker {
     waiting: Vec<(Time, Load)>,
     copying: BTreeMap<u64, Copying>,
     next_copy: u64,
+    next_registration: u64,
     effects: Vec<Effect>,
 }
 
@@ -124,6 +129,7 @@ impl Broker {
             waiting: Vec::new(),
             copying: BTreeMap::new(),
             next_copy: 0,
+            next_registration: 0,
             effects: Vec::new(),
         }
     }
@@ -180,8 +186,10 @@ impl Broker {
         if engine.map.is_some() {
             return Err(Violation::RegisteredTwice { engine: id });
         }
-        engine.map = Some(Arc::new(map));
-        self.effects.push(Effect::Map { engine: id, memory });
+        let registration = self.next_registration;
+        self.next_registration += 1;
+        (engine.map, engine.registration) = (Some(Arc::new(map)), registration);
+        self.effects.push(Effect::Map { engine: id, registration, memory });
         Ok(())
     }
 
@@ -239,8 +247,9 @@ impl Broker {
         }
     }
 
-    pub fn mapped(&mut self, id: EngineId, result: Result<(), String>, now: Time) {
-        let Some(engine) = self.engines.get_mut(&id) else { return };
+    pub fn mapped(&mut self, id: EngineId, registration: u64, result: Result<(), String>, now: Time) {
+        let ours = |engine: &&mut Engine| engine.map.is_some() && engine.registration == registration;
+        let Some(engine) = self.engines.get_mut(&id).filter(ours) else { return };
         match result {
             Ok(()) => {
                 engine.mapped = true;
@@ -375,10 +384,11 @@ impl Broker {
         self.answer(load.engine, load.leg, load.source, nothing_moved(now, Err(why)));
     }
 
+    /// The controller is told first: once the engine knows, the leg's tokens are on their way.
     fn answer(&mut self, engine: EngineId, leg: LegId, source: Source, copied: Copied) {
         let error = copied.result.as_ref().err().cloned();
-        self.send(engine, Half::Worker, ToEngine::Loaded { leg: LegName(leg), error });
         self.emit_moved(engine, leg, source, copied);
+        self.send(engine, Half::Worker, ToEngine::Loaded { leg: LegName(leg), error });
     }
 
     fn close_if_idle(&mut self, id: EngineId) {

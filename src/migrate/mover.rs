@@ -17,7 +17,7 @@ pub const MOVER_JOBS_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub enum Job {
-    Map { engine: EngineId, memory: Memory },
+    Map { engine: EngineId, registration: u64, memory: Memory },
     Unmap { engine: EngineId },
     Copy(CopyJob),
 }
@@ -35,7 +35,7 @@ pub struct CopyJob {
 
 #[derive(Debug)]
 pub enum Done {
-    Mapped { engine: EngineId, result: Result<(), String> },
+    Mapped { engine: EngineId, registration: u64, result: Result<(), String> },
     Copied { id: u64, copied: Copied },
 }
 
@@ -88,9 +88,9 @@ impl Mover {
 fn run(mut transport: Box<dyn Transport>, options: &MoverOptions, queue: &Receiver<Job>, done: &dyn Fn(Done)) {
     for job in queue {
         match job {
-            Job::Map { engine, memory } => {
+            Job::Map { engine, registration, memory } => {
                 let result = transport.map(engine, memory).map_err(|e| e.to_string());
-                done(Done::Mapped { engine, result });
+                done(Done::Mapped { engine, registration, result });
             }
             Job::Unmap { engine } => transport.unmap(engine),
             Job::Copy(job) => {
@@ -141,7 +141,7 @@ fn execute_plan(
         return Err("a fault was injected in the middle of the copy".into());
     }
     if options.verify {
-        verify(transport, spans, from, to).map_err(|e| e.to_string())?;
+        verify(transport, spans, from, to, &job.stop).map_err(|e| e.to_string())?;
     }
     Ok(())
 }
@@ -191,7 +191,12 @@ mod tests {
             }
             Ok(())
         }
-        fn checksum(&mut self, engine: EngineId, ranges: &mut dyn Iterator<Item = (u64, u64)>) -> Result<u64, TransportError> {
+        fn checksum(
+            &mut self,
+            engine: EngineId,
+            ranges: &mut dyn Iterator<Item = (u64, u64)>,
+            _: &Stop,
+        ) -> Result<u64, TransportError> {
             let bytes = &self.memory[&engine];
             Ok(ranges.flat_map(|(o, n)| &bytes[o as usize..(o + n) as usize]).fold(7, |sum, b| sum * 31 % 65_521 + u64::from(*b)))
         }

@@ -12,6 +12,8 @@ use crate::core::EngineId;
 
 /// How many bytes are copied between two looks at `stop`: 1 ms of work, at which the look costs nothing.
 const CHUNK_BYTES: u64 = 8 << 20;
+/// How many bytes are hashed at a time: they fit the processor's cache.
+const HASH_BYTES: usize = 256 << 10;
 
 #[derive(Default)]
 pub struct ShmTransport {
@@ -76,13 +78,30 @@ impl Transport for ShmTransport {
         Ok(())
     }
 
-    fn checksum(&mut self, engine: EngineId, ranges: &mut dyn Iterator<Item = (u64, u64)>) -> Result<u64, TransportError> {
+    fn checksum(
+        &mut self,
+        engine: EngineId,
+        ranges: &mut dyn Iterator<Item = (u64, u64)>,
+        stop: &Stop,
+    ) -> Result<u64, TransportError> {
         let map = self.mapping(engine)?;
         let mut hash = Xxh3Default::new();
+        let mut buffer = vec![0; HASH_BYTES];
         for (offset, length) in ranges {
-            let start = range(map, engine, offset, length)?;
-            // SAFETY: `range` checked the bounds. The block is held by its engine, so nobody writes to it while it is read.
-            hash.update(unsafe { std::slice::from_raw_parts(start.cast_const(), length as usize) });
+            let mut done = 0;
+            while done < length {
+                if stop.is_set() {
+                    return Err(TransportError::Stopped);
+                }
+                let part = (length - done).min(HASH_BYTES as u64);
+                let start = range(map, engine, offset + done, part)?;
+                // No Rust reference to memory that another process may write: its bytes are copied out, and the copy is hashed.
+                // SAFETY: `range` checked the source, whose mapping lives as long as `self.maps` is borrowed; `part` fits the
+                // buffer, which is this call's own.
+                unsafe { std::ptr::copy_nonoverlapping(start.cast_const(), buffer.as_mut_ptr(), part as usize) };
+                hash.update(&buffer[..part as usize]);
+                done += part;
+            }
         }
         Ok(hash.digest())
     }
@@ -139,8 +158,9 @@ mod tests {
         want[5000..5100].copy_from_slice(&bytes[..100]);
         want[1..1097].copy_from_slice(&bytes[3000..]);
         assert_eq!(got, want);
-        let sum =
-            |shm: &mut ShmTransport, engine, ranges: &[(u64, u64)]| shm.checksum(engine, &mut ranges.iter().copied()).unwrap();
+        let sum = |shm: &mut ShmTransport, engine, ranges: &[(u64, u64)]| {
+            shm.checksum(engine, &mut ranges.iter().copied(), &Stop::default()).unwrap()
+        };
         let of_source = sum(&mut shm, source, &[(0, 100), (3000, 1096)]);
         assert_eq!(of_source, sum(&mut shm, target, &[(5000, 100), (1, 1096)]));
         assert_ne!(of_source, sum(&mut shm, target, &[(5000, 100), (2, 1096)]));
@@ -164,6 +184,7 @@ mod tests {
         stop.set();
         let plan = [Span { source: 0, target: 2048, length: 1 }];
         assert!(matches!(shm.copy(&plan, source, source, &stop), Err(TransportError::Stopped)));
+        assert!(matches!(shm.checksum(source, &mut [(0, 1)].into_iter(), &stop), Err(TransportError::Stopped)));
         shm.unmap(source);
         assert!(matches!(shm.copy(&plan, source, source, &Stop::default()), Err(TransportError::NotMapped { .. })));
     }

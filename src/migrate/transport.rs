@@ -48,8 +48,13 @@ pub trait Transport: Send {
     /// Executes a plan; when it returns, all bytes are there. Gives up early, with `Stopped`, once `stop` is set.
     fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError>;
 
-    /// A checksum of these `(offset, length)` ranges, in this order.
-    fn checksum(&mut self, engine: EngineId, ranges: &mut dyn Iterator<Item = (u64, u64)>) -> Result<u64, TransportError>;
+    /// A checksum of these `(offset, length)` ranges, in this order. Gives up early as `copy` does.
+    fn checksum(
+        &mut self,
+        engine: EngineId,
+        ranges: &mut dyn Iterator<Item = (u64, u64)>,
+        stop: &Stop,
+    ) -> Result<u64, TransportError>;
 }
 
 /// Tells a running copy to give up.

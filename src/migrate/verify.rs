@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::plan::Span;
-use super::transport::{Transport, TransportError};
+use super::transport::{Stop, Transport, TransportError};
 use crate::core::EngineId;
 
 #[derive(Debug, Error)]
@@ -14,8 +14,8 @@ pub enum VerifyError {
     Transport(#[from] TransportError),
 }
 
-pub fn verify(transport: &mut dyn Transport, plan: &[Span], from: EngineId, to: EngineId) -> Result<(), VerifyError> {
-    let source_sum = transport.checksum(from, &mut plan.iter().map(|span| (span.source, span.length)))?;
-    let target_sum = transport.checksum(to, &mut plan.iter().map(|span| (span.target, span.length)))?;
+pub fn verify(transport: &mut dyn Transport, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), VerifyError> {
+    let source_sum = transport.checksum(from, &mut plan.iter().map(|span| (span.source, span.length)), stop)?;
+    let target_sum = transport.checksum(to, &mut plan.iter().map(|span| (span.target, span.length)), stop)?;
     if source_sum == target_sum { Ok(()) } else { Err(VerifyError::Differ { from, to, source_sum, target_sum }) }
 }

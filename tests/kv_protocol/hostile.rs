@@ -21,6 +21,11 @@ impl End {
         serde_json::from_slice(&buffer[..length]).unwrap()
     }
 
+    /// Waits until the other side has ended its half.
+    fn is_at_its_end(&self) -> bool {
+        recv(self.0.as_raw_fd(), &mut [0; 8], MsgFlags::empty()).unwrap() == 0
+    }
+
     fn send(&self, message: &ToEngine) {
         self.send_bytes(&serde_json::to_vec(message).unwrap());
     }
@@ -68,11 +73,25 @@ fn wrong_words_do_not_end_an_engine() {
     released_while_it_runs(&engine, &worker, &scheduler, &prompt);
     loaded_twice_and_never_asked(&engine, &worker, &prompt);
 
-    // Garbage cuts the link: what is held is given back, and the engine serves on.
-    hold(&engine, &scheduler, &prompt, 20);
+    garbage_lets_go_of_nothing_yet(engine, worker, &scheduler, &prompt);
+}
+
+/// The engine gives its side of the link up. Only once the controller has closed the other one does it let go of blocks, and then it
+/// serves on.
+fn garbage_lets_go_of_nothing_yet(engine: Engine, worker: End, scheduler: &End, prompt: &[u32]) {
+    let load = Some((EngineId(1), leg(21, 0), 200));
+    let pending = engine.generate(prompt, 8, LegParams { leg: Some(leg(21, 1)), hold: false, load });
+    assert!(matches!(worker.receive(), ToController::Load { .. }));
     worker.send_bytes(b"\xfe garbage");
+    assert!(worker.is_at_its_end());
+    // Many steps later the load still waits: a copy could be going on.
+    assert_eq!(engine.generate(&[9, 8, 7], 50, LegParams::default()).wait().tokens.len(), 50);
+    assert!(!pending.is_over());
+    hold(&engine, scheduler, prompt, 20);
+    drop(worker);
+    let got = pending.wait().tokens;
     engine.wait_idle();
-    assert_eq!(engine.generate(&prompt, 3, LegParams::default()).wait().tokens.len(), 3);
+    assert_eq!(got, engine.reference(prompt, 8));
 }
 
 /// A refused engine does not start, and says why.

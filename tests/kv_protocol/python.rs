@@ -45,9 +45,25 @@ pub fn model(name: &str) -> PathBuf {
     folder
 }
 
+fn passes(program: &mut Command) {
+    let output = program.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// What needs no engine: strides to byte runs, the version check, request parameters.
 #[test]
 fn connector_parts() {
-    let output = program("connector_parts.py").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    passes(&mut program("connector_parts.py"));
+}
+
+/// What a step is made of, with vLLM's own scheduler underneath.
+#[test]
+fn scheduler_steps() {
+    passes(program("scheduler_steps.py").arg(model("llama")));
+}
+
+/// The connector's end of a link that neither side has closed yet.
+#[test]
+fn half_closed_links() {
+    passes(&mut program("half_closed_links.py"));
 }

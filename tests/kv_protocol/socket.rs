@@ -1,8 +1,11 @@
 //! The control socket and the mover, against made-up engines.
 
+use std::os::fd::AsRawFd;
+
 use dualpool::core::{EngineId, Micros};
 use dualpool::migrate::wire::{Half, MESSAGE_BYTES_MAX, PROTOCOL, Source, ToController, ToEngine};
 use dualpool::migrate::{Fault, MOVE_EVENTS_MAX, MoveEvent};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::fake::{FakeEngine, MEMORY_BYTES, Wire, block, hello, register};
 use crate::watch::{LEASE_MS, Watched, leg, start, until};
@@ -318,6 +321,29 @@ fn slow_readers_lose_nothing() {
         watched.seen(MoveEvent::Released { engine: a.id, leg: leg(legs - 1, 0) });
     });
     assert_eq!(watched.migrator.held_blocks(), 0);
+}
+
+/// How an engine gives its side up: the other side ends when no copy touches the engine any more, and after the outcome of its load.
+#[test]
+fn a_half_closed_connection_ends_after_its_copies() {
+    let (mut watched, a, b) = pair(false);
+    let before = b.fill();
+    watched.migrator.inject(Fault::Delay(Micros::from_secs(3600.0)));
+    a.held(leg(1, 0), 10, &[1, 2, 3]);
+    watched.expect(MoveEvent::Held { engine: a.id, leg: leg(1, 0) });
+    b.load(leg(1, 1), a.source(leg(1, 0), 10), 0, &[4, 5, 6]);
+    shutdown(b.worker.0.as_raw_fd(), Shutdown::Write).unwrap();
+    let said: Vec<ToEngine> = std::iter::from_fn(|| b.worker.receive()).collect();
+    assert!(matches!(&said[..], [ToEngine::Refused { .. }, ToEngine::Loaded { error: Some(_), .. }]), "{said:?}");
+    assert_eq!(b.scheduler.receive(), None);
+    assert!(watched.moved(leg(1, 1)).unwrap_err().contains("stopped"));
+    assert_eq!(b.bytes(), before);
+    a.expect_release(leg(1, 0));
+    a.released(leg(1, 0));
+    // Its successor of the same id is served.
+    watched.migrator.inject(Fault::None);
+    let b = FakeEngine::ready(watched.migrator.socket_path(), 1);
+    works(&mut watched, &a, &b, 2);
 }
 
 #[test]

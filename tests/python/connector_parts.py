@@ -1,12 +1,15 @@
-"""Checks of the connector's parts that need no engine. Each part is loaded by its path: importing the package loads all of vLLM."""
+"""Checks of parts that need no engine. Those of the connector are loaded by their path: importing the package loads all of vLLM."""
 
 import importlib.util
 import itertools
+import os
 import random
 import sys
 from pathlib import Path
 
 import torch
+
+from dualpool import launch
 
 PACKAGE = Path(__file__).parents[2] / "python" / "dualpool" / "connector"
 
@@ -93,7 +96,19 @@ def malformed_params_are_ignored() -> None:
         assert params.leg_of(other) is None, other
 
 
+def a_process_that_cannot_be_watched_is_ended() -> None:
+    pids = []
+
+    def fails(pid: int) -> None:
+        pids.append(pid)
+        raise OSError("too many open files")
+
+    raises(OSError, "too many", launch._popen, launch.Launch(spawned=fails), b"/bin/sleep", ["sleep", "3600"], ())
+    raises(ProcessLookupError, "", os.kill, pids[0], 0)
+
+
 if __name__ == "__main__":
+    a_process_that_cannot_be_watched_is_ended()
     layers_lie_where_their_strides_say()
     views_of_another_shape_are_refused()
     versions_outside_the_list_are_refused()

@@ -95,7 +95,7 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
         self.scheduler.allocated(request, blocks, num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> Any:
-        return self.scheduler.take_metadata()
+        return self.scheduler.take_metadata(idle=scheduler_output.total_num_scheduled_tokens == 0)
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
         return self.scheduler.finished(request, (block_ids,))

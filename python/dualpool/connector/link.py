@@ -1,5 +1,6 @@
 """One connector half's connection to the controller: JSON messages over a SOCK_SEQPACKET Unix socket."""
 
+import contextlib
 import json
 import logging
 import os
@@ -24,12 +25,17 @@ class Refused(RuntimeError):
 
 
 class Link:
-    """Sends block for at most SEND_TIMEOUT_S, receives never do. Once the link is cut it stays cut and swallows messages:
-    the engine then goes on serving without hand-off."""
+    """Sends block for at most SEND_TIMEOUT_S, receives never do.
+
+    A link ends in two steps, because a mover may be writing to this engine's blocks until the controller closes its end:
+    - `alive` ends when either side gives up. Nothing is sent from then on, and the engine goes on serving without hand-off.
+    - `closed` begins with the controller's end of file, before which no block that a copy may touch is let go.
+    """
 
     def __init__(self, path: str, engine: int, half: str) -> None:
         self.name = f"engine-{engine} {half}"
         self.alive = True
+        self.closed = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._socket.settimeout(REPLY_TIMEOUT_S)
         try:
@@ -38,6 +44,8 @@ class Link:
             raise ConnectionError(f"{self.name} cannot reach the dualpool controller at {path}: {error}") from error
         self._writable = select.poll()
         self._writable.register(self._socket, select.POLLOUT)
+        self._readable = select.poll()
+        self._readable.register(self._socket, select.POLLIN)
         hello = {"type": "hello", "protocol": PROTOCOL, "engine": engine, "half": half, "pid": os.getpid()}
         self.ask({**hello, "vllm": vllm.__version__}, "welcome")
 
@@ -53,46 +61,65 @@ class Link:
             raise Refused(f"the dualpool controller refused {self.name}: {answer.get('why', answer)}")
 
     def send(self, message: dict[str, Any]) -> bool:
-        """False when the link is cut, now or before."""
+        """False when the controller will not get it: the link has ended, or the message is too long, which leaves the link as it is."""
+        try:
+            data = self._encode(message)
+        except ValueError as error:
+            logger.warning("dualpool: %s cannot tell the controller: %s", self.name, error)
+            return False
         if self.alive:
             try:
-                data = self._encode(message)
                 try:
                     self._socket.send(data)
                 except BlockingIOError:
                     self._writable.poll(SEND_TIMEOUT_S * 1000)
                     self._socket.send(data)
-            except (OSError, ValueError) as error:
-                self.cut(str(error))
+            except OSError as error:
+                self.give_up(f"sending failed: {error}")
         return self.alive
 
     def receive(self) -> list[dict[str, Any]]:
-        """All messages that have arrived; never waits."""
+        """All messages that have arrived; never waits. What the controller says counts until it closes its end."""
         messages = []
-        while self.alive:
+        while not self.closed:
             try:
                 data = self._socket.recv(MESSAGE_BYTES_MAX)
-                if not data:
-                    self.cut("the controller closed it")
-                    break
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                data = b""  # closed before it had read everything
+            except OSError as error:
+                self.give_up(f"receiving failed: {error}")
+                break
+            if not data:
+                self.give_up("the controller closed it")
+                self.close()
+                break
+            try:
                 message = json.loads(data)
                 if not isinstance(message, dict):
                     raise ValueError(f"not a message: {message!r}")
+            except ValueError as error:
+                self.give_up(str(error))
+            else:
                 messages.append(message)
-            except BlockingIOError:
-                break
-            except (OSError, ValueError) as error:
-                self.cut(str(error))
         return messages
 
-    def cut(self, why: str) -> None:
+    def wait(self, seconds: float) -> None:
+        """Until there is something to receive, or so long."""
+        if not self.closed:
+            self._readable.poll(seconds * 1000)
+
+    def give_up(self, why: str) -> None:
+        """Ends this side of the link: the controller then stops its copies, and closes the other."""
         if self.alive:
             self.alive = False
-            self._socket.close()
             logger.warning("dualpool: %s lost its control connection (%s); serving on without KV hand-off", self.name, why)
+            with contextlib.suppress(OSError):  # the other side may be gone
+                self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        self.alive = False
+        self.alive, self.closed = False, True
         self._socket.close()
 
     def _encode(self, message: dict[str, Any]) -> bytes:

@@ -36,6 +36,8 @@ class StepMetadata(KVConnectorMetadata):
     """What the worker half has to know of this step."""
 
     loads: list[LoadOrder] = field(default_factory=list)
+    # Nothing is computed in it.
+    idle: bool = False
     # Request id -> leg, of requests that ended and whose blocks vLLM now keeps for us.
     holds: dict[str, str] = field(default_factory=dict)
 
@@ -104,8 +106,9 @@ class SchedulerHalf:
         self._metadata.holds[request.request_id] = leg.name
         return True, {"dualpool_held": {"tokens": tokens}}
 
-    def take_metadata(self) -> StepMetadata:
+    def take_metadata(self, idle: bool) -> StepMetadata:
         metadata, self._metadata = self._metadata, StepMetadata()
+        metadata.idle = idle
         return metadata
 
     def shutdown(self) -> None:

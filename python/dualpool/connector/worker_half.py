@@ -27,6 +27,9 @@ logger = logging.getLogger("vllm.dualpool")
 # Releases that may wait for their request to be known as held. The controller releases only legs that were reported as held, so
 # at most those of one step wait here; more than this means that it sends nonsense.
 EARLY_RELEASES_MAX = 4096
+# How long a step that computes nothing waits for the outcome of a load. EngineCore sleeps 1 ms after each such step, so an outcome
+# that comes just too late costs twice that; most copies are over within this time.
+IDLE_WAIT_S = 0.001
 
 
 @dataclass
@@ -47,6 +50,7 @@ class WorkerHalf:
         self._held: dict[str, str] = {}  # leg -> request id, vLLM keeps its blocks
         self._early: dict[str, None] = {}  # legs to release that are not held yet, oldest first
         self._loading: dict[str, LoadOrder] = {}  # leg -> what it waits for
+        self._idle = False
         self._report = Report()
 
     def register(self, kv_caches: dict[str, Any], layout: str) -> None:
@@ -74,15 +78,20 @@ class WorkerHalf:
     def step(self, metadata: "StepMetadata") -> None:
         """A step begins. On CPU every earlier step has ended by now, and this step does not touch blocks that wait for a load,
         so nothing but the mover writes to them: asking before the forward pass instead of after saves a step's time."""
+        self._idle = metadata.idle
         for request, leg in metadata.holds.items():
             self._held[leg] = request
         for order in metadata.loads:
             self._loading[order.leg] = order
             groups = [{"first": first, "blocks": blocks} for first, blocks in order.groups]
-            self.link.send({"type": "load", "leg": order.leg, "source": order.source.wire(), "groups": groups})
+            if not self.link.send({"type": "load", "leg": order.leg, "source": order.source.wire(), "groups": groups}):
+                # Nobody will write to these blocks: the controller never heard of them.
+                self._loaded(order.leg, "the controller could not be told")
 
     def report(self) -> Report:
-        """Takes in what the controller said since the last step, without waiting, and hands over what came of it."""
+        """Takes in what the controller said since the last step and hands over what came of it. Steps that compute never wait."""
+        if self._idle and self._loading:
+            self.link.wait(IDLE_WAIT_S)
         for message in self.link.receive():
             if message.get("type") == "loaded":
                 self._loaded(str(message.get("leg")), message.get("error"))
@@ -96,7 +105,7 @@ class WorkerHalf:
         for leg in [leg for leg in self._early if leg in self._held]:
             del self._early[leg]
             self._release(leg)
-        if not self.link.alive:
+        if self.link.closed:
             self._let_go()
         report, self._report = self._report, Report()
         return report
@@ -126,8 +135,9 @@ class WorkerHalf:
                 self._early.pop(next(iter(self._early)))
 
     def _let_go(self) -> None:
-        """The link is cut. The controller cuts it only after its last copy from or to this engine, and a dead controller copies
-        nothing, so no block is being read or written: give back what is held, and compute what was to be loaded."""
+        """The controller has closed its end. It does so only after its last copy from or to this engine, and a dead controller
+        copies nothing, so no block is being read or written: give back what is held, and compute what was to be loaded. A link that
+        only this side has given up is not enough."""
         for leg in list(self._held):
             self._release(leg)
         for leg in list(self._loading):

@@ -61,6 +61,8 @@ struct World {
     asked: BTreeMap<EngineId, usize>,
     answered: BTreeMap<EngineId, usize>,
     moved: usize,
+    /// Answers to loads, also to engines that are gone.
+    told: usize,
     loads: usize,
 }
 
@@ -83,7 +85,7 @@ impl World {
                 }
                 let fd = File::open("/dev/null").expect("it exists").into();
                 broker.register(map(id, 8, 64), Memory::Shm { fd, bytes: 1024 }).expect("not registered yet");
-                broker.mapped(engine, Ok(()), now);
+                self.map(broker, engine);
                 self.connected.insert(engine);
             }
             Step::Held(engine, leg) if self.connected.contains(&EngineId(engine)) => {
@@ -119,6 +121,15 @@ impl World {
         self.see(broker);
     }
 
+    /// The mover maps what the engine has registered.
+    fn map(&mut self, broker: &mut Broker, engine: EngineId) {
+        for effect in broker.take_effects() {
+            if let Effect::Map { registration, .. } = effect {
+                broker.mapped(engine, registration, Ok(()), Time(self.now));
+            }
+        }
+    }
+
     fn gone(&mut self, engine: EngineId) {
         self.connected.remove(&engine);
         self.asked.remove(&engine);
@@ -129,8 +140,12 @@ impl World {
         for effect in broker.take_effects() {
             match effect {
                 Effect::Copy(job) => self.copies.push(job),
-                Effect::Send { engine, message: ToEngine::Loaded { .. }, .. } if self.connected.contains(&engine) => {
-                    *self.answered.entry(engine).or_default() += 1;
+                Effect::Send { engine, message: ToEngine::Loaded { .. }, .. } => {
+                    self.told += 1;
+                    assert!(self.told <= self.moved, "an engine knows of a copy's end before the controller does");
+                    if self.connected.contains(&engine) {
+                        *self.answered.entry(engine).or_default() += 1;
+                    }
                 }
                 Effect::Close { engine } | Effect::Unmap { engine } => {
                     let touches = |job: &CopyJob| job.from.engine == engine || job.to.engine == engine;
@@ -169,4 +184,29 @@ proptest! {
         }
         prop_assert_eq!(broker.held_blocks(), 0);
     }
+}
+
+/// An engine that takes its predecessor's id is not ready because the predecessor's memory could be mapped, nor lost because it could
+/// not.
+#[test]
+fn the_outcome_of_an_old_registration_is_not_taken_for_a_new_ones() {
+    let mut broker = Broker::new(Micros(1_000_000));
+    let connect = |broker: &mut Broker| {
+        for half in [Half::Worker, Half::Scheduler] {
+            broker.hello(EngineId(0), half).unwrap();
+        }
+        let fd = File::open("/dev/null").unwrap().into();
+        broker.register(map(0, 8, 64), Memory::Shm { fd, bytes: 1024 }).unwrap();
+        let mut effects = broker.take_effects().into_iter();
+        effects.find_map(|e| if let Effect::Map { registration, .. } = e { Some(registration) } else { None }).unwrap()
+    };
+    let old = connect(&mut broker);
+    broker.lost(EngineId(0), Time(0));
+    let new = connect(&mut broker);
+    for outcome in [Ok(()), Err("no memory".to_string())] {
+        broker.mapped(EngineId(0), old, outcome, Time(0));
+        assert!(broker.take_effects().is_empty());
+    }
+    broker.mapped(EngineId(0), new, Ok(()), Time(0));
+    assert!(broker.take_effects().iter().any(|e| matches!(e, Effect::Emit(MoveEvent::Ready { .. }))));
 }

@@ -1,7 +1,7 @@
 //! The control thread: waits on the socket, the connections and the inbox (commands of the controller, outcomes of the mover),
 //! hands what comes to the broker, and carries out what the broker wants. It never blocks but in `poll`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket};
@@ -30,6 +31,10 @@ const CONNECTIONS_MAX: usize = 2 * ENGINES_MAX as usize + 16;
 const HELLO_WAIT: Micros = Micros(10_000_000);
 /// Commands and outcomes that may wait for the control thread. Who finds it full waits; the thread itself never does.
 const INBOX_MAX: usize = 4096;
+/// Messages of one connection, and new connections, taken before others get their turn.
+const TURN_MAX: usize = 64;
+/// How long no connection is accepted after one could not be, for want of file descriptors for example.
+const ACCEPT_RETRY: Micros = Micros(100_000);
 /// How often a full event channel is tried again. Until there is room no message is read, which bounds the backlog.
 const FULL_CHANNEL_RETRY: Micros = Micros(2_000);
 
@@ -98,6 +103,8 @@ impl ControlThread {
             mover: Some(mover),
             connections: BTreeMap::new(),
             next_connection: 0,
+            accept_after: None,
+            unmaps: BTreeSet::new(),
             backlog: VecDeque::new(),
             events,
             held_blocks: held_blocks.clone(),
@@ -152,6 +159,10 @@ struct Server {
     mover: Option<Mover>,
     connections: BTreeMap<u64, (Peer, Connection)>,
     next_connection: u64,
+    /// The last attempt to accept a connection failed; when to try again.
+    accept_after: Option<Time>,
+    /// Memory to be unmapped, for which the mover's queue had no room.
+    unmaps: BTreeSet<EngineId>,
     /// Events for which the channel had no room.
     backlog: VecDeque<MoveEvent>,
     events: mpsc::Sender<MoveEvent>,
@@ -172,10 +183,11 @@ impl Server {
                 self.flush(id);
                 self.read(id, &mut buffer);
             }
-            if self.backlog.is_empty() {
-                self.accept();
-            }
             let now = self.clock.now();
+            if self.backlog.is_empty() && self.accept_after.is_none_or(|after| after <= now) {
+                self.accept(now);
+            }
+            self.retry_unmaps();
             self.broker.tick(now);
             self.drop_silent_strangers(now);
             self.carry_out();
@@ -187,7 +199,8 @@ impl Server {
     fn wait(&self) -> Vec<u64> {
         // While events wait for the controller, no message is read: it would only make more of them.
         let readable = if self.backlog.is_empty() { PollFlags::POLLIN } else { PollFlags::empty() };
-        let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.listener.as_fd(), readable)];
+        let acceptable = if self.accept_after.is_none() { readable } else { PollFlags::empty() };
+        let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.listener.as_fd(), acceptable)];
         let mut ids = Vec::new();
         for (id, (peer, connection)) in &self.connections {
             let writable = if connection.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
@@ -215,7 +228,8 @@ impl Server {
         let hellos =
             self.connections.values().filter_map(|(peer, _)| if let Peer::Stranger(until) = peer { Some(*until) } else { None });
         let retry = (!self.backlog.is_empty()).then(|| now.plus(FULL_CHANNEL_RETRY));
-        match hellos.chain(self.broker.next_deadline()).chain(retry).min() {
+        let accept = self.accept_after.filter(|_| self.backlog.is_empty());
+        match hellos.chain(self.broker.next_deadline()).chain(retry).chain(accept).min() {
             // Rounded up, or the last fraction of a millisecond would be spent spinning.
             Some(at) => PollTimeout::try_from(at.since(now).0.div_ceil(1000)).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
@@ -228,7 +242,9 @@ impl Server {
             match self.inbox.try_recv() {
                 Ok(Command::Release { engine, leg }) => self.broker.release(engine, leg),
                 Ok(Command::Forget { engine }) => self.broker.lost(engine, now),
-                Ok(Command::Mover(Done::Mapped { engine, result })) => self.broker.mapped(engine, result, now),
+                Ok(Command::Mover(Done::Mapped { engine, registration, result })) => {
+                    self.broker.mapped(engine, registration, result, now);
+                }
                 Ok(Command::Mover(Done::Copied { id, copied })) => self.broker.copied(id, copied),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => self.stopping = true,
                 Err(TryRecvError::Empty) => break,
@@ -240,24 +256,40 @@ impl Server {
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, now: Time) {
         use std::os::fd::{AsRawFd, FromRawFd};
-        while let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
+        for _ in 0..TURN_MAX {
+            let fd = match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK) {
+                Ok(fd) => fd,
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => break,
+                Err(error) => {
+                    if self.accept_after.is_none() {
+                        tracing::error!("control socket: no engine can connect: {error}; trying again every {ACCEPT_RETRY}");
+                    }
+                    // The listener stays readable: asked at once again, it would keep this thread busy with nothing.
+                    self.accept_after = Some(now.plus(ACCEPT_RETRY));
+                    return;
+                }
+            };
             // SAFETY: accept4 made this descriptor; nothing else owns it.
             let socket = unsafe { OwnedFd::from_raw_fd(fd) };
             if self.connections.len() >= CONNECTIONS_MAX {
                 tracing::warn!("control socket: a connection was refused, {CONNECTIONS_MAX} are open, the most there may be");
                 continue;
             }
-            let peer = Peer::Stranger(self.clock.now().plus(HELLO_WAIT));
+            let peer = Peer::Stranger(now.plus(HELLO_WAIT));
             self.connections.insert(self.next_connection, (peer, Connection::new(socket)));
             self.next_connection += 1;
         }
+        self.accept_after = None;
     }
 
-    /// Reads and handles all messages of a connection.
+    /// Reads and handles a turn's messages of a connection; what is left makes the next `wait` short.
     fn read(&mut self, id: u64, buffer: &mut [u8]) {
-        while self.backlog.is_empty() {
+        for _ in 0..TURN_MAX {
+            if !self.backlog.is_empty() {
+                break;
+            }
             let Some(peer) = self.connections.get(&id).map(|(peer, _)| *peer).filter(|peer| !self.is_leaving(*peer)) else { break };
             let Some((_, connection)) = self.connections.get_mut(&id) else { break };
             let outcome = match connection.receive(buffer) {
@@ -368,19 +400,25 @@ impl Server {
     fn carry_out_one(&mut self, effect: Effect) {
         match effect {
             Effect::Send { engine, half, message } => self.send(engine, half, &message),
-            Effect::Emit(event) => self.backlog.push_back(event),
+            // At once: what follows may let the engine act on it.
+            Effect::Emit(event) => {
+                self.backlog.push_back(event);
+                self.flush_events();
+            }
             Effect::Close { engine } => {
                 self.connections.retain(|_, (peer, _)| !matches!(peer, Peer::Known(id, _) if *id == engine));
             }
-            Effect::Map { engine, memory } => {
-                if self.queue(Job::Map { engine, memory }).is_err() {
-                    self.broker.mapped(engine, Err("the KV mover's queue is full".into()), self.clock.now());
+            Effect::Map { engine, registration, memory } => {
+                // A predecessor's memory goes first.
+                let room = !self.unmaps.contains(&engine);
+                if !room || self.queue(Job::Map { engine, registration, memory }).is_err() {
+                    let full = Err("the KV mover's queue is full".into());
+                    self.broker.mapped(engine, registration, full, self.clock.now());
                 }
             }
             Effect::Unmap { engine } => {
-                if self.queue(Job::Unmap { engine }).is_err() {
-                    tracing::warn!("{engine}: its memory stays mapped, the KV mover's queue is full");
-                }
+                self.unmaps.insert(engine);
+                self.retry_unmaps();
             }
             Effect::Copy(job) => {
                 let id = job.id;
@@ -391,6 +429,14 @@ impl Server {
                     self.broker.copied(id, copied);
                 }
             }
+        }
+    }
+
+    fn retry_unmaps(&mut self) {
+        while let Some(engine) = self.unmaps.first().copied()
+            && self.queue(Job::Unmap { engine }).is_ok()
+        {
+            self.unmaps.remove(&engine);
         }
     }
 

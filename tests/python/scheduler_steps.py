@@ -1,0 +1,156 @@
+"""The tunable scheduler step by step, without an engine: `scheduler_steps.py MODEL`. What it schedules counts as computed."""
+
+import os
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.update(VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1", VLLM_LOGGING_LEVEL="WARNING")
+
+import torch  # noqa: E402
+from vllm import SamplingParams  # noqa: E402
+from vllm.config import KVTransferConfig  # noqa: E402
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, SupportsHMA  # noqa: E402
+from vllm.engine.arg_utils import EngineArgs  # noqa: E402
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec  # noqa: E402
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput  # noqa: E402
+from vllm.v1.request import Request  # noqa: E402
+from vllm.v1.structured_output import StructuredOutputManager  # noqa: E402
+
+from dualpool.scheduler import AS_STARTED, LAYOUT, PREFILL_TOKENS_MIN, SALT, TunableScheduler  # noqa: E402
+
+BLOCK = 16
+CEILING = 256
+
+
+class Elsewhere(KVConnectorBase_V1, SupportsHMA):
+    """Has the KV of all but the last prompt token of every request that names it, once."""
+
+    def __init__(self, vllm_config, role, kv_cache_config) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        self.asked: set[str] = set()
+
+    def get_num_new_matched_tokens(self, request, num_computed_tokens):
+        if not request.kv_transfer_params or request.request_id in self.asked:
+            return 0, False
+        return request.num_tokens - 1 - num_computed_tokens, True
+
+    def update_state_after_alloc(self, request, blocks, num_external_tokens):
+        if num_external_tokens:
+            self.asked.add(request.request_id)
+
+    def build_connector_meta(self, scheduler_output):
+        return KVConnectorMetadata()
+
+    def request_finished_all_groups(self, request, block_ids):
+        return False, None
+
+    start_load_kv = wait_for_layer_load = save_kv_layer = wait_for_save = lambda *_, **__: None
+
+
+class Bench:
+    def __init__(self, model: str, blocks: int = 1000) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.tuning = Path(self.folder.name) / "tuning"
+        self.sequence = 0
+        self.tuning.write_bytes(bytes(LAYOUT.size))
+        config = EngineArgs(
+            model=model,
+            skip_tokenizer_init=True,
+            max_model_len=4096,
+            max_num_seqs=16,
+            max_num_batched_tokens=CEILING,
+            block_size=BLOCK,
+            enable_prefix_caching=False,
+            scheduling_policy="priority",
+            kv_transfer_config=KVTransferConfig(
+                kv_connector="Elsewhere",
+                kv_connector_module_path="scheduler_steps",
+                kv_role="kv_both",
+                kv_load_failure_policy="recompute",
+            ),
+            additional_config={"dualpool": {"tuning": str(self.tuning)}},
+        ).create_engine_config()
+        config.cache_config.num_gpu_blocks = blocks
+        spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
+        cache = KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
+        self.scheduler = TunableScheduler(config, cache, StructuredOutputManager(config), BLOCK)
+
+    def tune(self, tokens: int = AS_STARTED, threshold: int = AS_STARTED) -> None:
+        self.sequence += 1
+        values = (self.sequence, tokens, threshold)
+        with self.tuning.open("r+b") as file:
+            file.write(struct.pack("<4I", *values, values[0] ^ values[1] ^ values[2] ^ SALT))
+
+    def add(self, name: str, tokens: int, comes_with_kv: bool = False) -> None:
+        extra = {"kv_transfer_params": {"elsewhere": True}} if comes_with_kv else None
+        params = SamplingParams(temperature=0, max_tokens=500, ignore_eos=True, extra_args=extra)
+        request = Request(name, list(range(tokens)), params, None, priority=-1 if comes_with_kv else 0)
+        self.scheduler.add_request(request)
+
+    def step(self, loaded=(), failed=()) -> dict[str, int]:
+        """Schedules and computes a step, in which these loads end: what each request got."""
+        output = self.scheduler.schedule()
+        got = output.num_scheduled_tokens
+        requests = self.scheduler.requests
+        tokens = [[] if requests[name].is_prefill_chunk else [7] for name in got]
+        kv = KVConnectorOutput(finished_recving={*loaded, *failed}, failed_recving=set(failed))
+        self.scheduler.update_from_output(
+            output, ModelRunnerOutput(list(got), {name: i for i, name in enumerate(got)}, tokens, kv_connector_output=kv)
+        )
+        return got
+
+
+def answers_come_before_prompts(model: str) -> None:
+    """Prompts that were admitted first take no step from answers, however small it is."""
+    bench = Bench(model)
+    prompts, answers = ("p0", "p1"), [f"a{i}" for i in range(6)]
+    bench.tune(threshold=16)
+    for prompt in prompts:
+        bench.add(prompt, 2000)
+    for answer in answers:
+        bench.add(answer, 5)
+    bench.step()
+    for wanted in (1, 12, 17, 40):
+        bench.tune(tokens=wanted, threshold=16)
+        for _ in range(5):
+            got = bench.step()
+            assert all(got.get(answer) == 1 for answer in answers), (wanted, got)
+            assert sum(got.get(prompt, 0) for prompt in prompts) >= 8, (wanted, got)
+            assert sum(got.values()) <= max(wanted, 6 + 2 + 8), (wanted, got)
+
+
+def legs_with_kv_get_in_beside_prompts(model: str) -> None:
+    """A prompt that may take the rest of every step leaves room for a leg that comes with its KV, for its load and its token."""
+    for wanted, threshold in ((32, 0), (1, 0), (32, 64), (AS_STARTED, 0)):
+        bench = Bench(model)
+        bench.tune(wanted, threshold)
+        bench.add("p0", 4000)
+        bench.step()
+        bench.add("p1", 500)
+        for name in ("l0", "l1"):
+            bench.add(name, 100, comes_with_kv=True)
+        got = bench.step()
+        assert bench.scheduler.connector.asked == {"l0", "l1"} and got["p0"] > 0, (wanted, threshold, got)
+        bench.step(loaded=["l0", "l1"])
+        for _ in range(3):
+            got = bench.step()
+            assert got["l0"] == got["l1"] == 1 and got["p0"] > 0, (wanted, threshold, got)
+        if threshold == 0:
+            full = min(max(wanted, len(bench.scheduler.running) + PREFILL_TOKENS_MIN), CEILING)
+            assert sum(got.values()) == full, "with no leg on its way prompts take the rest again"
+
+
+def a_leg_whose_load_failed_is_a_prompt_like_any_other(model: str) -> None:
+    bench = Bench(model)
+    bench.add("l0", 100, comes_with_kv=True)
+    assert bench.step(failed=["l0"]) == {}
+    assert bench.step() == {"l0": 100}
+    assert bench.scheduler.requests["l0"].priority == 0
+    assert bench.step() == {"l0": 1}
+
+
+if __name__ == "__main__":
+    for check in (answers_come_before_prompts, legs_with_kv_get_in_beside_prompts, a_leg_whose_load_failed_is_a_prompt_like_any_other):
+        check(sys.argv[1])
