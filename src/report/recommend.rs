@@ -303,10 +303,7 @@ mod tests {
         dual.errors.push(ErrorCount { message: "engine-1 died during decode: killed".into(), count: 1 });
         let said = recommend(&artifacts);
         assert_eq!(said.arm.as_deref(), Some("shared_least_load"));
-        assert!(
-            said.reasons.join(" ").contains("Not considered, because requests failed: dual_pool"),
-            "{said:?}"
-        );
+        assert!(said.reasons.join(" ").contains("Not considered, because requests failed: dual_pool"), "{said:?}");
     }
 
     #[test]
