@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dualpool::config::{Arrivals, Mix, Settings};
+use dualpool::core::EngineId;
 use dualpool::engine::virtual_engine::VirtualFleet;
 use dualpool::harness::{Cancel, Outcome, Progress, Silent, dual_pool, environment};
 use dualpool::migrate::Fault;
@@ -156,6 +157,22 @@ async fn an_engine_that_dies_ends_the_run_by_name_and_what_was_finished_is_kept(
     assert_eq!(kept(&folder), [("shared_least_load".to_string(), 0)]);
     assert_eq!(load(&folder).unwrap().summary.unwrap().repetitions, 0);
     assert!(folder.join("report.html").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_loses_its_kv_link_ends_the_run_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
+    let fleet = virtual_pair::fleet();
+    let mover = fleet.mover.clone();
+    let cut = move || {
+        let mover = mover.clone();
+        tokio::spawn(async move { mover.cut(EngineId(1)).await });
+    };
+    let error = run(fleet, &settings, &AtRun::new(2, cut), &Cancel::new()).await.unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("arm `dedicated`: engine-1 lost its link to the KV mover"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

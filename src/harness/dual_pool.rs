@@ -98,7 +98,13 @@ impl Prepared {
     ) -> anyhow::Result<Outcome> {
         let settings = self.settings.clone();
         let driver = Driver::new(controller, &settings, cancel, progress);
-        let plan = Plan::new(&settings, controller.engines(), &driver)?;
+        let plan = match Plan::new(&settings, controller.engines(), &driver) {
+            Ok(plan) => plan,
+            Err(why) => {
+                self.abandon();
+                return Err(why);
+            }
+        };
         let mut phases = Phases::new(progress);
         let mut run = self.run_info(environment, &plan);
 
