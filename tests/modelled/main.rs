@@ -2,13 +2,13 @@
 //! faster and the same on every machine. The model is calibrated on real engines (two of them, one core each); what it says about a
 //! policy is a reason to measure it, not a measurement. `cargo test --test modelled -- --nocapture` prints the tables.
 
-mod sim;
+mod figures;
 mod workload;
 
 use dualpool::core::{EngineId, Tuning};
 use dualpool::router::{Arrangement, PolicyKind};
 
-use sim::Figures;
+use figures::Figures;
 use workload::Load;
 
 const SEEDS: u64 = 40;
@@ -29,7 +29,7 @@ fn split(policy: PolicyKind, prefill: Tuning, decode: Tuning) -> Arrangement {
 }
 
 fn serve(arrangement: &Arrangement, load: &Load) -> Figures {
-    let figures = Figures::pooled((0..SEEDS).map(|seed| sim::run(arrangement, seed, &load.requests(seed))));
+    let figures = Figures::pooled((0..SEEDS).map(|seed| figures::run(arrangement, seed, &load.requests(seed))));
     let tuning = |engine: usize| {
         let Tuning { max_num_batched_tokens, long_prefill_token_threshold } = arrangement.tunings[engine];
         format!("{}/{}", max_num_batched_tokens.unwrap_or(2048), long_prefill_token_threshold.unwrap_or(0))
