@@ -73,7 +73,7 @@ class _Tunable:
         self.running.sort(key=lambda request: request.is_prefill_chunk)
         prompts = sum(request.is_prefill_chunk for request in self.running)
         answers, arriving = len(self.running) - prompts, self._arriving()
-        floor = answers + arriving + prompts + PREFILL_TOKENS_MIN
+        floor = len(self.running) + arriving + PREFILL_TOKENS_MIN
         # The ceiling is what the engine's buffers were sized for. It has room for max_num_seqs requests, hence for all of these.
         budget = self.max_num_scheduled_tokens = min(max(self._tokens_wanted, floor), self._tokens_at_start)
         threshold = self._threshold_wanted
@@ -91,7 +91,8 @@ class _Tunable:
         return min(waiting, self.max_num_running_reqs - len(self.running))
 
     def _update_waiting_for_remote_kv(self, request) -> None:
-        # A leg whose load failed computes a prompt like any other, and is no more worth keeping when memory runs out.
+        # A leg whose load failed computes a prompt like any other, and is no more worth keeping when memory runs out. It is at the
+        # head of vLLM's queue here and leaves it next, so its place there does not matter.
         if request.request_id in self.failed_recving_kv_req_ids:
             request.priority = 0
         super()._update_waiting_for_remote_kv(request)

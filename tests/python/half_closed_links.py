@@ -103,6 +103,7 @@ def a_message_that_is_too_long_fails_alone(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    for check in (nothing_is_let_go_before_the_controller_closes, garbage_ends_one_side_only, a_message_that_is_too_long_fails_alone):
+    checks = nothing_is_let_go_before_the_controller_closes, garbage_ends_one_side_only, a_message_that_is_too_long_fails_alone
+    for check in checks:
         with tempfile.TemporaryDirectory() as folder:
             check(folder)

@@ -152,5 +152,6 @@ def a_leg_whose_load_failed_is_a_prompt_like_any_other(model: str) -> None:
 
 
 if __name__ == "__main__":
-    for check in (answers_come_before_prompts, legs_with_kv_get_in_beside_prompts, a_leg_whose_load_failed_is_a_prompt_like_any_other):
-        check(sys.argv[1])
+    answers_come_before_prompts(sys.argv[1])
+    legs_with_kv_get_in_beside_prompts(sys.argv[1])
+    a_leg_whose_load_failed_is_a_prompt_like_any_other(sys.argv[1])

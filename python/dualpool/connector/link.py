@@ -61,7 +61,7 @@ class Link:
             raise Refused(f"the dualpool controller refused {self.name}: {answer.get('why', answer)}")
 
     def send(self, message: dict[str, Any]) -> bool:
-        """False when the controller will not get it: the link has ended, or the message is too long, which leaves the link as it is."""
+        """False when the controller will not get it: the link has ended, or the message is too long (which does not end it)."""
         try:
             data = self._encode(message)
         except ValueError as error:
