@@ -58,8 +58,10 @@ fn descendants(pid: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let of_threads = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    let listed: Vec<u32> =
-        std::iter::once(children).chain(of_threads).flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<u32>>()).collect();
+    let listed: Vec<u32> = std::iter::once(children)
+        .chain(of_threads)
+        .flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<u32>>())
+        .collect();
     let mut all: Vec<u32> = listed.iter().copied().chain(listed.iter().flat_map(|&child| descendants(child))).collect();
     all.sort_unstable();
     all.dedup();
