@@ -38,10 +38,10 @@ class StepStats(PrometheusStatLogger):
             self.running = scheduler_stats.num_running_reqs
             self.kv_usage = scheduler_stats.kv_cache_usage
             self.steps = scheduler_stats.step_counter
+            self.prompt_tokens = scheduler_stats.current_wave
             self.prefix_queries += scheduler_stats.prefix_cache_stats.queries
             self.prefix_hits += scheduler_stats.prefix_cache_stats.hits
         if iteration_stats is not None:
-            self.prompt_tokens += iteration_stats.prompt_token_stats.computed
             self.output_tokens += iteration_stats.num_generation_tokens
         if self.lane is not None:
             self.lane.flush(self)

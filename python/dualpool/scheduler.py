@@ -47,6 +47,7 @@ class _Tunable:
         self._threshold_at_start = self.scheduler_config.long_prefill_token_threshold
         self._threshold_wanted = self._threshold_at_start
         self._steps = 0
+        self._prompt_tokens = 0
         self._reported = None
 
     def schedule(self, *args, **kwargs):
@@ -56,7 +57,14 @@ class _Tunable:
         output = super().schedule(*args, **kwargs)
         if output.total_num_scheduled_tokens > 0:
             self._steps += 1
+            self._prompt_tokens += sum(map(self._prompt_part, *zip(*output.num_scheduled_tokens.items())))
         return output
+
+    def _prompt_part(self, request_id: str, scheduled: int) -> int:
+        """How many of the tokens that a request got in this step are its prompt's. They count as computed already."""
+        request = self.requests[request_id]
+        before = request.num_computed_tokens - scheduled
+        return max(0, min(request.num_prompt_tokens, request.num_computed_tokens) - before)
 
     def _tune(self, tokens: int | None, threshold: int | None) -> None:
         self._tokens_wanted = self._tokens_at_start if tokens is None else tokens
@@ -106,8 +114,10 @@ class _Tunable:
         stats = super().make_stats(*args, **kwargs)
         if stats is not None:
             self._reported = state
-            # vLLM uses this field for data parallelism only, which dualpool's engines do not.
+            # vLLM uses these fields for data parallelism only, which dualpool's engines do not. Its own count of prompt tokens comes
+            # with a prompt's last chunk, when a router no longer needs to know how far the prompt is.
             stats.step_counter = self._steps
+            stats.current_wave = self._prompt_tokens
         return stats
 
 

@@ -98,6 +98,9 @@ pub struct EngineState {
     tuning: Tuning,
     /// Prompt tokens the engine reported as computed for legs that have no token yet.
     progress: u64,
+    /// Prompt tokens of legs that got their first token or left since the last report: the next one still counts their last chunks,
+    /// and only then they come off the progress.
+    settling: u64,
     /// Legs that got their first token since the last report: their tokens are no decodes.
     first_tokens: u32,
     report: Option<(Time, EngineStats)>,
@@ -116,6 +119,7 @@ impl EngineState {
             load: Load::default(),
             tuning: Tuning::default(),
             progress: 0,
+            settling: 0,
             first_tokens: 0,
             report: None,
             stale: true,
@@ -143,7 +147,8 @@ impl EngineState {
     }
 
     fn settle_progress(&mut self, prefill: u32) {
-        self.progress = if self.load.waiting == 0 { 0 } else { self.progress.saturating_sub(prefill.into()) };
+        (self.progress, self.settling) =
+            if self.load.waiting == 0 { (0, 0) } else { (self.progress, self.settling + u64::from(prefill)) };
     }
 
     /// Takes the engine's own report. Returns what one whole step took, when the report lets one tell: the time, the prompt tokens
@@ -155,8 +160,9 @@ impl EngineState {
         let (then, before) = self.report.replace((at, stats))?;
         let computed = stats.prompt_tokens_computed.saturating_sub(before.prompt_tokens_computed);
         if self.load.waiting > 0 {
-            self.progress = (self.progress + computed).min(self.load.prompt_tokens);
+            self.progress = (self.progress + computed).saturating_sub(self.settling).min(self.load.prompt_tokens);
         }
+        self.settling = 0;
         // Only a step that began when the one before it ended lasted from one report to the next.
         let back_to_back = stats.steps == before.steps + 1 && before.running > 0;
         let outputs = stats.output_tokens.saturating_sub(before.output_tokens);
@@ -165,7 +171,7 @@ impl EngineState {
 
     pub(super) fn died(&mut self) {
         self.alive = false;
-        self.progress = 0;
+        (self.progress, self.settling) = (0, 0);
         self.first_tokens = 0;
     }
 
@@ -180,7 +186,7 @@ impl EngineState {
 
     /// Prompt tokens dispatched to the engine and not known to be computed.
     pub fn backlog(&self) -> f64 {
-        self.load.prompt_tokens.saturating_sub(self.progress) as f64
+        self.load.prompt_tokens.saturating_sub(self.progress.saturating_sub(self.settling)) as f64
     }
 
     /// Tokens one step may process.

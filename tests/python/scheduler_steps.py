@@ -151,7 +151,23 @@ def a_leg_whose_load_failed_is_a_prompt_like_any_other(model: str) -> None:
     assert bench.step() == {"l0": 1}
 
 
+def prompt_tokens_count_when_they_are_computed(model: str) -> None:
+    """Chunk by chunk, and no token of an answer among them."""
+    bench = Bench(model)
+    bench.add("answer", 5)
+    bench.step()
+    assert bench.scheduler._prompt_tokens == 5
+    bench.tune(threshold=16)
+    bench.add("p0", 40)
+    bench.add("p1", 20)
+    for computed in (5 + 32, 5 + 52, 5 + 60, 5 + 60):
+        got = bench.step()
+        assert got["answer"] == 1
+        assert bench.scheduler._prompt_tokens == computed, (computed, got)
+
+
 if __name__ == "__main__":
+    prompt_tokens_count_when_they_are_computed(sys.argv[1])
     answers_come_before_prompts(sys.argv[1])
     legs_with_kv_get_in_beside_prompts(sys.argv[1])
     a_leg_whose_load_failed_is_a_prompt_like_any_other(sys.argv[1])

@@ -63,6 +63,21 @@ fn least_load_sees_progress_and_a_full_cache() {
 }
 
 #[test]
+fn the_last_chunk_of_one_prompt_is_no_progress_of_the_next() {
+    let mut stage = shared(PolicyKind::SharedLeastLoad, 1);
+    let report = |steps, computed| EngineStats { running: 1, steps, prompt_tokens_computed: computed, ..EngineStats::default() };
+    stage.arrive(0, 1000, 8);
+    stage.arrive(1, 1000, 8);
+    stage.stats(EngineId(0), report(0, 0));
+    stage.stats(EngineId(0), report(1, 750));
+    assert_eq!(stage.router.engines()[0].backlog(), 1250.0);
+    // A step's outputs come before its report.
+    stage.give(stage.leg_of(0), 1);
+    stage.stats(EngineId(0), report(2, 1000));
+    assert_eq!(stage.router.engines()[0].backlog(), 1000.0);
+}
+
+#[test]
 fn balanced_keeps_long_prompts_apart_and_shorts_off_them() {
     let mut stage = shared(PolicyKind::SharedBalanced, 2);
     stage.arrive(0, 1000, 8);
