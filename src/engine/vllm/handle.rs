@@ -103,7 +103,12 @@ impl Engine for VllmEngine {
     }
 
     async fn reset_prefix_cache(&self) -> bool {
-        match self.call("reset_prefix_cache", String::new()).await {
+        let answer = tokio::select! {
+            // Known here before vLLM notices, which until then would wait for the dead engine's answer, for ever.
+            () = self.lane.gone() => Err("its process ended".to_string()),
+            answer = self.call("reset_prefix_cache", String::new()) => answer,
+        };
+        match answer {
             Ok(done) => done == "true",
             Err(why) => {
                 tracing::warn!(engine = %self.id(), "the prefix cache was not reset: {why}");

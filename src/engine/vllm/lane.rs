@@ -170,11 +170,15 @@ impl Lane {
 
     /// Waits until the process has ended and its log is read; false after `timeout`. True when there never was a process.
     pub(super) async fn exited(&self, timeout: Duration) -> bool {
-        if self.process.get().is_none() {
-            return true;
+        tokio::time::timeout(timeout, self.gone()).await.is_ok()
+    }
+
+    /// Returns once there is no process, or none any more.
+    pub(super) async fn gone(&self) {
+        if self.process.get().is_some() {
+            // Fails when the sender is gone, which this lane owns.
+            let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
         }
-        let mut ended = self.ended.subscribe();
-        tokio::time::timeout(timeout, ended.wait_for(|ended| *ended)).await.is_ok()
     }
 
     /// The watcher thread: reads the log until the process ends, and tells its end.
