@@ -385,6 +385,8 @@ impl Server {
     /// Does what the broker wants, until it wants nothing more.
     fn carry_out(&mut self) {
         loop {
+            // Before anybody is told: who hears that blocks are gone must not count them any more.
+            self.held_blocks.store(self.broker.held_blocks(), Ordering::Release);
             let effects = self.broker.take_effects();
             if effects.is_empty() {
                 break;
@@ -393,7 +395,6 @@ impl Server {
                 self.carry_out_one(effect);
             }
         }
-        self.held_blocks.store(self.broker.held_blocks(), Ordering::Release);
         self.flush_events();
     }
 
