@@ -2,9 +2,6 @@
 //! they do; run with `--nocapture` to see it.
 #![cfg(feature = "python")]
 
-#[path = "support/tiny_llama.rs"]
-mod tiny_llama;
-
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
@@ -21,8 +18,12 @@ use dualpool::engine::vllm::{self, EngineSpec, Pin, Progress, StartError};
 use dualpool::engine::{ENGINE_EVENTS_MAX, Engine, EngineEvent, EngineEvents};
 use tokio::sync::mpsc;
 
-/// When set, this process is the controller that the orphan check kills; it holds a folder with the model, and room for a run.
+/// When set, this process is the controller that the orphan check kills; it holds a folder with room for a run.
 const VICTIM: &str = "DUALPOOL_TEST_VICTIM";
+/// A random Llama that set-up made, and what it was made with.
+const MODEL: &str = "models/tiny-llama";
+const VOCABULARY: u32 = 512;
+const CONTEXT: u32 = 8192;
 /// Longer than any wait here should take; a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -126,7 +127,7 @@ impl Fleet {
 }
 
 fn prompt(tokens: u32, salt: u32) -> Vec<TokenId> {
-    (0..tokens).map(|i| 3 + (i * 7 + salt * 31 + i * i % 11) % (tiny_llama::VOCABULARY - 3)).collect()
+    (0..tokens).map(|i| 3 + (i * 7 + salt * 31 + i * i % 11) % (VOCABULARY - 3)).collect()
 }
 
 fn alive(pid: u32) -> bool {
@@ -169,8 +170,7 @@ fn vllm_engines() {
     }
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
-        let model = folder.path().join("tiny-llama");
-        tiny_llama::write(&model, 1);
+        let model = project(MODEL);
         let run_dir = folder.path().join("run");
         std::fs::create_dir(&run_dir).unwrap();
 
@@ -274,7 +274,7 @@ fn facts(fleet: &Fleet, model: &Path) {
         assert_eq!(info.id.index(), index);
         assert!(info.backend.starts_with("vllm 0."), "{}", info.backend);
         assert_eq!(info.model, model.display().to_string());
-        assert_eq!((info.max_model_len, info.vocab_size), (2048, tiny_llama::VOCABULARY));
+        assert_eq!((info.max_model_len, info.vocab_size), (2048, VOCABULARY));
         assert_eq!((info.max_num_batched_tokens, info.max_num_seqs), (1024, 16));
         assert!(info.kv_blocks > 0 && info.block_size > 0 && !info.kv_transfer);
         let status = std::fs::read_to_string(format!("/proc/{}/status", info.pid.unwrap())).unwrap();
@@ -415,13 +415,13 @@ async fn tokenizing(fleet: &Fleet) {
 async fn failed_starts(folder: &Path, run_dir: &Path, model: &Path) {
     let venv = project(".venv");
     let mut greedy = settings(model);
-    greedy.max_model_len = tiny_llama::CONTEXT;
+    greedy.max_model_len = CONTEXT;
     greedy.kv_cache_mib = 8;
     let error = refused(vec![spec(7, &greedy)], &venv, run_dir).await;
     names(&error, &["engine-7", "core", "KV cache", "engine.kv_cache_mib"]);
 
     let mut long = settings(model);
-    long.max_model_len = tiny_llama::CONTEXT * 2;
+    long.max_model_len = CONTEXT * 2;
     names(&refused(vec![spec(7, &long)], &venv, run_dir).await, &["engine-7", "max_model_len"]);
 
     let empty = folder.join("no-weights");
@@ -489,7 +489,7 @@ async fn dropped(run_dir: &Path, model: &Path) {
 
 /// Runs in a process of its own: starts two engines, prints their processes, keeps them busy, and waits to be killed.
 async fn be_the_victim(folder: &Path) {
-    let settings = settings(&folder.join("tiny-llama"));
+    let settings = settings(&project(MODEL));
     let mut fleet = Fleet::start(&folder.join("run"), vec![spec(0, &settings), spec(1, &settings)]).await.unwrap();
     for engine in 0..2 {
         let leg = fleet.leg(prompt(16, 1), 2000);

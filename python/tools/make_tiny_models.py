@@ -2,8 +2,8 @@
 
     python python/tools/make_tiny_models.py models
 
-writes `tiny-llama` (dense), `tiny-qwen3-moe` (mixture of experts) and `tiny-sliding-window` (sliding-window layers among full ones, hence
-two KV-cache groups in vLLM). They have no tokenizer: the engines are given token ids.
+writes `tiny-llama` (dense), `tiny-qwen3-moe` (mixture of experts) and `tiny-sliding-window` (two sliding-window layers for every full one,
+hence three KV-cache groups in vLLM, and block tables with holes). They have no tokenizer: the engines are given token ids.
 """
 
 import sys
@@ -45,12 +45,17 @@ COMMON = dict(
 MOE = dict(moe_intermediate_size=128, num_experts=8, num_experts_per_tok=2, decoder_sparse_step=1, norm_topk_prob=True)
 
 # Two CPU blocks of 128 tokens, so that a prompt of a few hundred tokens leaves the window.
-SLIDING = dict(sliding_window=256, layer_types=["sliding_attention", "full_attention"] * 2, query_pre_attn_scalar=COMMON["head_dim"])
+SLIDING = COMMON | dict(
+    num_hidden_layers=6,
+    sliding_window=256,
+    layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    query_pre_attn_scalar=COMMON["head_dim"],
+)
 
 MODELS: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig]] = {
     "tiny-llama": (LlamaForCausalLM, LlamaConfig(**COMMON)),
     "tiny-qwen3-moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**COMMON, **MOE)),
-    "tiny-sliding-window": (Gemma3ForCausalLM, Gemma3TextConfig(**COMMON, **SLIDING)),
+    "tiny-sliding-window": (Gemma3ForCausalLM, Gemma3TextConfig(**SLIDING)),
 }
 
 

@@ -40,6 +40,13 @@ pub struct NewRequest {
     pub index: u32,
 }
 
+impl NewRequest {
+    pub fn numbered(self, id: RequestId) -> Request {
+        let NewRequest { prompt, max_tokens, ignore_eos, class, objectives, index: _ } = self;
+        Request { id, prompt, max_tokens, ignore_eos, class, objectives }
+    }
+}
+
 /// What the client of a request sees, in order: tokens, then one end.
 #[derive(Debug)]
 pub enum Reply {
@@ -162,8 +169,8 @@ impl Controller {
         // Every message but the end carries at least one token, and the router passes on at most `max_tokens` of them.
         let (sender, replies) = mpsc::channel(request.max_tokens as usize + 1);
         let stream = ReplyStream { id, replies, gone: self.gone.clone(), ended: false };
-        let NewRequest { prompt, max_tokens, ignore_eos, class, objectives, index } = request;
-        let request = Request { id, prompt, max_tokens, ignore_eos, class, objectives };
+        let index = request.index;
+        let request = request.numbered(id);
         let command = Command::Submit { request, index, arrived, replies: sender };
         if let Err(mpsc::error::SendError(Command::Submit { replies, .. })) = self.commands.send(command).await {
             // The controller has shut down. The channel is empty, so there is room.

@@ -75,7 +75,7 @@ pub(super) enum DriveError {
     #[error("the router's cost model cannot be read or set: {0}")]
     Costs(anyhow::Error),
     #[error("the search's simulation failed: {0}")]
-    Forecast(String),
+    Forecast(anyhow::Error),
     #[error(
         "no request was completed in the calibration, so there is no load to derive a rate from; see the engines' log, or set \
          workload.rate"
@@ -249,7 +249,7 @@ impl<'a> Driver<'a> {
         for item in items {
             tokio::time::sleep_until(origin + Duration::from(item.at)).await;
             // Submitted here and followed in a task: requests that are due together reach the router in the workload's order.
-            clients.spawn(follow(self.controller.submit(self.request(item)).await));
+            clients.spawn(follow(self.controller.submit(request(item, self.objectives)).await));
         }
         let all_over = async { while clients.join_next().await.is_some() {} };
         if tokio::time::timeout(OVERTIME_MAX, all_over).await.is_err() {
@@ -260,7 +260,7 @@ impl<'a> Driver<'a> {
 
     async fn one_by_one(&self, arm: &str, items: &[WorkItem]) -> Result<(), DriveError> {
         for (done, item) in items.iter().enumerate() {
-            let over = follow(self.controller.submit(self.request(item)).await);
+            let over = follow(self.controller.submit(request(item, self.objectives)).await);
             if tokio::time::timeout(OVERTIME_MAX, over).await.is_err() {
                 return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: items.len() - done, requests: items.len() });
             }
@@ -271,16 +271,21 @@ impl<'a> Driver<'a> {
         }
         Ok(())
     }
+}
 
-    fn request(&self, item: &WorkItem) -> NewRequest {
-        NewRequest {
-            prompt: item.prompt.clone(),
-            max_tokens: item.max_tokens,
-            ignore_eos: true,
-            class: item.class,
-            objectives: objectives(self.objectives, item.class),
-            index: item.index,
-        }
+/// What is asked of the fleet for this item, with the user's objectives for its class.
+pub(super) fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewRequest {
+    let ttft_ms = match item.class {
+        Class::Short => objectives.ttft_short_ms,
+        Class::Long => objectives.ttft_long_ms,
+    };
+    NewRequest {
+        prompt: item.prompt.clone(),
+        max_tokens: item.max_tokens,
+        ignore_eos: true,
+        class: item.class,
+        objectives: Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(objectives.itl_ms) },
+        index: item.index,
     }
 }
 
@@ -291,15 +296,6 @@ async fn follow(mut replies: ReplyStream) {
             break;
         }
     }
-}
-
-/// The user's objectives for a request of this class.
-pub(super) fn objectives(settings: &ObjectiveSettings, class: Class) -> Objectives {
-    let ttft_ms = match class {
-        Class::Short => settings.ttft_short_ms,
-        Class::Long => settings.ttft_long_ms,
-    };
-    Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(settings.itl_ms) }
 }
 
 #[cfg(test)]

@@ -325,8 +325,8 @@ impl<'a> Plan<'a> {
         let (engine, wanted) = (self.engine.clone(), self.settings.objectives.clone());
         // A second or two of one core: on a thread of its own, so that nothing else waits for it.
         let work = move || search::forecast(candidates, &engine, costs, &workloads, &wanted);
-        let forecasts = tokio::task::spawn_blocking(work).await.map_err(|e| DriveError::Forecast(e.to_string()))?;
-        let forecasts = forecasts.map_err(|e| DriveError::Forecast(e.to_string()))?;
+        let forecasts = tokio::task::spawn_blocking(work).await.map_err(anyhow::Error::from).and_then(|made| Ok(made?));
+        let forecasts = forecasts.map_err(DriveError::Forecast)?;
         search::search(driver, forecasts, purposes, &trials).await
     }
 

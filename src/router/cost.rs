@@ -55,10 +55,10 @@ impl CostModel {
         steps * self.step(0.0, decodes) + prompt_tokens * self.prefill_us
     }
 
-    /// Tokens that a step of a decoding engine may process, prompt and output together, so that it takes at most `step_max`; at least
-    /// 1. What to tune a decode engine to for an ITL objective, less the noise one expects.
+    /// Tokens that a step of a decoding engine may process so that it takes about `step_max`; at least 1. All count as prompt tokens,
+    /// for how many decodes there will be is not known here: look on both sides of this for what an ITL objective needs.
     pub fn batched_tokens_within(&self, step_max: Micros) -> u32 {
-        let per_token = self.prefill_us.max(self.decode_us).max(f64::MIN_POSITIVE);
+        let per_token = self.prefill_us.max(f64::MIN_POSITIVE);
         ((step_max.0 as f64 - self.step_us) / per_token).max(1.0) as u32
     }
 
@@ -176,8 +176,8 @@ mod tests {
     fn a_step_can_be_sized_for_an_objective() {
         let model = CostModel::default();
         let tokens = model.batched_tokens_within(Micros::from_ms(45.0));
-        assert_eq!(tokens, 36);
-        assert!(model.step(f64::from(tokens - 12), 12.0) <= 45_000.0);
+        assert_eq!(tokens, 44);
+        assert!((model.step(f64::from(tokens), 1.0) - model.decode_us) <= 45_000.0);
         assert_eq!(model.batched_tokens_within(Micros::from_ms(1.0)), 1, "no step is that short");
     }
 

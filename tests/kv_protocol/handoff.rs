@@ -78,7 +78,7 @@ impl Pair {
 #[test]
 fn hand_offs_between_two_engines() {
     let _guard = one_at_a_time();
-    let mut pair = Pair::start("llama");
+    let mut pair = Pair::start("tiny-llama");
     tokens_are_those_of_one_engine(&mut pair);
     many_at_a_time(&mut pair);
     a_skipped_block_shows(&mut pair);
@@ -307,7 +307,7 @@ fn the_control_socket_is_cut(mut pair: Pair) {
 #[test]
 fn hand_offs_with_sliding_windows() {
     let _guard = one_at_a_time();
-    let mut pair = Pair::start("sliding");
+    let mut pair = Pair::start("tiny-sliding-window");
     for tokens in [100, 256, 257, 700, 1025, 2001] {
         let (request, prompt) = pair.prompt(tokens);
         let want = pair.engines[0].reference(&prompt, OUTPUT);

@@ -65,7 +65,7 @@ fn wrong_words_do_not_end_an_engine() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let listener = listener(&path);
-    let engine = Engine::spawn(&path, 0, &model("llama"), Worker::InCore);
+    let engine = Engine::spawn(&path, 0, &model("tiny-llama"), Worker::InCore);
     let (worker, scheduler) = greet(&listener);
     engine.wait_ready().unwrap();
     let prompt: Vec<u32> = (3..300).collect();
@@ -101,7 +101,7 @@ fn a_refused_engine_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let listener = listener(&path);
-    let engine = Engine::spawn(&path, 0, &model("llama"), Worker::InCore);
+    let engine = Engine::spawn(&path, 0, &model("tiny-llama"), Worker::InCore);
     // SAFETY: accept made this descriptor; nothing else owns it.
     let end = End(unsafe { OwnedFd::from_raw_fd(accept(listener.as_raw_fd()).unwrap()) });
     assert!(matches!(end.receive(), ToController::Hello { engine: EngineId(0), half: Half::Worker, .. }));

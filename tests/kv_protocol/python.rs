@@ -1,10 +1,7 @@
-//! Paths of the project's own Python: the virtual environment, the connector, the test programs, and the tiny models they make.
+//! Paths of the project's own Python: the virtual environment, the connector, the test programs; and of the tiny models.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
-
-use xxhash_rust::xxh3::xxh3_64;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,19 +26,10 @@ pub fn program(name: &str) -> Command {
     command
 }
 
-/// The folder of a tiny random model, made on first use.
+/// The folder of a model that set-up made.
 pub fn model(name: &str) -> PathBuf {
-    static MAKING: Mutex<()> = Mutex::new(());
-    let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let recipe = std::fs::read(root().join("tests/python/tiny_models.py")).unwrap();
-    let folder = scratch().join(format!("tiny-{name}-{:016x}", xxh3_64(&recipe)));
-    if !folder.exists() {
-        // Under another name first, so that a half-made model is never taken for a whole one.
-        let half_made = tempfile::tempdir_in(scratch()).unwrap();
-        let output = program("tiny_models.py").arg(name).arg(half_made.path()).output().unwrap();
-        assert!(output.status.success(), "tiny_models.py {name}: {}", String::from_utf8_lossy(&output.stderr));
-        std::fs::rename(half_made.keep(), &folder).unwrap();
-    }
+    let folder = root().join("models").join(name);
+    assert!(folder.join("config.json").exists(), "{} is missing; `make setup` makes it", folder.display());
     folder
 }
 
@@ -59,7 +47,7 @@ fn connector_parts() {
 /// What a step is made of, with vLLM's own scheduler underneath.
 #[test]
 fn scheduler_steps() {
-    passes(program("scheduler_steps.py").arg(model("llama")));
+    passes(program("scheduler_steps.py").arg(model("tiny-llama")));
 }
 
 /// The connector's end of a link that neither side has closed yet.

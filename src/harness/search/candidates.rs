@@ -51,8 +51,8 @@ pub fn candidates(pools: &Pools, engine: &EngineInfo, short_prompt_tokens: u32, 
         shared(PolicyKind::SharedLeastLoad, tight),
         shared(PolicyKind::SharedBalanced, wide),
     ];
-    for tokens in [step_tokens / 4, step_tokens / 3, step_tokens / 2, step_tokens / 3 * 2, step_tokens, short.saturating_mul(3) / 2]
-    {
+    let around = [(1, 3), (1, 2), (2, 3), (1, 1), (4, 3), (2, 1)].map(|(up, down)| step_tokens.saturating_mul(up) / down);
+    for tokens in around.into_iter().chain([short.saturating_mul(3) / 2]) {
         for slice in [short, tokens / 2, tokens / 4].map(|slice| slice.min(tokens).min(short).max(1)) {
             all.push(shared(PolicyKind::SharedBalanced, tuning(tokens, slice)));
             all.push(split(PolicyKind::DualPool, sliced, tuning(tokens, slice)));

@@ -9,7 +9,7 @@ use crate::config::ObjectiveSettings;
 use crate::core::{Arrangement, Request, RequestId, Time};
 use crate::engine::EngineInfo;
 use crate::engine::virtual_engine::VirtualSettings;
-use crate::harness::drive::objectives;
+use crate::harness::drive::request;
 use crate::router::CostModel;
 use crate::sim::{self, SimError};
 use crate::workload::WorkItem;
@@ -72,15 +72,7 @@ pub fn shortlist(forecasts: &[Forecast], purposes: &[Purpose]) -> BTreeSet<usize
 }
 
 fn requests(items: &[WorkItem], wanted: &ObjectiveSettings) -> Vec<(Time, Request)> {
-    let request = |item: &WorkItem| Request {
-        id: RequestId(u64::from(item.index)),
-        prompt: item.prompt.clone(),
-        max_tokens: item.max_tokens,
-        ignore_eos: true,
-        class: item.class,
-        objectives: objectives(wanted, item.class),
-    };
-    items.iter().map(|item| (Time(item.at.0), request(item))).collect()
+    items.iter().map(|item| (Time(item.at.0), request(item, wanted).numbered(RequestId(item.index.into())))).collect()
 }
 
 #[cfg(test)]

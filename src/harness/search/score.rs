@@ -2,9 +2,9 @@
 //!
 //! The share of requests within their objectives is what the user asked for, but it is coarse: a trial has a few dozen requests, and
 //! at comfortable or hopeless objectives all arrangements tie at 100 % or 0 %. Slack orders those. A request that used the share `x`
-//! of its objective (the worse of TTFT and longest ITL) has the slack `(1 - x) / (1 + x)`: near 1 when it was far inside, 0 on the
-//! edge, towards -1 far outside; a failed request has -1. The trial's slack is the mean over its worst quarter, because the next
-//! request to miss its objective comes from there.
+//! of an objective has the slack `(1 - x) / (1 + x)`: near 1 when it was far inside, 0 on the edge, towards -1 far outside; a failed
+//! request has -1. A trial's slack is the mean over the worst quarter of its requests, because the next one to miss the objective
+//! comes from there; taken for TTFT and for the longest ITL apart, or the tighter of the two would leave the other one to chance.
 
 use crate::report::measure::{is_done, longest_itl_ms, ttft_ms, within_objectives};
 use crate::telemetry::RequestRecord;
@@ -27,19 +27,30 @@ impl Score {
         }
         let good = requests.iter().filter(|r| within_objectives(r)).count();
         let goodput_share = good as f64 / requests.len() as f64;
-        let mut slacks: Vec<f64> = requests.iter().map(slack).collect();
-        slacks.sort_by(f64::total_cmp);
-        let worst = &slacks[..slacks.len().div_ceil(4)];
-        let slack = worst.iter().sum::<f64>() / worst.len() as f64;
+        let slack = (worst_quarter(requests.iter().map(ttft_used)) + worst_quarter(requests.iter().map(itl_used))) / 2.0;
         Score { goodput_share, score: goodput_share + SLACK_WEIGHT * slack }
     }
 }
 
-fn slack(request: &RequestRecord) -> f64 {
-    let (true, Some(ttft)) = (is_done(request), ttft_ms(request)) else { return -1.0 };
-    let objectives = request.objectives;
-    let used = (ttft / objectives.ttft_us_max.as_ms()).max(longest_itl_ms(request) / objectives.itl_us_max.as_ms());
-    // An objective of 0 is used up without end (or, at 0/0, just met).
+/// Mean slack of the quarter of requests that used most of their objective.
+fn worst_quarter(used: impl Iterator<Item = f64>) -> f64 {
+    let mut slacks: Vec<f64> = used.map(slack).collect();
+    slacks.sort_by(f64::total_cmp);
+    let worst = &slacks[..slacks.len().div_ceil(4)];
+    worst.iter().sum::<f64>() / worst.len() as f64
+}
+
+fn ttft_used(request: &RequestRecord) -> f64 {
+    let ttft = is_done(request).then(|| ttft_ms(request)).flatten();
+    ttft.map_or(f64::INFINITY, |ttft| ttft / request.objectives.ttft_us_max.as_ms())
+}
+
+fn itl_used(request: &RequestRecord) -> f64 {
+    if is_done(request) { longest_itl_ms(request) / request.objectives.itl_us_max.as_ms() } else { f64::INFINITY }
+}
+
+/// Of the share of an objective that was used. An objective of 0 is used up without end, or, at 0/0, just met.
+fn slack(used: f64) -> f64 {
     if used.is_nan() {
         0.0
     } else if used.is_infinite() {
