@@ -8,7 +8,9 @@ import mmap
 import struct
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
 
 # sequence, max_num_batched_tokens, long_prefill_token_threshold, check (the exclusive or of the three and of SALT).
 LAYOUT = struct.Struct("<4I")
@@ -122,7 +124,49 @@ class _Tunable:
 
 
 class TunableScheduler(_Tunable, Scheduler):
-    """For engines that schedule a step when the one before is done."""
+    """For engines that schedule a step when the one before is done.
+
+    vLLM takes in what was loaded at the end of a step, so a leg that comes with its KV would wait for the step in which its load is
+    asked for, and get its token in the one after: its client sees a gap of both. Copies take a millisecond or two, steps many times
+    that. So where such a leg arrives beside running requests, a step that computes nothing goes first, in which the worker half waits
+    for the copy a moment (`LOAD_WAIT_S`). When the copy takes longer, the engine goes on without the leg as ever.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._loads_went_first = False
+
+    def schedule(self, *args, **kwargs):
+        # Never twice in a row: however many legs arrive, every other step computes.
+        arrived = [] if self._loads_went_first or not self.running else self._take_arrived()
+        self._loads_went_first = bool(arrived)
+        return self._start_loads(arrived, *args, **kwargs) if arrived else super().schedule(*args, **kwargs)
+
+    def _take_arrived(self) -> list[Request]:
+        """Legs at the head of the queue whose load was not asked for, as many as there are seats. One that was preempted is not among
+        them: its source is gone, and it computes its prompt."""
+        seats = self.max_num_running_reqs - len(self.running) - len(self.kv_holding_waiting)
+        arrived, others = [], []
+        while self.waiting and self.waiting.peek_request().priority < 0:
+            request = self.waiting.pop_request()
+            fits = request.status == RequestStatus.WAITING and len(arrived) < seats
+            (arrived if fits else others).append(request)
+        self.waiting.prepend_requests(others)
+        return arrived
+
+    def _start_loads(self, arrived: list[Request], *args, **kwargs):
+        """A step of vLLM's that sees these legs and nothing else."""
+        hidden = self.running, self.waiting, self.kv_holding_waiting
+        self.running, self.waiting, self.kv_holding_waiting = [], create_request_queue(self.policy), create_request_queue(self.policy)
+        self.waiting.prepend_requests(arrived)
+        output = super().schedule(*args, **kwargs)
+        started, left, loading = self.running, self.waiting, self.kv_holding_waiting
+        self.running, self.waiting, self.kv_holding_waiting = hidden
+        # One whose KV lay in the prefix cache needs no load and has its token already; one for which memory was short stays.
+        self.running.extend(started)
+        self.waiting.prepend_requests(left)
+        self.kv_holding_waiting.prepend_requests(loading)
+        return output
 
 
 class TunableAsyncScheduler(_Tunable, AsyncScheduler):

@@ -131,6 +131,7 @@ def legs_with_kv_get_in_beside_prompts(model: str) -> None:
         bench.add("p1", 500)
         for name in ("l0", "l1"):
             bench.add(name, 100, comes_with_kv=True)
+        assert bench.step() == {}, "loads go first"
         got = bench.step()
         assert bench.scheduler.connector.asked == {"l0", "l1"} and got["p0"] > 0, (wanted, threshold, got)
         bench.step(loaded=["l0", "l1"])
@@ -140,6 +141,41 @@ def legs_with_kv_get_in_beside_prompts(model: str) -> None:
         if threshold == 0:
             full = min(max(wanted, len(bench.scheduler.running) + PREFILL_TOKENS_MIN), CEILING)
             assert sum(got.values()) == full, "with no leg on its way prompts take the rest again"
+
+
+def loads_go_first_and_cost_nobody_a_step(model: str) -> None:
+    """A leg that arrives beside answers joins the very next step that computes when its copy is done by then, and only then."""
+    bench = Bench(model)
+    bench.add("answer", 5)
+    bench.add("prompt", 2000)
+    bench.step()
+    bench.add("quick", 100, comes_with_kv=True)
+    assert bench.step(loaded=["quick"]) == {}
+    got = bench.step()
+    assert got["answer"] == got["quick"] == 1 and got["prompt"] > 0, got
+    bench.add("slow", 100, comes_with_kv=True)
+    bench.add("late", 50)
+    assert bench.step() == {}
+    bench.add("next", 100, comes_with_kv=True)
+    got = bench.step(loaded=["slow", "next"])
+    assert got["answer"] == got["quick"] == 1 and "slow" not in got and "next" not in got, "a step that computes comes between"
+    assert bench.scheduler.connector.asked == {"quick", "slow", "next"}
+    got = bench.step()
+    assert got["slow"] == got["next"] == 1, got
+
+
+def no_more_loads_go_first_than_there_are_seats(model: str) -> None:
+    bench = Bench(model)
+    for i in range(14):
+        bench.add(f"a{i}", 5)
+    bench.step()
+    legs = [f"l{i}" for i in range(4)]
+    for leg in legs:
+        bench.add(leg, 20, comes_with_kv=True)
+    assert bench.step(loaded=legs[:2]) == {}
+    assert bench.scheduler.connector.asked == set(legs[:2])
+    got = bench.step()
+    assert len(got) == 16 and got["l0"] == got["l1"] == 1, got
 
 
 def a_leg_whose_load_failed_is_a_prompt_like_any_other(model: str) -> None:
@@ -171,3 +207,5 @@ if __name__ == "__main__":
     answers_come_before_prompts(sys.argv[1])
     legs_with_kv_get_in_beside_prompts(sys.argv[1])
     a_leg_whose_load_failed_is_a_prompt_like_any_other(sys.argv[1])
+    loads_go_first_and_cost_nobody_a_step(sys.argv[1])
+    no_more_loads_go_first_than_there_are_seats(sys.argv[1])

@@ -8,6 +8,7 @@ vLLM trusts these reports blindly; two kinds of wrong report end EngineCore with
 """
 
 import logging
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,9 @@ logger = logging.getLogger("vllm.dualpool")
 # Releases that may wait for their request to be known as held. The controller releases only legs that were reported as held, so
 # at most those of one step wait here; more than this means that it sends nonsense.
 EARLY_RELEASES_MAX = 4096
-# How long a step that computes nothing waits for the outcome of a load. EngineCore sleeps 1 ms after each such step, so an outcome
-# that comes just too late costs twice that; most copies are over within this time.
-IDLE_WAIT_S = 0.001
+# How long a step that computes nothing waits for the outcome of its loads; most copies are over within this time. An outcome that comes
+# too late is taken in at the end of the next step, and where requests are running, that one computes.
+LOAD_WAIT_S = 0.005
 
 
 @dataclass
@@ -90,18 +91,11 @@ class WorkerHalf:
 
     def report(self) -> Report:
         """Takes in what the controller said since the last step and hands over what came of it. Steps that compute never wait."""
-        if self._idle and self._loading:
-            self.link.wait(IDLE_WAIT_S)
-        for message in self.link.receive():
-            if message.get("type") == "loaded":
-                self._loaded(str(message.get("leg")), message.get("error"))
-            elif message.get("type") == "release":
-                self._release(str(message.get("leg")))
-            elif message.get("type") == "refused":
-                # The connection is closed once no copy touches this engine; until then its blocks must stay as they are.
-                logger.warning("dualpool: the controller lets go of this engine: %s", message.get("why"))
-            else:
-                logger.warning("dualpool: ignoring an unknown message from the controller: %r", message)
+        self._take_in()
+        until = time.monotonic() + LOAD_WAIT_S
+        while self._idle and self._loading and not self.link.closed and (left := until - time.monotonic()) > 0:
+            self.link.wait(left)
+            self._take_in()
         for leg in [leg for leg in self._early if leg in self._held]:
             del self._early[leg]
             self._release(leg)
@@ -112,6 +106,18 @@ class WorkerHalf:
 
     def shutdown(self) -> None:
         self.link.close()
+
+    def _take_in(self) -> None:
+        for message in self.link.receive():
+            if message.get("type") == "loaded":
+                self._loaded(str(message.get("leg")), message.get("error"))
+            elif message.get("type") == "release":
+                self._release(str(message.get("leg")))
+            elif message.get("type") == "refused":
+                # The connection is closed once no copy touches this engine; until then its blocks must stay as they are.
+                logger.warning("dualpool: the controller lets go of this engine: %s", message.get("why"))
+            else:
+                logger.warning("dualpool: ignoring an unknown message from the controller: %r", message)
 
     def _loaded(self, leg: str, error: str | None) -> None:
         order = self._loading.pop(leg, None)
