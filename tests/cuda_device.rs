@@ -369,7 +369,8 @@ on_virtual_gpus! {
     }
 
     fn expandable_segments_are_refused_with_the_mend(r#"{"expandable":true}"#) {
-        let error = context(0).allocate(Bytes(KIB)).unwrap().export().unwrap_err();
+        // More than the one piece of it that the driver tells about.
+        let error = context(0).allocate(Bytes::from_mib(3)).unwrap().export().unwrap_err();
         assert!(matches!(error, CudaError::NotExportable { .. }), "{error}");
         assert!(error.to_string().contains("expandable_segments:False"), "{error}");
     }
@@ -437,4 +438,23 @@ on_virtual_gpus! {
         let error = Module::load(&context(0), b".visible .entry other() {}").unwrap_err();
         assert!(matches!(error, CudaError::Module { .. }) && error.to_string().contains("GPU 0"), "{error}");
     }
+}
+
+// --- The program ----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_doctor_tells_what_cuda_has() {
+    let cuda = FakeCuda::new();
+    let doctor = |script: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
+        cuda.for_command(command.args(["doctor", "--device", "virtual"]), script);
+        let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        output.lines().skip_while(|line| !line.contains(" CUDA ")).take(2).collect::<Vec<_>>().join("\n")
+    };
+    let well = doctor(r#"{"gpus":3,"driver":13000}"#);
+    assert!(well.starts_with("ok") && well.contains("CUDA 13.0, 3 GPUs that access each other's memory"), "{well}");
+    let apart = doctor(r#"{"peers":false}"#);
+    assert!(apart.starts_with("note") && apart.contains("2 of 2 pairs") && apart.contains("host memory"), "{apart}");
+    let old = doctor(r#"{"driver":11040}"#);
+    assert!(old.starts_with("note") && old.contains("CUDA 11.4, and CUDA 12.0 is needed"), "{old}");
 }
