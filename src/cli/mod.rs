@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod run;
 mod terminal;
+mod topology;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     ListTargets,
     /// Rebuild the table and report.html from a run's artifacts.
     Report(report::Args),
+    /// Show what this machine is made of, or the one that a file shows: GPUs, NUMA nodes, NICs, and how far apart they are.
+    Topology(topology::Args),
     /// Print the effective settings and where each came from.
     Config(config::Args),
     /// Check that everything a run needs is there; each missing thing comes with the command that mends it.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
         Command::Report(args) => report::run(args),
+        Command::Topology(args) => topology::run(args),
         Command::Config(args) => config::run(args, &cli),
         Command::Doctor(args) => doctor::run(args, &cli),
         Command::Completions(args) => completions::run(args),

@@ -3,6 +3,7 @@
 
 mod arrangement;
 mod clock;
+mod cpu_list;
 mod error;
 mod ids;
 mod leg;
@@ -13,6 +14,7 @@ mod units;
 
 pub use arrangement::{Arrangement, ArrangementError, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 pub use clock::{Clock, ManualClock, MonotonicClock, Time};
+pub use cpu_list::CpuList;
 pub use error::{Phase, RejectReason, RequestError};
 pub use ids::{BlockId, EngineId, LegId, RequestId, TokenId};
 pub use leg::{FinishReason, HeldKv, KvSource, Leg, LegFinish, LegOutput, LegStep, PREFILL_TOKENS_MIN, Tuning};

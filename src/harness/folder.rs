@@ -35,9 +35,7 @@ impl RunFolder {
     /// call it before engines are started.
     pub fn create(target: &str, out: &Path) -> Result<RunFolder, FolderError> {
         let now = Timestamp::now();
-        // Two runs started in the same second differ in the process id.
-        let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
-        let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
+        let (dir, id) = place(target, out, now);
         let write = |source| FolderError::Write { path: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(write)?;
         let open = |name: &str| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).map(BufWriter::new);
@@ -89,15 +87,35 @@ impl RunFolder {
 
     /// Writes a JSON file in one go: readers see the file before or the file after, never a part.
     fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), FolderError> {
-        let part = self.dir.join(format!("{name}.part"));
-        let write = || {
-            let mut text = serde_json::to_string_pretty(value)?;
-            text.push('\n');
-            fs::write(&part, text)?;
-            fs::rename(&part, self.dir.join(name))
-        };
-        write().map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+        let text = json(value).map_err(|source| FolderError::Write { path: self.dir.clone(), source })?;
+        replace(&self.dir, name, &text)
     }
+}
+
+/// Where a run's folder is, and the run's id.
+pub(super) fn place(target: &str, out: &Path, now: Timestamp) -> (PathBuf, String) {
+    // Two runs started in the same second differ in the process id.
+    let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
+    let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
+    (dir, id)
+}
+
+pub(super) fn json(value: &impl Serialize) -> std::io::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Writes a file in one go: readers see the file before or the file after, never a part, whoever else writes it at the same time.
+pub(super) fn replace(dir: &Path, name: &str, text: &str) -> Result<(), FolderError> {
+    let part = dir.join(format!("{name}.{:x}.part", std::process::id()));
+    let write = || {
+        fs::write(&part, text)?;
+        fs::rename(&part, dir.join(name))
+    };
+    write().map_err(|source| {
+        // Of two errors the first is the one to tell.
+        let _ = fs::remove_file(&part);
+        FolderError::Write { path: dir.to_path_buf(), source }
+    })
 }
 
 fn lines<T: Serialize>(file: &mut BufWriter<File>, records: &[T]) -> std::io::Result<()> {

@@ -18,6 +18,7 @@ mod saturation;
 pub mod search;
 pub mod stats;
 pub mod target;
+pub mod topology_probe;
 
 pub use cancel::Cancel;
 pub use dual_pool::Outcome;
