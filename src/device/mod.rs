@@ -2,6 +2,7 @@
 
 mod affinity;
 mod cores;
+pub mod cuda;
 mod gpu;
 mod place;
 pub mod topology;
