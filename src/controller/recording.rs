@@ -44,6 +44,7 @@ impl Tape {
             running: depth.1 as u32,
             kv_usage: stats.map(|stats| stats.kv_usage),
             prefix_hits: stats.map(|stats| stats.prefix_hits),
+            moves_in: 0,
         });
     }
 

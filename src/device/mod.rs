@@ -2,6 +2,7 @@
 
 mod cores;
 mod gpu;
+pub mod nvml;
 mod place;
 
 pub use cores::{CoreSet, CoresError, cores_near, machine_core_sets, split_cores};

@@ -1,0 +1,6 @@
+//! The GPU sampler and what it feeds, through the real `nvml-wrapper`, on GPUs that do what a script says.
+
+#[path = "../support/fakes.rs"]
+mod fakes;
+
+mod sampler;
