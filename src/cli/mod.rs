@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod run;
 mod terminal;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Run(run::Args),
     /// List what `run` can run.
     ListTargets,
+    /// Watch a run while it goes on, and this machine's GPUs.
+    Top(top::Args),
     /// Rebuild the table and report.html from a run's artifacts.
     Report(report::Args),
     /// Print the effective settings and where each came from.
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
+        Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
         Command::Config(args) => config::run(args, &cli),
         Command::Doctor(args) => doctor::run(args, &cli),

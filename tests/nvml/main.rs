@@ -3,4 +3,8 @@
 #[path = "../support/fakes.rs"]
 mod fakes;
 
+mod run;
 mod sampler;
+mod top;
+#[path = "../virtual_pair/mod.rs"]
+mod virtual_pair;
