@@ -13,6 +13,9 @@ pub struct Args {
     /// Read the machine that a file shows, as `lstopo FILE.xml` wrote it, instead of this one.
     #[arg(long, value_name = "FILE")]
     from_xml: Option<PathBuf>,
+    /// Copy between each two GPUs and keep how fast it was; takes memory and time of the GPUs.
+    #[arg(long, conflicts_with = "from_xml")]
+    measure: bool,
     /// Print topology.json instead of the matrix.
     #[arg(long)]
     json: bool,
@@ -22,10 +25,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let found = match &args.from_xml {
+    let mut found = match &args.from_xml {
         Some(file) => topology::of_file(file)?,
         None => topology::of_machine(None)?,
     };
+    if args.measure {
+        topology::measure(&mut found);
+    }
     topology_probe::keep(&args.out, &found)?;
     show(&args.out, &found, args.json)
 }

@@ -20,5 +20,5 @@ pub use ids::{BlockId, EngineId, LegId, RequestId, TokenId};
 pub use leg::{FinishReason, HeldKv, KvSource, Leg, LegFinish, LegOutput, LegStep, PREFILL_TOKENS_MIN, Tuning};
 pub use request::{Class, Objectives, Request, Role};
 pub use rng::{Rng, seeded};
-pub use signals::EngineStats;
+pub use signals::{DeviceSignals, EngineStats};
 pub use units::{Bytes, Micros};

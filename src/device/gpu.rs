@@ -55,7 +55,7 @@ impl Gpus {
     }
 }
 
-/// Loads NVML; `library` none = where the system's loader finds it.
+/// Loads NVML: this library, or the one that the system's loader finds.
 pub(super) fn open(library: Option<&OsStr>) -> Result<Nvml, NvmlError> {
     // The library's plain name exists only where the developer package is installed; the driver alone brings the versioned one.
     Nvml::builder().lib_path(library.unwrap_or(OsStr::new("libnvidia-ml.so.1"))).init()

@@ -4,6 +4,7 @@ mod affinity;
 mod cores;
 pub mod cuda;
 mod gpu;
+pub mod nvml;
 mod place;
 pub mod topology;
 

@@ -4,12 +4,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::controller::Recording;
+use super::samples::SamplesFile;
+use crate::controller::{Controller, Recording};
 use crate::report::{RunInfo, Summary};
 
 #[derive(Debug, Error)]
@@ -27,7 +29,8 @@ pub struct RunFolder {
     id: String,
     started_at: String,
     requests: BufWriter<File>,
-    samples: BufWriter<File>,
+    /// Shared with the task that shows the samples of the run under way.
+    samples: Arc<Mutex<SamplesFile>>,
 }
 
 impl RunFolder {
@@ -43,7 +46,8 @@ impl RunFolder {
             std::io::ErrorKind::AlreadyExists => FolderError::Taken { path: dir.clone() },
             _ => write(source),
         })?;
-        let samples = open("samples.jsonl").map_err(write)?;
+        let samples = SamplesFile::create(&dir.join("samples.jsonl")).map_err(write)?;
+        let samples = Arc::new(Mutex::new(samples));
         let started_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         Ok(RunFolder { id, started_at, requests, samples, dir })
     }
@@ -63,8 +67,33 @@ impl RunFolder {
 
     /// Appends what one arm's run recorded, and flushes it.
     pub fn append(&mut self, recording: &Recording) -> Result<(), FolderError> {
-        let written = lines(&mut self.requests, &recording.requests).and_then(|()| lines(&mut self.samples, &recording.samples));
+        let written = lines(&mut self.requests, &recording.requests)
+            .and_then(|()| lock(&self.samples).keep(&recording.samples, &recording.gpus));
         written.map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+    }
+
+    /// From now on the samples of every run stand in `samples.jsonl` as they are taken, until the next `append` or `end_samples`.
+    pub async fn show_samples(&self, controller: &Controller) {
+        let (mut batches, samples) = (controller.follow().await, self.samples.clone());
+        tokio::spawn(async move {
+            while let Some(batch) = batches.recv().await {
+                let samples = samples.clone();
+                // A disk may stall, and nothing else may wait for it.
+                match tokio::task::spawn_blocking(move || lock(&samples).show(&batch)).await {
+                    Ok(Ok(true)) => {}
+                    Ok(Ok(false)) | Err(_) => return,
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "samples.jsonl cannot be written while the run goes on, so it cannot be followed");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Leaves in `samples.jsonl` what was appended, and shows nothing more.
+    pub fn end_samples(&self) -> Result<(), FolderError> {
+        lock(&self.samples).end().map_err(|source| FolderError::Write { path: self.dir.clone(), source })
     }
 
     pub fn write_run(&self, run: &RunInfo) -> Result<(), FolderError> {
@@ -118,6 +147,11 @@ pub(super) fn replace(dir: &Path, name: &str, text: &str) -> Result<(), FolderEr
     })
 }
 
+/// Every change of the file is whole or an error, so what a panicking holder left is as good as any.
+fn lock(samples: &Mutex<SamplesFile>) -> MutexGuard<'_, SamplesFile> {
+    samples.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn lines<T: Serialize>(file: &mut BufWriter<File>, records: &[T]) -> std::io::Result<()> {
     for record in records {
         serde_json::to_writer(&mut *file, record)?;
@@ -138,7 +172,7 @@ mod tests {
         let mut folder = RunFolder::create("dual_pool", &dir.path().join("deep/run")).unwrap();
         let requests = synthetic::arm("a", 1, 3, 1.0);
         for appended in 1..=2 {
-            folder.append(&Recording { requests: requests.clone(), samples: Vec::new() }).unwrap();
+            folder.append(&Recording { requests: requests.clone(), ..Recording::default() }).unwrap();
             let text = fs::read_to_string(folder.dir().join("requests.jsonl")).unwrap();
             let read: Vec<RequestRecord> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
             assert_eq!(read.len(), 3 * appended);

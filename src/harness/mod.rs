@@ -14,6 +14,7 @@ mod identical;
 mod pair;
 mod phases;
 mod progress;
+mod samples;
 mod saturation;
 pub mod search;
 pub mod stats;

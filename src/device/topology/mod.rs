@@ -6,6 +6,7 @@ mod bus_id;
 mod cpu;
 mod gpus;
 mod links;
+mod measure;
 mod notes;
 mod nvlink;
 mod nvml;
@@ -26,6 +27,7 @@ use crate::report::topology::{NumaNode, SCHEMA_VERSION, Source, SourceKind, Topo
 use nvml::Facts;
 use pci::PciDevice;
 use tree::Tree;
+pub use measure::measure;
 pub use tree::XmlError;
 
 #[derive(Debug, Error)]

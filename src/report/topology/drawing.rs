@@ -14,6 +14,8 @@ const GAP: f64 = 8.0;
 /// Clusters in one row of a node.
 const COLUMNS: usize = 4;
 const HEAD: f64 = 30.0;
+/// Meanings in one line of the legend.
+const LEGEND_COLUMNS: usize = 3;
 const CELL_MAX: (f64, f64) = (62.0, 26.0);
 
 /// GPUs and NICs that are below one PCIe switch.
@@ -54,7 +56,7 @@ pub fn svg(topology: &Topology) -> String {
     drawing(&mut m, height, "Topology", |m| {
         m.style(include_str!("drawing.css"));
         rect(m, (0.0, 0.0), (WIDTH, height), "page");
-        label(m, MARGIN, MARGIN + 16.0, Anchor::Start, "title", super::summary(topology).trim_end());
+        label(m, MARGIN, MARGIN + 16.0, Anchor::Start, "title", shortened(&super::summary(topology), 120));
         let mut top = MARGIN + 34.0;
         for panel in &panels {
             draw_panel(m, top, panel);
@@ -166,7 +168,7 @@ fn cell_size(topology: &Topology) -> (f64, f64) {
 }
 
 fn grid_height(topology: &Topology) -> f64 {
-    if topology.gpus.len() < 2 { 0.0 } else { HEAD + (topology.gpus.len() + 1) as f64 * CELL_MAX.1 + 44.0 }
+    if topology.gpus.len() < 2 { 0.0 } else { HEAD + (topology.gpus.len() + 1) as f64 * CELL_MAX.1 + 62.0 }
 }
 
 /// One cell for each two GPUs, the stronger the closer they are.
@@ -196,10 +198,12 @@ fn draw_grid(m: &mut Markup, top: f64, topology: &Topology) {
             });
         }
     }
-    let meanings: Vec<String> = PciPath::ALL.iter().map(|path| format!("{path}: {}", path.meaning())).collect();
     let (x, y) = corner(0, topology.gpus.len() + 1);
     label(m, x, y + 18.0, Anchor::Start, "detail", "NV#: that many NVLinks, direct or through NVSwitches; ?: not known");
-    label(m, x, y + 36.0, Anchor::Start, "detail", meanings.join("; "));
+    for (line, y) in PciPath::ALL.chunks(LEGEND_COLUMNS).zip([y + 36.0, y + 54.0]) {
+        let meanings: Vec<String> = line.iter().map(|path| format!("{path}: {}", path.meaning())).collect();
+        label(m, x, y, Anchor::Start, "detail", meanings.join("; "));
+    }
 }
 
 fn class(link: &Link) -> &'static str {

@@ -9,8 +9,7 @@ const UNKNOWN: &str = "?";
 
 /// The whole of it.
 pub fn text(topology: &Topology) -> String {
-    let mut out = summary(topology);
-    out.push('\n');
+    let mut out = summary(topology) + "\n\n";
     out += &parts(topology);
     if !topology.gpus.is_empty() {
         out += &format!("\n{}\n", gpus(topology));
@@ -36,14 +35,14 @@ pub fn text(topology: &Topology) -> String {
 pub fn summary(topology: &Topology) -> String {
     let source = &topology.source;
     let of = match (source.kind, &source.file) {
-        (SourceKind::Xml, Some(file)) => file.as_str(),
+        (SourceKind::Xml, Some(file)) => file.rsplit('/').next().unwrap_or(file),
         (SourceKind::Xml, None) => "a file",
         (SourceKind::Machine, _) => "this machine",
     };
     let hwloc = source.hwloc.as_ref().map_or(String::new(), |version| format!(", hwloc {version}"));
     let driver = source.nvidia_driver.as_ref().map_or(String::new(), |version| format!(", NVIDIA driver {version}"));
     format!(
-        "{of}: {}, {}, {}, {}{hwloc}{driver}\n",
+        "{of}: {}, {}, {}, {}{hwloc}{driver}",
         many(topology.packages.len(), "package"),
         many(topology.numa_nodes.len(), "NUMA node"),
         many(topology.gpus.len(), "GPU"),

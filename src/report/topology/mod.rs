@@ -173,6 +173,8 @@ pub struct P2p {
 pub struct Measured {
     pub bytes: Bytes,
     pub bytes_per_s: f64,
+    /// Whether the bytes went over a link between the two; otherwise through host memory.
+    pub peer_access: bool,
 }
 
 /// How two PCI devices reach each other, in `nvidia-smi`'s words; the closest first.
