@@ -24,10 +24,10 @@ use thiserror::Error;
 
 use crate::core::Bytes;
 use crate::report::topology::{NumaNode, SCHEMA_VERSION, Source, SourceKind, Topology};
+pub use measure::measure;
 use nvml::Facts;
 use pci::PciDevice;
 use tree::Tree;
-pub use measure::measure;
 pub use tree::XmlError;
 
 #[derive(Debug, Error)]
