@@ -22,9 +22,11 @@ pub async fn start(
     fault: Fault,
 ) -> anyhow::Result<Controller> {
     let (migrator, moves) = Migrator::start(&settings.migrate, clock.clone(), fault)?;
-    let machine = topology::of_machine(None)?;
+    // Engines run without it, too, wherever the kernel puts them.
+    let machine =
+        topology::of_machine(None).inspect_err(|error| tracing::warn!("engines are not pinned next to their GPUs: {error}")).ok();
     let spec = |(id, placement): (EngineId, &Placement)| {
-        let affinity = Affinity::of(&placement.device, &machine);
+        let affinity = Affinity::of(&placement.device, machine.as_ref());
         Ok(EngineSpec {
             id,
             memory_node: affinity.memory_node,

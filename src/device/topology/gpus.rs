@@ -33,9 +33,13 @@ pub(super) fn merge(seen: &Seen, nvml: Option<&Facts>) -> Result<Found, XmlError
 
     let mut links_of_tree = nvlink::of_tree(seen.tree, &seen.gpus)?;
     let mut found = Found { gpus: Vec::new(), origins, disagreements: Vec::new() };
-    for (index, origin) in (0..).zip(&found.origins) {
+    // NVML's indices have gaps where it cannot reach a GPU.
+    let mut free = of_nvml.iter().map(|gpu| gpu.index + 1).max().unwrap_or(0);
+    for origin in &found.origins {
         let device = origin.pci.map(|i| &seen.gpus[i]);
         let known = origin.nvml.map(|i| &of_nvml[i]);
+        let index = known.map_or(free, |gpu| gpu.index);
+        free += u32::from(known.is_none());
         let nvlinks = match known {
             Some(gpu) => Some(gpu.nvlinks.clone()),
             None => links_of_tree.as_mut().zip(origin.pci).map(|(links, i)| std::mem::take(&mut links[i])),

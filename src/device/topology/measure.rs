@@ -1,5 +1,7 @@
 //! What a large copy takes between each two GPUs, measured through CUDA. Everything else in the document is nominal.
 
+use std::collections::BTreeMap;
+
 use crate::core::Bytes;
 use crate::device::cuda::{CudaDevice, CudaError, Driver, GpuUuid, measure_peer_bandwidth};
 use crate::report::topology::{Gpu, Measured, Topology};
@@ -20,10 +22,12 @@ pub fn measure(topology: &mut Topology) {
 
 fn measure_all(topology: &mut Topology) -> Result<(), CudaError> {
     let driver = Driver::load()?;
-    let devices: Vec<Option<CudaDevice>> = topology.gpus.iter().map(|gpu| device(&driver, gpu, &mut topology.notes)).collect();
-    let at = |index: u32| devices.get(index as usize)?.as_ref();
+    let mut devices = BTreeMap::new();
+    for gpu in &topology.gpus {
+        devices.extend(device(&driver, gpu, &mut topology.notes).map(|device| (gpu.index, device)));
+    }
     for link in &mut topology.links {
-        let (Some(from), Some(to)) = (at(link.from), at(link.to)) else { continue };
+        let (Some(from), Some(to)) = (devices.get(&link.from), devices.get(&link.to)) else { continue };
         let pair = format!("GPU{} to GPU{}", link.from, link.to);
         match measure_peer_bandwidth(from, to, COPY) {
             Ok(found) => match found.bytes_per_s() {

@@ -80,7 +80,7 @@ pub struct NumaNode {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// Its place in this document; for GPUs that NVML knows, NVML's own index.
+    /// NVML's own index for GPUs that it knows; the others come after.
     pub index: u32,
     pub vendor: String,
     pub name: Option<String>,
