@@ -125,6 +125,19 @@ fn a_gpu_that_hwloc_does_not_see_has_nvmls_word() {
 }
 
 #[test]
+fn a_lost_gpu_keeps_its_place_and_costs_only_its_own_answers() {
+    let found = asked(
+        r#"{"gpus": [
+            {"pci": "00000000:11:00.0", "cpus": [0, 7], "lost_after": 0},
+            {"pci": "00000000:21:00.0", "cpus": [0, 7], "nvlinks": [{"version": 6}]}
+        ]}"#,
+    );
+    assert_eq!((found.gpus[0].memory_bytes, found.gpus[0].nvlinks.is_none(), found.gpus[0].numa_node), (None, true, Some(0)));
+    assert!(found.gpus[1].memory_bytes.is_some() && found.gpus[1].nvlinks.as_ref().is_some_and(|peers| peers.len() == 1));
+    assert!(found.notes.iter().any(|note| note.starts_with("GPU0 is lost")), "{:?}", found.notes);
+}
+
+#[test]
 fn a_driver_that_does_not_run_leaves_what_hwloc_knows_and_says_so() {
     let found = asked(r#"{"init_error": 9}"#);
     assert_eq!(found.gpus.len(), 8);

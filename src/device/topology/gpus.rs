@@ -41,7 +41,7 @@ pub(super) fn merge(seen: &Seen, nvml: Option<&Facts>) -> Result<Found, XmlError
         let index = known.map_or(free, |gpu| gpu.index);
         free += u32::from(known.is_none());
         let nvlinks = match known {
-            Some(gpu) => Some(gpu.nvlinks.clone()),
+            Some(gpu) => gpu.nvlinks.clone(),
             None => links_of_tree.as_mut().zip(origin.pci).map(|(links, i)| std::mem::take(&mut links[i])),
         };
         let gpu = gpu(index, device, known, nvlinks, seen);

@@ -35,7 +35,7 @@ pub(super) struct NvmlGpu {
     pub mig: Mig,
     pub cpus: Option<CpuList>,
     pub numa_nodes: Option<CpuList>,
-    pub nvlinks: Vec<NvLinkPeer>,
+    pub nvlinks: Option<Vec<NvLinkPeer>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -63,11 +63,16 @@ pub(super) fn ask(library: Option<&OsStr>) -> Result<Facts, String> {
     for index in 0..count {
         match nvml.device_by_index(index).and_then(|device| Ok((bus_id(&device)?, device))) {
             Ok((Some((bus_id, pci_id)), device)) => {
+                if matches!(device.memory_info(), Err(NvmlError::GpuLost)) {
+                    facts
+                        .notes
+                        .push(format!("GPU{index} is lost: the driver cannot reach it any more; only a reset brings it back"));
+                }
                 facts.gpus.push(describe(index, bus_id, pci_id, &device));
                 devices.push(device);
             }
-            Ok((None, _)) => facts.notes.push(format!("GPU {index} is left out: NVML gives it no PCI address that can be read")),
-            Err(error) => facts.notes.push(format!("GPU {index} is left out: NVML cannot reach it: {error}")),
+            Ok((None, _)) => facts.notes.push(format!("GPU{index} is left out: NVML gives it no PCI address that can be read")),
+            Err(error) => facts.notes.push(format!("GPU{index} is left out: NVML cannot reach it: {error}")),
         }
     }
     let ids: Vec<PciBusId> = facts.gpus.iter().map(|gpu| gpu.bus_id).collect();
@@ -107,7 +112,7 @@ fn describe(index: u32, bus_id: PciBusId, pci_id: String, device: &Device) -> Nv
         },
         cpus: device.cpu_affinity(CPU_WORDS).ok().map(|words| numbers(&words)).filter(|cpus| !cpus.is_empty()),
         numa_nodes: device.memory_affinity(NODE_WORDS, WITHIN_NODE).ok().map(|words| numbers(&words)).filter(|set| !set.is_empty()),
-        nvlinks: Vec::new(),
+        nvlinks: None,
     }
 }
 
@@ -119,10 +124,16 @@ fn numbers(words: &[c_ulong]) -> CpuList {
     bits.collect()
 }
 
-/// The active links, those to the same place as one.
-fn nvlinks(device: &Device, gpus: &[PciBusId]) -> Vec<NvLinkPeer> {
+/// The active links, those to the same place as one; none where the driver does not say.
+fn nvlinks(device: &Device, gpus: &[PciBusId]) -> Option<Vec<NvLinkPeer>> {
     let mut peers: BTreeMap<(NvLinkEnd, Option<PciBusId>), (u32, Option<u32>)> = BTreeMap::new();
-    for link in (0..LINKS_MAX).map(|link| device.link_wrapper_for(link)).filter(|link| link.is_active().unwrap_or(false)) {
+    for link in (0..LINKS_MAX).map(|link| device.link_wrapper_for(link)) {
+        match link.is_active() {
+            Ok(true) => {}
+            // A chip without NVLink answers with the one, and with the other about links that it has not.
+            Ok(false) | Err(NvmlError::NotSupported | NvmlError::InvalidArg) => continue,
+            Err(_) => return None,
+        }
         let remote = link.remote_pci_info().ok();
         let bus_id = remote.as_ref().and_then(|pci| pci.bus_id.parse::<PciBusId>().ok());
         let end = match (&remote, bus_id) {
@@ -144,7 +155,7 @@ fn nvlinks(device: &Device, gpus: &[PciBusId]) -> Vec<NvLinkPeer> {
             bytes_per_s: of_version.map(|(_, rate)| rate * u64::from(links)),
         }
     };
-    peers.into_iter().map(peer).collect()
+    Some(peers.into_iter().map(peer).collect())
 }
 
 fn path(level: TopologyLevel) -> PciPath {
