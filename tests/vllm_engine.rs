@@ -47,7 +47,7 @@ fn spec(id: u16, settings: &EngineSettings) -> EngineSpec {
         id: EngineId(id),
         pin: Pin::Cores(vec![u32::from(id) % cores]),
         settings: settings.clone(),
-        memory_node: None,
+        memory_node: (id == 0).then_some(0),
         control_socket: None,
     }
 }
