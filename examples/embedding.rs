@@ -30,6 +30,7 @@ async fn main() -> anyhow::Result<()> {
         id: EngineId(id),
         pin: Pin::Cores(vec![u32::from(id)]),
         settings: settings.clone(),
+        memory_node: None,
         control_socket: None,
     };
 

@@ -44,7 +44,13 @@ fn settings(model: &Path) -> EngineSettings {
 
 fn spec(id: u16, settings: &EngineSettings) -> EngineSpec {
     let cores = std::thread::available_parallelism().unwrap().get() as u32;
-    EngineSpec { id: EngineId(id), pin: Pin::Cores(vec![u32::from(id) % cores]), settings: settings.clone(), control_socket: None }
+    EngineSpec {
+        id: EngineId(id),
+        pin: Pin::Cores(vec![u32::from(id) % cores]),
+        settings: settings.clone(),
+        memory_node: (id == 0).then_some(0),
+        control_socket: None,
+    }
 }
 
 fn quiet() -> Progress {

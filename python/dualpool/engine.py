@@ -226,7 +226,7 @@ envs.environment_variables["VLLM_RPC_BASE_PATH"] = FOLDER.get
 def start(port, spec: dict) -> Lane:
     """Starts the engine's process and waits until it is ready; called off the loop."""
     FOLDER.set(spec["folder"])
-    launch = Launch(spec["environment"], spec["cores"], port.output_fd(), port.spawned)
+    launch = Launch(spec["environment"], spec["cores"], port.output_fd(), port.spawned, spec["memory_node"])
     token = CURRENT.set(launch)
     try:
         config = arguments(spec).create_engine_config()

@@ -8,14 +8,20 @@ function below all of it, is replaced by one that reads them from a context vari
 import ctypes
 import multiprocessing.util
 import os
+import platform
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 PR_SET_PDEATHSIG = 1
+SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
+MPOL_PREFERRED = 1
+# Of the kernel's node masks.
+NODES_MAX = 1024
 
 
 @dataclass
@@ -29,6 +35,8 @@ class Launch:
     output: int | None = None
     # Told the process id.
     spawned: Callable[[int], None] | None = None
+    # The NUMA node to take memory from while it has some left; None leaves that to the kernel.
+    memory_node: int | None = None
 
 
 CURRENT: ContextVar[Launch | None] = ContextVar("dualpool_launch", default=None)
@@ -45,7 +53,7 @@ def install() -> None:
     multiprocessing.util.spawnv_passfds = _spawn
 
 
-def enter(parent: int, cores: list[int]) -> None:
+def enter(parent: int, cores: list[int], memory_node: int | None = None) -> None:
     """The first thing a spawned process runs."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -55,9 +63,32 @@ def enter(parent: int, cores: list[int]) -> None:
     # OpenMP may have bound this thread to one of the cores already, which is narrower and right.
     if cores and not os.sched_getaffinity(0) <= set(cores):
         os.sched_setaffinity(0, cores)
+    if memory_node is not None:
+        prefer_memory_of(memory_node)
     global _inherited
     _inherited = Launch()
     install()
+
+
+def prefer_memory_of(node: int) -> None:
+    """Takes this thread's memory, and that of all it starts from here on, from one NUMA node while that has some left.
+
+    Not a strict binding: a model that is larger than its node is to run slower, and not to be killed.
+    """
+    bits = ctypes.sizeof(ctypes.c_ulong) * 8
+    mask = (ctypes.c_ulong * (NODES_MAX // bits))()
+    number = SET_MEMPOLICY.get(platform.machine())
+    if number is None or not 0 <= node < NODES_MAX:
+        print(f"dualpool: memory is not bound to NUMA node {node}: not known how to on this machine", file=sys.stderr)
+        return
+    mask[node // bits] = 1 << node % bits
+    libc = ctypes.CDLL(None, use_errno=True)
+    # The kernel takes the mask to be one bit shorter than it is told.
+    length = ctypes.c_ulong(NODES_MAX + 1)
+    if libc.syscall(ctypes.c_long(number), ctypes.c_long(MPOL_PREFERRED), mask, length) != 0:
+        # Containers may forbid it. The engine then runs as the kernel sees fit, which is right and may be slower.
+        why = os.strerror(ctypes.get_errno())
+        print(f"dualpool: memory is not bound to NUMA node {node}: {why}", file=sys.stderr)
 
 
 def _spawn(path, args, passfds):
@@ -69,7 +100,7 @@ def _spawn(path, args, passfds):
     if launch is None:
         return _spawnv_passfds(path, args, passfds)
     code = args.index("-c") + 1
-    args[code] = f"from dualpool.launch import enter; enter({os.getpid()}, {launch.cores!r}); {args[code]}"
+    args[code] = f"from dualpool.launch import enter; enter({os.getpid()}, {launch.cores!r}, {launch.memory_node!r}); {args[code]}"
     return _nursery.submit(_popen, launch, path, args, passfds).result()
 
 

@@ -62,6 +62,7 @@ const FLAGS: &[SettingFlag] = &[
     flag("bootstrap-resamples", "run.bootstrap_resamples", "N", "Resamples behind each interval"),
     flag("search-budget-s", "run.search_budget_s", "S", "Time for the search that tunes the arms which are to be tuned"),
     flag("sample-ms", "telemetry.sample_ms", "MS", "Period of the engine samples"),
+    flag("gpu-sample-ms", "telemetry.gpu_sample_ms", "MS", "Period of the GPU samples"),
     flag("log", "telemetry.log", "FILTER", "Log filter, such as `info,dualpool::engine=debug`"),
 ];
 

@@ -13,6 +13,8 @@ mod progress;
 mod report;
 mod run;
 mod terminal;
+mod top;
+mod topology;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,8 +46,12 @@ enum Command {
     Run(run::Args),
     /// List what `run` can run.
     ListTargets,
+    /// Watch a run while it goes on, and this machine's GPUs.
+    Top(top::Args),
     /// Rebuild the table and report.html from a run's artifacts.
     Report(report::Args),
+    /// Show what this machine is made of, or the one that a file shows: GPUs, NUMA nodes, NICs, and how far apart they are.
+    Topology(topology::Args),
     /// Print the effective settings and where each came from.
     Config(config::Args),
     /// Check that everything a run needs is there; each missing thing comes with the command that mends it.
@@ -60,7 +66,9 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
+        Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
+        Command::Topology(args) => topology::run(args),
         Command::Config(args) => config::run(args, &cli),
         Command::Doctor(args) => doctor::run(args, &cli),
         Command::Completions(args) => completions::run(args),

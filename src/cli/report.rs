@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::terminal::columns;
-use crate::report;
+use crate::harness::topology_probe;
+use crate::report::{self, topology};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -14,6 +15,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // A folder has either a run or a topology.
+    if args.folder.join(topology::FILE).is_file() {
+        let found = topology::load_topology(&args.folder)?;
+        print!("{}", topology::text(&found));
+        println!("drawing: {}", topology_probe::draw(&args.folder, &found)?.display());
+        return Ok(ExitCode::SUCCESS);
+    }
     let artifacts = report::load(&args.folder)?;
     print!("{}", report::print(&artifacts, columns()));
     let html = report::write_html(&args.folder)?;

@@ -11,7 +11,7 @@ use super::failure::{FAILED, INTERRUPTED};
 use super::flags::SettingFlags;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns};
-use super::{Cli, fleet, interrupt, log};
+use super::{Cli, fleet, interrupt, log, topology};
 use crate::config::Settings;
 use crate::core::{Clock, MonotonicClock};
 use crate::device::{self, Device, Gpus, Placement};
@@ -22,7 +22,7 @@ use crate::report;
 pub struct Args {
     /// What to run; `dualpool list-targets` lists them.
     target: String,
-    /// Print summary.json instead of the table.
+    /// Print summary.json (of topology_probe: topology.json) instead of the table.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -30,10 +30,13 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    target::find(&args.target)?;
+    let target = target::find(&args.target)?;
     let gpus = Gpus::detect();
     let settings = cli.settings(&args.settings, &gpus)?.settings;
     log::init(&settings.telemetry.log, terminal);
+    if target == target::TOPOLOGY_PROBE {
+        return topology::probe(&settings.run.out, args.json);
+    }
     let placements = device::choose(&settings.pools, &gpus)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;

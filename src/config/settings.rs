@@ -252,12 +252,14 @@ impl Default for RunSettings {
 pub struct TelemetrySettings {
     /// Period of the engine samples in `samples.jsonl`.
     pub sample_ms: u64,
+    /// Period of the GPU samples there.
+    pub gpu_sample_ms: u64,
     /// Log filter, as `tracing` writes them: `warn`, `info,dualpool::engine=debug`.
     pub log: String,
 }
 
 impl Default for TelemetrySettings {
     fn default() -> Self {
-        TelemetrySettings { sample_ms: 50, log: "warn".into() }
+        TelemetrySettings { sample_ms: 50, gpu_sample_ms: 100, log: "warn".into() }
     }
 }

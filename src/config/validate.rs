@@ -70,6 +70,7 @@ const RULES: &[Rule] = &[
     rule("run.bootstrap_resamples", "a whole number of at least 100", |s| s.run.bootstrap_resamples >= 100),
     rule("run.search_budget_s", COUNT, |s| s.run.search_budget_s > 0),
     rule("telemetry.sample_ms", COUNT, |s| s.telemetry.sample_ms > 0),
+    rule("telemetry.gpu_sample_ms", "a whole number from 10 to 60000", |s| (10..=60_000).contains(&s.telemetry.gpu_sample_ms)),
     rule("telemetry.log", "a filter such as `warn` or `info,dualpool::engine=debug`", |s| {
         tracing_subscriber::EnvFilter::try_new(&s.telemetry.log).is_ok()
     }),

@@ -1,6 +1,7 @@
 //! The tokio shell around the router: it feeds engine, mover and client events in, carries the actions out, and records what
 //! happened to every request.
 
+mod gpus;
 mod recording;
 mod task;
 mod timeline;
@@ -18,12 +19,16 @@ use crate::core::{Class, Clock, EngineId, Objectives, RejectReason, Request, Req
 use crate::engine::{EngineEvents, EngineInfo, Fleet};
 use crate::migrate::{KvMover, MoveEvent};
 use crate::router::{Arrangement, ArrangementError, CostModel};
-use crate::telemetry::{EngineSample, RequestRecord};
+use crate::telemetry::{EngineSample, GpuSample, RequestRecord, Sample};
 
+pub use gpus::GpuWatch;
 use task::{Command, Condition, Task};
 
 /// Client commands that the controller has not taken yet. A client that finds the queue full waits.
 const COMMANDS_MAX: usize = 1024;
+
+/// Batches of samples that a follower has not taken yet. What finds the queue full is not shown to it; the recording has it.
+const FOLLOWED_MAX: usize = 64;
 
 /// How often a wait for the fleet to fall idle looks again.
 const IDLE_POLL: Duration = Duration::from_millis(5);
@@ -89,6 +94,8 @@ impl Drop for ReplyStream {
 pub struct Recording {
     pub requests: Vec<RequestRecord>,
     pub samples: Vec<EngineSample>,
+    /// Empty where no GPU is watched.
+    pub gpus: Vec<GpuSample>,
 }
 
 /// What is left of the requests so far. All of it is 0 once a fleet without faults has settled.
@@ -188,6 +195,31 @@ impl Controller {
     /// Ends the recording and hands it over.
     pub async fn recorded(&self) -> Recording {
         self.ask(Command::Recorded).await.unwrap_or_default()
+    }
+
+    /// Watches these GPUs from now on: their samples go to the recordings and to the router.
+    pub async fn watch_gpus(&self, watch: GpuWatch) {
+        // Fails only when the controller has shut down; the watch ends with the command.
+        let _ = self.ask(|answer| Command::WatchGpus(Box::new(watch), answer)).await;
+    }
+
+    /// Notes why GPUs are not watched.
+    pub async fn note_gpus(&self, why: String) {
+        // Fails only when the controller has shut down, and then nobody reads notes.
+        let _ = self.ask(|answer| Command::NoteGpus(why, answer)).await;
+    }
+
+    /// What a reader of the figures should know of the GPUs: errors, losses, how long they were slowed down.
+    pub async fn gpu_notes(&self) -> Vec<String> {
+        self.ask(Command::GpuNotes).await.unwrap_or_default()
+    }
+
+    /// The samples of every recording from now on, as they are taken. One follower at a time: the last one.
+    pub async fn follow(&self) -> mpsc::Receiver<Vec<Sample>> {
+        let (sender, batches) = mpsc::channel(FOLLOWED_MAX);
+        // Fails only when the controller has shut down, and then the channel is closed.
+        let _ = self.ask(|answer| Command::Follow(sender, answer)).await;
+        batches
     }
 
     /// Waits until no request is in flight and no block is held, at most `timeout`; returns what is left then. Fails when the

@@ -1,7 +1,9 @@
 //! A recording in progress.
 
+use std::collections::HashMap;
+
 use crate::core::{EngineId, EngineStats, RequestError, RequestId, Role, Time};
-use crate::telemetry::EngineSample;
+use crate::telemetry::{EngineSample, GpuReading, GpuSample, Sample};
 
 use super::Recording;
 use super::timeline::{RunLabel, Timeline};
@@ -14,11 +16,21 @@ pub(super) struct Tape {
     run: RunLabel,
     kept: Recording,
     dropped: u64,
+    /// KV moves into each engine so far.
+    moves_in: HashMap<EngineId, u64>,
+    /// Samples that `fresh` has given out: of engines, and of GPUs.
+    shown: (usize, usize),
 }
 
 impl Tape {
     pub fn new(arm: String, repetition: u32, origin: Time) -> Tape {
-        Tape { run: RunLabel { arm, repetition, origin }, kept: Recording::default(), dropped: 0 }
+        Tape {
+            run: RunLabel { arm, repetition, origin },
+            kept: Recording::default(),
+            dropped: 0,
+            moves_in: HashMap::new(),
+            shown: (0, 0),
+        }
     }
 
     pub fn request(&mut self, id: RequestId, timeline: Timeline, ended: Time, result: &Result<(), RequestError>) {
@@ -44,7 +56,31 @@ impl Tape {
             running: depth.1 as u32,
             kv_usage: stats.map(|stats| stats.kv_usage),
             prefix_hits: stats.map(|stats| stats.prefix_hits),
+            moves_in: self.moves_in.get(&engine).copied().unwrap_or(0),
         });
+    }
+
+    pub fn gpu(&mut self, at: Time, engines: Vec<EngineId>, reading: GpuReading) {
+        if self.kept.gpus.len() >= ENTRIES_MAX {
+            self.dropped += 1;
+            return;
+        }
+        let RunLabel { arm, repetition, origin } = &self.run;
+        let (arm, repetition, at_us) = (arm.clone(), *repetition, at.since(*origin));
+        self.kept.gpus.push(GpuSample { arm, repetition, at_us, engines, reading });
+    }
+
+    /// A KV move into this engine succeeded.
+    pub fn moved(&mut self, to: EngineId) {
+        *self.moves_in.entry(to).or_default() += 1;
+    }
+
+    /// The samples that came since this was called last.
+    pub fn fresh(&mut self) -> Vec<Sample> {
+        let (engines, gpus) = self.shown;
+        self.shown = (self.kept.samples.len(), self.kept.gpus.len());
+        let gpus = self.kept.gpus[gpus..].iter().cloned().map(|gpu| Sample::Gpu(Box::new(gpu)));
+        self.kept.samples[engines..].iter().cloned().map(Sample::Engine).chain(gpus).collect()
     }
 
     pub fn end(self) -> Recording {

@@ -11,10 +11,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::RouterSettings;
 use crate::core::{Clock, EngineId, LegId, LegStep, RejectReason, Request, RequestError, RequestId, Time};
+use crate::device::nvml::Round;
 use crate::engine::{EngineEvent, EngineEvents, Fleet};
 use crate::migrate::{KvMover, MoveEvent};
 use crate::router::{Action, Arrangement, CostModel, EngineFacts, EngineState, Event, Router};
+use crate::telemetry::Sample;
 
+use super::gpus::{self, GpuWatch};
 use super::recording::Tape;
 use super::timeline::Timeline;
 use super::{Recording, Reply, Unsettled};
@@ -35,6 +38,10 @@ pub(super) enum Command {
         answer: oneshot::Sender<()>,
     },
     Recorded(oneshot::Sender<Recording>),
+    WatchGpus(Box<GpuWatch>, oneshot::Sender<()>),
+    NoteGpus(String, oneshot::Sender<()>),
+    GpuNotes(oneshot::Sender<Vec<String>>),
+    Follow(mpsc::Sender<Vec<Sample>>, oneshot::Sender<()>),
     Condition(oneshot::Sender<Condition>),
     Costs(oneshot::Sender<CostModel>),
     SetCosts(CostModel, oneshot::Sender<()>),
@@ -62,6 +69,10 @@ pub(super) struct Task {
     /// One per request that is not over, so at most `router.max_in_flight`.
     clients: HashMap<RequestId, Client>,
     tape: Option<Tape>,
+    gpus: Option<Box<GpuWatch>>,
+    why_no_gpus: Option<String>,
+    /// Where the samples are shown while a recording goes on.
+    follower: Option<mpsc::Sender<Vec<Sample>>>,
     leases_expired: u64,
     /// What the router asked for in answer to one event; kept for its memory.
     actions: Vec<Action>,
@@ -89,7 +100,20 @@ impl Task {
             })
             .collect();
         let router = Router::new(&facts, settings);
-        Task { router, fleet, mover, moves, clock, clients: HashMap::new(), tape: None, leases_expired: 0, actions: Vec::new() }
+        Task {
+            router,
+            fleet,
+            mover,
+            moves,
+            clock,
+            clients: HashMap::new(),
+            tape: None,
+            gpus: None,
+            why_no_gpus: None,
+            follower: None,
+            leases_expired: 0,
+            actions: Vec::new(),
+        }
     }
 
     /// Serves until it is told to shut down, or nobody is left who could.
@@ -111,6 +135,7 @@ impl Task {
                 Some(request) = gone.recv() => self.feed(Event::Cancelled(request)),
                 Some(event) = events.recv() => self.engine_event(event),
                 Some(event) = next_move(&mut self.moves) => self.move_event(event),
+                Some(round) = next_round(&mut self.gpus) => self.gpu_round(round),
                 _ = sample.tick() => self.sample(),
             }
         };
@@ -130,6 +155,10 @@ impl Task {
 
     async fn shut_down(&mut self, events: &mut EngineEvents) {
         self.feed(Event::ShutDown);
+        if let Some(gpus) = self.gpus.take() {
+            // Its end waits for a reading under way, so not here. A panic in it was logged by then.
+            let _ = tokio::task::spawn_blocking(move || drop(gpus)).await;
+        }
         let mut ending = JoinSet::new();
         for index in 0..self.fleet.len() {
             // Told first, so that the mover does not take the end of its connections for a fault.
@@ -165,6 +194,22 @@ impl Task {
             }
             Command::Recorded(answer) => {
                 let _ = answer.send(self.tape.take().map(Tape::end).unwrap_or_default());
+            }
+            Command::WatchGpus(watch, answer) => {
+                self.gpus = Some(watch);
+                let _ = answer.send(());
+            }
+            Command::NoteGpus(why, answer) => {
+                self.why_no_gpus = Some(why);
+                let _ = answer.send(());
+            }
+            Command::GpuNotes(answer) => {
+                let notes = self.gpus.iter().flat_map(|gpus| gpus.notes());
+                let _ = answer.send(self.why_no_gpus.iter().cloned().chain(notes).collect());
+            }
+            Command::Follow(follower, answer) => {
+                self.follower = Some(follower);
+                let _ = answer.send(());
             }
             Command::Condition(answer) => {
                 let _ = answer.send(self.condition());
@@ -261,6 +306,9 @@ impl Task {
                 if let Some(client) = self.clients.get_mut(&leg.request) {
                     client.timeline.moved(*leg, &event);
                 }
+                if let (Some(tape), None) = (&mut self.tape, error) {
+                    tape.moved(*to);
+                }
                 self.feed(Event::KvMoved { leg: *leg, copy: *copy, bytes: *bytes, ok: error.is_none() });
             }
             MoveEvent::Held { engine, leg } => {
@@ -337,6 +385,25 @@ impl Task {
         for engine in self.router.engines() {
             tape.sample(now, engine.id, engine.role, (engine.load.waiting, engine.load.running), engine.stats());
         }
+        if let Some(follower) = &self.follower {
+            // A follower that is behind misses these; one that is gone misses nothing.
+            let _ = follower.try_send(tape.fresh());
+        }
+    }
+
+    fn gpu_round(&mut self, round: Round) {
+        let Some(gpus) = &mut self.gpus else { return };
+        gpus.saw(&round);
+        let on: Vec<Vec<EngineId>> = round.readings.iter().map(|reading| gpus.engines(&reading.uuid)).collect();
+        for (reading, engines) in round.readings.into_iter().zip(on) {
+            let signals = gpus::signals(&reading);
+            for &engine in &engines {
+                self.feed_at(round.at, Event::DeviceSignals { engine, signals });
+            }
+            if let Some(tape) = &mut self.tape {
+                tape.gpu(round.at, engines, reading);
+            }
+        }
     }
 }
 
@@ -349,6 +416,14 @@ fn every(ms: u64) -> tokio::time::Interval {
     let mut interval = interval(Duration::from_millis(ms.max(1)));
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+/// The next round of GPU samples; for ever none where no GPU is watched.
+async fn next_round(gpus: &mut Option<Box<GpuWatch>>) -> Option<Round> {
+    match gpus {
+        Some(gpus) => gpus.next().await,
+        None => None,
+    }
 }
 
 /// The mover's next event; for ever none where there is no mover.

@@ -3,6 +3,7 @@
 
 mod arrangement;
 mod clock;
+mod cpu_list;
 mod error;
 mod ids;
 mod leg;
@@ -13,10 +14,11 @@ mod units;
 
 pub use arrangement::{Arrangement, ArrangementError, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 pub use clock::{Clock, ManualClock, MonotonicClock, Time};
+pub use cpu_list::CpuList;
 pub use error::{Phase, RejectReason, RequestError};
 pub use ids::{BlockId, EngineId, LegId, RequestId, TokenId};
 pub use leg::{FinishReason, HeldKv, KvSource, Leg, LegFinish, LegOutput, LegStep, PREFILL_TOKENS_MIN, Tuning};
 pub use request::{Class, Objectives, Request, Role};
 pub use rng::{Rng, seeded};
-pub use signals::EngineStats;
+pub use signals::{DeviceSignals, EngineStats};
 pub use units::{Bytes, Micros};

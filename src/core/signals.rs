@@ -1,6 +1,8 @@
-//! What an engine says of itself.
+//! What an engine, and the device it runs on, say of themselves.
 
 use serde::{Deserialize, Serialize};
+
+use super::Bytes;
 
 /// A snapshot of an engine, taken by the engine with a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,4 +19,16 @@ pub struct EngineStats {
     pub prompt_tokens_computed: u64,
     pub output_tokens: u64,
     pub steps: u64,
+}
+
+/// A snapshot of an engine's device. What the device does not tell is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceSignals {
+    /// Share of the device's compute units at work, 0 to 1, whose ever it is.
+    pub busy: Option<f32>,
+    pub memory_free: Option<Bytes>,
+    /// Heat or power makes it slower than its neighbours.
+    pub slowed: Option<bool>,
+    /// It is gone, and the engine's death is only a matter of time.
+    pub lost: bool,
 }

@@ -8,8 +8,9 @@ use std::fmt;
 use hwlocality::Topology;
 use hwlocality::object::TopologyObject;
 use hwlocality::object::types::ObjectType;
-use hwlocality::topology::builder::TypeFilter;
 use thiserror::Error;
+
+use crate::core::CpuList;
 
 /// The cores of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,21 +27,8 @@ pub struct CoreSet {
 
 impl fmt::Display for CoreSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cores {}", ranges(&self.compute))
+        write!(f, "cores {}", self.compute.iter().copied().collect::<CpuList>())
     }
-}
-
-/// `0-3,8` for 0, 1, 2, 3, 8.
-fn ranges(numbers: &[u32]) -> String {
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for &n in numbers {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == n => *last = n,
-            _ => runs.push((n, n)),
-        }
-    }
-    let text = |(first, last): &(u32, u32)| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    runs.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
 #[derive(Debug, Error)]
@@ -61,23 +49,6 @@ pub fn machine_core_sets(engines: usize) -> Result<Vec<CoreSet>, CoresError> {
     let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).map_err(CoresError::Affinity)?;
     let may_use = |thread: u32| affinity.is_set(thread as usize).unwrap_or(false);
     split_cores(&topology, may_use, engines)
-}
-
-/// The hardware threads that are closest to this PCI device and that this process may use. Empty where that is not known: then no
-/// thread is better than another.
-pub fn cores_near(pci_bus_id: &str) -> Vec<u32> {
-    let near = || {
-        // Without the filter hwloc leaves PCI devices out.
-        let topology = Topology::builder().with_io_type_filter(TypeFilter::KeepImportant).ok()?.build().ok()?;
-        let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).ok()?;
-        // NVML writes the domain with eight digits, the kernel and hwloc with four.
-        let bus_id = pci_bus_id.get(pci_bus_id.len().checked_sub("0000:00:00.0".len())?..)?;
-        let device = topology.pci_device_by_bus_id_string(bus_id.as_ref()).ok()??;
-        let set = device.first_non_io_ancestor()?.cpuset()?;
-        let threads = set.iter_set().map(usize::from).filter(|&thread| affinity.is_set(thread).unwrap_or(false));
-        Some(threads.map(|thread| thread as u32).collect())
-    };
-    near().unwrap_or_default()
 }
 
 /// Divides those cores of `topology` of which `may_use` allows a hardware thread into `engines` sets of equal size. Cores that are
@@ -259,13 +230,6 @@ mod tests {
     fn fewer_threads_than_engines_is_an_error_with_both_numbers() {
         let error = split_cores(&machine("numa:1 core:2 pu:1"), |_| true, 3).unwrap_err().to_string();
         assert!(error.contains("3 engines") && error.contains("2 hardware threads"), "{error}");
-    }
-
-    #[test]
-    fn a_device_that_is_not_there_is_near_to_no_core() {
-        for bus_id in ["", "0", "nonsense", "0000:ff:1f.7", "00000000:FF:1F.7"] {
-            assert_eq!(cores_near(bus_id), [0u32; 0], "{bus_id}");
-        }
     }
 
     #[test]

@@ -55,9 +55,14 @@ impl Gpus {
     }
 }
 
-fn query(library: Option<&OsStr>) -> Result<Vec<Gpu>, NvmlError> {
+/// Loads NVML: this library, or the one that the system's loader finds.
+pub(super) fn open(library: Option<&OsStr>) -> Result<Nvml, NvmlError> {
     // The library's plain name exists only where the developer package is installed; the driver alone brings the versioned one.
-    let nvml = Nvml::builder().lib_path(library.unwrap_or(OsStr::new("libnvidia-ml.so.1"))).init()?;
+    Nvml::builder().lib_path(library.unwrap_or(OsStr::new("libnvidia-ml.so.1"))).init()
+}
+
+fn query(library: Option<&OsStr>) -> Result<Vec<Gpu>, NvmlError> {
+    let nvml = open(library)?;
     let describe = |index| {
         let device = nvml.device_by_index(index)?;
         Ok(Gpu {
@@ -71,7 +76,8 @@ fn query(library: Option<&OsStr>) -> Result<Vec<Gpu>, NvmlError> {
     (0..nvml.device_count()?).map(describe).collect()
 }
 
-fn explained(error: &NvmlError) -> String {
+/// Why NVML cannot be asked.
+pub(super) fn explained(error: &NvmlError) -> String {
     match error {
         NvmlError::LibloadingError(_) => "no NVIDIA driver is installed (libnvidia-ml.so.1 was not found)".into(),
         NvmlError::DriverNotLoaded => "the NVIDIA driver is installed but not running".into(),

@@ -1,10 +1,14 @@
 //! The devices of this machine, and which of them each engine gets.
 
+mod affinity;
 mod cores;
 pub mod cuda;
 mod gpu;
+pub mod nvml;
 mod place;
+pub mod topology;
 
-pub use cores::{CoreSet, CoresError, cores_near, machine_core_sets, split_cores};
+pub use affinity::Affinity;
+pub use cores::{CoreSet, CoresError, machine_core_sets, split_cores};
 pub use gpu::{Gpu, Gpus};
 pub use place::{Device, DeviceError, Placement, choose};

@@ -316,9 +316,10 @@ mod tests {
             running: 0,
             kv_usage: None,
             prefix_hits: None,
+            moves_in: 0,
         };
         let samples = [0, 50, 100, 9700, 9750].into_iter().flat_map(|at| [sample(at, 0), sample(at, 1)]).collect();
-        let pause = |samples| longest_pause(&Recording { requests: vec![], samples });
+        let pause = |samples| longest_pause(&Recording { samples, ..Recording::default() });
         assert_eq!(pause(samples), Micros(9_600_000));
         assert_eq!(pause(vec![]), Micros::ZERO);
     }

@@ -107,6 +107,9 @@ impl Prepared {
         };
         let mut phases = Phases::new(progress);
         let mut run = self.run_info(environment, &plan);
+        // Written before there is much to say, so that who follows the run knows its engines.
+        self.folder.write_run(&run)?;
+        self.folder.show_samples(controller).await;
 
         let mut measured = match plan.arrange(&driver, &mut run, &mut phases).await {
             Ok(()) => {
@@ -120,11 +123,12 @@ impl Prepared {
         };
 
         phases.begin("summary", 0);
+        self.folder.end_samples()?;
         let stopped = measured.stopped.take();
         let seen = driver.seen();
         run.interrupted = stopped.is_some();
         run.held_blocks_after = seen.held_after();
-        run.notes = seen.notes;
+        run.notes = [seen.notes, controller.gpu_notes().await].concat();
         let (summary, requests, mut run) = summarise(run, measured).await?;
         self.folder.write_summary(&summary)?;
         run.phases = [self.earlier, phases.end()].concat();

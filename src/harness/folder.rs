@@ -4,12 +4,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::controller::Recording;
+use super::samples::SamplesFile;
+use crate::controller::{Controller, Recording};
 use crate::report::{RunInfo, Summary};
 
 #[derive(Debug, Error)]
@@ -27,7 +29,8 @@ pub struct RunFolder {
     id: String,
     started_at: String,
     requests: BufWriter<File>,
-    samples: BufWriter<File>,
+    /// Shared with the task that shows the samples of the run under way.
+    samples: Arc<Mutex<SamplesFile>>,
 }
 
 impl RunFolder {
@@ -35,9 +38,7 @@ impl RunFolder {
     /// call it before engines are started.
     pub fn create(target: &str, out: &Path) -> Result<RunFolder, FolderError> {
         let now = Timestamp::now();
-        // Two runs started in the same second differ in the process id.
-        let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
-        let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
+        let (dir, id) = place(target, out, now);
         let write = |source| FolderError::Write { path: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(write)?;
         let open = |name: &str| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).map(BufWriter::new);
@@ -45,7 +46,8 @@ impl RunFolder {
             std::io::ErrorKind::AlreadyExists => FolderError::Taken { path: dir.clone() },
             _ => write(source),
         })?;
-        let samples = open("samples.jsonl").map_err(write)?;
+        let samples = SamplesFile::create(&dir.join("samples.jsonl")).map_err(write)?;
+        let samples = Arc::new(Mutex::new(samples));
         let started_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         Ok(RunFolder { id, started_at, requests, samples, dir })
     }
@@ -65,8 +67,33 @@ impl RunFolder {
 
     /// Appends what one arm's run recorded, and flushes it.
     pub fn append(&mut self, recording: &Recording) -> Result<(), FolderError> {
-        let written = lines(&mut self.requests, &recording.requests).and_then(|()| lines(&mut self.samples, &recording.samples));
+        let written = lines(&mut self.requests, &recording.requests)
+            .and_then(|()| lock(&self.samples).keep(&recording.samples, &recording.gpus));
         written.map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+    }
+
+    /// From now on the samples of every run stand in `samples.jsonl` as they are taken, until the next `append` or `end_samples`.
+    pub async fn show_samples(&self, controller: &Controller) {
+        let (mut batches, samples) = (controller.follow().await, self.samples.clone());
+        tokio::spawn(async move {
+            while let Some(batch) = batches.recv().await {
+                let samples = samples.clone();
+                // A disk may stall, and nothing else may wait for it.
+                match tokio::task::spawn_blocking(move || lock(&samples).show(&batch)).await {
+                    Ok(Ok(true)) => {}
+                    Ok(Ok(false)) | Err(_) => return,
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "samples.jsonl cannot be written while the run goes on, so it cannot be followed");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Leaves in `samples.jsonl` what was appended, and shows nothing more.
+    pub fn end_samples(&self) -> Result<(), FolderError> {
+        lock(&self.samples).end().map_err(|source| FolderError::Write { path: self.dir.clone(), source })
     }
 
     pub fn write_run(&self, run: &RunInfo) -> Result<(), FolderError> {
@@ -89,15 +116,40 @@ impl RunFolder {
 
     /// Writes a JSON file in one go: readers see the file before or the file after, never a part.
     fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), FolderError> {
-        let part = self.dir.join(format!("{name}.part"));
-        let write = || {
-            let mut text = serde_json::to_string_pretty(value)?;
-            text.push('\n');
-            fs::write(&part, text)?;
-            fs::rename(&part, self.dir.join(name))
-        };
-        write().map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+        let text = json(value).map_err(|source| FolderError::Write { path: self.dir.clone(), source })?;
+        replace(&self.dir, name, &text)
     }
+}
+
+/// Where a run's folder is, and the run's id.
+pub(super) fn place(target: &str, out: &Path, now: Timestamp) -> (PathBuf, String) {
+    // Two runs started in the same second differ in the process id.
+    let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
+    let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
+    (dir, id)
+}
+
+pub(super) fn json(value: &impl Serialize) -> std::io::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Writes a file in one go: readers see the file before or the file after, never a part, whoever else writes it at the same time.
+pub(super) fn replace(dir: &Path, name: &str, text: &str) -> Result<(), FolderError> {
+    let part = dir.join(format!("{name}.{:x}.part", std::process::id()));
+    let write = || {
+        fs::write(&part, text)?;
+        fs::rename(&part, dir.join(name))
+    };
+    write().map_err(|source| {
+        // Of two errors the first is the one to tell.
+        let _ = fs::remove_file(&part);
+        FolderError::Write { path: dir.to_path_buf(), source }
+    })
+}
+
+/// Every change of the file is whole or an error, so what a panicking holder left is as good as any.
+fn lock(samples: &Mutex<SamplesFile>) -> MutexGuard<'_, SamplesFile> {
+    samples.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lines<T: Serialize>(file: &mut BufWriter<File>, records: &[T]) -> std::io::Result<()> {
@@ -120,7 +172,7 @@ mod tests {
         let mut folder = RunFolder::create("dual_pool", &dir.path().join("deep/run")).unwrap();
         let requests = synthetic::arm("a", 1, 3, 1.0);
         for appended in 1..=2 {
-            folder.append(&Recording { requests: requests.clone(), samples: Vec::new() }).unwrap();
+            folder.append(&Recording { requests: requests.clone(), ..Recording::default() }).unwrap();
             let text = fs::read_to_string(folder.dir().join("requests.jsonl")).unwrap();
             let read: Vec<RequestRecord> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
             assert_eq!(read.len(), 3 * appended);

@@ -14,10 +14,12 @@ mod identical;
 mod pair;
 mod phases;
 mod progress;
+mod samples;
 mod saturation;
 pub mod search;
 pub mod stats;
 pub mod target;
+pub mod topology_probe;
 
 pub use cancel::Cancel;
 pub use dual_pool::Outcome;

@@ -337,6 +337,7 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
                 running,
                 kv_usage: Some(kv_usage),
                 prefix_hits: Some(0),
+                moves_in: 0,
             });
         }
     }

@@ -1,5 +1,6 @@
 //! Reads a run folder. A run that was stopped leaves a folder without its last parts; that is reported on as far as it goes.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::{RunInfo, Summary};
-use crate::telemetry::{EngineSample, RequestRecord};
+use crate::telemetry::{EngineSample, RequestRecord, Sample};
 
 /// One record is never this long; a line that is does not end.
 const LINE_BYTES_MAX: u64 = 64 << 20;
@@ -56,8 +57,23 @@ pub fn load(dir: &Path) -> Result<Artifacts, LoadError> {
         notes.push("There is no summary.json: the run ended before its figures were made. The table is computed from requests.jsonl and samples.jsonl; there are no comparisons and no recommendation.".to_string());
     }
     let requests = lines(dir, "requests.jsonl", "the distributions, the lanes and the objective map", &mut notes)?;
-    let samples = lines(dir, "samples.jsonl", "the queue depth over time", &mut notes)?;
+    let samples = finished(lines(dir, "samples.jsonl", "the queue depth over time", &mut notes)?, &requests, &mut notes);
     Ok(Artifacts { dir: dir.into(), run, summary, requests, samples, notes })
+}
+
+/// The engines' samples of runs that were finished. A run that was killed leaves those of the run it was in the middle of.
+fn finished(samples: Vec<Sample>, requests: &[RequestRecord], notes: &mut Vec<String>) -> Vec<EngineSample> {
+    let engines = samples.into_iter().filter_map(|sample| match sample {
+        Sample::Engine(sample) => Some(sample),
+        Sample::Gpu(_) => None,
+    });
+    let runs: HashSet<(&str, u32)> = requests.iter().map(|r| (r.arm.as_str(), r.repetition)).collect();
+    let (finished, cut): (Vec<_>, Vec<_>) =
+        engines.partition(|s| requests.is_empty() || runs.contains(&(s.arm.as_str(), s.repetition)));
+    if !cut.is_empty() {
+        notes.push(format!("{} engine samples belong to runs that were not finished and are left out.", cut.len()));
+    }
+    finished
 }
 
 /// A JSON file; none when there is no such file.

@@ -12,6 +12,7 @@ mod plot;
 mod recommend;
 mod table;
 mod terminal;
+pub mod topology;
 mod words;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::config::RouterSettings;
-use crate::core::{EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
+use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
 
 use super::flight::Flight;
 use super::policy::{self, Ask, Plan, Policy};
@@ -17,6 +17,8 @@ pub struct Router {
     pub(super) costs: CostModel,
     pub(super) policy: Box<dyn Policy>,
     pub(super) settings: RouterSettings,
+    /// The time of the last event: how old a device's signals are counts from it.
+    now: Time,
     pub(super) long_prompt_tokens_min: u32,
     pub(super) flights: HashMap<RequestId, Flight>,
     /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
@@ -32,6 +34,7 @@ impl Router {
             costs: CostModel::default(),
             policy: policy::build(PolicyKind::SharedLeastLoad),
             settings: settings.clone(),
+            now: Time::default(),
             long_prompt_tokens_min: settings.prefill_ctx_thresh,
             flights: HashMap::new(),
             draining: HashMap::new(),
@@ -64,12 +67,14 @@ impl Router {
 
     /// Takes what happened at `now`, and appends what is to be done about it.
     pub fn handle(&mut self, now: Time, event: Event<'_>, actions: &mut Vec<Action>) {
+        self.now = self.now.max(now);
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
             Event::Output { leg, tokens, finish } => self.output(now, leg, tokens, finish, actions),
             Event::KvMoved { leg, copy, bytes, ok } => self.kv_moved(leg, copy, bytes, ok, actions),
             Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
+            Event::DeviceSignals { engine, signals } => self.device_said(now, engine, signals),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
             Event::ShutDown => self.shut_down(actions),
@@ -124,13 +129,13 @@ impl Router {
 
     /// Where a request that starts now goes. None only when no engine is alive.
     pub fn decide(&mut self, ask: &Ask) -> Option<Plan> {
-        let Router { engines, costs, policy, long_prompt_tokens_min, .. } = self;
-        policy.place(&FleetView { engines, costs, long_prompt_tokens_min: *long_prompt_tokens_min }, ask)
+        let Router { engines, costs, policy, long_prompt_tokens_min, now, .. } = self;
+        policy.place(&FleetView { engines, costs, long_prompt_tokens_min: *long_prompt_tokens_min, now: *now }, ask)
     }
 
     pub(super) fn decide_decode(&mut self, ask: &Ask) -> Option<EngineId> {
-        let Router { engines, costs, policy, long_prompt_tokens_min, .. } = self;
-        policy.decode_on(&FleetView { engines, costs, long_prompt_tokens_min: *long_prompt_tokens_min }, ask)
+        let Router { engines, costs, policy, long_prompt_tokens_min, now, .. } = self;
+        policy.decode_on(&FleetView { engines, costs, long_prompt_tokens_min: *long_prompt_tokens_min, now: *now }, ask)
     }
 
     /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.
@@ -144,6 +149,12 @@ impl Router {
     fn kv_lost(&mut self, engine: EngineId) {
         if let Some(engine) = self.engines.get_mut(engine.index()) {
             engine.kv_lost = true;
+        }
+    }
+
+    fn device_said(&mut self, now: Time, engine: EngineId, signals: DeviceSignals) {
+        if let Some(engine) = self.engines.get_mut(engine.index()) {
+            engine.device_said(now, signals);
         }
     }
 

@@ -1,7 +1,8 @@
 //! What the router is told, and what it asks for.
 
 use crate::core::{
-    Bytes, EngineId, EngineStats, FinishReason, HeldKv, Leg, LegId, Micros, Request, RequestError, RequestId, TokenId,
+    Bytes, DeviceSignals, EngineId, EngineStats, FinishReason, HeldKv, Leg, LegId, Micros, Request, RequestError, RequestId,
+    TokenId,
 };
 
 /// Something that happened. `Router::handle` takes it with the time at which it did.
@@ -26,6 +27,11 @@ pub enum Event<'a> {
     EngineStats {
         engine: EngineId,
         stats: EngineStats,
+    },
+    /// What the engine's device said of itself at this time.
+    DeviceSignals {
+        engine: EngineId,
+        signals: DeviceSignals,
     },
     EngineDied {
         engine: EngineId,

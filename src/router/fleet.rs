@@ -4,12 +4,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{EngineId, EngineStats, Micros, Objectives, PREFILL_TOKENS_MIN, Role, Time, Tuning};
+use crate::core::{DeviceSignals, EngineId, EngineStats, Micros, Objectives, PREFILL_TOKENS_MIN, Role, Time, Tuning};
 
 use super::{Arrangement, CostModel};
 
 /// A looser ITL objective counts as this one: an hour, which is none at all, and fits a sum over 2^32 legs.
 const ITL_OBJECTIVE_US_MAX: u64 = 3_600_000_000;
+
+/// A device's signals are used for this long. Older ones say what was, and count as none.
+pub const DEVICE_SIGNALS_AGE_MAX: Micros = Micros(3_000_000);
+
+/// From this share on, an engine's device counts as busy between engines that are equal in all else.
+const DEVICE_BUSY_MIN: f32 = 0.5;
 
 /// What is fixed for an engine's life and matters to a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +110,7 @@ pub struct EngineState {
     /// Legs that got their first token since the last report: their tokens are no decodes.
     first_tokens: u32,
     report: Option<(Time, EngineStats)>,
+    device: Option<(Time, DeviceSignals)>,
     /// The engine was idle when it reported, or since: what it said of its KV cache is past.
     stale: bool,
 }
@@ -122,6 +129,7 @@ impl EngineState {
             settling: 0,
             first_tokens: 0,
             report: None,
+            device: None,
             stale: true,
         }
     }
@@ -184,6 +192,27 @@ impl EngineState {
         self.report.as_ref().map(|(_, stats)| stats)
     }
 
+    pub(super) fn device_said(&mut self, at: Time, signals: DeviceSignals) {
+        self.device = Some((at, signals));
+    }
+
+    /// What the engine's device said last, and when. None when it says nothing, or nothing that is recent enough to go by.
+    pub fn device(&self, now: Time) -> Option<(Time, &DeviceSignals)> {
+        let (at, signals) = self.device.as_ref()?;
+        (now.since(*at) <= DEVICE_SIGNALS_AGE_MAX).then_some((*at, signals))
+    }
+
+    /// How little the engine's device can be counted on: 0 for one that is well, idle or unknown.
+    fn device_trouble(&self, now: Time) -> u8 {
+        let Some((_, signals)) = self.device(now) else { return 0 };
+        let busy = signals.busy.is_some_and(|busy| busy >= DEVICE_BUSY_MIN);
+        u8::from(busy) + 2 * u8::from(signals.slowed == Some(true))
+    }
+
+    fn device_lost(&self, now: Time) -> bool {
+        self.device(now).is_some_and(|(_, signals)| signals.lost)
+    }
+
     /// Prompt tokens dispatched to the engine and not known to be computed.
     pub fn backlog(&self) -> f64 {
         self.load.prompt_tokens.saturating_sub(self.progress.saturating_sub(self.settling)) as f64
@@ -240,13 +269,21 @@ pub struct FleetView<'a> {
     pub engines: &'a [EngineState],
     pub costs: &'a CostModel,
     pub long_prompt_tokens_min: u32,
+    pub now: Time,
 }
 
 impl<'a> FleetView<'a> {
-    /// The engine alive with this role (or any, for none) that scores lowest; between equals the first one, counted from `start`.
-    /// An engine that cannot be scored counts as the worst.
+    /// The engine alive with this role (or any, for none) that scores lowest; between equals the one whose device is in the least
+    /// trouble, and of those the first one, counted from `start`. An engine that cannot be scored counts as worse than any that can,
+    /// and one whose device is lost as worse still: it will die of it.
     pub fn least(&self, role: Option<Role>, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
         self.least_where(|engine| role.is_none_or(|role| engine.role == role), start, score)
+    }
+
+    /// The next engine alive, counted from `start`, whatever its load and its device.
+    pub fn in_turn(&self, start: usize) -> Option<&'a EngineState> {
+        let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
+        from.iter().chain(before).find(|engine| engine.alive)
     }
 
     fn least_where(
@@ -256,15 +293,16 @@ impl<'a> FleetView<'a> {
         score: impl Fn(&EngineState) -> f64,
     ) -> Option<&'a EngineState> {
         let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
-        let mut best: Option<(f64, &EngineState)> = None;
+        let mut best: Option<((bool, f64, u8), &EngineState)> = None;
         for engine in from.iter().chain(before) {
             if !engine.alive || !fits(engine) {
                 continue;
             }
             let score = score(engine);
             let score = if score.is_finite() { score } else { f64::MAX };
-            if best.is_none_or(|(lowest, _)| score < lowest) {
-                best = Some((score, engine));
+            let rank = (engine.device_lost(self.now), score, engine.device_trouble(self.now));
+            if best.is_none_or(|(lowest, _)| rank < lowest) {
+                best = Some((rank, engine));
             }
         }
         best.map(|(_, engine)| engine)

@@ -16,4 +16,4 @@ pub use crate::core::{Arrangement, ArrangementError, PolicyKind};
 pub use brain::Router;
 pub use cost::CostModel;
 pub use event::{Action, Event};
-pub use fleet::{EngineFacts, EngineState, FleetView, Load};
+pub use fleet::{DEVICE_SIGNALS_AGE_MAX, EngineFacts, EngineState, FleetView, Load};

@@ -1,5 +1,7 @@
-//! What is measured of a run: the timeline of every request and samples of every engine, as they stand in the artifacts.
+//! What is measured of a run: the timeline of every request and samples of every engine and GPU, as they stand in the artifacts.
 
+mod gpu;
 mod record;
 
-pub use record::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord};
+pub use gpu::{GpuProcess, GpuReading, GpuSample, Throttle, UtilSource};
+pub use record::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord, Sample};

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::GpuSample;
 use crate::core::{Bytes, Class, EngineId, Micros, Objectives, RequestError, RequestId, Role, TokenId};
 
 /// The timeline of one request.
@@ -85,4 +86,15 @@ pub struct EngineSample {
     /// As the engine last reported them; none before its first report.
     pub kv_usage: Option<f32>,
     pub prefix_hits: Option<u64>,
+    /// KV moves into this engine that succeeded, since the start of the run.
+    #[serde(default)]
+    pub moves_in: u64,
+}
+
+/// A line of `samples.jsonl`. Which kind it is shows from its keys: `engine`, or `gpu`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Sample {
+    Engine(EngineSample),
+    Gpu(Box<GpuSample>),
 }

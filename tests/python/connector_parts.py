@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+import platform
 import random
 import sys
 from pathlib import Path
@@ -107,7 +108,29 @@ def a_process_that_cannot_be_watched_is_ended() -> None:
     raises(ProcessLookupError, "", os.kill, pids[0], 0)
 
 
+def memory_comes_from_the_chosen_node() -> None:
+    """A process started with a memory node has a policy that prefers it, and one without has none."""
+    numbers = {"x86_64": 239, "aarch64": 236}
+    ask = f"""
+import ctypes, sys
+mode, mask = ctypes.c_int(-1), (ctypes.c_ulong * 16)()
+failed = ctypes.CDLL(None).syscall({numbers[platform.machine()]}, ctypes.byref(mode), mask, ctypes.c_ulong(1025), 0, 0)
+print(failed, mode.value, mask[0], flush=True)
+"""
+    for node, expected in [(0, [0, launch.MPOL_PREFERRED, 1]), (None, [0, 0, 0])]:
+        reader, writer = os.pipe()
+        token = launch.CURRENT.set(launch.Launch(output=writer, memory_node=node))
+        pid = launch._spawn(sys.executable, [sys.executable, "-c", ask], ())
+        launch.CURRENT.reset(token)
+        os.close(writer)
+        with open(reader) as said:
+            lines = said.read().splitlines()
+        os.waitpid(pid, 0)
+        assert lines and list(map(int, lines[-1].split())) == expected, lines
+
+
 if __name__ == "__main__":
+    memory_comes_from_the_chosen_node()
     a_process_that_cannot_be_watched_is_ended()
     layers_lie_where_their_strides_say()
     views_of_another_shape_are_refused()

@@ -6,8 +6,9 @@ mod vllm;
 use std::sync::Arc;
 
 use crate::config::Settings;
-use crate::controller::Controller;
-use crate::core::{Clock, MonotonicClock};
+use crate::controller::{Controller, GpuWatch};
+use crate::core::{Clock, Micros, MonotonicClock};
+use crate::device::nvml::SamplerError;
 use crate::device::{Device, Placement};
 use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings};
 use crate::harness::Progress;
@@ -26,6 +27,38 @@ pub async fn start_with_fault(
     fault: Fault,
 ) -> anyhow::Result<Controller> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+    let watch = watch_gpus(settings, placements, clock.clone());
+    let controller = engines(settings, placements, progress, clock, fault).await?;
+    match watch {
+        Some(Ok(watch)) => controller.watch_gpus(watch).await,
+        // GPUs that cannot be watched can still serve.
+        Some(Err(error)) => controller.note_gpus(format!("{error}; samples.jsonl has no samples of them.")).await,
+        None => {}
+    }
+    Ok(controller)
+}
+
+/// The GPUs that engines are to have, sampled; none where no engine has one.
+fn watch_gpus(settings: &Settings, placements: &[Placement], clock: Arc<dyn Clock>) -> Option<Result<GpuWatch, SamplerError>> {
+    let uuid = |placement: &Placement| match &placement.device {
+        Device::Gpu(gpu) => Some(Arc::from(gpu.uuid.as_str())),
+        Device::Cores(_) | Device::Virtual(_) => None,
+    };
+    let uuids: Vec<Option<Arc<str>>> = placements.iter().map(uuid).collect();
+    if uuids.iter().all(Option::is_none) {
+        return None;
+    }
+    let period = Micros(settings.telemetry.gpu_sample_ms * 1_000);
+    Some(GpuWatch::start(None, uuids, period, clock))
+}
+
+async fn engines(
+    settings: &Settings,
+    placements: &[Placement],
+    progress: Arc<dyn Progress>,
+    clock: Arc<dyn Clock>,
+    fault: Fault,
+) -> anyhow::Result<Controller> {
     if placements.iter().all(|placement| matches!(placement.device, Device::Virtual(_))) {
         return Ok(virtual_engines(settings, placements.len(), clock));
     }

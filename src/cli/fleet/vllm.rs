@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::config::Settings;
 use crate::controller::Controller;
 use crate::core::{Clock, EngineId};
-use crate::device::{Device, Placement, cores_near};
+use crate::device::{Affinity, Device, Placement, topology};
 use crate::engine::ENGINE_EVENTS_MAX;
 use crate::engine::vllm::{self, EngineSpec, Pin};
 use crate::harness::Progress;
@@ -22,10 +22,15 @@ pub async fn start(
     fault: Fault,
 ) -> anyhow::Result<Controller> {
     let (migrator, moves) = Migrator::start(&settings.migrate, clock.clone(), fault)?;
+    // Engines run without it, too, wherever the kernel puts them.
+    let machine =
+        topology::of_machine(None).inspect_err(|error| tracing::warn!("engines are not pinned next to their GPUs: {error}")).ok();
     let spec = |(id, placement): (EngineId, &Placement)| {
+        let affinity = Affinity::of(&placement.device, machine.as_ref());
         Ok(EngineSpec {
             id,
-            pin: pin(&placement.device)?,
+            memory_node: affinity.memory_node,
+            pin: pin(&placement.device, affinity.cores)?,
             settings: settings.engine.clone(),
             // Only the KV of engines on CPU cores lies in memory that the mover can map.
             control_socket: matches!(placement.device, Device::Cores(_)).then(|| migrator.socket_path().to_path_buf()),
@@ -39,10 +44,10 @@ pub async fn start(
     Ok(Controller::start(engines.into(), inbox, Some((Box::new(migrator), moves)), &settings.router, &settings.telemetry, clock))
 }
 
-fn pin(device: &Device) -> anyhow::Result<Pin> {
+fn pin(device: &Device, cores: Vec<u32>) -> anyhow::Result<Pin> {
     Ok(match device {
-        Device::Cores(set) => Pin::Cores(set.compute.clone()),
-        Device::Gpu(gpu) => Pin::Gpu { index: gpu.index, uuid: gpu.uuid.clone(), cores: cores_near(&gpu.pci_bus_id) },
+        Device::Cores(_) => Pin::Cores(cores),
+        Device::Gpu(gpu) => Pin::Gpu { index: gpu.index, uuid: gpu.uuid.clone(), cores },
         Device::Virtual(_) => bail!("{device} stands beside real devices; a fleet is all virtual or not at all"),
     })
 }

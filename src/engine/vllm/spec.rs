@@ -10,13 +10,15 @@ use super::error::StartError;
 use super::folder::EngineFolder;
 use super::tuning::TuningFile;
 use crate::config::EngineSettings;
-use crate::core::{Bytes, EngineId};
+use crate::core::{Bytes, CpuList, EngineId};
 
 /// One engine to start.
 #[derive(Clone, Debug)]
 pub struct EngineSpec {
     pub id: EngineId,
     pub pin: Pin,
+    /// The NUMA node to take memory from while it has some left; none leaves that to the kernel.
+    pub memory_node: Option<u32>,
     pub settings: EngineSettings,
     /// Where the migrator listens; without it the engine cannot hold or load KV blocks.
     pub control_socket: Option<PathBuf>,
@@ -45,26 +47,14 @@ impl Pin {
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Pin::Cores(cores) => write!(f, "{} {}", if cores.len() == 1 { "core" } else { "cores" }, ranges(cores)),
+            Pin::Cores(cores) => write!(f, "{} {}", if cores.len() == 1 { "core" } else { "cores" }, cpu_list(cores)),
             Pin::Gpu { index, uuid, .. } => write!(f, "GPU {index} ({uuid})"),
         }
     }
 }
 
-/// `0-3,6`: consecutive cores as one range.
-fn ranges(cores: &[u32]) -> String {
-    let mut text = String::new();
-    let mut rest = cores;
-    while let Some((&first, _)) = rest.split_first() {
-        let run = rest.iter().zip(first..).take_while(|(core, expected)| *core == expected).count();
-        let separator = if text.is_empty() { "" } else { "," };
-        text += &match run {
-            1 => format!("{separator}{first}"),
-            _ => format!("{separator}{first}-{}", first + run as u32 - 1),
-        };
-        rest = &rest[run..];
-    }
-    text
+fn cpu_list(cores: &[u32]) -> CpuList {
+    cores.iter().copied().collect()
 }
 
 impl EngineSpec {
@@ -87,6 +77,7 @@ impl EngineSpec {
             "id": self.id.0,
             "name": self.id.to_string(),
             "cores": self.pin.cores(),
+            "memory_node": self.memory_node,
             "gpu": gpu,
             "environment": environment,
             "control": self.control_socket,
@@ -170,9 +161,11 @@ fn check_cores(spec: &EngineSpec) -> Result<(), StartError> {
         (0..nix::sched::CpuSet::count()).filter(|&core| allowed.is_set(core) == Ok(true)).map(|c| c as u32).collect();
     match spec.pin.cores().iter().find(|core| !usable.contains(core)) {
         None => Ok(()),
-        Some(core) => {
-            Err(StartError::Cores { engine: spec.id, cores: format!("core {core}"), allowed: format!("cores {}", ranges(&usable)) })
-        }
+        Some(core) => Err(StartError::Cores {
+            engine: spec.id,
+            cores: format!("core {core}"),
+            allowed: format!("cores {}", cpu_list(&usable)),
+        }),
     }
 }
 

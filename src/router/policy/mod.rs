@@ -1,5 +1,9 @@
 //! The policies: where a request goes when it arrives, and where it decodes once it is prefilled. One file per policy; each decides
 //! from a `FleetView` alone, in time linear in the engines and without allocating.
+//!
+//! Load comes from the router's own count, which is exact and never late. What devices say (`EngineState::device`) is late by up to a
+//! sampling period, and everything that arrives within one period would chase the same reading; so it decides between engines whose
+//! scores are equal, and against a device that is lost, and nothing else. A policy that weighs it must take none for "not known".
 
 mod dedicated;
 mod dual_pool;

@@ -10,6 +10,6 @@ pub(super) struct SharedRoundRobin {
 
 impl Policy for SharedRoundRobin {
     fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
-        fleet.least(None, self.turn.next(), |_| 0.0).map(|engine| Plan::Whole(engine.id))
+        fleet.in_turn(self.turn.next()).map(|engine| Plan::Whole(engine.id))
     }
 }

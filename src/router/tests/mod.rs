@@ -1,5 +1,6 @@
 //! The router against scripted engines, on a clock that the test moves.
 
+mod devices;
 mod life;
 mod placing;
 mod script;

@@ -1,0 +1,172 @@
+//! Run folders, and the end of the one that is watched.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::bail;
+
+use crate::core::{Micros, Time};
+use crate::report::RunInfo;
+use crate::telemetry::Sample;
+
+/// Where runs are found; `dualpool run` makes them there.
+const ARTIFACTS: &str = "artifacts";
+
+/// The end of samples.jsonl that is read: some seconds of a machine with many GPUs.
+const TAIL_BYTES: u64 = 512 << 10;
+
+/// A run whose file does not change for this long gives no samples: engines are starting, or it was killed.
+const SILENCE_MIN: Micros = Micros(3_000_000);
+
+/// A run as its folder shows it.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub folder: PathBuf,
+    pub status: Status,
+    pub info: Option<RunInfo>,
+    /// The latest ones, oldest first.
+    pub samples: Vec<Sample>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Running,
+    /// No sample came for so long.
+    Silent(Micros),
+    Finished,
+}
+
+/// The runs that can be watched.
+pub(super) struct Runs {
+    /// The one the user named.
+    named: Option<PathBuf>,
+    /// The one chosen with the arrow keys; none = the newest.
+    chosen: Option<PathBuf>,
+    /// How samples.jsonl of the run watched was seen last, and when it changed.
+    seen: Option<(PathBuf, u64, Time)>,
+}
+
+impl Runs {
+    pub fn new(named: Option<PathBuf>) -> anyhow::Result<Runs> {
+        if let Some(folder) = named.as_ref().filter(|folder| !folder.join("samples.jsonl").is_file()) {
+            bail!("{} has no samples.jsonl, so it is no run folder; give one that `dualpool run` made", folder.display());
+        }
+        Ok(Runs { named, chosen: None, seen: None })
+    }
+
+    pub fn look(&mut self, now: Time) -> Option<Watched> {
+        let folder =
+            self.named.clone().or(self.chosen.clone()).or_else(|| newest_first(Path::new(ARTIFACTS)).into_iter().next())?;
+        let (samples, length) = tail(&folder.join("samples.jsonl")).unwrap_or_default();
+        let changed = match self.seen.take() {
+            Some((seen, before, at)) if seen == folder && before == length => at,
+            _ => now,
+        };
+        self.seen = Some((folder.clone(), length, changed));
+        let silent = now.since(changed);
+        let status = match folder.join("summary.json").exists() {
+            true => Status::Finished,
+            false if silent >= SILENCE_MIN => Status::Silent(silent),
+            false => Status::Running,
+        };
+        // It is replaced in one go, so it is whole or not there.
+        let info = fs::read_to_string(folder.join("run.json")).ok().and_then(|text| serde_json::from_str(&text).ok());
+        Some(Watched { folder, status, info, samples })
+    }
+
+    /// Goes to the next older run, or to the next newer one; from the newest on, whatever is newest is watched.
+    pub fn step(&mut self, older: bool) {
+        if self.named.is_some() {
+            return;
+        }
+        let runs = newest_first(Path::new(ARTIFACTS));
+        let at = self.chosen.as_ref().and_then(|chosen| runs.iter().position(|run| run == chosen)).unwrap_or(0);
+        let to = if older { (at + 1).min(runs.len().saturating_sub(1)) } else { at.saturating_sub(1) };
+        self.chosen = if to == 0 { None } else { runs.get(to).cloned() };
+    }
+}
+
+/// The run folders by the last change of their samples.
+fn newest_first(artifacts: &Path) -> Vec<PathBuf> {
+    let folders =
+        |dir: &Path| -> Vec<PathBuf> { fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect() };
+    let changed = |run: PathBuf| -> Option<(SystemTime, PathBuf)> {
+        Some((fs::metadata(run.join("samples.jsonl")).ok()?.modified().ok()?, run))
+    };
+    let mut runs: Vec<_> = folders(artifacts).iter().flat_map(|target| folders(target)).filter_map(changed).collect();
+    runs.sort_unstable_by(|a, b| b.cmp(a));
+    runs.into_iter().map(|(_, run)| run).collect()
+}
+
+/// The samples at the end of the file, and the file's length. The file is read anew each time: its end is cut off and replaced whenever
+/// an arm's run is over.
+fn tail(path: &Path) -> io::Result<(Vec<Sample>, u64)> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let from = length.saturating_sub(TAIL_BYTES);
+    file.seek(SeekFrom::Start(from))?;
+    let mut text = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut text)?;
+    // The first line may have begun before, and the last one may not be whole yet: neither parses.
+    let samples = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    Ok((samples.collect(), length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"arm":"a","repetition":0,"at_us":5,"engine":0,"role":"shared","waiting":1,"running":2,"kv_usage":null,"prefix_hits":null}"#;
+
+    #[test]
+    fn the_tail_has_whole_lines_only_and_reads_lines_of_older_versions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("samples.jsonl");
+        fs::write(&path, format!("{LINE}\n{LINE}\n{}", &LINE[..20])).unwrap();
+        let (samples, length) = tail(&path).unwrap();
+        assert!(matches!(&samples[..], [Sample::Engine(a), Sample::Engine(b)] if a == b && a.moves_in == 0), "{samples:?}");
+        assert_eq!(length, 2 * (LINE.len() as u64 + 1) + 20);
+        let many = TAIL_BYTES as usize / LINE.len() * 2;
+        fs::write(&path, format!("{LINE}\n").repeat(many)).unwrap();
+        let (samples, _) = tail(&path).unwrap();
+        assert!(samples.len() > many / 3 && samples.len() < many, "{} of {many}", samples.len());
+    }
+
+    #[test]
+    fn a_run_is_running_until_its_file_stands_still_and_finished_with_its_summary() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("samples.jsonl"), LINE).unwrap();
+        let mut runs = Runs::new(Some(dir.path().into())).unwrap();
+        let mut status = |at: u64| runs.look(Time(at)).unwrap().status;
+        assert_eq!((status(1_000), status(2_000)), (Status::Running, Status::Running));
+        assert_eq!(status(4_001_000), Status::Silent(Micros(4_000_000)));
+        fs::write(dir.path().join("samples.jsonl"), format!("{LINE}\n{LINE}")).unwrap();
+        assert_eq!(status(5_000_000), Status::Running);
+        fs::write(dir.path().join("summary.json"), "{}").unwrap();
+        assert_eq!(status(5_000_000), Status::Finished);
+    }
+
+    #[test]
+    fn a_folder_without_a_run_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Runs::new(Some(dir.path().into())).err().unwrap().to_string();
+        assert!(error.contains("no samples.jsonl"), "{error}");
+    }
+
+    #[test]
+    fn runs_are_found_newest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, age) in [("dual_pool/old", 60), ("other/new", 5), ("dual_pool/middle", 30)] {
+            let run = dir.path().join(name);
+            fs::create_dir_all(&run).unwrap();
+            let file = File::create(run.join("samples.jsonl")).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 - age)).unwrap();
+        }
+        fs::create_dir_all(dir.path().join("topology/no-run")).unwrap();
+        let found: Vec<_> =
+            newest_first(dir.path()).iter().map(|run| run.strip_prefix(dir.path()).unwrap().to_path_buf()).collect();
+        assert_eq!(found, ["other/new", "dual_pool/middle", "dual_pool/old"].map(PathBuf::from));
+    }
+}

@@ -1,0 +1,10 @@
+//! The GPU sampler and what it feeds, through the real `nvml-wrapper`, on GPUs that do what a script says.
+
+#[path = "../support/fakes.rs"]
+mod fakes;
+
+mod run;
+mod sampler;
+mod top;
+#[path = "../virtual_pair/mod.rs"]
+mod virtual_pair;
