@@ -84,7 +84,9 @@ impl Bench {
             let runs = random_runs(rng);
             let spans: Vec<CopyRun<'_>> = runs
                 .iter()
-                .map(|run| Ok(CopyRun { from: self.source.span(run.source, run.length)?, to: self.target.span(run.target, run.length)? }))
+                .map(|run| {
+                    Ok(CopyRun { from: self.source.span(run.source, run.length)?, to: self.target.span(run.target, run.length)? })
+                })
                 .collect::<anyhow::Result<_>>()?;
             let fill = rng.random();
             // One block, few, the default's order, and more than there is work for.
