@@ -35,6 +35,9 @@ struct Args {
     /// Seed of the random runs
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only what is right or wrong; measure nothing
+    #[arg(long)]
+    no_speed: bool,
     #[command(subcommand)]
     what: Option<What>,
 }
@@ -63,7 +66,7 @@ fn main() -> ExitCode {
     let mut folders = args.libraries.clone();
     folders.extend(nvrtc::folders(args.venv.as_deref()));
     let done = match args.what {
-        None => check(&contexts, &folders, args.seed),
+        None => check(&contexts, &folders, args.seed, !args.no_speed),
         Some(What::Load { grid_blocks }) => interference::load(&contexts[0], &folders, grid_blocks).map(|()| ExitCode::SUCCESS),
         Some(What::IpcPeer) => ipc::peer(&contexts, &folders).map(|()| ExitCode::SUCCESS),
     };
@@ -82,7 +85,7 @@ fn contexts() -> anyhow::Result<Vec<Context>> {
     devices.iter().map(|device| Context::retain(device).with_context(|| device.to_string())).collect()
 }
 
-fn check(contexts: &[Context], folders: &[PathBuf], seed: u64) -> anyhow::Result<ExitCode> {
+fn check(contexts: &[Context], folders: &[PathBuf], seed: u64, speed: bool) -> anyhow::Result<ExitCode> {
     let first = &contexts[0];
     let mut kernels = Kernels::load(first, folders, GRID_BLOCKS_DEFAULT)?;
     let mut findings = Findings {
@@ -95,8 +98,10 @@ fn check(contexts: &[Context], folders: &[PathBuf], seed: u64) -> anyhow::Result
     };
     copies::check(contexts, &mut kernels, seed, &mut findings)?;
     ipc::check(first, folders, &mut findings)?;
-    speed::measure(first, &mut kernels, &mut findings)?;
-    interference::measure(first, &mut kernels, folders, &mut findings)?;
+    if speed {
+        speed::measure(first, &mut kernels, &mut findings)?;
+        interference::measure(first, &mut kernels, folders, &mut findings)?;
+    }
     println!("{}", serde_json::to_string_pretty(&findings)?);
     Ok(if findings.all_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
