@@ -1,7 +1,16 @@
 //! `scripts/gpu_check` where there is no GPU, and what it makes of findings.
 
+#[path = "support/fake_cuda.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod fake_cuda;
+#[path = "support/fakes.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod fakes;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use fake_cuda::FakeCuda;
 
 const NO_GPU: i32 = 2;
 const BAD_USAGE: i32 = 64;
@@ -67,4 +76,41 @@ fn a_wrong_copy_fails_the_check_and_a_missed_target_does_not() {
 fn bad_usage_is_not_taken_for_a_missing_gpu() {
     let output = script(&[Path::new("--no-such-flag")]);
     assert_eq!(output.status.code(), Some(BAD_USAGE));
+}
+
+/// The program on virtual GPUs, which do what the kernels should: all around the kernels is the real thing. Few rounds, no figures.
+fn on_virtual_gpus(script: &str) -> Output {
+    let mut command = Command::new(program());
+    FakeCuda::new().for_command(&mut command, script);
+    command.arg("--venv").arg(root().join(".venv")).args(["--rounds", "8", "--no-speed"]).output().unwrap()
+}
+
+#[test]
+fn all_copies_are_right_on_virtual_gpus() {
+    // Work takes its time, so that a missing wait shows.
+    let output = on_virtual_gpus(r#"{"machine": "gpu-check", "gpus": 2, "delay_us": 300}"#);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = findings["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 6, "{findings:#}");
+    for row in rows {
+        assert_eq!((&row["kind"], &row["right"]), (&"correct".into(), &true.into()), "{row}");
+    }
+}
+
+#[test]
+fn without_peer_access_that_check_is_left_out_with_the_reason() {
+    let output = on_virtual_gpus(r#"{"machine": "gpu-check-apart", "gpus": 2, "peers": false}"#);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let left_out: Vec<_> = findings["rows"].as_array().unwrap().iter().filter(|row| row["kind"] == "not_run").collect();
+    assert_eq!(left_out.len(), 1, "{findings:#}");
+    assert!(left_out[0]["why"].as_str().unwrap().contains("no peer access"), "{findings:#}");
+}
+
+#[test]
+fn a_copy_that_is_lost_is_not_silent() {
+    let output = on_virtual_gpus(r#"{"machine": "gpu-check-lost", "gpus": 1, "faults": [{"copy": 40, "does": "break"}]}"#);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("error: "), "{}", String::from_utf8_lossy(&output.stderr));
 }

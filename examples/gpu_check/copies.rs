@@ -9,13 +9,12 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::findings::Findings;
 
-const ROUNDS: usize = 60;
 const MEMORY: Bytes = Bytes(32 << 20);
 
-pub fn check(contexts: &[Context], kernels: &mut Kernels, seed: u64, findings: &mut Findings) -> anyhow::Result<()> {
+pub fn check(contexts: &[Context], kernels: &mut Kernels, seed: u64, rounds: usize, findings: &mut Findings) -> anyhow::Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let first = &contexts[0];
-    let here = Bench::new(first, first, &mut rng)?;
+    let here = Bench::new(first, first, rounds, &mut rng)?;
     let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.gather(stream, runs)?))?;
     findings.correct("copies", "kv_gather equals the reference", outcome);
     let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.scatter(stream, runs)?))?;
@@ -30,7 +29,7 @@ pub fn check(contexts: &[Context], kernels: &mut Kernels, seed: u64, findings: &
         match first.enable_peer(peer) {
             Err(error) => findings.not_run("copies", what, error.to_string()),
             Ok(()) => {
-                let there = Bench::new(first, peer, &mut rng)?;
+                let there = Bench::new(first, peer, rounds, &mut rng)?;
                 let outcome = there.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.peer_store(stream, runs)?))?;
                 findings.correct("copies", what, outcome);
             }
@@ -56,6 +55,7 @@ fn staged(kernels: &mut Kernels, stream: &Stream, runs: &[CopyRun<'_>], staging:
 
 /// Two memories and their content.
 struct Bench {
+    rounds: usize,
     stream: Stream,
     source: DeviceMemory,
     target: DeviceMemory,
@@ -63,10 +63,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(from: &Context, to: &Context, rng: &mut ChaCha8Rng) -> anyhow::Result<Bench> {
+    fn new(from: &Context, to: &Context, rounds: usize, rng: &mut ChaCha8Rng) -> anyhow::Result<Bench> {
         let mut content = vec![0; MEMORY.0 as usize];
         rng.fill(&mut content[..]);
-        let bench = Bench { stream: from.stream()?, source: from.allocate(MEMORY)?, target: to.allocate(MEMORY)?, content };
+        let bench = Bench { rounds, stream: from.stream()?, source: from.allocate(MEMORY)?, target: to.allocate(MEMORY)?, content };
         bench.stream.write(bench.source.whole(), &bench.content)?;
         Ok(bench)
     }
@@ -80,7 +80,7 @@ impl Bench {
     ) -> anyhow::Result<Result<String, String>> {
         let (mut total, mut count) = (0, 0);
         let mut records = Vec::new();
-        for round in 0..ROUNDS {
+        for round in 0..self.rounds {
             let runs = random_runs(rng);
             let spans: Vec<CopyRun<'_>> = runs
                 .iter()
@@ -108,7 +108,7 @@ impl Bench {
             total += bytes;
             count += runs.len();
         }
-        Ok(Ok(format!("{ROUNDS} rounds, {count} runs, {:.2} GB", total as f64 / 1e9)))
+        Ok(Ok(format!("{} rounds, {count} runs, {:.2} GB", self.rounds, total as f64 / 1e9)))
     }
 }
 

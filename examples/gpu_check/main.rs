@@ -35,6 +35,9 @@ struct Args {
     /// Seed of the random runs
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Lists of random runs for each kernel
+    #[arg(long, default_value_t = 60)]
+    rounds: usize,
     /// Only what is right or wrong; measure nothing
     #[arg(long)]
     no_speed: bool,
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
     let mut folders = args.libraries.clone();
     folders.extend(nvrtc::folders(args.venv.as_deref()));
     let done = match args.what {
-        None => check(&contexts, &folders, args.seed, !args.no_speed),
+        None => check(&contexts, &folders, &args),
         Some(What::Load { grid_blocks }) => interference::load(&contexts[0], &folders, grid_blocks).map(|()| ExitCode::SUCCESS),
         Some(What::IpcPeer) => ipc::peer(&contexts, &folders).map(|()| ExitCode::SUCCESS),
     };
@@ -85,7 +88,7 @@ fn contexts() -> anyhow::Result<Vec<Context>> {
     devices.iter().map(|device| Context::retain(device).with_context(|| device.to_string())).collect()
 }
 
-fn check(contexts: &[Context], folders: &[PathBuf], seed: u64, speed: bool) -> anyhow::Result<ExitCode> {
+fn check(contexts: &[Context], folders: &[PathBuf], args: &Args) -> anyhow::Result<ExitCode> {
     let first = &contexts[0];
     let mut kernels = Kernels::load(first, folders, GRID_BLOCKS_DEFAULT)?;
     let mut findings = Findings {
@@ -93,12 +96,12 @@ fn check(contexts: &[Context], folders: &[PathBuf], seed: u64, speed: bool) -> a
         driver: first.driver().version().to_string(),
         kernels: kernels.origin().to_string(),
         grid_blocks_default: GRID_BLOCKS_DEFAULT,
-        seed,
+        seed: args.seed,
         rows: Vec::new(),
     };
-    copies::check(contexts, &mut kernels, seed, &mut findings)?;
+    copies::check(contexts, &mut kernels, args.seed, args.rounds, &mut findings)?;
     ipc::check(first, folders, &mut findings)?;
-    if speed {
+    if !args.no_speed {
         speed::measure(first, &mut kernels, &mut findings)?;
         interference::measure(first, &mut kernels, folders, &mut findings)?;
     }
