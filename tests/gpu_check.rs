@@ -80,8 +80,8 @@ fn bad_usage_is_not_taken_for_a_missing_gpu() {
 
 /// The program on virtual GPUs, which do what the kernels should: all around the kernels is the real thing. Few rounds, no figures.
 fn on_virtual_gpus(script: &str) -> Output {
-    let mut command = Command::new(program());
-    FakeCuda::new().for_command(&mut command, script);
+    let (cuda, mut command) = (FakeCuda::new(), Command::new(program()));
+    cuda.for_command(&mut command, script);
     command.arg("--venv").arg(root().join(".venv")).args(["--rounds", "8", "--no-speed"]).output().unwrap()
 }
 
