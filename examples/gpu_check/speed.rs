@@ -160,7 +160,7 @@ fn against_calls(field: &Field, kernels: &mut Kernels, findings: &mut Findings) 
     let one_call_each = field.wall(|| Ok(runs.iter().try_for_each(|run| field.stream.copy_async(run.to, run.from))?))?;
     let batch = field.wall(|| Ok(field.stream.copy_batch_async(&runs)?))?;
     let gather = field.wall(|| Ok(kernels.gather(&field.stream, &runs)?))?;
-    let of = "64 MiB in runs of 32 KiB, from call to last byte";
+    let of = format!("{} MiB in runs of 32 KiB, from call to last byte", bytes >> 20);
     findings.figure("speed", format!("{of}: one copy call per run"), one_call_each, "ms", None);
     findings.figure("speed", format!("{of}: one batch call"), batch, "ms", None);
     findings.figure("speed", format!("{of}: gather"), gather, "ms", None);
