@@ -8,9 +8,9 @@ mod fake_cuda;
 mod fakes;
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
 use std::process::{Command, Output};
 
+use cudarc::driver::sys;
 use dualpool::core::Bytes;
 use dualpool::device::cuda::{
     Context, CopyRun, CudaError, CudaVersion, DeviceMemory, DeviceSpan, Driver, IpcHandle, KernelArgs, LaunchShape, Module,
@@ -19,7 +19,7 @@ use dualpool::device::cuda::{
 use fake_cuda::{FakeCuda, LIBRARY_NAMES, load_from};
 
 const KIB: u64 = 1024;
-/// Set in the process that has the driver.
+/// Set in the process that has the driver: the name of its machine.
 const INSIDE: &str = "CUDA_DEVICE_TEST_INSIDE";
 /// What the first process tells the second one, where a test needs two.
 const TOLD: &str = "CUDA_DEVICE_TEST_TOLD";
@@ -34,11 +34,12 @@ macro_rules! on_virtual_gpus {
                 return $body;
             }
             let cuda = FakeCuda::new();
-            let machine = stringify!($name).replace('_', "-");
+            // Nobody else's GPUs, not even those of the same test started elsewhere.
+            let machine = format!("{}-{}", stringify!($name).replace('_', "-"), std::process::id());
             let script = $script.replacen('{', &format!("{{\"machine\":\"{machine}\","), 1).replace(",}", "}");
             let mut command = again(stringify!($name));
             cuda.for_command(&mut command, &script);
-            let output = command.env(INSIDE, "1").output().unwrap();
+            let output = command.env(INSIDE, &machine).output().unwrap();
             assert_passed(&output);
             assert_eq!(left_behind(&machine), 0, "shared memory is left behind");
         }
@@ -109,6 +110,14 @@ on_virtual_gpus! {
 
     fn a_driver_without_a_gpu_is_no_error(r#"{"gpus":0}"#) {
         assert_eq!(Driver::load().unwrap().devices(), Ok(vec![]));
+    }
+
+    fn sixteen_gpus_are_sixteen_gpus(r#"{"gpus":16}"#) {
+        let devices = Driver::load().unwrap().devices().unwrap();
+        assert_eq!((devices.len(), devices[15].pci_bus_id.as_str()), (16, "0000:1F:00.0"));
+        let (first, last) = (context(0), context(15));
+        first.enable_peer(&last).unwrap();
+        assert!(filled(&last.stream().unwrap(), b"16").export().is_ok());
     }
 
     fn gpus_are_found_by_uuid_whatever_their_ordinals(r#"{"gpus":3,"order":[2,0,1]}"#) {
@@ -231,21 +240,11 @@ on_virtual_gpus! {
 
 // --- Order ----------------------------------------------------------------------------------------------------------------------
 
-/// In the working folder of the process, which is a new one for each test that uses it.
-fn gate() -> std::path::PathBuf {
-    std::env::temp_dir().join(format!("fake-cuda-gate-{}", std::process::id()))
-}
-
 on_virtual_gpus! {
-    fn a_missing_wait_shows("{}") {
-        // Again in a process of its own, whose script holds copies back until a file of this process exists.
-        let Ok(gate) = std::env::var(TOLD) else {
-            let gate = gate();
-            let script = format!(r#"{{"machine":"a-missing-wait-shows","hold":"{}"}}"#, gate.display());
-            let output = again("a_missing_wait_shows").env("FAKE_CUDA", script).env(TOLD, &gate).output().unwrap();
-            std::fs::remove_file(gate).unwrap();
-            return assert_passed(&output);
-        };
+    fn a_missing_wait_shows(r#"{"hold":"gate"}"#) {
+        // Copies are held back until there is a file `gate` in the working folder.
+        let folder = tempfile::tempdir().unwrap();
+        std::env::set_current_dir(&folder).unwrap();
         let context = context(0);
         let (copying, looking) = (context.stream().unwrap(), context.stream().unwrap());
         let (old, new) = (pattern(KIB, 4), pattern(KIB, 5));
@@ -256,10 +255,37 @@ on_virtual_gpus! {
         // Nobody waits for the copy: what is read is what was there before.
         assert_eq!((done.is_done(), copying.is_done()), (Ok(false), Ok(false)));
         assert_eq!(looking.read(target.whole()).unwrap(), old);
-        std::fs::write(Path::new(&gate), "").unwrap();
+        std::fs::write("gate", "").unwrap();
         looking.wait(&done).unwrap();
         assert_eq!(looking.read(target.whole()).unwrap(), new);
         assert_eq!(done.is_done(), Ok(true));
+    }
+
+    // Nothing here makes events for other processes, but a Python engine may: what it would get is right.
+    fn an_event_of_another_process_is_waited_for(r#"{"hold":"gate"}"#) {
+        if let Ok(told) = std::env::var(TOLD) {
+            return wait_for_event(&told);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::env::set_current_dir(&folder).unwrap();
+        let context = context(0);
+        let (stream, memory) = (context.stream().unwrap(), context.allocate(Bytes(KIB)).unwrap());
+        context.bind().unwrap();
+        let flags = sys::CUevent_flags::CU_EVENT_INTERPROCESS as u32 | sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        let (mut event, mut handle) = (std::ptr::null_mut(), sys::CUipcEventHandle { reserved: [0; 64] });
+        stream.fill_async(memory.whole(), 1).unwrap();
+        // SAFETY: a context is current, its default stream is the null one, and what is written to outlives the calls.
+        let answers = unsafe {
+            let created = sys::cuEventCreate(&mut event, flags);
+            let shared = sys::cuIpcGetEventHandle(&mut handle, event);
+            [created, shared, sys::cuMemsetD8Async(memory.ptr().0, 2, 1, std::ptr::null_mut()), sys::cuEventRecord(event, std::ptr::null_mut())]
+        };
+        assert_eq!(answers, [sys::CUresult::CUDA_SUCCESS; 4]);
+        let told: Vec<String> = handle.reserved.iter().map(i8::to_string).collect();
+        let name = "an_event_of_another_process_is_waited_for";
+        assert_passed(&again(name).env(TOLD, told.join(",")).output().unwrap());
+        // SAFETY: created above, destroyed once.
+        assert_eq!(unsafe { sys::cuEventDestroy_v2(event) }, sys::CUresult::CUDA_SUCCESS);
     }
 
     fn events_tell_the_time_between_them(r#"{"delay_us":3000}"#) {
@@ -292,6 +318,23 @@ on_virtual_gpus! {
         let devices = Driver::load().unwrap().devices().unwrap();
         assert!(!measure_peer_bandwidth(&devices[0], &devices[1], Bytes::from_mib(1)).unwrap().peer_access);
     }
+}
+
+/// The second process: sees an event of the first that is not reached, lets it be reached, and waits for it.
+fn wait_for_event(told: &str) {
+    let context = context(0);
+    context.bind().unwrap();
+    let mut handle = sys::CUipcEventHandle { reserved: [0; 64] };
+    handle.reserved.iter_mut().zip(told.split(',')).for_each(|(byte, text)| *byte = text.parse().unwrap());
+    let mut event = std::ptr::null_mut();
+    // SAFETY: a context is current, and `event` outlives the call.
+    assert_eq!(unsafe { sys::cuIpcOpenEventHandle(&mut event, handle) }, sys::CUresult::CUDA_SUCCESS);
+    // SAFETY: the event is open, here and below.
+    assert_eq!(unsafe { sys::cuEventQuery(event) }, sys::CUresult::CUDA_ERROR_NOT_READY);
+    std::fs::write("gate", "").unwrap();
+    // SAFETY: as above; destroyed once.
+    let answers = unsafe { [sys::cuEventSynchronize(event), sys::cuEventQuery(event), sys::cuEventDestroy_v2(event)] };
+    assert_eq!(answers, [sys::CUresult::CUDA_SUCCESS; 3]);
 }
 
 // --- Failures -------------------------------------------------------------------------------------------------------------------
@@ -369,7 +412,8 @@ on_virtual_gpus! {
     }
 
     fn expandable_segments_are_refused_with_the_mend(r#"{"expandable":true}"#) {
-        let error = context(0).allocate(Bytes(KIB)).unwrap().export().unwrap_err();
+        // More than the one piece of it that the driver tells about.
+        let error = context(0).allocate(Bytes::from_mib(3)).unwrap().export().unwrap_err();
         assert!(matches!(error, CudaError::NotExportable { .. }), "{error}");
         assert!(error.to_string().contains("expandable_segments:False"), "{error}");
     }
@@ -380,12 +424,12 @@ on_virtual_gpus! {
             // SAFETY: ends this process, as from outside.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
         }
-        let machine = "what-a-killed-process-leaves-is-removed-by-the-next";
+        let machine = std::env::var(INSIDE).unwrap();
         let name = "what_a_killed_process_leaves_is_removed_by_the_next";
         let killed = again(name).env(TOLD, "die").output().unwrap();
-        assert_eq!((killed.status.signal(), left_behind(machine)), (Some(libc::SIGKILL), 1));
+        assert_eq!((killed.status.signal(), left_behind(&machine)), (Some(libc::SIGKILL), 1));
         let (free, total) = context(0).memory().unwrap();
-        assert_eq!((free, left_behind(machine)), (total, 0));
+        assert_eq!((free, left_behind(&machine)), (total, 0));
     }
 }
 
@@ -437,4 +481,23 @@ on_virtual_gpus! {
         let error = Module::load(&context(0), b".visible .entry other() {}").unwrap_err();
         assert!(matches!(error, CudaError::Module { .. }) && error.to_string().contains("GPU 0"), "{error}");
     }
+}
+
+// --- The program ----------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_doctor_tells_what_cuda_has() {
+    let cuda = FakeCuda::new();
+    let doctor = |script: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
+        cuda.for_command(command.args(["doctor", "--device", "virtual"]), script);
+        let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        output.lines().skip_while(|line| !line.contains(" CUDA ")).take(2).collect::<Vec<_>>().join("\n")
+    };
+    let well = doctor(r#"{"gpus":3,"driver":13000}"#);
+    assert!(well.starts_with("ok") && well.contains("CUDA 13.0, 3 GPUs that access each other's memory"), "{well}");
+    let apart = doctor(r#"{"peers":false}"#);
+    assert!(apart.starts_with("note") && apart.contains("2 of 2 pairs") && apart.contains("host memory"), "{apart}");
+    let old = doctor(r#"{"driver":11040}"#);
+    assert!(old.starts_with("note") && old.contains("CUDA 11.4, and CUDA 12.0 is needed"), "{old}");
 }

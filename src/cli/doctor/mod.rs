@@ -1,5 +1,6 @@
 //! `dualpool doctor`: one line per thing a run needs; what is missing comes with the command that mends it.
 
+mod cuda;
 mod machine;
 mod python;
 
@@ -70,6 +71,7 @@ pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
     let settings = &loaded.settings;
     let mut checks = python::checks(settings, loaded.device);
     checks.push(machine::gpus(&gpus, loaded.device));
+    checks.extend(cuda::check(&gpus, loaded.device));
     checks.push(machine::devices(settings, &gpus));
     checks.extend(machine::model_and_memory(settings, loaded.device));
     checks.extend(machine::folders(settings));

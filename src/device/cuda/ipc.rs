@@ -56,18 +56,19 @@ impl Context {
         let result = unsafe { sys::cuMemGetAddressRange_v2(&mut base, &mut allocated, ptr.0) };
         check("cuMemGetAddressRange", self.device(), result)?;
         let offset = ptr.0 - base;
-        DeviceSpan::within(self, DevicePtr(base), Bytes(allocated as u64), offset, size.0)?;
+        // The handle before the bounds: of expandable segments the driver gives the one piece that `ptr` is in, and what is wrong then
+        // is not the size.
         // SAFETY: as above; `base` is the begin of an allocation.
         match unsafe { sys::cuIpcGetMemHandle(&mut handle, base) } {
             code @ (CUresult::CUDA_ERROR_INVALID_VALUE | CUresult::CUDA_ERROR_NOT_SUPPORTED) => {
                 Err(CudaError::NotExportable { gpu: self.device().to_string(), address: ptr.0, code: CudaCode(code) })
             }
-            result => check("cuIpcGetMemHandle", self.device(), result).map(|()| IpcHandle {
-                handle: Opaque(handle.reserved.map(c_char::cast_unsigned)),
-                offset: Bytes(offset),
-                size,
-                gpu: self.device().uuid,
-            }),
+            result => {
+                check("cuIpcGetMemHandle", self.device(), result)?;
+                DeviceSpan::within(self, DevicePtr(base), Bytes(allocated as u64), offset, size.0)?;
+                let handle = Opaque(handle.reserved.map(c_char::cast_unsigned));
+                Ok(IpcHandle { handle, offset: Bytes(offset), size, gpu: self.device().uuid })
+            }
         }
     }
 
@@ -110,13 +111,18 @@ pub struct IpcMemory {
 }
 
 impl IpcMemory {
-    /// The size comes from the other process: what was really mapped decides.
+    /// The size comes from the other process; where the driver tells how much was really mapped, that decides. It promises an answer for
+    /// memory of the own process only, so none is no error: the owner has checked the same before it made the handle.
     fn bounds_checked(self) -> Result<IpcMemory, CudaError> {
-        let (mut base, mut mapped) = (0, 0);
+        let (mut start, mut mapped) = (0, 0);
         // SAFETY: the targets outlive the call, and the address was just mapped.
-        let result = unsafe { sys::cuMemGetAddressRange_v2(&mut base, &mut mapped, self.base.0) };
-        check("cuMemGetAddressRange", self.context.device(), result)?;
-        DeviceSpan::within(&self.context, self.base, Bytes(mapped as u64), self.offset.0, self.size.0)?;
+        match unsafe { sys::cuMemGetAddressRange_v2(&mut start, &mut mapped, self.base.0) } {
+            CUresult::CUDA_SUCCESS => {
+                let size = Bytes((start + mapped as u64).saturating_sub(self.base.0));
+                DeviceSpan::within(&self.context, self.base, size, self.offset.0, self.size.0)?;
+            }
+            code => tracing::debug!("size of imported memory of {}: {}", self.context.device(), CudaCode(code)),
+        }
         Ok(self)
     }
 

@@ -13,6 +13,8 @@ use crate::shm::{self, Mapping, Name};
 use crate::stream;
 use crate::table::lock;
 
+/// What expandable segments are made of.
+const PIECE_BYTES: usize = 2 << 20;
 const INVALID_VALUE: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 
 /// One allocation of this process, or one that it imported.
@@ -127,11 +129,17 @@ entry_points! {
     fn cuMemGetAddressRange_v2(base: *mut CUdeviceptr, bytes: *mut usize, at: CUdeviceptr) {
         let memory = lock(&MEMORY);
         let found = memory.range(..=at).next_back().filter(|(base, allocation)| at - *base < allocation.bytes as u64);
-        let (start, allocation) = found.ok_or(INVALID_VALUE)?;
+        let (&start, allocation) = found.ok_or(INVALID_VALUE)?;
+        let (mut first, mut len) = (start, allocation.bytes);
+        if device::script()?.expandable {
+            // Only the piece of real memory that the address is in.
+            first += (at - start) / PIECE_BYTES as u64 * PIECE_BYTES as u64;
+            len = PIECE_BYTES.min(len - (first - start) as usize);
+        }
         // Either may be of no interest.
         if !base.is_null() {
-            put(base, *start)?;
+            put(base, first)?;
         }
-        if bytes.is_null() { Ok(()) } else { put(bytes, allocation.bytes) }
+        if bytes.is_null() { Ok(()) } else { put(bytes, len) }
     }
 }
