@@ -51,7 +51,7 @@ fn sources(folders: &[&str], extension: &str) -> Vec<Source> {
 }
 
 fn rust() -> Vec<Source> {
-    sources(&["src", "tests", "benches"], "rs")
+    sources(&["src", "tests", "benches", "examples", "kernels", "build"], "rs")
 }
 
 #[track_caller]
@@ -254,7 +254,8 @@ fn unsafe_says_why_it_is_sound() {
     for source in rust().into_iter().filter(|source| source.path != Path::new("tests/tidy.rs")) {
         let lines: Vec<&str> = source.text.lines().collect();
         for (i, line) in lines.iter().enumerate() {
-            let code = line.split("//").next().unwrap_or_default();
+            // The type of a function pointer does nothing yet; a function has a name before its bracket.
+            let code = line.split("//").next().unwrap_or_default().replace("unsafe extern \"C\" fn(", "");
             let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|form| code.contains(form));
             if is_unsafe && !explained(&lines, i) {
                 findings.push(Finding { path: source.path.clone(), line: i + 1, what: line.trim().to_string() });

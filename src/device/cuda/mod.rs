@@ -21,6 +21,7 @@ mod driver;
 mod error;
 mod event;
 mod ipc;
+pub mod kernels;
 mod measure;
 mod memory;
 mod module;

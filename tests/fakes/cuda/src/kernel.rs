@@ -4,7 +4,7 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr;
 
-use cudarc::driver::sys::{CUdeviceptr, CUfunction, CUjit_option, CUmodule, CUresult, CUstream};
+use cudarc::driver::sys::{CUdeviceptr, CUfunction, CUjit_option, CUmodule, CUresult, CUstream, CUuuid};
 
 use crate::context::{current, reaches};
 use crate::entry::{Answer, list, put};
@@ -124,6 +124,11 @@ fn load(to: *mut CUmodule, at: *const c_void) -> Answer {
 }
 
 entry_points! {
+    /// NVRTC asks the driver for undocumented tables, and takes no for an answer; that this function is missing it does not expect.
+    fn cuGetExportTable(_table: *mut *const c_void, _id: *const CUuuid) {
+        Err(CUresult::CUDA_ERROR_NOT_FOUND)
+    }
+
     fn cuModuleLoadData(to: *mut CUmodule, image: *const c_void) {
         load(to, image)
     }
