@@ -5,6 +5,7 @@ mod fakes;
 
 mod run;
 mod sampler;
+mod terminal;
 mod top;
 #[path = "../virtual_pair/mod.rs"]
 mod virtual_pair;

@@ -26,13 +26,13 @@ fn build(package: &str) -> PathBuf {
         .unwrap();
     assert!(built.status.success(), "{package} does not build:\n{}", String::from_utf8_lossy(&built.stderr));
     let messages = String::from_utf8(built.stdout).unwrap();
-    let libraries = messages.lines().filter_map(|line| {
+    let mut libraries = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let ours = message["target"]["name"].as_str()? == package.replace('-', "_") && message["reason"] == "compiler-artifact";
         let files = message["filenames"].as_array()?.iter().filter_map(|file| file.as_str());
         ours.then(|| files.filter(|file| file.ends_with(".so")).map(PathBuf::from).next()).flatten()
     });
-    libraries.last().unwrap_or_else(|| panic!("{package} built no library:\n{messages}"))
+    libraries.next_back().unwrap_or_else(|| panic!("{package} built no library:\n{messages}"))
 }
 
 /// A folder with an NVML of its own, which does what its script says: `LD_LIBRARY_PATH` for a program, `library` for this process.
