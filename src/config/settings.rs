@@ -252,7 +252,7 @@ impl Default for RunSettings {
 pub struct TelemetrySettings {
     /// Period of the engine samples in `samples.jsonl`.
     pub sample_ms: u64,
-    /// Period of the GPU samples there.
+    /// Period of the GPU samples there. The router forgets a sample after three seconds, so with a longer period it often has none.
     pub gpu_sample_ms: u64,
     /// Log filter, as `tracing` writes them: `warn`, `info,dualpool::engine=debug`.
     pub log: String,

@@ -5,6 +5,8 @@ mod fakes;
 
 mod run;
 mod sampler;
+mod stand_in;
+mod terminal;
 mod top;
 #[path = "../virtual_pair/mod.rs"]
 mod virtual_pair;

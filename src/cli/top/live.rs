@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::core::{Micros, MonotonicClock};
-use crate::device::nvml::{Round, Sampler, Which};
+use crate::device::nvml::{Round, Sampler, SamplerError, Which};
 use crate::telemetry::GpuReading;
 
 /// Events that are shown; the oldest go first.
@@ -44,6 +44,7 @@ impl Live {
         };
         match Sampler::start(None, &Which::All, period, Arc::new(MonotonicClock::new()), sink) {
             Ok(sampler) => Live { shared, why_none: None, _sampler: Some(sampler) },
+            Err(SamplerError::NoNvml { why }) => Live { shared, why_none: Some(why), _sampler: None },
             Err(error) => Live { shared, why_none: Some(error.to_string()), _sampler: None },
         }
     }

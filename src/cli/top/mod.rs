@@ -30,6 +30,9 @@ const PERIOD: Micros = Micros(500_000);
 const FIRST_READING_PERIOD: Micros = Micros(100_000);
 const FIRST_READING_MAX: Duration = Duration::from_secs(3);
 
+/// A pipe takes lines of any length; in this many columns nothing is cut off.
+const COLUMNS_OF_A_PIPE: u16 = 120;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// The folder of a run [default: the newest one under artifacts/, and the next one when it begins].
@@ -52,7 +55,8 @@ fn once(mut runs: Runs) -> anyhow::Result<ExitCode> {
     let live = Live::start(FIRST_READING_PERIOD);
     live.wait_for_reading(FIRST_READING_MAX);
     let snapshot = Snapshot::new(runs.look(MonotonicClock::new().now()), &live);
-    let text = text(&snapshot, columns())?;
+    let width = if io::stdout().is_terminal() { columns() } else { COLUMNS_OF_A_PIPE };
+    let text = text(&snapshot, width)?;
     match io::stdout().write_all(text.as_bytes()) {
         // Whoever reads a pipe may have seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),

@@ -101,7 +101,7 @@ fn a_run_on_cores() {
         engine(1, 12_000, Role::Decode, (0, 12), Some(0.95), 11),
     ];
     let watched = watched(Status::Running, &["cores 0", "cores 1"], samples);
-    let none = Some("the GPUs cannot be watched: no NVIDIA driver is installed".to_string());
+    let none = Some("no NVIDIA driver is installed".to_string());
     let snapshot = Snapshot::of(Some(watched), None, none, vec![]);
     insta::assert_snapshot!(text(&snapshot, 100).unwrap());
 }
@@ -118,7 +118,7 @@ fn gpus_in_every_state() {
     let states = vec![
         reading(0, 0.87),
         GpuReading { throttle: Some(vec![Throttle::ThermalHardware, Throttle::HardwareSlowdown]), ..reading(1, 1.0) },
-        GpuReading { gpu: 2, uuid: "GPU-2".into(), lost: true, last_xid: Some(79), ..GpuReading::default() },
+        GpuReading { gpu: 2, uuid: "GPU-2".into(), lost: true, xids: Some(1), last_xid: Some(79), ..GpuReading::default() },
         GpuReading {
             util_source: Some(UtilSource::Rates),
             throttle: Some(vec![Throttle::PowerCap]),
@@ -154,7 +154,7 @@ fn gpus_in_every_state() {
 
 #[test]
 fn nothing_to_see_says_what_to_do() {
-    let snapshot = Snapshot::of(None, None, Some("the GPUs cannot be watched: no NVIDIA driver is installed".into()), vec![]);
+    let snapshot = Snapshot::of(None, None, Some("no NVIDIA driver is installed".into()), vec![]);
     insta::assert_snapshot!(text(&snapshot, 100).unwrap());
     let starting = Snapshot::of(Some(watched(Status::Running, &[], vec![])), None, Some("no driver".into()), vec![]);
     assert!(text(&starting, 100).unwrap().contains("no samples yet"));

@@ -9,7 +9,7 @@ use ratatui::widgets::Paragraph;
 use super::runs::Status;
 use super::snapshot::{EngineRow, GpuRow, Moment, Pool, RunView, Snapshot};
 use crate::core::Bytes;
-use crate::telemetry::{GpuProcess, Throttle, UtilSource};
+use crate::telemetry::{GpuProcess, GpuReading, Throttle, UtilSource};
 
 /// Width of a bar, and from which share on it is drawn as a warning.
 const BAR: usize = 12;
@@ -110,7 +110,8 @@ fn gpu_lines(snapshot: &Snapshot, width: usize, lines: &mut Vec<Line<'static>>) 
 fn gpu_row(GpuRow { reading, engines }: &GpuRow, width: usize, lines: &mut Vec<Line<'static>>) {
     let name = format!("{:<8} ", format!("GPU {}", reading.gpu));
     if reading.lost {
-        lines.push(Line::from(vec![Span::raw(name), Span::styled(format!("LOST  {}", reading.uuid), ALARM)]));
+        let why = flags(reading).iter().map(|flag| format!("  {flag}")).collect::<String>();
+        lines.push(Line::from(vec![Span::raw(name), Span::styled(format!("LOST  {}{why}", reading.uuid), ALARM)]));
         return;
     }
     let memory = reading.hbm_used.zip(reading.hbm_free).map(|(used, free)| (used, Bytes(used.0 + free.0)));
@@ -126,7 +127,7 @@ fn gpu_row(GpuRow { reading, engines }: &GpuRow, width: usize, lines: &mut Vec<L
     let nvlink = throughput(reading.nvlink_tx_bytes_per_s, reading.nvlink_rx_bytes_per_s);
     spans.push(Span::raw(format!("  {gib:<11} {power:>6} {temperature:>5} {clock:>9}  {pcie:<13} {nvlink:<13}")));
     lines.push(Line::from(spans));
-    let flags = flags(reading.throttle.as_deref(), reading.last_xid, reading.xids, reading.ecc_uncorrected);
+    let flags = flags(reading);
     let mut about: Vec<String> = engines.iter().map(ToString::to_string).collect();
     about.extend(reading.processes.as_deref().map(processes).filter(|text| !text.is_empty()));
     if about.is_empty() && flags.is_empty() {
@@ -142,19 +143,20 @@ fn gpu_row(GpuRow { reading, engines }: &GpuRow, width: usize, lines: &mut Vec<L
     lines.push(Line::from(spans));
 }
 
-fn flags(throttle: Option<&[Throttle]>, last_xid: Option<u64>, xids: Option<u64>, ecc: Option<u64>) -> Vec<String> {
-    let slow: Vec<String> = throttle.unwrap_or_default().iter().filter(|reason| reason.slows()).map(ToString::to_string).collect();
-    let capped = throttle.unwrap_or_default().contains(&Throttle::PowerCap);
+/// What is wrong with it, or worth knowing of its clocks.
+fn flags(reading: &GpuReading) -> Vec<String> {
+    let throttle = reading.throttle.as_deref().unwrap_or_default();
+    let slow: Vec<String> = throttle.iter().filter(|reason| reason.slows()).map(ToString::to_string).collect();
     let mut flags = Vec::new();
     if !slow.is_empty() {
         flags.push(format!("SLOWED by {}", slow.join(", ")));
-    } else if capped {
+    } else if throttle.contains(&Throttle::PowerCap) {
         flags.push("AT POWER LIMIT".to_string());
     }
-    if xids.is_some_and(|count| count > 0) {
-        flags.push(last_xid.map_or("XID".to_string(), |code| format!("XID {code}")));
+    if reading.xids.is_some_and(|count| count > 0) {
+        flags.push(reading.last_xid.map_or("XID".to_string(), |code| format!("XID {code}")));
     }
-    if let Some(count) = ecc.filter(|&count| count > 0) {
+    if let Some(count) = reading.ecc_uncorrected.filter(|&count| count > 0) {
         flags.push(format!("ECC {count} uncorrected"));
     }
     flags

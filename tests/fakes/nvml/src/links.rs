@@ -92,16 +92,25 @@ extern "C" fn nvmlDeviceGetTopologyCommonAncestor(a: nvmlDevice_t, b: nvmlDevice
     })
 }
 
+/// Whether an active link of each leads to the other one, or both have one to a switch.
+fn linked(machine: &crate::machine::Machine, a: usize, b: usize) -> bool {
+    let leads = |from: usize, to: Option<usize>| machine.script.gpus[from].nvlinks.iter().any(|link| link.active && link.to == to);
+    leads(a, Some(b)) && leads(b, Some(a)) || leads(a, None) && leads(b, None)
+}
+
+/// Over PCIe alone there are no atomics, as on most machines.
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetP2PStatus(
     a: nvmlDevice_t,
     b: nvmlDevice_t,
-    _what: nvmlGpuP2PCapsIndex_t,
+    what: nvmlGpuP2PCapsIndex_t,
     to: *mut nvmlGpuP2PStatus_t,
 ) -> Return {
+    let needs_link =
+        what == nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK || what == nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_ATOMICS;
     pair(a, b, |machine, a, b| {
-        let none = machine.script.no_peer_access.iter().any(|&pair| pair == (a, b) || pair == (b, a));
-        let (ok, refused) = (nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_NOT_SUPPORTED);
-        put(to, if none { refused } else { ok })
+        let refused = machine.script.no_peer_access.iter().any(|&pair| pair == (a, b) || pair == (b, a));
+        let (yes, no) = (nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_NOT_SUPPORTED);
+        put(to, if refused || needs_link && !linked(machine, a, b) { no } else { yes })
     })
 }
