@@ -34,7 +34,7 @@ impl std::fmt::Display for Half {
 pub enum ToController {
     /// The first message of every connection.
     Hello { protocol: u32, engine: EngineId, half: Half, pid: u32, vllm: String },
-    /// Worker: the KV memory, whose handle comes with the message.
+    /// Worker: the KV memory.
     Register(Register),
     /// Scheduler: a leg ended, and its blocks stay until they are released. One list per KV group, by position in the prompt;
     /// `null` where a sliding window has moved past.
@@ -63,12 +63,75 @@ pub enum ToEngine {
     Release { leg: LegName },
 }
 
-/// How the memory can be reached. The handle itself is ancillary data of the message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How the memory can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MemoryKind {
-    /// A memfd, passed by `SCM_RIGHTS`.
+    /// A memfd, passed by `SCM_RIGHTS` with the message.
     Shm { bytes: u64 },
+    /// Memory of one GPU. Offsets of layers count through the segments as if they lay behind each other in this order.
+    Cuda { uuid: String, segments: Vec<Segment> },
+}
+
+impl MemoryKind {
+    pub fn name(&self) -> &'static str {
+        match self {
+            MemoryKind::Shm { .. } => "shm",
+            MemoryKind::Cuda { .. } => "cuda",
+        }
+    }
+
+    /// The size of the memory; none when no memory can be that large.
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            MemoryKind::Shm { bytes } => Some(*bytes),
+            MemoryKind::Cuda { segments, .. } => segments.iter().try_fold(0u64, |sum, segment| sum.checked_add(segment.bytes)),
+        }
+    }
+}
+
+/// A piece of one allocation on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Of the whole allocation: CUDA has none for a part of one.
+    pub handle: IpcHandle,
+    /// Where the piece begins in the allocation.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// What `cuIpcGetMemHandle` gave, as hexadecimal digits in messages.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IpcHandle(pub [u8; IPC_HANDLE_BYTES]);
+
+pub const IPC_HANDLE_BYTES: usize = 64;
+
+impl std::fmt::Debug for IpcHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for IpcHandle {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{self:?}"))
+    }
+}
+
+impl<'de> Deserialize<'de> for IpcHandle {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let wrong = || serde::de::Error::custom(format!("an IPC handle is {} hexadecimal digits", 2 * IPC_HANDLE_BYTES));
+        if text.len() != 2 * IPC_HANDLE_BYTES || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let mut bytes = [0; IPC_HANDLE_BYTES];
+        for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
+        }
+        Ok(IpcHandle(bytes))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,6 +208,24 @@ mod tests {
         assert_eq!(held, ToController::Held { leg, tokens: 130, groups: vec![vec![None, Some(BlockId(7))]] });
         let loaded = serde_json::to_string(&ToEngine::Loaded { leg, error: None }).unwrap();
         assert_eq!(loaded, r#"{"type":"loaded","leg":"6.0","error":null}"#);
+    }
+
+    #[test]
+    fn gpu_memory_reads_as_documented() {
+        let handle = "0a".repeat(IPC_HANDLE_BYTES);
+        let text = format!(
+            r#"{{"kind":"cuda","uuid":"GPU-1","segments":[{{"handle":"{handle}","offset":512,"bytes":4096}},{{"handle":"{handle}","offset":0,"bytes":1}}]}}"#
+        );
+        let memory: MemoryKind = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&memory).unwrap(), text);
+        let MemoryKind::Cuda { segments, .. } = &memory else { panic!("{memory:?}") };
+        assert_eq!((segments[0].handle, segments[0].offset, memory.bytes()), (IpcHandle([10; IPC_HANDLE_BYTES]), 512, Some(4097)));
+        for wrong in [handle.replacen('0', "x", 1), handle[2..].to_string(), handle.replacen("0a", "\u{e9}", 1)] {
+            let error = serde_json::from_str::<MemoryKind>(&text.replace(&handle, &wrong)).unwrap_err().to_string();
+            assert!(error.contains("128 hexadecimal digits"), "{error}");
+        }
+        let huge = Segment { handle: segments[0].handle, offset: 0, bytes: u64::MAX };
+        assert_eq!(MemoryKind::Cuda { uuid: String::new(), segments: vec![huge.clone(), huge] }.bytes(), None);
     }
 
     #[test]
