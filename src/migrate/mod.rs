@@ -8,6 +8,7 @@
 //! | `lease` | who holds which blocks, and until when |
 //! | `broker` | the protocol as a state machine without I/O |
 //! | `control` | the socket, its messages, and the thread that runs the broker |
+//! | `cost` | what a copy costs, by size, number of runs and class |
 //! | `transport`, `shm` | what moves bytes; between memfds |
 //! | `mover`, `verify` | the thread that executes plans, and checks them |
 //!
@@ -15,6 +16,7 @@
 
 mod broker;
 mod control;
+mod cost;
 mod kv_mover;
 mod lease;
 mod memory;
@@ -33,6 +35,7 @@ use crate::config::MigrateSettings;
 use crate::core::{Bytes, Clock, EngineId, LegId, Micros, Time};
 
 pub use control::wire;
+pub use cost::{ClassCost, CopyClass, LinkCost, LinkCostError};
 pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
 pub use plan::{BlockPair, PlanError, Span, plan, total_bytes};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::control::wire::Segment;
+use super::cost::CopyClass;
 use super::plan::Span;
 use crate::core::EngineId;
 
@@ -37,6 +38,8 @@ pub enum TransportError {
     Unreadable { engine: EngineId, why: String },
     #[error("the copy was stopped because one of its engines is gone")]
     Stopped,
+    #[error("there is no class `{class}` of copy from {from} to {to}")]
+    NoSuchClass { class: CopyClass, from: EngineId, to: EngineId },
 }
 
 pub trait Transport: Send {
@@ -48,6 +51,26 @@ pub trait Transport: Send {
 
     /// Executes a plan; when it returns, all bytes are there. Gives up early, with `Stopped`, once `stop` is set.
     fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError>;
+
+    /// The classes in which this transport can bring bytes from one of these engines to the other; never empty.
+    fn classes(&self, _from: EngineId, _to: EngineId) -> Vec<CopyClass> {
+        vec![CopyClass::Direct]
+    }
+
+    /// `copy` in a class that the caller chose, so that each can be measured.
+    fn copy_as(
+        &mut self,
+        class: CopyClass,
+        plan: &[Span],
+        from: EngineId,
+        to: EngineId,
+        stop: &Stop,
+    ) -> Result<(), TransportError> {
+        if !self.classes(from, to).contains(&class) {
+            return Err(TransportError::NoSuchClass { class, from, to });
+        }
+        self.copy(plan, from, to, stop)
+    }
 
     /// A checksum of these `(offset, length)` ranges, in this order. Gives up early as `copy` does.
     fn checksum(
