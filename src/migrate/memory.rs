@@ -143,11 +143,13 @@ impl KvMap {
             }
             if left.runs != right.runs {
                 let bytes = |layer: &Layer| (layer.runs.len(), layer.runs.iter().map(|run| run.1).sum::<u64>());
-                return Err(differ(
-                    &format!("the (byte runs, bytes) of a block of layer `{}`", left.name),
-                    &bytes(left),
-                    &bytes(right),
-                ));
+                if bytes(left) != bytes(right) {
+                    let what = format!("the (byte runs, bytes) of a block of layer `{}`", left.name);
+                    return Err(differ(&what, &bytes(left), &bytes(right)));
+                }
+                let first = left.runs.iter().zip(&right.runs).find(|(left, right)| left != right);
+                let what = format!("the first other (offset, length) in a block of layer `{}`", left.name);
+                return Err(differ(&what, &first.map(|(left, _)| left), &first.map(|(_, right)| right)));
             }
         }
         Ok(())
@@ -190,7 +192,9 @@ fn check_layer(layer: &Layer, bytes: u64) -> Result<(), MapError> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::control::wire::{Group, IpcHandle};
+    use crate::device::cuda::GpuUuid;
+
+    use super::super::control::wire::Group;
     use super::*;
 
     /// Two layers in one group, each block one run, as vLLM's CPU backend lays them out.
@@ -241,9 +245,9 @@ pub(super) mod tests {
 
     #[test]
     fn pieces_of_gpu_memory_count_as_one_range_and_are_checked() {
-        let segment = |offset, bytes| Segment { handle: IpcHandle([7; 64]), offset, bytes };
+        let segment = |offset, bytes| Segment { handle: "07".repeat(64), offset, bytes };
         let new = |segments: Vec<Segment>| {
-            let memory = MemoryKind::Cuda { uuid: "GPU-1".into(), segments };
+            let memory = MemoryKind::Cuda { uuid: GpuUuid::from_bytes([1; 16]), segments };
             KvMap::new(EngineId(0), Register { memory, ..register(4, 64) })
         };
         let map = new(vec![segment(4096, 256), segment(0, 256)]).unwrap();
@@ -273,6 +277,9 @@ pub(super) mod tests {
         assert!(check(&|r| r.groups[0].block_size = 64).unwrap_err().contains("[64]"));
         assert!(check(&|r| r.layers[1].dtype = "float32".into()).unwrap_err().contains("layers.1"));
         assert!(check(&|r| r.layers[1].runs = vec![(0, 32), (32, 32)]).unwrap_err().contains("(2, 64)"));
+        assert!(
+            check(&|r| r.layers[1].runs = vec![(8, 64)]).unwrap_err().contains("Some((0, 64)) on engine-0 and Some((8, 64)) on")
+        );
         assert!(check(&|r| r.layers[1].name = "layers.9".into()).unwrap_err().contains("layers.9"));
     }
 }

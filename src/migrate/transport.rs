@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::control::wire::Segment;
 use super::cost::CopyClass;
 use super::plan::Span;
 use crate::core::EngineId;
+use crate::device::cuda::IpcHandle;
 
 /// A handle to an engine's KV memory, as its connector sent it.
 #[derive(Debug)]
 pub enum Memory {
     /// A memfd of at least this many bytes.
     Shm { fd: OwnedFd, bytes: u64 },
-    /// Pieces of allocations on the GPU with this UUID, addressed as if they lay behind each other.
-    Cuda { uuid: String, segments: Vec<Segment> },
+    /// Pieces of allocations on one GPU, addressed as if they lay behind each other.
+    Cuda { segments: Vec<IpcHandle> },
 }
 
 #[derive(Debug, Error)]

@@ -319,7 +319,10 @@ impl Server {
                         let fd = handle.ok_or("`register` came without a file descriptor")?;
                         Memory::Shm { fd, bytes }
                     }
-                    MemoryKind::Cuda { uuid, segments } => Memory::Cuda { uuid, segments },
+                    MemoryKind::Cuda { uuid, segments } => {
+                        let segments = segments.iter().map(|segment| segment.ipc(uuid)).collect::<Result<_, _>>();
+                        Memory::Cuda { segments: segments.map_err(|e| e.to_string())? }
+                    }
                 };
                 let map = KvMap::new(engine, register).map_err(|e| e.to_string())?;
                 self.broker.register(map, memory).map_err(text)

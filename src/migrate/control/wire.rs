@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{BlockId, EngineId, LegId};
+use crate::core::{BlockId, Bytes, EngineId, LegId};
+use crate::device::cuda::{GpuUuid, IpcHandle, IpcHandleError};
 
 /// Both ends must speak the same number.
 pub const PROTOCOL: u32 = 1;
@@ -70,7 +71,7 @@ pub enum MemoryKind {
     /// A memfd, passed by `SCM_RIGHTS` with the message.
     Shm { bytes: u64 },
     /// Memory of one GPU. Offsets of layers count through the segments as if they lay behind each other in this order.
-    Cuda { uuid: String, segments: Vec<Segment> },
+    Cuda { uuid: GpuUuid, segments: Vec<Segment> },
 }
 
 impl MemoryKind {
@@ -94,43 +95,22 @@ impl MemoryKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
-    /// Of the whole allocation: CUDA has none for a part of one.
-    pub handle: IpcHandle,
+    /// What `cuIpcGetMemHandle` gave for the whole allocation (CUDA has none for a part of one), in hexadecimal digits.
+    pub handle: String,
     /// Where the piece begins in the allocation.
     pub offset: u64,
     pub bytes: u64,
 }
 
-/// What `cuIpcGetMemHandle` gave, as hexadecimal digits in messages.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct IpcHandle(pub [u8; IPC_HANDLE_BYTES]);
-
-pub const IPC_HANDLE_BYTES: usize = 64;
-
-impl std::fmt::Debug for IpcHandle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+impl Segment {
+    pub fn ipc(&self, uuid: GpuUuid) -> Result<IpcHandle, IpcHandleError> {
+        IpcHandle::from_parts(&self.handle, Bytes(self.offset), Bytes(self.bytes), uuid)
     }
 }
 
-impl Serialize for IpcHandle {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{self:?}"))
-    }
-}
-
-impl<'de> Deserialize<'de> for IpcHandle {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        let wrong = || serde::de::Error::custom(format!("an IPC handle is {} hexadecimal digits", 2 * IPC_HANDLE_BYTES));
-        if text.len() != 2 * IPC_HANDLE_BYTES || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(wrong());
-        }
-        let mut bytes = [0; IPC_HANDLE_BYTES];
-        for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
-            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
-        }
-        Ok(IpcHandle(bytes))
+impl From<&IpcHandle> for Segment {
+    fn from(handle: &IpcHandle) -> Segment {
+        Segment { handle: handle.digits(), offset: handle.offset.0, bytes: handle.size.0 }
     }
 }
 
@@ -212,20 +192,20 @@ mod tests {
 
     #[test]
     fn gpu_memory_reads_as_documented() {
-        let handle = "0a".repeat(IPC_HANDLE_BYTES);
+        let (uuid, handle) = ("GPU-7e4c7a1e-0f3b-5c2d-9a41-2f6d8b3c1e05", "0a".repeat(64));
         let text = format!(
-            r#"{{"kind":"cuda","uuid":"GPU-1","segments":[{{"handle":"{handle}","offset":512,"bytes":4096}},{{"handle":"{handle}","offset":0,"bytes":1}}]}}"#
+            r#"{{"kind":"cuda","uuid":"{uuid}","segments":[{{"handle":"{handle}","offset":512,"bytes":4096}},{{"handle":"{handle}","offset":0,"bytes":1}}]}}"#
         );
         let memory: MemoryKind = serde_json::from_str(&text).unwrap();
-        assert_eq!(serde_json::to_string(&memory).unwrap(), text);
-        let MemoryKind::Cuda { segments, .. } = &memory else { panic!("{memory:?}") };
-        assert_eq!((segments[0].handle, segments[0].offset, memory.bytes()), (IpcHandle([10; IPC_HANDLE_BYTES]), 512, Some(4097)));
-        for wrong in [handle.replacen('0', "x", 1), handle[2..].to_string(), handle.replacen("0a", "\u{e9}", 1)] {
-            let error = serde_json::from_str::<MemoryKind>(&text.replace(&handle, &wrong)).unwrap_err().to_string();
-            assert!(error.contains("128 hexadecimal digits"), "{error}");
-        }
-        let huge = Segment { handle: segments[0].handle, offset: 0, bytes: u64::MAX };
-        assert_eq!(MemoryKind::Cuda { uuid: String::new(), segments: vec![huge.clone(), huge] }.bytes(), None);
+        assert_eq!((serde_json::to_string(&memory).unwrap(), memory.bytes()), (text.clone(), Some(4097)));
+        let MemoryKind::Cuda { uuid: parsed, mut segments } = memory else { panic!("not GPU memory") };
+        let ipc = segments[0].ipc(parsed).unwrap();
+        assert_eq!((ipc.gpu.to_string(), ipc.offset, Segment::from(&ipc)), (uuid.to_string(), Bytes(512), segments[0].clone()));
+        segments[0].handle.pop();
+        assert!(segments[0].ipc(parsed).unwrap_err().to_string().contains("64 bytes"));
+        assert!(serde_json::from_str::<MemoryKind>(&text.replace("GPU-", "GPU")).unwrap_err().to_string().contains("no UUID"));
+        segments[1].bytes = u64::MAX;
+        assert_eq!(MemoryKind::Cuda { uuid: parsed, segments }.bytes(), None);
     }
 
     #[test]
