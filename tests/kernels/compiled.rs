@@ -27,9 +27,8 @@ struct Resources {
 
 /// From the log of `--ptxas-options=-v`: three lines per kernel.
 fn resources(log: &str) -> Vec<Resources> {
-    let number_before = |line: &str, word: &str| -> Option<u32> {
-        line.split_once(word)?.0.split_whitespace().next_back()?.parse().ok()
-    };
+    let number_before =
+        |line: &str, word: &str| -> Option<u32> { line.split_once(word)?.0.split_whitespace().next_back()?.parse().ok() };
     let mut kernels: Vec<Resources> = Vec::new();
     for line in log.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {

@@ -78,8 +78,7 @@ fn kernels() -> PathBuf {
 
 /// What the emulated launches leave in their targets; an error is what the emulator objected to.
 fn emulated(program: &Path, launches: &[Launch]) -> Result<Vec<u8>, String> {
-    let mut child =
-        Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     let cases: Vec<Vec<u8>> = launches.iter().map(Launch::encoded).collect();
     // A program that has given up reads no further: the exit status says more than the broken pipe.
@@ -136,11 +135,8 @@ fn kernels_copy_what_the_reference_copies() {
         let tile_bytes = [16, 48, 512, 4_096][rng.random_range(0..4)];
         launches.push(Launch::of(i % 3, rng.random_range(1..4), tile_bytes, &runs));
         for window in windows(runs.iter().map(|run| (run.source, run.length)), 4_096).take(2) {
-            let gathered = |piece: &Piece| Run {
-                source: runs[piece.run].source + piece.within,
-                target: piece.at,
-                length: piece.length,
-            };
+            let gathered =
+                |piece: &Piece| Run { source: runs[piece.run].source + piece.within, target: piece.at, length: piece.length };
             let gather: Vec<Run> = window.pieces.iter().map(gathered).collect();
             launches.push(Launch::of(0, 1, 512, &gather));
         }
