@@ -21,6 +21,7 @@ mod driver;
 mod error;
 mod event;
 mod ipc;
+pub mod kernels;
 mod memory;
 mod module;
 mod pinned;
