@@ -125,11 +125,7 @@ impl Kernels {
             return Err(CudaError::LengthsDiffer { from: run.from.bytes(), to: run.to.bytes() }.into());
         }
         for part in runs.chunks(RUNS_PER_LAUNCH) {
-            let addresses = |run: &CopyRun<'_>| Run {
-                source: run.from.ptr().0,
-                target: run.to.ptr().0,
-                length: run.from.bytes(),
-            };
+            let addresses = |run: &CopyRun<'_>| Run { source: run.from.ptr().0, target: run.to.ptr().0, length: run.from.bytes() };
             let bytes = records_into(part.iter().map(addresses), &mut self.records);
             if bytes == 0 {
                 continue;

@@ -47,8 +47,6 @@ pub(super) fn load(context: &Context, nvrtc_folders: &[PathBuf]) -> Result<(Modu
     });
     match compiled {
         Ok((image, origin)) => Ok((Module::load(context, &image)?, origin)),
-        Err(not_compiled) => {
-            Err(KernelError::Unavailable { gpu: context.device().to_string(), not_built_in, not_compiled })
-        }
+        Err(not_compiled) => Err(KernelError::Unavailable { gpu: context.device().to_string(), not_built_in, not_compiled }),
     }
 }

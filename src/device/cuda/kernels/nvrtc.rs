@@ -73,7 +73,8 @@ type Code = c_int;
 #[derive(Debug)]
 pub struct Nvrtc {
     name: String,
-    create: unsafe extern "C" fn(*mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char) -> Code,
+    create:
+        unsafe extern "C" fn(*mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char) -> Code,
     destroy: unsafe extern "C" fn(*mut Program) -> Code,
     compile: unsafe extern "C" fn(Program, c_int, *const *const c_char) -> Code,
     log_size: unsafe extern "C" fn(Program, *mut usize) -> Code,

@@ -28,11 +28,7 @@ struct Slot {
 impl Upload {
     pub(super) fn allocate(context: &Context) -> Result<Upload, CudaError> {
         let slot = || -> Result<Slot, CudaError> {
-            Ok(Slot {
-                host: context.pinned(SLOT_BYTES)?,
-                device: context.allocate(SLOT_BYTES)?,
-                free: context.event(Timing::Off)?,
-            })
+            Ok(Slot { host: context.pinned(SLOT_BYTES)?, device: context.allocate(SLOT_BYTES)?, free: context.event(Timing::Off)? })
         };
         Ok(Upload { slots: [slot()?, slot()?, slot()?, slot()?], next: 0 })
     }
