@@ -25,8 +25,8 @@ demo: build ## run the main benchmark on this machine and print its table and th
 	target/release/dualpool run dual_pool
 
 test: rust-tools setup ## style checks, then every test
-	@echo '[test] 1/5 format';        cargo fmt --check
-	@echo '[test] 2/5 lints';         cargo clippy --all-targets -- -D warnings
+	@echo '[test] 1/5 format';        cargo fmt --all --check
+	@echo '[test] 2/5 lints';         cargo clippy --workspace --all-targets -- -D warnings
 	@echo '[test] 3/5 Python';        .venv/bin/python -m compileall -q python
 	@echo '[test] 4/5 unit tests';    cargo test --lib --bins
 	@# Tests in tests/ start real engines, each of which takes the cores it is given: one at a time.

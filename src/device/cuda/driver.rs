@@ -13,6 +13,8 @@ use super::uuid::GpuUuid;
 pub const DRIVER_VERSION_MIN: CudaVersion = CudaVersion(12_000);
 /// The driver that brought `cuMemcpyBatchAsync`.
 const BATCH_VERSION_MIN: CudaVersion = CudaVersion(12_080);
+/// The driver that gave it another form.
+const BATCH_V2_VERSION_MIN: CudaVersion = CudaVersion(13_000);
 
 /// The CUDA version that a driver supports, as the driver counts: 12080 is 12.8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,13 +115,14 @@ impl BatchCopies {
         }
         // cudarc's own functions panic where a symbol is missing; looking them up here does not.
         // SAFETY: the library is loaded and never unloaded, and each type is the one CUDA documents for its symbol.
-        unsafe {
+        let (v1, v2) = unsafe {
             let library = sys::culib();
-            match (library.get::<BatchV2>(b"cuMemcpyBatchAsync_v2\0"), library.get::<BatchV1>(b"cuMemcpyBatchAsync\0")) {
-                (Ok(v2), _) => BatchCopies::V2(*v2),
-                (_, Ok(v1)) => BatchCopies::V1(*v1),
-                _ => BatchCopies::None,
-            }
+            (library.get::<BatchV1>(b"cuMemcpyBatchAsync\0"), library.get::<BatchV2>(b"cuMemcpyBatchAsync_v2\0"))
+        };
+        match (v1, v2) {
+            (_, Ok(v2)) if version >= BATCH_V2_VERSION_MIN => BatchCopies::V2(*v2),
+            (Ok(v1), _) => BatchCopies::V1(*v1),
+            _ => BatchCopies::None,
         }
     }
 }
