@@ -25,9 +25,9 @@ pub const SOURCE: &str = include_str!("../../../kernels/kv_copy.cu");
 /// The kernels of [`SOURCE`].
 pub const NAMES: [&str; 3] = ["kv_gather", "kv_scatter", "kv_peer_store"];
 
-/// Blocks that a launch has at most unless the caller says otherwise. Each keeps half a megabyte of loads under way with its neighbours, so
-/// that 16 of them are expected to outrun a link between GPUs while most multiprocessors stay with the engine. `scripts/gpu_check`
-/// measures both on the GPU at hand.
+/// Blocks that a launch has at most unless the caller says otherwise. 16 blocks keep half a megabyte of loads under way (2 KiB for each of
+/// their 256 warps), which by Little's law is some 700 GB/s at 700 ns: more than a link between GPUs carries, with most multiprocessors
+/// left to the engine. An estimate: `scripts/gpu_check` measures both on the GPU at hand.
 pub const GRID_BLOCKS_DEFAULT: u32 = 16;
 
 #[derive(Debug, Error)]
@@ -36,7 +36,7 @@ pub enum KernelError {
     Cuda(#[from] CudaError),
     /// Copies go on without kernels, by the copy engines alone.
     #[error("no kernels for {gpu}: {not_built_in}, and {not_compiled}")]
-    Unavailable { gpu: String, not_built_in: String, not_compiled: NvrtcError },
+    Unavailable { gpu: String, not_built_in: String, not_compiled: Box<NvrtcError> },
     #[error("kernels of {kernels} were given a stream or memory of {other}; gather and scatter each work within one GPU")]
     OtherGpu { kernels: String, other: String },
 }

@@ -136,7 +136,7 @@ impl CudaTransport {
         let kernels = |region: &Region| self.gpus.get(&region.gpu()).and_then(|gpu| gpu.kernels.clone());
         let kernels = kernels(source).zip(kernels(target));
         let route = Route::new(source, target, kernels).map_err(|error| failed(from, to, error.into()))?;
-        let gpus = (source.gpu(), target.gpu());
+        let gpus = (source.gpu().min(target.gpu()), source.gpu().max(target.gpu()));
         if route.reach() == Reach::HostOnly && self.told_host_only.insert(gpus) {
             tracing::warn!("{} and {} have no access to each other's memory: KV goes through host memory, slower", gpus.0, gpus.1);
         }

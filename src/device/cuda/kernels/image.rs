@@ -47,6 +47,8 @@ pub(super) fn load(context: &Context, nvrtc_folders: &[PathBuf]) -> Result<(Modu
     });
     match compiled {
         Ok((image, origin)) => Ok((Module::load(context, &image)?, origin)),
-        Err(not_compiled) => Err(KernelError::Unavailable { gpu: context.device().to_string(), not_built_in, not_compiled }),
+        Err(not_compiled) => {
+            Err(KernelError::Unavailable { gpu: context.device().to_string(), not_built_in, not_compiled: Box::new(not_compiled) })
+        }
     }
 }

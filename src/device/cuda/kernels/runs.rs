@@ -124,6 +124,9 @@ pub const RUNS_PER_LAUNCH: usize = 16 << 10;
 pub const THREADS: u32 = 512;
 const WARPS_PER_BLOCK: u64 = THREADS as u64 / 32;
 
+/// What a warp copies in one step of the widest words. A tile that is no multiple of it would end between two cache lines.
+const STEP_BYTES: u64 = 32 * WORD_BYTES;
+
 /// A smaller tile costs a warp more in finding its first run than in copying; a larger one evens out less.
 const TILE_BYTES: std::ops::RangeInclusive<u64> = 4 << 10..=64 << 10;
 
@@ -138,7 +141,7 @@ impl Division {
     /// For `bytes` in all, on at most `blocks_max` blocks: as many warps as have something to do, with equal shares.
     pub fn of(bytes: u64, blocks_max: u32) -> Division {
         let blocks_max = u64::from(blocks_max.max(1));
-        let share = bytes.div_ceil(blocks_max * WARPS_PER_BLOCK).next_multiple_of(WORD_BYTES);
+        let share = bytes.div_ceil(blocks_max * WARPS_PER_BLOCK).next_multiple_of(STEP_BYTES);
         let tile_bytes = share.clamp(*TILE_BYTES.start(), *TILE_BYTES.end());
         let blocks = bytes.div_ceil(tile_bytes).div_ceil(WARPS_PER_BLOCK).clamp(1, blocks_max);
         Division { blocks: blocks as u32, tile_bytes }
@@ -228,7 +231,7 @@ mod tests {
         fn a_division_keeps_its_cap_and_leaves_no_block_without_work(bytes in 0u64..1 << 40, blocks_max in 0u32..2_000) {
             let Division { blocks, tile_bytes } = Division::of(bytes, blocks_max);
             prop_assert!((1..=blocks_max.max(1)).contains(&blocks));
-            prop_assert!(TILE_BYTES.contains(&tile_bytes) && tile_bytes % WORD_BYTES == 0);
+            prop_assert!(TILE_BYTES.contains(&tile_bytes) && tile_bytes % STEP_BYTES == 0);
             let tiles = bytes.div_ceil(tile_bytes);
             prop_assert!(u64::from(blocks - 1) * WARPS_PER_BLOCK <= tiles, "{} blocks for {} tiles", blocks, tiles);
         }

@@ -1,5 +1,5 @@
 //! Brings lists of runs to the GPU without waiting: a few pinned buffers in turn, each with its twin on the GPU, each free again when the
-//! kernel that reads it is done.
+//! kernel that reads it is done. Uploads have a stream of their own, so that the next list travels while the last one is worked off.
 
 use super::super::{Context, CudaError, DeviceMemory, DevicePtr, Event, PinnedMemory, Stream, Timing};
 use super::runs::{DeviceRun, RUNS_PER_LAUNCH};
@@ -13,6 +13,7 @@ const SLOT_BYTES: Bytes = Bytes((RUNS_PER_LAUNCH * RECORD_BYTES) as u64);
 
 #[derive(Debug)]
 pub(super) struct Upload {
+    stream: Stream,
     slots: [Slot; SLOTS],
     next: usize,
 }
@@ -21,6 +22,8 @@ pub(super) struct Upload {
 struct Slot {
     host: PinnedMemory,
     device: DeviceMemory,
+    /// Reached when the list is on the GPU.
+    ready: Event,
     /// Reached when nothing queued touches the two any more; a new event counts as reached.
     free: Event,
 }
@@ -28,25 +31,32 @@ struct Slot {
 impl Upload {
     pub(super) fn allocate(context: &Context) -> Result<Upload, CudaError> {
         let slot = || -> Result<Slot, CudaError> {
-            Ok(Slot { host: context.pinned(SLOT_BYTES)?, device: context.allocate(SLOT_BYTES)?, free: context.event(Timing::Off)? })
+            Ok(Slot {
+                host: context.pinned(SLOT_BYTES)?,
+                device: context.allocate(SLOT_BYTES)?,
+                ready: context.event(Timing::Off)?,
+                free: context.event(Timing::Off)?,
+            })
         };
-        Ok(Upload { slots: [slot()?, slot()?, slot()?, slot()?], next: 0 })
+        Ok(Upload { stream: context.stream()?, slots: [slot()?, slot()?, slot()?, slot()?], next: 0 })
     }
 
-    /// Queues the upload of at most [`RUNS_PER_LAUNCH`] records and returns where they will be. Call [`Upload::done`] after the launch
-    /// that reads them.
+    /// Queues the upload of at most [`RUNS_PER_LAUNCH`] records, makes `stream` wait for it, and returns where they will be. Call
+    /// [`Upload::done`] after the launch that reads them.
     pub(super) fn send(&mut self, stream: &Stream, records: &[DeviceRun]) -> Result<DevicePtr, CudaError> {
         let slot = &mut self.slots[self.next];
         slot.free.wait_here()?;
+        // Should anything below fail after the upload was queued, then `ready` is what the next user of the slot has to wait for.
+        slot.ready.wait_here()?;
         let length = records.len() * RECORD_BYTES;
-        // SAFETY: the event says that the last copy out of the buffer is done, and the next one is queued below.
+        // SAFETY: both events say that nothing queued touches the buffer; the next copy out of it is queued below.
         let bytes = unsafe { slot.host.bytes_mut() };
         for (place, record) in bytes[..length].chunks_exact_mut(RECORD_BYTES).zip(records) {
             place.copy_from_slice(&encoded(record));
         }
-        let queued = stream.copy_from_pinned_async(slot.device.span(0, length as u64)?, &slot.host, 0);
-        // Marked at once: should the launch fail, the upload is still under way.
-        queued.and_then(|()| slot.free.record(stream))?;
+        self.stream.copy_from_pinned_async(slot.device.span(0, length as u64)?, &slot.host, 0)?;
+        slot.ready.record(&self.stream)?;
+        stream.wait(&slot.ready)?;
         Ok(slot.device.ptr())
     }
 

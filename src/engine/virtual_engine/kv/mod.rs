@@ -19,6 +19,6 @@ mod store;
 
 pub use process::serve as serve_gpu_memory;
 pub use shape::Shape;
-pub use store::KvPlace;
+pub use store::{Content, KvPlace, Store};
 
 pub(super) use lender::{Lender, Loaded};
