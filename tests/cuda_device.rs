@@ -13,8 +13,8 @@ use std::process::{Command, Output};
 
 use dualpool::core::Bytes;
 use dualpool::device::cuda::{
-    Context, CopyRun, CudaError, CudaVersion, DeviceMemory, Driver, IpcHandle, KernelArgs, LaunchShape, Module, Ordinal, Stream,
-    Timing,
+    Context, CopyRun, CudaError, CudaVersion, DeviceMemory, DeviceSpan, Driver, IpcHandle, KernelArgs, LaunchShape, Module,
+    Ordinal, Stream, Timing, measure_peer_bandwidth,
 };
 use fake_cuda::{FakeCuda, LIBRARY_NAMES, load_from};
 
@@ -279,7 +279,27 @@ on_virtual_gpus! {
     }
 }
 
+on_virtual_gpus! {
+    fn bandwidth_is_measured_by_the_gpus_clock(r#"{"delay_us":2000}"#) {
+        let devices = Driver::load().unwrap().devices().unwrap();
+        let measured = measure_peer_bandwidth(&devices[0], &devices[1], Bytes::from_mib(1)).unwrap();
+        // No copy can take less than the script says.
+        assert!(measured.peer_access && measured.ms >= 2.0, "{measured:?}");
+        assert!(measured.bytes_per_s().unwrap() <= (1 << 20) as f64 / 2e-3, "{measured:?}");
+    }
+
+    fn bandwidth_through_host_memory_says_so(r#"{"peers":false}"#) {
+        let devices = Driver::load().unwrap().devices().unwrap();
+        assert!(!measure_peer_bandwidth(&devices[0], &devices[1], Bytes::from_mib(1)).unwrap().peer_access);
+    }
+}
+
 // --- Failures -------------------------------------------------------------------------------------------------------------------
+
+/// The i-th KiB of a memory.
+fn kib(memory: &DeviceMemory, i: u64) -> DeviceSpan<'_> {
+    memory.span(i * KIB, KIB).unwrap()
+}
 
 on_virtual_gpus! {
     fn a_refused_copy_is_an_error_and_the_next_one_works(r#"{"faults":[{"copy":3,"does":"refuse"}]}"#) {
@@ -300,9 +320,7 @@ on_virtual_gpus! {
         let stream = context.stream().unwrap();
         let bytes = pattern(4 * KIB, 7);
         let (source, target) = (filled(&stream, &bytes), filled(&stream, &vec![0; 4096]));
-        let span = |memory: &'static DeviceMemory, i| memory.span(i * KIB, KIB).unwrap();
-        let (source, target): (&DeviceMemory, &DeviceMemory) = (Box::leak(Box::new(source)), Box::leak(Box::new(target)));
-        let runs: Vec<CopyRun> = (0..4).map(|i| CopyRun { to: span(target, i), from: span(source, i) }).collect();
+        let runs: Vec<CopyRun> = (0..4).map(|i| CopyRun { to: kib(&target, i), from: kib(&source, i) }).collect();
         let error = stream.copy_batch_async(&runs).unwrap_err();
         assert!(matches!(error, CudaError::BatchRefused { index: 2, count: 4, .. }), "{error}");
         // The runs before it were on their way.

@@ -80,8 +80,8 @@ fn bad_usage_is_not_taken_for_a_missing_gpu() {
 
 /// The program on virtual GPUs, which do what the kernels should: all around the kernels is the real thing. Few rounds, no figures.
 fn on_virtual_gpus(script: &str) -> Output {
-    let mut command = Command::new(program());
-    FakeCuda::new().for_command(&mut command, script);
+    let (cuda, mut command) = (FakeCuda::new(), Command::new(program()));
+    cuda.for_command(&mut command, script);
     command.arg("--venv").arg(root().join(".venv")).args(["--rounds", "8", "--no-speed"]).output().unwrap()
 }
 
@@ -112,5 +112,6 @@ fn without_peer_access_that_check_is_left_out_with_the_reason() {
 fn a_copy_that_is_lost_is_not_silent() {
     let output = on_virtual_gpus(r#"{"machine": "gpu-check-lost", "gpus": 1, "faults": [{"copy": 40, "does": "break"}]}"#);
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("error: "), "{}", String::from_utf8_lossy(&output.stderr));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(findings["rows"].as_array().unwrap().iter().any(|row| row["right"] == false), "{findings:#}");
 }

@@ -78,6 +78,14 @@ impl Findings {
         self.row(group, what.into(), Outcome::Figure { value, unit, target, met });
     }
 
+    /// A part that could not go on is as bad as a wrong copy.
+    pub fn went_through(&mut self, group: &'static str, done: anyhow::Result<()>) {
+        if let Err(error) = done {
+            eprintln!("error: {group}: {error:#}");
+            self.correct(group, "could go on to its end", Err(format!("{error:#}")));
+        }
+    }
+
     pub fn not_run(&mut self, group: &'static str, what: impl Into<String>, why: impl Into<String>) {
         self.row(group, what.into(), Outcome::NotRun { why: why.into() });
     }

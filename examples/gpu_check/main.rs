@@ -3,7 +3,8 @@
 //!
 //!     cargo build --release --no-default-features --example gpu_check
 //!
-//! It writes its findings to stdout as JSON. Exit code 0: all copies were right; 1: some were not, or it could not go on; 2: no GPU.
+//! It writes its findings to stdout as JSON. Exit code 0: all copies were right; 1: some were not, or it could not go on; 2: no GPU; 64: bad
+//! usage.
 
 mod copies;
 mod cublas;
@@ -23,6 +24,7 @@ use dualpool::device::cuda::{Context, Driver};
 use self::findings::{Findings, Gpu};
 
 const NO_GPU: u8 = 2;
+const BAD_USAGE: u8 = 64;
 
 #[derive(Parser)]
 struct Args {
@@ -58,7 +60,14 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Nobody is left to tell when even this cannot be written. clap's own code would be that of a missing GPU.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(BAD_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     let contexts = match contexts() {
         Ok(contexts) => contexts,
         Err(why) => {
@@ -99,11 +108,16 @@ fn check(contexts: &[Context], folders: &[PathBuf], args: &Args) -> anyhow::Resu
         seed: args.seed,
         rows: Vec::new(),
     };
-    copies::check(contexts, &mut kernels, args.seed, args.rounds, &mut findings)?;
-    ipc::check(first, folders, &mut findings)?;
+    // What one part found is not lost when the next one fails.
+    let done = copies::check(contexts, &mut kernels, args.seed, args.rounds, &mut findings);
+    findings.went_through("copies", done);
+    let done = ipc::check(first, folders, &mut findings);
+    findings.went_through("ipc", done);
     if !args.no_speed {
-        speed::measure(first, &mut kernels, &mut findings)?;
-        interference::measure(first, &mut kernels, folders, &mut findings)?;
+        let done = speed::measure(first, &mut kernels, &mut findings);
+        findings.went_through("speed", done);
+        let done = interference::measure(first, &mut kernels, folders, &mut findings);
+        findings.went_through("matrix product", done);
     }
     println!("{}", serde_json::to_string_pretty(&findings)?);
     Ok(if findings.all_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

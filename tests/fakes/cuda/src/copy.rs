@@ -11,7 +11,7 @@ use crate::entry::{Answer, list, put};
 use crate::host::is_pinned;
 use crate::memory::{Piece, find};
 use crate::script::Does;
-use crate::stream::{self, Place, Stream, Work};
+use crate::stream::{self, Copy, Place, Stream, Work};
 
 const INVALID_VALUE: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 /// What a copy that breaks while it runs is reported as.
@@ -26,7 +26,7 @@ fn fault() -> Answer<Option<Does>> {
 /// A single copy, with its fault.
 fn queue(stream: &Stream, to: Place, from: Place, bytes: usize) -> Answer {
     match fault()? {
-        None => stream.queue(Work::Copy { to, from, bytes }),
+        None => stream.queue(Work::Copies(vec![Copy { to, from, bytes }])),
         Some(Does::Break) => stream.queue(Work::Break(BROKEN)),
         Some(Does::Refuse | Does::RefuseRun(_)) => Err(INVALID_VALUE),
     }
@@ -72,21 +72,22 @@ impl Batch {
             if bytes == 0 || !reachable(&to) || !reachable(&from) {
                 return Err(INVALID_VALUE);
             }
-            runs.push(Work::Copy { to: Place::Device(to), from: Place::Device(from), bytes });
+            runs.push(Copy { to: Place::Device(to), from: Place::Device(from), bytes });
         }
         *at = usize::MAX;
         match fault()? {
-            None => runs.into_iter().try_for_each(|run| stream.queue(run)),
+            None => stream.queue(Work::Copies(runs)),
             Some(Does::Refuse) => Err(INVALID_VALUE),
             Some(Does::RefuseRun(run)) => {
                 *at = run.min(runs.len() - 1);
-                runs.into_iter().take(*at).try_for_each(|run| stream.queue(run))?;
+                runs.truncate(*at);
+                stream.queue(Work::Copies(runs))?;
                 Err(INVALID_VALUE)
             }
             // The first half arrives.
             Some(Does::Break) => {
-                let half = runs.len() / 2;
-                runs.into_iter().take(half).try_for_each(|run| stream.queue(run))?;
+                runs.truncate(runs.len() / 2);
+                stream.queue(Work::Copies(runs))?;
                 stream.queue(Work::Break(BROKEN))
             }
         }

@@ -52,9 +52,21 @@ pub enum Place {
 // SAFETY: the memory is the caller's, who keeps it until the copy is done: the driver's contract.
 unsafe impl Send for Place {}
 
+/// A single copy.
+pub struct Copy {
+    pub to: Place,
+    pub from: Place,
+    pub bytes: usize,
+}
+
 pub enum Work {
-    Copy { to: Place, from: Place, bytes: usize },
-    Fill { to: Piece, value: u8, bytes: usize },
+    /// A batch, or a batch of one. They are in no order among themselves: the last is done first.
+    Copies(Vec<Copy>),
+    Fill {
+        to: Piece,
+        value: u8,
+        bytes: usize,
+    },
     Launch(Launch),
     Break(CUresult),
     Reach(Arc<Event>, u32),
@@ -115,7 +127,7 @@ fn run(device: c_int, work: &Receiver<Work>, progress: &Progress) {
 impl Work {
     /// Waits as the script wants. Copies with the host do not: they are how a test looks at what has happened.
     fn hold_back(&self) {
-        let with_host = matches!(self, Work::Copy { to, from, .. } if !matches!((to, from), (Place::Device(_), Place::Device(_))));
+        let with_host = matches!(self, Work::Copies(copies) if !copies.iter().all(Copy::is_on_gpus));
         let Ok(script) = Script::get() else { return };
         if with_host {
             return;
@@ -128,9 +140,12 @@ impl Work {
 
     fn execute(self, device: c_int) -> Answer {
         match self {
-            Work::Copy { to, from, bytes } => {
-                // SAFETY: both places have that many bytes: checked when they were found, or the caller's promise. They may overlap.
-                unsafe { ptr::copy(from.at(), to.at(), bytes) };
+            Work::Copies(copies) => {
+                for Copy { to, from, bytes } in copies.iter().rev() {
+                    // SAFETY: both places have that many bytes: checked when they were found, or the caller's promise. They may
+                    // overlap.
+                    unsafe { ptr::copy(from.at(), to.at(), *bytes) };
+                }
                 Ok(())
             }
             Work::Fill { to, value, bytes } => {
@@ -142,6 +157,12 @@ impl Work {
             Work::Break(code) => Err(code),
             Work::Reach(..) | Work::Wait(..) => Ok(()),
         }
+    }
+}
+
+impl Copy {
+    fn is_on_gpus(&self) -> bool {
+        matches!((&self.to, &self.from), (Place::Device(_), Place::Device(_)))
     }
 }
 
