@@ -156,14 +156,14 @@ on_virtual_gpus! {
 
 on_virtual_gpus! {
     /// The processes that hold the memory have the fault, too, but make fewer copies in all.
-    fn a_copy_that_is_refused_is_tried_once_more(r#"{"faults":[{"copy":2000,"does":"refuse"}]}"#) {
+    fn a_copy_that_is_refused_is_tried_once_more(r#"{"faults":[{"copy":400,"does":"refuse"}]}"#) {
         let mut pair = Pair::new();
         let mut copy = |class: Option<CopyClass>| match class {
             Some(class) => pair.transport.copy_as(class, &pair.plan, A, B, &Stop::default()),
             None => pair.transport.copy(&pair.plan, A, B, &Stop::default()),
         };
         // All of this without the one copy that is refused.
-        for _ in 0..1990 {
+        for _ in 0..390 {
             copy(Some(CopyClass::Direct)).unwrap();
         }
         for _ in 0..20 {
@@ -172,18 +172,18 @@ on_virtual_gpus! {
         assert_eq!(pair.wrong(), None);
     }
 
-    fn a_copy_that_is_refused_in_a_given_class_fails(r#"{"faults":[{"copy":2000,"does":"refuse"}]}"#) {
+    fn a_copy_that_is_refused_in_a_given_class_fails(r#"{"faults":[{"copy":400,"does":"refuse"}]}"#) {
         let mut pair = Pair::new();
         let mut copy = || pair.transport.copy_as(CopyClass::Direct, &pair.plan, A, B, &Stop::default());
-        let errors: Vec<String> = (0..2010).filter_map(|_| copy().err()).map(|error| error.to_string()).collect();
+        let errors: Vec<String> = (0..410).filter_map(|_| copy().err()).map(|error| error.to_string()).collect();
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].contains("engine-0") && errors[0].contains("CUDA_ERROR"), "{errors:?}");
         assert_eq!(pair.wrong(), None);
     }
 
-    fn a_gpu_that_is_lost_in_the_middle_is_named_and_not_asked_again(r#"{"faults":[{"copy":2000,"does":"break"}]}"#) {
+    fn a_gpu_that_is_lost_in_the_middle_is_named_and_not_asked_again(r#"{"faults":[{"copy":400,"does":"break"}]}"#) {
         let mut pair = Pair::new();
-        let mut results = (0..2010).map(|_| pair.transport.copy_as(CopyClass::Direct, &pair.plan, A, B, &Stop::default()));
+        let mut results = (0..410).map(|_| pair.transport.copy_as(CopyClass::Direct, &pair.plan, A, B, &Stop::default()));
         let error = results.find_map(Result::err).unwrap();
         assert!(matches!(&error, TransportError::Failed { from: A, to: B, why } if why.contains("CUDA_ERROR")), "{error}");
         assert!(results.all(|result| result.is_err()), "a lost context stays lost");

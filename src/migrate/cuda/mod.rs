@@ -46,6 +46,8 @@ pub enum CopyError {
     NoKernels,
     #[error("byte {end} of {engine} is beyond its {bytes} bytes")]
     OutOfBounds { engine: EngineId, end: u64, bytes: u64 },
+    #[error("{engine} is not mapped")]
+    NotMapped { engine: EngineId },
     #[error("stopped")]
     Stopped,
 }
@@ -56,7 +58,7 @@ impl CopyError {
         match self {
             CopyError::Cuda(error) | CopyError::Kernel(KernelError::Cuda(error)) => !error.is_sticky(),
             CopyError::Kernel(_) | CopyError::NoKernels => true,
-            CopyError::OutOfBounds { .. } | CopyError::Stopped => false,
+            CopyError::OutOfBounds { .. } | CopyError::NotMapped { .. } | CopyError::Stopped => false,
         }
     }
 }
@@ -145,12 +147,9 @@ impl CudaTransport {
     }
 
     fn copy_once(&mut self, class: CopyClass, plan: &[Span], ends: (EngineId, EngineId), stop: &Stop) -> Result<(), CopyError> {
-        let (Some(source), Some(target), Some(route)) =
-            (self.regions.get(&ends.0), self.regions.get(&ends.1), self.routes.get_mut(&ends))
-        else {
-            // `prepare` came before, which finds all three.
-            return Err(CopyError::Stopped);
-        };
+        let source = self.regions.get(&ends.0).ok_or(CopyError::NotMapped { engine: ends.0 })?;
+        let target = self.regions.get(&ends.1).ok_or(CopyError::NotMapped { engine: ends.1 })?;
+        let route = self.routes.get_mut(&ends).ok_or(CopyError::NotMapped { engine: ends.1 })?;
         route.copy(class, plan, source, target, stop)
     }
 
@@ -257,6 +256,7 @@ fn kernels(context: &Context, settings: &KernelSettings) -> Option<SharedKernels
 fn failed(from: EngineId, to: EngineId, error: CopyError) -> TransportError {
     match error {
         CopyError::Stopped => TransportError::Stopped,
+        CopyError::NotMapped { engine } => TransportError::NotMapped { engine },
         CopyError::OutOfBounds { engine, end, bytes } => TransportError::OutOfBounds { engine, end, bytes },
         other => TransportError::Failed { from, to, why: other.to_string() },
     }

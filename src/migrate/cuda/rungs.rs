@@ -9,7 +9,7 @@ use super::region::{Region, runs};
 use super::route::{Ends, PARTS, Reach, Route};
 use super::wait::reached;
 use crate::core::Bytes;
-use crate::device::cuda::kernels::{Window, windows};
+use crate::device::cuda::kernels::{Piece, Window, windows};
 use crate::device::cuda::{CopyRun, CudaError};
 
 /// The largest part of a plan that goes straight: a few hundred microseconds on a link between GPUs.
@@ -116,7 +116,7 @@ fn parts(runs: &[CopyRun<'_>], bytes_max: u64) -> impl Iterator<Item = Window> {
 
 /// The pieces of a part as copies from source to target.
 fn straight<'m>(part: &Window, runs: &[CopyRun<'m>]) -> Result<Vec<CopyRun<'m>>, CudaError> {
-    let copy = |piece: &crate::device::cuda::kernels::Piece| {
+    let copy = |piece: &Piece| {
         let run = &runs[piece.run];
         Ok(CopyRun { to: run.to.span(piece.within, piece.length)?, from: run.from.span(piece.within, piece.length)? })
     };
