@@ -4,10 +4,13 @@ mod virtual_pair;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use dualpool::config::{Arrivals, Mix, Settings};
+use dualpool::cli::fleet;
+use dualpool::config::{Arrivals, DeviceKind, Mix, Settings, VirtualEngineSettings, VirtualKv};
 use dualpool::core::EngineId;
+use dualpool::device::Gpus;
 use dualpool::engine::virtual_engine::VirtualFleet;
 use dualpool::harness::{Cancel, Outcome, Progress, Silent, dual_pool, environment};
 use dualpool::migrate::Fault;
@@ -124,6 +127,43 @@ async fn copies_that_fail_are_counted_and_make_the_run_a_failed_one() {
     assert_eq!(arm("shared_least_load").handoffs.recomputed, 0);
     assert_eq!(outcome.faults.len(), 1, "{:?}", outcome.faults);
     assert!(outcome.faults[0].starts_with("arm `full_disaggregation`: the KV of"), "{:?}", outcome.faults);
+}
+
+/// A run over engines whose KV is bytes in shared memory, moved by the real migrator.
+async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
+    let mut settings = virtual_pair::settings(dir);
+    settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
+    settings.pools.device = DeviceKind::Virtual;
+    settings.virtual_engines = VirtualEngineSettings { kv: VirtualKv::Shm, speed: virtual_pair::SPEED };
+    settings.migrate.verify_kv = fault == Fault::None;
+    let placements = dualpool::device::choose(&settings.pools, &Gpus::default()).unwrap();
+    let controller = fleet::start_with_fault(&settings, &placements, Arc::new(Silent), fault).await.unwrap();
+    let environment = environment::gather(controller.engines(), &settings, vec![]);
+    let outcome = dual_pool::run(&controller, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
+    let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();
+    assert!(left.is_quiet(), "after the run: {left}");
+    controller.shutdown().await;
+    outcome
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kv_that_is_really_there_is_moved_and_found_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = with_memory(dir.path(), Fault::None).await;
+    let moved = outcome.summary.arms.iter().find(|a| a.name == "full_disaggregation").unwrap();
+    assert_eq!((moved.handoffs.count, moved.handoffs.recomputed), (moved.requests, 0));
+    assert!(moved.handoffs.bytes > 0 && outcome.faults.is_empty(), "{:?}", outcome.faults);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_was_not_moved_fails_its_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = with_memory(dir.path(), Fault::SkipBlock).await;
+    let requests = std::fs::read_to_string(outcome.dir.join("requests.jsonl")).unwrap();
+    let wrong = requests.lines().filter(|line| line.contains("holds wrong bytes")).count();
+    let moved = outcome.summary.arms.iter().find(|a| a.name == "full_disaggregation").unwrap();
+    assert_eq!(wrong as u64, u64::from(moved.requests), "every hand-off lacks a block");
+    assert!(!outcome.faults.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,13 +8,17 @@
 //! | `lease` | who holds which blocks, and until when |
 //! | `broker` | the protocol as a state machine without I/O |
 //! | `control` | the socket, its messages, and the thread that runs the broker |
-//! | `transport`, `shm` | what moves bytes; between memfds |
+//! | `cost` | what a copy costs, by size, number of runs and class |
+//! | `transport`, `shm`, `cuda` | what moves bytes; between memfds; between GPUs |
+//! | `transports` | all of them as one, by the kind of an engine's memory |
 //! | `mover`, `verify` | the thread that executes plans, and checks them |
 //!
 //! `docs/kv-protocol.md` describes the protocol; `python/dualpool/connector` is its other end.
 
 mod broker;
 mod control;
+mod cost;
+mod cuda;
 mod kv_mover;
 mod lease;
 mod memory;
@@ -22,6 +26,7 @@ mod mover;
 mod plan;
 mod shm;
 mod transport;
+mod transports;
 mod verify;
 
 use std::path::Path;
@@ -33,11 +38,14 @@ use crate::config::MigrateSettings;
 use crate::core::{Bytes, Clock, EngineId, LegId, Micros, Time};
 
 pub use control::wire;
+pub use cost::{ClassCost, CopyClass, LinkCost, LinkCostError};
+pub use cuda::{CudaTransport, KernelSettings};
 pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
 pub use plan::{BlockPair, PlanError, Span, plan, total_bytes};
 pub use shm::ShmTransport;
 pub use transport::{Memory, Stop, Transport, TransportError};
+pub use transports::Transports;
 
 /// Events that the controller has not read yet. When the channel is full, the migrator reads no more messages until there is room.
 pub const MOVE_EVENTS_MAX: usize = 4096;
@@ -99,12 +107,22 @@ impl Migrator {
         clock: Arc<dyn Clock>,
         fault: Fault,
     ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
+        Migrator::start_with(settings, clock, fault, Box::new(Transports::default()))
+    }
+
+    /// The same with a transport of the caller's making.
+    pub fn start_with(
+        settings: &MigrateSettings,
+        clock: Arc<dyn Clock>,
+        fault: Fault,
+        transport: Box<dyn Transport>,
+    ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
         let run_dir = control::RunDir::open(&settings.run_dir)?;
         let (events, received) = mpsc::channel(MOVE_EVENTS_MAX);
         let fault = Arc::new(Mutex::new(fault));
         let options =
             control::Options { lease: Micros(settings.lease_ms * 1000), verify: settings.verify_kv, fault: fault.clone(), clock };
-        let thread = control::ControlThread::start(run_dir.socket(), Box::new(ShmTransport::new()), options, events)?;
+        let thread = control::ControlThread::start(run_dir.socket(), transport, options, events)?;
         Ok((Migrator { thread, run_dir, fault }, received))
     }
 

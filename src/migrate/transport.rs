@@ -8,22 +8,18 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::cost::CopyClass;
 use super::plan::Span;
 use crate::core::EngineId;
+use crate::device::cuda::IpcHandle;
 
 /// A handle to an engine's KV memory, as its connector sent it.
 #[derive(Debug)]
 pub enum Memory {
     /// A memfd of at least this many bytes.
     Shm { fd: OwnedFd, bytes: u64 },
-}
-
-impl Memory {
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Memory::Shm { bytes, .. } => *bytes,
-        }
-    }
+    /// Pieces of allocations on one GPU, addressed as if they lay behind each other.
+    Cuda { segments: Vec<IpcHandle> },
 }
 
 #[derive(Debug, Error)]
@@ -34,8 +30,16 @@ pub enum TransportError {
     NotMapped { engine: EngineId },
     #[error("the copy would reach byte {end} of {engine}, whose memory has {bytes}")]
     OutOfBounds { engine: EngineId, end: u64, bytes: u64 },
+    #[error("KV memory of {from} and {to} is of different kinds ({from_kind} and {to_kind}); nothing copies between them")]
+    Kinds { from: EngineId, to: EngineId, from_kind: &'static str, to_kind: &'static str },
+    #[error("the copy from {from} to {to} failed: {why}")]
+    Failed { from: EngineId, to: EngineId, why: String },
+    #[error("the KV memory of {engine} could not be read: {why}")]
+    Unreadable { engine: EngineId, why: String },
     #[error("the copy was stopped because one of its engines is gone")]
     Stopped,
+    #[error("there is no class `{class}` of copy from {from} to {to}")]
+    NoSuchClass { class: CopyClass, from: EngineId, to: EngineId },
 }
 
 pub trait Transport: Send {
@@ -47,6 +51,26 @@ pub trait Transport: Send {
 
     /// Executes a plan; when it returns, all bytes are there. Gives up early, with `Stopped`, once `stop` is set.
     fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError>;
+
+    /// The classes in which this transport can bring bytes from one of these engines to the other; never empty.
+    fn classes(&self, _from: EngineId, _to: EngineId) -> Vec<CopyClass> {
+        vec![CopyClass::Direct]
+    }
+
+    /// `copy` in a class that the caller chose, so that each can be measured.
+    fn copy_as(
+        &mut self,
+        class: CopyClass,
+        plan: &[Span],
+        from: EngineId,
+        to: EngineId,
+        stop: &Stop,
+    ) -> Result<(), TransportError> {
+        if !self.classes(from, to).contains(&class) {
+            return Err(TransportError::NoSuchClass { class, from, to });
+        }
+        self.copy(plan, from, to, stop)
+    }
 
     /// A checksum of these `(offset, length)` ranges, in this order. Gives up early as `copy` does.
     fn checksum(

@@ -3,7 +3,8 @@
 use std::os::fd::AsRawFd;
 
 use dualpool::core::{EngineId, Micros};
-use dualpool::migrate::wire::{Half, MESSAGE_BYTES_MAX, PROTOCOL, Source, ToController, ToEngine};
+use dualpool::device::cuda::GpuUuid;
+use dualpool::migrate::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, Register, Segment, Source, ToController, ToEngine};
 use dualpool::migrate::{Fault, MOVE_EVENTS_MAX, MoveEvent};
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -360,4 +361,19 @@ fn nothing_is_left_of_a_dropped_migrator() {
         while engine.worker.receive().is_some() {}
         assert_eq!(engine.scheduler.receive(), None);
     }
+}
+
+#[test]
+fn gpu_memory_that_cannot_be_reached_ends_its_engine_and_no_other() {
+    let (mut watched, a, b) = pair(false);
+    let segment = |digits: usize| Segment { handle: "0".repeat(digits), offset: 0, bytes: MEMORY_BYTES };
+    let memory = |segment| MemoryKind::Cuda { uuid: GpuUuid::from_bytes([9; 16]), segments: vec![segment] };
+    for (id, segment, why) in [(2, segment(127), "64 bytes"), (3, segment(128), "cannot map the KV memory of engine-3")] {
+        let engine = FakeEngine::connect(watched.migrator.socket_path(), id);
+        engine.worker.send(&ToController::Register(Register { memory: memory(segment), ..register() }));
+        let refusal = engine.worker.refusal();
+        assert!(refusal.contains(why), "{refusal}");
+        watched.seen(MoveEvent::Disconnected { engine: EngineId(id) });
+    }
+    works(&mut watched, &a, &b, 50);
 }

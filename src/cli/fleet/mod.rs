@@ -5,14 +5,19 @@ mod vllm;
 
 use std::sync::Arc;
 
-use crate::config::Settings;
+use anyhow::{Context, ensure};
+
+use crate::config::{Settings, VirtualKv};
 use crate::controller::{Controller, GpuWatch};
 use crate::core::{Clock, Micros, MonotonicClock};
+use crate::device::cuda::Driver;
+use crate::device::cuda::kernels::nvrtc;
 use crate::device::nvml::SamplerError;
 use crate::device::{Device, Placement};
-use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings};
+use crate::engine::virtual_engine::kv::KvPlace;
+use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings, start_with_memory};
 use crate::harness::Progress;
-use crate::migrate::Fault;
+use crate::migrate::{Fault, KernelSettings, Migrator, Transports};
 
 /// Starts one engine per placement. Dropping the future ends what was started.
 pub async fn start(settings: &Settings, placements: &[Placement], progress: Arc<dyn Progress>) -> anyhow::Result<Controller> {
@@ -59,18 +64,19 @@ async fn engines(
     clock: Arc<dyn Clock>,
     fault: Fault,
 ) -> anyhow::Result<Controller> {
-    if placements.iter().all(|placement| matches!(placement.device, Device::Virtual(_))) {
-        return Ok(virtual_engines(settings, placements.len(), clock));
+    let virtual_indices: Vec<u32> = placements.iter().filter_map(|placement| placement.device.virtual_index()).collect();
+    if virtual_indices.len() == placements.len() {
+        return virtual_engines(settings, &virtual_indices, clock, fault).await;
     }
     #[cfg(feature = "python")]
     return vllm::start(settings, placements, progress, clock, fault).await;
     #[cfg(not(feature = "python"))]
-    drop((progress, fault));
+    drop(progress);
     #[cfg(not(feature = "python"))]
     anyhow::bail!("this program was built without Python, so it has virtual engines only; use --device virtual, or `make build`")
 }
 
-fn virtual_engines(settings: &Settings, engines: usize, clock: Arc<dyn Clock>) -> Controller {
+async fn virtual_engines(settings: &Settings, indices: &[u32], clock: Arc<dyn Clock>, fault: Fault) -> anyhow::Result<Controller> {
     let engine = &settings.engine;
     let defaults = VirtualSettings::default();
     let settings_of_engines = VirtualSettings {
@@ -78,8 +84,40 @@ fn virtual_engines(settings: &Settings, engines: usize, clock: Arc<dyn Clock>) -
         max_num_batched_tokens: engine.max_num_batched_tokens,
         max_num_seqs: engine.max_num_seqs,
         block_size: if engine.block_size > 0 { engine.block_size } else { defaults.block_size },
+        speed: settings.virtual_engines.speed,
         ..defaults
     };
-    let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(engines, &settings_of_engines, clock.clone());
-    Controller::start(fleet, events, Some((Box::new(mover), moves)), &settings.router, &settings.telemetry, clock)
+    let places = match settings.virtual_engines.kv {
+        VirtualKv::None => {
+            let VirtualFleet { fleet, events, mover, moves, .. } =
+                VirtualFleet::start(indices.len(), &settings_of_engines, clock.clone());
+            mover.inject(fault);
+            let moves = Some((Box::new(mover) as _, moves));
+            return Ok(Controller::start(fleet, events, moves, &settings.router, &settings.telemetry, clock));
+        }
+        VirtualKv::Shm => vec![KvPlace::Shm; indices.len()],
+        VirtualKv::Cuda => gpu_places(indices)?,
+    };
+    let (migrator, moves) = Migrator::start_with(&settings.migrate, clock.clone(), fault, Box::new(transports(settings)))?;
+    let started = start_with_memory(&places, migrator.socket_path(), &settings_of_engines, clock.clone()).await;
+    let (fleet, events) = started.context("the virtual engines did not start")?;
+    Ok(Controller::start(fleet, events, Some((Box::new(migrator), moves)), &settings.router, &settings.telemetry, clock))
+}
+
+/// The GPU of each virtual engine, by CUDA's own numbers.
+fn gpu_places(indices: &[u32]) -> anyhow::Result<Vec<KvPlace>> {
+    let devices = Driver::load().and_then(|driver| driver.devices()).context("virtual.kv = \"cuda\" needs a GPU")?;
+    ensure!(!devices.is_empty(), "virtual.kv = \"cuda\" needs a GPU, and the driver shows none; use virtual.kv = \"shm\"");
+    let program =
+        std::env::current_exe().context("cannot find this program, which holds the GPU memory in a process of its own")?;
+    let place = |&index: &u32| {
+        let device = &devices[index as usize % devices.len()];
+        KvPlace::Gpu { uuid: device.uuid, program: program.clone() }
+    };
+    Ok(indices.iter().map(place).collect())
+}
+
+/// What moves KV between engines, whatever memory they have.
+fn transports(settings: &Settings) -> Transports {
+    Transports::new(KernelSettings { nvrtc_folders: nvrtc::folders(Some(&settings.engine.venv)), ..KernelSettings::default() })
 }
