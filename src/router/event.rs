@@ -4,6 +4,8 @@ use crate::core::{
     Bytes, EngineId, EngineStats, FinishReason, HeldKv, Leg, LegId, Micros, Request, RequestError, RequestId, TokenId,
 };
 
+use super::CopyLine;
+
 /// Something that happened. `Router::handle` takes it with the time at which it did.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
@@ -34,6 +36,12 @@ pub enum Event<'a> {
     /// The engine's link to the mover is gone for good: no KV moves from it or to it any more.
     KvLost {
         engine: EngineId,
+    },
+    /// What a copy from one engine to another costs by a calibration: one line per way to do it.
+    CopyCost {
+        from: EngineId,
+        to: EngineId,
+        lines: &'a [CopyLine],
     },
     /// Nobody will be served any more: every request ends.
     ShutDown,

@@ -1,6 +1,7 @@
 //! The router against scripted engines, on a clock that the test moves.
 
 mod life;
+mod links;
 mod placing;
 mod script;
 mod storm;
