@@ -2,8 +2,10 @@
 
 mod cores;
 mod gpu;
+mod machine;
 mod place;
 
 pub use cores::{CoreSet, CoresError, cores_near, machine_core_sets, split_cores};
 pub use gpu::{Gpu, Gpus};
+pub use machine::{Machine, cpu_name, memory_bytes};
 pub use place::{Device, DeviceError, Placement, choose};

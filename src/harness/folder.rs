@@ -10,6 +10,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::controller::Recording;
+use crate::migrate::write_json;
 use crate::report::{RunInfo, Summary};
 
 #[derive(Debug, Error)]
@@ -89,14 +90,7 @@ impl RunFolder {
 
     /// Writes a JSON file in one go: readers see the file before or the file after, never a part.
     fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), FolderError> {
-        let part = self.dir.join(format!("{name}.part"));
-        let write = || {
-            let mut text = serde_json::to_string_pretty(value)?;
-            text.push('\n');
-            fs::write(&part, text)?;
-            fs::rename(&part, self.dir.join(name))
-        };
-        write().map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+        write_json(&self.dir.join(name), value).map_err(|source| FolderError::Write { path: self.dir.clone(), source })
     }
 }
 
