@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand.
 
+mod calibrate;
 mod completions;
 mod config;
 mod doctor;
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Run a benchmark target: its table goes to the terminal, its artifacts into a folder.
     Run(run::Args),
+    /// Measure what copying KV costs between this machine's devices, for later runs to know (`run migration_cost`).
+    Calibrate(calibrate::Args),
     /// List what `run` can run.
     ListTargets,
     /// Rebuild the table and report.html from a run's artifacts.
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
     let terminal = Terminal::new();
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &cli, &terminal),
+        Command::Calibrate(args) => calibrate::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
         Command::Report(args) => report::run(args),
         Command::Config(args) => config::run(args, &cli),

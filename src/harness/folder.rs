@@ -21,6 +21,26 @@ pub enum FolderError {
     Taken { path: PathBuf },
 }
 
+/// What names a run, and where it leaves its files.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub id: String,
+    /// UTC, RFC 3339.
+    pub started_at: String,
+    pub dir: PathBuf,
+}
+
+impl Identity {
+    /// Of a run that starts now, in `out` or, when that is empty, in `artifacts/<target>/<id>`.
+    pub fn now(target: &str, out: &Path) -> Identity {
+        let now = Timestamp::now();
+        // Two runs started in the same second differ in the process id.
+        let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
+        let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
+        Identity { started_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), id, dir }
+    }
+}
+
 /// A run's folder, open for writing.
 #[derive(Debug)]
 pub struct RunFolder {
@@ -35,10 +55,7 @@ impl RunFolder {
     /// Makes the folder: `out`, or `artifacts/<target>/<id>` when that is empty. Fails when it cannot be written or holds a run, so
     /// call it before engines are started.
     pub fn create(target: &str, out: &Path) -> Result<RunFolder, FolderError> {
-        let now = Timestamp::now();
-        // Two runs started in the same second differ in the process id.
-        let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
-        let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
+        let Identity { id, started_at, dir } = Identity::now(target, out);
         let write = |source| FolderError::Write { path: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(write)?;
         let open = |name: &str| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).map(BufWriter::new);
@@ -47,7 +64,6 @@ impl RunFolder {
             _ => write(source),
         })?;
         let samples = open("samples.jsonl").map_err(write)?;
-        let started_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         Ok(RunFolder { id, started_at, requests, samples, dir })
     }
 

@@ -12,7 +12,12 @@ pub const DUAL_POOL: Target = Target {
     about: "a prefill and a decode pool with KV hand-off, against shared pools, on the same engines and requests",
 };
 
-pub const TARGETS: [Target; 1] = [DUAL_POOL];
+pub const MIGRATION_COST: Target = Target {
+    name: "migration_cost",
+    about: "what copying KV costs between the devices of this machine, by size, number of runs and way to copy; needs no engines",
+};
+
+pub const TARGETS: [Target; 2] = [DUAL_POOL, MIGRATION_COST];
 
 /// The target of this name, or an error that lists them.
 pub fn find(name: &str) -> Result<Target, UnknownTarget> {
@@ -32,6 +37,9 @@ mod tests {
     #[test]
     fn targets_are_found_by_name() {
         assert_eq!(find("dual_pool"), Ok(DUAL_POOL));
-        assert_eq!(find("dualpool").unwrap_err().to_string(), "there is no target `dualpool`; the targets are: dual_pool");
+        assert_eq!(
+            find("dualpool").unwrap_err().to_string(),
+            "there is no target `dualpool`; the targets are: dual_pool, migration_cost"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Brings up what serves requests: the migrator, the engines on their devices, the controller over them.
 
+mod copies;
 #[cfg(feature = "python")]
 mod vllm;
 
@@ -11,11 +12,18 @@ use crate::core::{Clock, MonotonicClock};
 use crate::device::{Device, Placement};
 use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings};
 use crate::harness::Progress;
-use crate::migrate::Fault;
+use crate::migrate::{EngineLinks, Fault};
 
-/// Starts one engine per placement. Dropping the future ends what was started.
-pub async fn start(settings: &Settings, placements: &[Placement], progress: Arc<dyn Progress>) -> anyhow::Result<Controller> {
-    start_with_fault(settings, placements, progress, Fault::None).await
+pub use copies::{Links, links};
+
+/// Starts one engine per placement, knowing what copies between them cost. Dropping the future ends what was started.
+pub async fn start(
+    settings: &Settings,
+    placements: &[Placement],
+    links: EngineLinks,
+    progress: Arc<dyn Progress>,
+) -> anyhow::Result<Controller> {
+    start_engines(settings, placements, links, progress, Fault::None).await
 }
 
 /// The same with a fault in every KV copy: what tests use to see that a fault shows.
@@ -25,14 +33,24 @@ pub async fn start_with_fault(
     progress: Arc<dyn Progress>,
     fault: Fault,
 ) -> anyhow::Result<Controller> {
+    start_engines(settings, placements, EngineLinks::default(), progress, fault).await
+}
+
+async fn start_engines(
+    settings: &Settings,
+    placements: &[Placement],
+    links: EngineLinks,
+    progress: Arc<dyn Progress>,
+    fault: Fault,
+) -> anyhow::Result<Controller> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     if placements.iter().all(|placement| matches!(placement.device, Device::Virtual(_))) {
         return Ok(virtual_engines(settings, placements.len(), clock));
     }
     #[cfg(feature = "python")]
-    return vllm::start(settings, placements, progress, clock, fault).await;
+    return vllm::start(settings, placements, links, progress, clock, fault).await;
     #[cfg(not(feature = "python"))]
-    drop((progress, fault));
+    drop((links, progress, fault));
     #[cfg(not(feature = "python"))]
     anyhow::bail!("this program was built without Python, so it has virtual engines only; use --device virtual, or `make build`")
 }

@@ -12,16 +12,17 @@ use crate::device::{Device, Placement, cores_near};
 use crate::engine::ENGINE_EVENTS_MAX;
 use crate::engine::vllm::{self, EngineSpec, Pin};
 use crate::harness::Progress;
-use crate::migrate::{Fault, Migrator};
+use crate::migrate::{EngineLinks, Fault, Migrator};
 
 pub async fn start(
     settings: &Settings,
     placements: &[Placement],
+    links: EngineLinks,
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
     fault: Fault,
 ) -> anyhow::Result<Controller> {
-    let (migrator, moves) = Migrator::start(&settings.migrate, clock.clone(), fault)?;
+    let (migrator, moves) = Migrator::start_calibrated(&settings.migrate, clock.clone(), fault, links)?;
     let spec = |(id, placement): (EngineId, &Placement)| {
         Ok(EngineSpec {
             id,

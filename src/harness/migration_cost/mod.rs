@@ -1,0 +1,185 @@
+//! The target `migration_cost` (`dualpool calibrate`): what copies of KV cost between the devices of this machine, by the size of their
+//! runs, the number of runs and the class of copy. It needs no engines: it copies between memories of its own, by the plans and the
+//! transports that hand-offs use.
+
+mod fit;
+mod memory;
+mod plans;
+mod result;
+mod sweep;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use super::folder::{FolderError, Identity};
+use super::{Progress, target};
+use crate::config::Settings;
+use crate::core::Bytes;
+use crate::device::{Device, Machine, Placement};
+use crate::migrate::{CopyClass, LinkCost, Transport, write_json};
+use crate::report::measure::{quantile, sorted};
+use fit::Observed;
+use plans::Shape;
+use sweep::{FROM, Point, TO};
+
+pub use plans::Scale;
+pub use result::{Choice, Class, HeldOut, Link, MIGRATION_COST_SCHEMA, MigrationCost};
+pub use table::table;
+
+/// The name of the file in the run's folder.
+pub const FILE: &str = "migration_cost.json";
+
+/// What a calibration came to.
+#[derive(Debug)]
+pub struct Calibrated {
+    pub cost: MigrationCost,
+    /// The file with everything that was measured, and the one that later runs read.
+    pub artifact: PathBuf,
+    pub calibration: Option<PathBuf>,
+}
+
+/// Measures every ordered pair of the engines' memories and writes both files; the second one only where later runs look for any.
+pub fn run(
+    settings: &Settings,
+    scale: &Scale,
+    placements: &[Placement],
+    machine: Machine,
+    progress: &dyn Progress,
+) -> anyhow::Result<Calibrated> {
+    let identity = Identity::now(target::MIGRATION_COST.name, &settings.run.out);
+    let artifact = identity.dir.join(FILE);
+    if artifact.exists() {
+        return Err(FolderError::Taken { path: identity.dir }.into());
+    }
+    let seed = settings.workload.seed;
+    let mut links = Vec::new();
+    for (from, to) in pairs(placements) {
+        links.push(link(from, to, scale, seed, progress).with_context(|| format!("measuring copies from {from} to {to}"))?);
+    }
+    if links.is_empty() {
+        bail!("one engine has nobody to copy to; give the two pools a device each");
+    }
+    let cost = MigrationCost {
+        schema: MIGRATION_COST_SCHEMA,
+        target: target::MIGRATION_COST.name.into(),
+        id: identity.id,
+        started_at: identity.started_at,
+        command: std::env::args().collect(),
+        dualpool: env!("CARGO_PKG_VERSION").into(),
+        machine,
+        memory_bytes: scale.memory,
+        repeats: scale.repeats,
+        seed,
+        links,
+    };
+    write_json(&artifact, &cost).map_err(|source| FolderError::Write { path: identity.dir, source })?;
+    let (copy_costs, calibration) = (cost.copy_costs()?, settings.migrate.calibration_file());
+    if let Some(path) = &calibration {
+        copy_costs.write(path)?;
+    }
+    Ok(Calibrated { cost, artifact, calibration })
+}
+
+/// Devices of every ordered pair of engines, those of the same two memories once.
+fn pairs(placements: &[Placement]) -> Vec<(&Device, &Device)> {
+    let mut pairs: Vec<(&Device, &Device)> = Vec::new();
+    for (i, from) in placements.iter().enumerate() {
+        for (_, to) in placements.iter().enumerate().filter(|(j, _)| *j != i) {
+            let known =
+                |pair: &(&Device, &Device)| pair.0.memory() == from.device.memory() && pair.1.memory() == to.device.memory();
+            if !pairs.iter().any(known) {
+                pairs.push((&from.device, &to.device));
+            }
+        }
+    }
+    pairs
+}
+
+fn link(from: &Device, to: &Device, scale: &Scale, seed: u64, progress: &dyn Progress) -> anyhow::Result<Link> {
+    let (name, mut transport) = memory::transport(from, to)?;
+    transport.map(FROM, memory::on(from, scale.memory)?)?;
+    transport.map(TO, memory::on(to, scale.memory)?)?;
+    let rounds = scale.repeats + 1;
+    progress.phase(&format!("{} to {}", from.memory(), to.memory()), rounds);
+    let measured = measure(transport.as_mut(), scale, seed, &mut |round| {
+        progress.step(if round == 0 { "warm-up" } else { "copies" });
+    })?;
+    let Measured { large, points, held_out } = measured;
+    let ceiling = large.iter().map(Point::bytes_per_s).fold(0.0, f64::max);
+    let classes = transport.classes(FROM, TO).into_iter().map(|class| fitted(class, &points, &held_out));
+    let classes = classes.collect::<anyhow::Result<Vec<Class>>>()?;
+    let costs = LinkCost::new(classes.iter().map(|class| (class.class, class.cost)).collect())?;
+    let predicted = |point: &Point| costs.classes()[&point.class].predict_us(point.bytes, point.runs);
+    let held_out: Vec<HeldOut> =
+        held_out.into_iter().map(|measured| HeldOut { predicted_us: predicted(&measured), measured }).collect();
+    let errors = sorted(held_out.iter().map(|h| (h.predicted_us / h.measured.total_us() - 1.0).abs()));
+    Ok(Link {
+        from: from.memory(),
+        to: to.memory(),
+        devices: [from.to_string(), to.to_string()],
+        transport: name.into(),
+        large,
+        ceiling_bytes_per_s: ceiling,
+        choices: choices(&costs, &points),
+        points,
+        classes,
+        held_out_error_median: quantile(&errors, 0.5).context("no plan was held out")?,
+        held_out,
+    })
+}
+
+struct Measured {
+    large: Vec<Point>,
+    points: Vec<Point>,
+    held_out: Vec<Point>,
+}
+
+/// All of a link in one sweep, so that grid, held-out plans and the large copy share the same minutes of the machine.
+fn measure(transport: &mut dyn Transport, scale: &Scale, seed: u64, round: &mut dyn FnMut(u32)) -> anyhow::Result<Measured> {
+    let (grid, held_out, large) = (plans::grid(scale), plans::held_out(scale, seed), scale.ceiling());
+    let shapes: Vec<Shape> = grid.iter().chain(&held_out).chain([&large]).copied().collect();
+    let points = sweep::sweep(transport, &shapes, scale, seed, round)?;
+    let of = |shapes: &[Shape]| {
+        let shape = |point: &Point| Shape { run: point.run_bytes, runs: point.runs };
+        points.iter().filter(|point| shapes.contains(&shape(point))).cloned().collect::<Vec<_>>()
+    };
+    Ok(Measured { large: of(&[large]), held_out: of(&held_out), points: of(&grid) })
+}
+
+fn fitted(class: CopyClass, points: &[Point], held_out: &[Point]) -> anyhow::Result<Class> {
+    let of_class = |points: &[Point]| points.iter().filter(|point| point.class == class).map(observed).collect::<Vec<_>>();
+    let (seen, unseen) = (of_class(points), of_class(held_out));
+    let cost = fit::fit(&seen).with_context(|| format!("class `{class}` gave no times to fit"))?;
+    let (fit_errors, held_out_errors) = (fit::errors(&cost, &seen), fit::errors(&cost, &unseen));
+    let smallest = seen.iter().min_by_key(|point| point.bytes.0).context("the grid is empty")?;
+    let at = |errors: &[f64], share| quantile(errors, share).with_context(|| format!("class `{class}` has no held-out plan"));
+    Ok(Class {
+        class,
+        cost,
+        smallest_us: smallest.us,
+        fit_error_median: at(&fit_errors, 0.5)?,
+        held_out_error_median: at(&held_out_errors, 0.5)?,
+        held_out_error_p90: at(&held_out_errors, 0.9)?,
+    })
+}
+
+/// A hand-off waits for the plan as well.
+fn observed(point: &Point) -> Observed {
+    Observed { bytes: point.bytes, runs: point.runs, us: point.total_us() }
+}
+
+/// For every shape of the grid the class that a mover would take, and the one that was fastest.
+fn choices(costs: &LinkCost, points: &[Point]) -> Vec<Choice> {
+    let mut shapes: Vec<(Bytes, u32)> = points.iter().map(|point| (point.run_bytes, point.runs)).collect();
+    shapes.sort_by_key(|(run, runs)| (run.0, *runs));
+    shapes.dedup();
+    let choice = |(run_bytes, runs): (Bytes, u32)| {
+        let of_shape = points.iter().filter(|point| (point.run_bytes, point.runs) == (run_bytes, runs));
+        let fastest = of_shape.min_by(|a, b| a.total_us().total_cmp(&b.total_us()))?.class;
+        let (chosen, _) = costs.choose(Bytes(run_bytes.0 * u64::from(runs)), runs);
+        Some(Choice { run_bytes, runs, chosen, fastest })
+    };
+    shapes.into_iter().filter_map(choice).collect()
+}
