@@ -1,7 +1,6 @@
 //! The program over real engines, from outside.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,7 +17,8 @@ pub async fn ctrl_c_ends_engines_and_keeps_finished_work() {
     let out = folder.path().join("run");
     let calibration = folder.path().join("calibration.json");
     let calibrated = Command::new(env!("CARGO_BIN_EXE_dualpool"))
-        .args(["calibrate", "--quick", "--device", "cpu", "--calibration".as_ref() as &OsStr, calibration.as_os_str()])
+        .args(["calibrate", "--quick", "--device", "cpu"])
+        .args(["--calibration".as_ref(), calibration.as_os_str()])
         .current_dir(&folder)
         .output()
         .unwrap();
