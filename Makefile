@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench rust-tools
+.PHONY: help setup build demo test bench test-tools
 
 # vLLM imports thousands of modules: without byte code every engine starts half a minute later. Where the user does not want
 # __pycache__ folders, byte code goes to a folder of its own instead.
@@ -24,18 +24,20 @@ build: setup ## target/release/dualpool
 demo: build ## run the main benchmark on this machine and print its table and the path of its report
 	target/release/dualpool run dual_pool
 
-test: rust-tools setup ## style checks, then every test
-	@echo '[test] 1/5 format';        cargo fmt --check
-	@echo '[test] 2/5 lints';         cargo clippy --all-targets -- -D warnings
+test: test-tools setup ## style checks, then every test
+	@echo '[test] 1/5 format';        cargo fmt --all --check
+	@echo '[test] 2/5 lints';         cargo clippy --workspace --all-targets -- -D warnings
 	@echo '[test] 3/5 Python';        .venv/bin/python -m compileall -q python
 	@echo '[test] 4/5 unit tests';    cargo test --lib --bins
 	@# Tests in tests/ start real engines, each of which takes the cores it is given: one at a time.
 	@echo '[test] 5/5 engine tests';  cargo test --test '*' -- --test-threads=1
 
 # rustup's minimal profile lacks them; better said before the downloads than after.
-rust-tools:
+test-tools:
 	@for tool in fmt clippy; do cargo $$tool --version > /dev/null 2>&1 || \
 		{ printf 'error: `cargo %s` does not run\n  hint: rustup component add rustfmt clippy\n' "$$tool" >&2; exit 1; }; done
+	@# The CUDA kernels are run on the CPU, compiled as C++.
+	@c++ --version > /dev/null 2>&1 || { printf 'error: there is no C++ compiler (c++)\n  hint: apt-get install g++\n' >&2; exit 1; }
 
 bench: setup ## criterion benchmarks of the hot paths
 	cargo bench

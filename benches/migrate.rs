@@ -37,7 +37,7 @@ fn map(engine: u16, blocks: u32, block_major: bool) -> KvMap {
         groups: vec![Group { block_size: 128 }],
         layers: (0..LAYERS).map(layer).collect(),
     };
-    KvMap::new(EngineId(engine), bytes, register).expect("the map is valid by construction")
+    KvMap::new(EngineId(engine), register).expect("the map is valid by construction")
 }
 
 /// Every block, or every other one: neighbours merge, the others do not.
@@ -60,11 +60,15 @@ fn plans(c: &mut Criterion) {
 }
 
 fn memory(bytes: u64) -> Memory {
+    Memory::Shm { fd: memfd(bytes), bytes }
+}
+
+fn memfd(bytes: u64) -> OwnedFd {
     let fd = memfd_create("dualpool-bench", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("a memfd");
     let file = File::from(fd);
     file.set_len(bytes).expect("room for the memfd");
     fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).expect("a seal");
-    Memory::Shm { fd: OwnedFd::from(file), bytes }
+    OwnedFd::from(file)
 }
 
 fn moves(c: &mut Criterion) {
@@ -92,10 +96,10 @@ fn copy(shm: &mut ShmTransport, spans: &[Span]) {
 
 /// The first copy through a new mapping: pages are there (their engine touched them) but this process has not seen them yet.
 fn first_touch(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>, source: &KvMap, target: &KvMap) {
-    let memories = [(EngineId(0), memory(source.bytes)), (EngineId(1), memory(target.bytes))];
+    let memories = [(EngineId(0), memfd(source.bytes), source.bytes), (EngineId(1), memfd(target.bytes), target.bytes)];
     let mapped = || {
         let mut shm = ShmTransport::new();
-        for (engine, Memory::Shm { fd, bytes }) in &memories {
+        for (engine, fd, bytes) in &memories {
             let fd = fd.try_clone().expect("a file descriptor");
             shm.map(*engine, Memory::Shm { fd, bytes: *bytes }).expect("mapped");
         }

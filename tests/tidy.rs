@@ -51,7 +51,7 @@ fn sources(folders: &[&str], extension: &str) -> Vec<Source> {
 }
 
 fn rust() -> Vec<Source> {
-    sources(&["src", "tests", "benches"], "rs")
+    sources(&["src", "tests", "benches", "examples", "kernels", "build"], "rs")
 }
 
 #[track_caller]

@@ -7,6 +7,7 @@ mod doctor;
 mod failure;
 mod flags;
 pub mod fleet;
+mod hold_gpu_memory;
 mod interrupt;
 mod list_targets;
 mod log;
@@ -55,6 +56,9 @@ enum Command {
     Doctor(doctor::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
+    /// Hold GPU memory for a virtual engine until standard input ends; started by `run`.
+    #[command(hide = true)]
+    HoldGpuMemory(hold_gpu_memory::Args),
 }
 
 pub fn main() -> ExitCode {
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(args, &cli),
         Command::Doctor(args) => doctor::run(args, &cli),
         Command::Completions(args) => completions::run(args),
+        Command::HoldGpuMemory(args) => hold_gpu_memory::run(args),
     };
     result.unwrap_or_else(|error| failure::print(&error))
 }

@@ -39,7 +39,7 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
         return calibrate::measure(&settings, &gpus, args.json, terminal);
     }
     let placements = device::choose(&settings.pools, &gpus)?;
-    let links = fleet::links(&settings.migrate, &placements, &gpus)?;
+    let links = fleet::links(&settings, &placements, &gpus)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
     let outcome = runtime.block_on(measure(&settings, &placements, links, terminal));

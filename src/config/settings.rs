@@ -18,6 +18,8 @@ pub struct Settings {
     pub objectives: ObjectiveSettings,
     pub run: RunSettings,
     pub telemetry: TelemetrySettings,
+    #[serde(rename = "virtual")]
+    pub virtual_engines: VirtualEngineSettings,
 }
 
 /// How each engine is started; the same for all.
@@ -281,5 +283,33 @@ pub struct TelemetrySettings {
 impl Default for TelemetrySettings {
     fn default() -> Self {
         TelemetrySettings { sample_ms: 50, log: "warn".into() }
+    }
+}
+
+/// Where the KV memory of virtual engines lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VirtualKv {
+    /// There is none: moves take the time that the model says.
+    None,
+    /// Shared memory, which the migrator copies.
+    Shm,
+    /// Memory of GPUs, which the migrator copies: engine `i` of `pools` on the GPU that CUDA numbers `i` (and from the first one again
+    /// when there are fewer).
+    Cuda,
+}
+
+/// Engines without weights (`pools.device = "virtual"`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VirtualEngineSettings {
+    pub kv: VirtualKv,
+    /// Model time that passes per second of real time.
+    pub speed: f64,
+}
+
+impl Default for VirtualEngineSettings {
+    fn default() -> Self {
+        VirtualEngineSettings { kv: VirtualKv::None, speed: 1.0 }
     }
 }

@@ -74,6 +74,8 @@ const RULES: &[Rule] = &[
     rule("telemetry.log", "a filter such as `warn` or `info,dualpool::engine=debug`", |s| {
         tracing_subscriber::EnvFilter::try_new(&s.telemetry.log).is_ok()
     }),
+    rule("virtual.kv", "none, shm or cuda", |_| true),
+    rule("virtual.speed", POSITIVE, |s| is_positive(s.virtual_engines.speed)),
 ];
 
 fn is_share(x: f64) -> bool {

@@ -1,11 +1,11 @@
-//! Which machine this is, as far as it matters to figures that were measured on it; and in which of its memories a device's KV lies.
+//! Which machine this is, as far as it matters to figures that were measured on it; and in which of its memories the KV of an engine lies.
 
 use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Device, Gpus};
+use super::{CoreSet, Gpus};
 
 /// What figures of copies hang on. Two machines that are equal in all of it are taken for the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,17 +49,11 @@ impl Machine {
     }
 }
 
-impl Device {
-    /// The memory in which an engine on this device has its KV: copies between the same two memories cost the same.
+impl CoreSet {
+    /// The memory in which an engine on these cores has its KV: copies between the same two memories cost the same.
     pub fn memory(&self) -> String {
-        match self {
-            Device::Cores(set) => {
-                let nodes: Vec<String> = set.nodes.iter().map(u32::to_string).collect();
-                format!("NUMA node {}", nodes.join("+"))
-            }
-            Device::Gpu(gpu) => gpu.uuid.clone(),
-            Device::Virtual(index) => format!("virtual {index}"),
-        }
+        let nodes: Vec<String> = self.nodes.iter().map(u32::to_string).collect();
+        format!("NUMA node {}", nodes.join("+"))
     }
 }
 
@@ -91,7 +85,6 @@ fn numa_nodes(folder: &Path) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::CoreSet;
 
     #[test]
     fn reads_the_kernels_formats() {
@@ -124,8 +117,7 @@ mod tests {
     #[test]
     fn sets_of_one_node_share_its_memory() {
         let set = |compute: u32, nodes: &[u32]| {
-            let set = CoreSet { compute: vec![compute], threads: vec![compute], nodes: nodes.to_vec(), shares_cores: false };
-            Device::Cores(set).memory()
+            CoreSet { compute: vec![compute], threads: vec![compute], nodes: nodes.to_vec(), shares_cores: false }.memory()
         };
         assert_eq!(set(0, &[0]), set(1, &[0]));
         assert_eq!(set(0, &[0, 1]), "NUMA node 0+1");

@@ -1,6 +1,7 @@
 //! The devices of this machine, and which of them each engine gets.
 
 mod cores;
+pub mod cuda;
 mod gpu;
 mod machine;
 mod place;

@@ -15,6 +15,16 @@ pub enum Device {
     Virtual(u32),
 }
 
+impl Device {
+    /// The number of a virtual engine.
+    pub fn virtual_index(&self) -> Option<u32> {
+        match self {
+            Device::Virtual(index) => Some(*index),
+            Device::Cores(_) | Device::Gpu(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -35,7 +35,7 @@ pub struct CopyCosts {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeasuredLink {
-    /// `Device::memory` of source and destination.
+    /// The memories of source and destination: a NUMA node, or the UUID of a GPU.
     pub from: String,
     pub to: String,
     /// One large copy in one run.
@@ -113,6 +113,10 @@ pub struct EngineLinks(BTreeMap<(EngineId, EngineId), LinkCost>);
 impl EngineLinks {
     pub fn get(&self, from: EngineId, to: EngineId) -> Option<&LinkCost> {
         self.0.get(&(from, to))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = ((EngineId, EngineId), &LinkCost)> {
+        self.0.iter().map(|(pair, cost)| (*pair, cost))
     }
 
     pub fn len(&self) -> usize {

@@ -5,17 +5,21 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-use super::control::wire::{Layer, Register};
+use super::control::wire::{Layer, MemoryKind, Register, Segment};
 use crate::core::EngineId;
 
 /// Bounds of one map; real models stay far below them.
 pub const LAYERS_MAX: usize = 1024;
 pub const GROUPS_MAX: usize = 64;
+/// Pieces of GPU memory of one engine. vLLM allocates one per layer at most; with more of them the message would not fit.
+pub const SEGMENTS_MAX: usize = 256;
 
 /// One engine's KV memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KvMap {
     pub engine: EngineId,
+    /// `shm` or `cuda`.
+    pub kind: &'static str,
     /// Size of the memory. Every offset below lies within it.
     pub bytes: u64,
     pub layout: String,
@@ -36,6 +40,10 @@ pub struct KvGroup {
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum MapError {
+    #[error("the pieces of the memory have more bytes than an offset can name")]
+    TooLarge,
+    #[error("piece {index} of the memory is empty, or its offset {offset} with its {bytes} bytes is beyond any allocation")]
+    Segment { index: usize, offset: u64, bytes: u64 },
     #[error("{what} is {found}; it must be between 1 and {max}")]
     Count { what: &'static str, found: usize, max: usize },
     #[error("KV group {group} has block_size 0 or no layer")]
@@ -64,8 +72,12 @@ pub struct Mismatch {
 }
 
 impl KvMap {
-    pub fn new(engine: EngineId, bytes: u64, register: Register) -> Result<KvMap, MapError> {
-        let Register { layout, backend, groups, mut layers, .. } = register;
+    pub fn new(engine: EngineId, register: Register) -> Result<KvMap, MapError> {
+        let Register { memory, layout, backend, groups, mut layers } = register;
+        let bytes = memory.bytes().ok_or(MapError::TooLarge)?;
+        if let MemoryKind::Cuda { segments, .. } = &memory {
+            check_segments(segments)?;
+        }
         count("the number of layers", layers.len(), LAYERS_MAX)?;
         count("the number of KV groups", groups.len(), GROUPS_MAX)?;
         layers.sort_by(|a, b| a.name.cmp(&b.name));
@@ -90,7 +102,7 @@ impl KvMap {
         if let Some(group) = groups.iter().position(|g| g.block_size == 0 || g.blocks == 0) {
             return Err(MapError::EmptyGroup { group });
         }
-        Ok(KvMap { engine, bytes, layout, backend, groups, layers })
+        Ok(KvMap { engine, kind: memory.name(), bytes, layout, backend, groups, layers })
     }
 
     /// Whether bytes of this map's blocks mean the same in `other`'s blocks. Blocks may lie elsewhere and be more or fewer; all
@@ -103,6 +115,9 @@ impl KvMap {
             left_value: format!("{left:?}"),
             right_value: format!("{right:?}"),
         };
+        if self.kind != other.kind {
+            return Err(differ("the kind of KV memory", &self.kind, &other.kind));
+        }
         if self.backend != other.backend {
             return Err(differ("the attention backend", &self.backend, &other.backend));
         }
@@ -128,11 +143,13 @@ impl KvMap {
             }
             if left.runs != right.runs {
                 let bytes = |layer: &Layer| (layer.runs.len(), layer.runs.iter().map(|run| run.1).sum::<u64>());
-                return Err(differ(
-                    &format!("the (byte runs, bytes) of a block of layer `{}`", left.name),
-                    &bytes(left),
-                    &bytes(right),
-                ));
+                if bytes(left) != bytes(right) {
+                    let what = format!("the (byte runs, bytes) of a block of layer `{}`", left.name);
+                    return Err(differ(&what, &bytes(left), &bytes(right)));
+                }
+                let first = left.runs.iter().zip(&right.runs).find(|(left, right)| left != right);
+                let what = format!("the first other (offset, length) in a block of layer `{}`", left.name);
+                return Err(differ(&what, &first.map(|(left, _)| left), &first.map(|(_, right)| right)));
             }
         }
         Ok(())
@@ -141,6 +158,15 @@ impl KvMap {
 
 fn count(what: &'static str, found: usize, max: usize) -> Result<(), MapError> {
     if (1..=max).contains(&found) { Ok(()) } else { Err(MapError::Count { what, found, max }) }
+}
+
+fn check_segments(segments: &[Segment]) -> Result<(), MapError> {
+    count("the number of pieces of the memory", segments.len(), SEGMENTS_MAX)?;
+    let wrong = |segment: &Segment| segment.bytes == 0 || segment.offset.checked_add(segment.bytes).is_none();
+    match segments.iter().enumerate().find(|(_, segment)| wrong(segment)) {
+        None => Ok(()),
+        Some((index, &Segment { offset, bytes, .. })) => Err(MapError::Segment { index, offset, bytes }),
+    }
 }
 
 fn check_layer(layer: &Layer, bytes: u64) -> Result<(), MapError> {
@@ -166,7 +192,9 @@ fn check_layer(layer: &Layer, bytes: u64) -> Result<(), MapError> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::control::wire::{Group, MemoryKind};
+    use crate::device::cuda::GpuUuid;
+
+    use super::super::control::wire::Group;
     use super::*;
 
     /// Two layers in one group, each block one run, as vLLM's CPU backend lays them out.
@@ -190,7 +218,7 @@ pub(super) mod tests {
     }
 
     pub fn map(engine: u16, blocks: u32, run: u64) -> KvMap {
-        KvMap::new(EngineId(engine), 2 * u64::from(blocks) * run, register(blocks, run)).unwrap()
+        KvMap::new(EngineId(engine), register(blocks, run)).unwrap()
     }
 
     #[test]
@@ -199,7 +227,7 @@ pub(super) mod tests {
         let new = |edit: &dyn Fn(&mut Register)| {
             let mut register = good.clone();
             edit(&mut register);
-            KvMap::new(EngineId(0), 512, register)
+            KvMap::new(EngineId(0), register)
         };
         assert!(new(&|_| {}).is_ok());
         assert!(matches!(new(&|r| r.layers[1].base += 1), Err(MapError::OutOfBounds { end: Some(513), bytes: 512, .. })));
@@ -216,6 +244,23 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn pieces_of_gpu_memory_count_as_one_range_and_are_checked() {
+        let segment = |offset, bytes| Segment { handle: "07".repeat(64), offset, bytes };
+        let new = |segments: Vec<Segment>| {
+            let memory = MemoryKind::Cuda { uuid: GpuUuid::from_bytes([1; 16]), segments };
+            KvMap::new(EngineId(0), Register { memory, ..register(4, 64) })
+        };
+        let map = new(vec![segment(4096, 256), segment(0, 256)]).unwrap();
+        assert_eq!((map.kind, map.bytes), ("cuda", 512));
+        assert!(matches!(new(vec![segment(0, 511)]), Err(MapError::OutOfBounds { end: Some(512), bytes: 511, .. })));
+        assert!(matches!(new(vec![segment(0, 512), segment(0, 0)]), Err(MapError::Segment { index: 1, .. })));
+        assert!(matches!(new(vec![segment(u64::MAX, 512)]), Err(MapError::Segment { index: 0, .. })));
+        assert_eq!(new(vec![segment(0, u64::MAX), segment(0, 1)]), Err(MapError::TooLarge));
+        assert!(matches!(new(Vec::new()), Err(MapError::Count { found: 0, .. })));
+        assert!(matches!(new(vec![segment(0, 2); 257]), Err(MapError::Count { found: 257, .. })));
+    }
+
+    #[test]
     fn a_mismatch_names_both_sides() {
         let left = map(0, 4, 64);
         let check = |edit: &dyn Fn(&mut KvMap)| {
@@ -226,10 +271,15 @@ pub(super) mod tests {
         assert_eq!(check(&|_| {}), Ok(()), "another number of blocks is no mismatch");
         let text = check(&|r| r.layout = "BLHNC".into()).unwrap_err();
         assert!(text.contains(r#""LBHNC" on engine-0"#) && text.contains(r#""BLHNC" on engine-1"#), "{text}");
+        let text = check(&|r| r.kind = "cuda").unwrap_err();
+        assert!(text.contains(r#"the kind of KV memory is "shm" on engine-0 and "cuda" on engine-1"#), "{text}");
         assert!(check(&|r| r.backend = "cpu AVX2".into()).unwrap_err().contains("AVX2"));
         assert!(check(&|r| r.groups[0].block_size = 64).unwrap_err().contains("[64]"));
         assert!(check(&|r| r.layers[1].dtype = "float32".into()).unwrap_err().contains("layers.1"));
         assert!(check(&|r| r.layers[1].runs = vec![(0, 32), (32, 32)]).unwrap_err().contains("(2, 64)"));
+        assert!(
+            check(&|r| r.layers[1].runs = vec![(8, 64)]).unwrap_err().contains("Some((0, 64)) on engine-0 and Some((8, 64)) on")
+        );
         assert!(check(&|r| r.layers[1].name = "layers.9".into()).unwrap_err().contains("layers.9"));
     }
 }

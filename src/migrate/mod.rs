@@ -10,7 +10,8 @@
 //! | `control` | the socket, its messages, and the thread that runs the broker |
 //! | `cost` | what a copy costs, by size, number of runs and class |
 //! | `calibration` | the file that keeps what copies cost on this machine |
-//! | `transport`, `shm` | what moves bytes; between memfds |
+//! | `transport`, `shm`, `cuda` | what moves bytes; between memfds; between GPUs |
+//! | `transports` | all of them as one, by the kind of an engine's memory |
 //! | `mover`, `verify` | the thread that executes plans, and checks them |
 //!
 //! `docs/kv-protocol.md` describes the protocol; `python/dualpool/connector` is its other end.
@@ -19,6 +20,7 @@ mod broker;
 mod calibration;
 mod control;
 mod cost;
+mod cuda;
 mod kv_mover;
 mod lease;
 mod memory;
@@ -26,6 +28,7 @@ mod mover;
 mod plan;
 mod shm;
 mod transport;
+mod transports;
 mod verify;
 
 use std::path::Path;
@@ -40,11 +43,13 @@ use crate::router::CopyLine;
 pub use calibration::{COPY_COSTS_SCHEMA, COPY_LAYOUT, CalibrationError, CopyCosts, EngineLinks, MeasuredLink, write_json};
 pub use control::wire;
 pub use cost::{ClassCost, CopyClass, Footprint, LinkCost, LinkCostError};
+pub use cuda::{CudaTransport, KernelSettings};
 pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
 pub use plan::{BlockPair, PlanError, Span, plan, total_bytes};
 pub use shm::ShmTransport;
 pub use transport::{Memory, Stop, Transport, TransportError};
+pub use transports::Transports;
 
 /// Events that the controller has not read yet. When the channel is full, the migrator reads no more messages until there is room.
 pub const MOVE_EVENTS_MAX: usize = 4096;
@@ -108,22 +113,23 @@ impl Migrator {
         clock: Arc<dyn Clock>,
         fault: Fault,
     ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
-        Migrator::start_calibrated(settings, clock, fault, EngineLinks::default())
+        Migrator::start_with(settings, clock, fault, EngineLinks::default(), Box::new(Transports::default()))
     }
 
-    /// The same, knowing what copies cost between these engines.
-    pub fn start_calibrated(
+    /// The same with a transport of the caller's making, and knowing what copies between these engines cost.
+    pub fn start_with(
         settings: &MigrateSettings,
         clock: Arc<dyn Clock>,
         fault: Fault,
         links: EngineLinks,
+        transport: Box<dyn Transport>,
     ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
         let run_dir = control::RunDir::open(&settings.run_dir)?;
         let (events, received) = mpsc::channel(MOVE_EVENTS_MAX);
         let fault = Arc::new(Mutex::new(fault));
         let lease = Micros(settings.lease_ms * 1000);
         let options = control::Options { lease, verify: settings.verify_kv, fault: fault.clone(), clock, links };
-        let thread = control::ControlThread::start(run_dir.socket(), Box::new(ShmTransport::new()), options, events)?;
+        let thread = control::ControlThread::start(run_dir.socket(), transport, options, events)?;
         Ok((Migrator { thread, run_dir, fault }, received))
     }
 

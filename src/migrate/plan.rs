@@ -162,7 +162,7 @@ mod tests {
             groups: vec![Group { block_size: 16 }; groups as usize],
             layers: (0..layers).map(layer).collect(),
         };
-        KvMap::new(EngineId(engine), bytes, register).unwrap()
+        KvMap::new(EngineId(engine), register).unwrap()
     }
 
     /// What the plan means, byte by byte: target byte -> source byte.

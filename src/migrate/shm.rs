@@ -32,8 +32,8 @@ impl ShmTransport {
 
 impl Transport for ShmTransport {
     fn map(&mut self, engine: EngineId, memory: Memory) -> Result<(), TransportError> {
-        let Memory::Shm { fd, bytes } = memory;
         let failed = |why: String| TransportError::Map { engine, why };
+        let Memory::Shm { fd, bytes } = memory else { return Err(failed("it is no memfd".into())) };
         let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(|e| failed(format!("it is not a memfd ({e})")))?;
         if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
             // Reading beyond the end of a file that shrank kills the reader (SIGBUS).

@@ -11,20 +11,15 @@ use thiserror::Error;
 use super::cost::CopyClass;
 use super::plan::Span;
 use crate::core::EngineId;
+use crate::device::cuda::IpcHandle;
 
 /// A handle to an engine's KV memory, as its connector sent it.
 #[derive(Debug)]
 pub enum Memory {
     /// A memfd of at least this many bytes.
     Shm { fd: OwnedFd, bytes: u64 },
-}
-
-impl Memory {
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Memory::Shm { bytes, .. } => *bytes,
-        }
-    }
+    /// Pieces of allocations on one GPU, addressed as if they lay behind each other.
+    Cuda { segments: Vec<IpcHandle> },
 }
 
 #[derive(Debug, Error)]
@@ -35,6 +30,12 @@ pub enum TransportError {
     NotMapped { engine: EngineId },
     #[error("the copy would reach byte {end} of {engine}, whose memory has {bytes}")]
     OutOfBounds { engine: EngineId, end: u64, bytes: u64 },
+    #[error("KV memory of {from} and {to} is of different kinds ({from_kind} and {to_kind}); nothing copies between them")]
+    Kinds { from: EngineId, to: EngineId, from_kind: &'static str, to_kind: &'static str },
+    #[error("the copy from {from} to {to} failed: {why}")]
+    Failed { from: EngineId, to: EngineId, why: String },
+    #[error("the KV memory of {engine} could not be read: {why}")]
+    Unreadable { engine: EngineId, why: String },
     #[error("the copy was stopped because one of its engines is gone")]
     Stopped,
     #[error("there is no class `{class}` of copy from {from} to {to}")]

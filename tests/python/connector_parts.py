@@ -53,7 +53,7 @@ def layers_lie_where_their_strides_say() -> None:
             strides[dim], stride = stride, stride * size
         buffer = torch.zeros(skip + stride * item, dtype=torch.int8)
         view = torch.as_strided(buffer[skip:].view(dtype), shape, strides)
-        layer = layout.describe_layer("l", view, 0, shape[2] * split, buffer)
+        [layer] = layout.describe_layer("l", view, 0, shape[2] * split, lambda address: address - buffer.data_ptr())
         assert layer["blocks"] == shape[0] // split
         for block in range(layer["blocks"]):
             want = set()
@@ -67,13 +67,99 @@ def layers_lie_where_their_strides_say() -> None:
             assert all(a.stop < b.start for a, b in itertools.pairwise(runs)), "ascending, and merged where they touch"
 
 
+def bytes_of(layers: list[dict], block: int) -> list[range]:
+    starts = [(layer["base"] + block * layer["block_stride"], layer["runs"]) for layer in layers]
+    return [range(start + offset, start + offset + length) for start, runs in starts for offset, length in runs]
+
+
+def addresses(view: torch.Tensor, buffer: torch.Tensor) -> set[int]:
+    item, base = view.element_size(), buffer.data_ptr()
+    starts = (view[index].data_ptr() - base for index in itertools.product(*map(range, view.shape)))
+    return {start + i for start in starts for i in range(item)}
+
+
+def layouts_of_vllm_0_26() -> None:
+    """Keys and values as an axis of their own, latent attention, and one tensor for all layers: each block's runs are exactly the
+    addresses of its elements, in whatever order the axes lie in memory."""
+    layout = part("layout")
+    blocks, tokens, heads, content = 6, 4, 3, 2
+    shapes = {(2, blocks, tokens, heads, content): 1, (blocks, 2, tokens, heads, content): 0, (blocks, tokens, content): 0}
+    for shape, block_axis in shapes.items():
+        for order in itertools.permutations(range(len(shape))):
+            buffer = torch.zeros(1024, dtype=torch.float16)
+            memory = buffer[: torch.Size(shape).numel()].view([shape[axis] for axis in order])
+            view = memory.permute([order.index(axis) for axis in range(len(shape))])
+            assert tuple(view.shape) == shape
+            layers = layout.describe_layer("l", view, 0, tokens, lambda address: address - buffer.data_ptr())
+            assert [layer["name"] for layer in layers] == (["l.keys", "l.values"] if block_axis else ["l"])
+            for block in range(blocks):
+                runs = bytes_of(layers, block)
+                want = addresses(view.select(block_axis, block), buffer)
+                assert sum(map(len, runs)) == len(want) and set(itertools.chain(*runs)) == want, (shape, order)
+
+
+def one_tensor_for_all_layers_becomes_a_view_per_layer() -> None:
+    layout = part("layout")
+    # As FlashAttention's: [layer, 2, block, token, head, content], with blocks outermost in memory and layers next.
+    order, shape = (2, 0, 1, 3, 4, 5), (3, 2, 5, 4, 2, 8)
+    buffer = torch.zeros(torch.Size(shape).numel(), dtype=torch.bfloat16)
+    tensor = buffer.view([shape[axis] for axis in order])
+    views = layout.views_of_layers(tensor, order, [["a"], ["b", "shares b"], ["c"]])
+    assert list(views) == ["a", "b", "shares b", "c"] and all(tuple(view.shape) == shape[1:] for view in views.values())
+    layers = [layer for name in "abc" for layer in layout.describe_layer(name, views[name], 0, 4, lambda a: a - buffer.data_ptr())]
+    block_bytes = 3 * 2 * 4 * 2 * 8 * 2
+    for block in range(5):
+        runs = sorted(bytes_of(layers, block), key=lambda run: run.start)
+        assert runs[0].start == block * block_bytes and runs[-1].stop == (block + 1) * block_bytes
+        assert all(a.stop == b.start for a, b in itertools.pairwise(runs)), "a whole block is one stretch of memory"
+
+
 def views_of_another_shape_are_refused() -> None:
     layout = part("layout")
     buffer = torch.zeros(1024, dtype=torch.int8)
-    raises(ValueError, "layer x keeps its cache as (4, 256)", layout.describe_layer, "x", buffer.view(4, 256), 0, 16, buffer)
-    raises(ValueError, "layer x keeps its cache as list", layout.describe_layer, "x", [buffer], 0, 16, buffer)
-    view = buffer.view(3, 1, 16, -1) if buffer.numel() % 48 == 0 else buffer[:768].view(3, 1, 16, 16)
-    raises(ValueError, "3 kernel blocks of 16 tokens", layout.describe_layer, "x", view, 0, 32, buffer)
+    describe = lambda view, block_size: layout.describe_layer("x", view, 0, block_size, lambda address: address - buffer.data_ptr())  # noqa: E731
+    raises(ValueError, "layer x keeps its cache as (4, 256)", describe, buffer.view(4, 256), 16)
+    raises(ValueError, "layer x keeps its cache as list", describe, [buffer], 16)
+    raises(ValueError, "3 kernel blocks of 16 tokens", describe, buffer[:768].view(3, 1, 16, 16), 32)
+    raises(ValueError, "does not tell blocks from keys", describe, buffer.view(2, 2, 16, 4, 4), 16)
+    raises(ValueError, "keeps its cache as (4, 4, 4, 4, 4)", describe, buffer.view(4, 4, 4, 4, 4), 16)
+
+
+class Driver:
+    """Two allocations of 4096 bytes, at 0x10000 and 0x20000, on one GPU; the third has no IPC handle and the fourth is elsewhere."""
+
+    def allocation(self, address: int) -> tuple[int, int]:
+        return address & ~0xFFFF, 4096
+
+    def ipc_handle(self, base: int) -> str | None:
+        return None if base == 0x30000 else f"{base:0128x}"
+
+    def gpu(self, address: int) -> str:
+        return "GPU-1" if address < 0x40000 else "GPU-2"
+
+
+def gpu_memory_is_named_by_allocation_and_offset() -> None:
+    memory = part("cuda_memory").CudaKvMemory(Driver())
+    shared, fds = memory.share([(0x20100, 256), (0x10400, 512), (0x10200, 128), (0x20100, 256)])
+    assert fds == () and shared == {
+        "kind": "cuda",
+        "uuid": "GPU-1",
+        "segments": [
+            {"handle": f"{0x10000:0128x}", "offset": 0x200, "bytes": 0x400},
+            {"handle": f"{0x20000:0128x}", "offset": 0x100, "bytes": 0x100},
+        ],
+    }
+    # Counted through both pieces as if they lay behind each other.
+    assert [memory.offset_of(address) for address in (0x10200, 0x105FF, 0x20100, 0x201FF)] == [0, 0x3FF, 0x400, 0x4FF]
+    raises(ValueError, "0x10600 lies in no shared piece", memory.offset_of, 0x10600)
+
+
+def memory_that_cannot_be_shared_is_refused_with_the_mend() -> None:
+    share = part("cuda_memory").CudaKvMemory(Driver()).share
+    raises(RuntimeError, "no CUDA IPC handle", share, [(0x30000, 16)])
+    raises(RuntimeError, "without `expandable_segments:True` in PYTORCH_CUDA_ALLOC_CONF", share, [(0x30000, 16)])
+    raises(RuntimeError, "more than one allocation", share, [(0x10F00, 512)])
+    raises(RuntimeError, "2 GPUs", share, [(0x10000, 16), (0x40000, 16)])
 
 
 def versions_outside_the_list_are_refused() -> None:
@@ -110,6 +196,10 @@ def a_process_that_cannot_be_watched_is_ended() -> None:
 if __name__ == "__main__":
     a_process_that_cannot_be_watched_is_ended()
     layers_lie_where_their_strides_say()
+    layouts_of_vllm_0_26()
+    one_tensor_for_all_layers_becomes_a_view_per_layer()
     views_of_another_shape_are_refused()
+    gpu_memory_is_named_by_allocation_and_offset()
+    memory_that_cannot_be_shared_is_refused_with_the_mend()
     versions_outside_the_list_are_refused()
     malformed_params_are_ignored()

@@ -1,5 +1,5 @@
-"""A link that the connector has given up and the controller not yet closed: a mover may still be writing to the engine's blocks, so
-none of them is let go."""
+"""When the worker half may ask for blocks to be written, and when it may let go of them. The second is about a link that the connector
+has given up and the controller not yet closed: a mover may still be writing to the engine's blocks, so none of them is let go."""
 
 import json
 import os
@@ -12,6 +12,7 @@ os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
 
 from dualpool.connector import link as link_module  # noqa: E402
 from dualpool.connector.link import MESSAGE_BYTES_MAX, Link  # noqa: E402
+from dualpool.connector.memory import SharedKvMemory  # noqa: E402
 from dualpool.connector.params import Source  # noqa: E402
 from dualpool.connector.scheduler_half import LoadOrder, StepMetadata  # noqa: E402
 from dualpool.connector.worker_half import WorkerHalf  # noqa: E402
@@ -33,7 +34,7 @@ class Controller:
         listener.close()
 
     def _connect(self, path: str) -> None:
-        self.worker = WorkerHalf(Link(path, 0, "worker"), SimpleNamespace(kv_cache_groups=[]))
+        self.worker = WorkerHalf(Link(path, 0, "worker"), SimpleNamespace(kv_cache_groups=[]), SharedKvMemory())
 
     def say(self, **message) -> None:
         self.end.send(json.dumps(message).encode())
@@ -102,8 +103,55 @@ def a_message_that_is_too_long_fails_alone(folder: str) -> None:
     controller.end.close()
 
 
+class LateMemory(SharedKvMemory):
+    """Of a device that works behind the steps: each mark is reached when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached: list[bool] = []
+
+    def mark(self):
+        index = len(self.reached)
+        self.reached.append(False)
+        return SimpleNamespace(query=lambda: self.reached[index])
+
+
+def a_load_waits_until_the_device_has_done_what_was_queued_before(folder: str) -> None:
+    controller = Controller(folder)
+    worker = controller.worker
+    worker.memory = memory = LateMemory()
+    controller.end.setblocking(False)
+
+    def asked() -> list[str]:
+        legs = []
+        while True:
+            try:
+                legs.append(controller.read()["leg"])
+            except BlockingIOError:
+                return legs
+
+    step(worker, 1, 2)
+    step(worker, 3)
+    assert asked() == [] and memory.reached == [False, False], "a mark per step that orders loads"
+    memory.reached[0] = True
+    step(worker)
+    assert asked() == ["1.1", "2.1"]
+    memory.reached[1] = True
+    worker.step(StepMetadata(idle=True))
+    assert asked() == ["3.1"]
+    # What was never asked for is computed, mark or not, once the controller is gone.
+    step(worker, 4)
+    controller.end.close()
+    assert step(worker).failed == {"r1", "r2", "r3", "r4"}
+
+
 if __name__ == "__main__":
-    checks = nothing_is_let_go_before_the_controller_closes, garbage_ends_one_side_only, a_message_that_is_too_long_fails_alone
+    checks = (
+        nothing_is_let_go_before_the_controller_closes,
+        garbage_ends_one_side_only,
+        a_message_that_is_too_long_fails_alone,
+        a_load_waits_until_the_device_has_done_what_was_queued_before,
+    )
     for check in checks:
         with tempfile.TemporaryDirectory() as folder:
             check(folder)

@@ -1,13 +1,19 @@
 """The connector class vLLM loads: once with the scheduler, once with the worker. Each half is a class of its own; this one
 only hands calls on."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
+import vllm
 from vllm.distributed.kv_transfer.kv_connector.v1 import base
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorRole, SupportsHMA
 from vllm.platforms import current_platform
 
+from .cuda_memory import CudaKvMemory
+from .layout import views_of_layers
 from .link import Link
+from .memory import SharedKvMemory
 from .scheduler_half import SchedulerHalf
 from .versions import check_version
 from .worker_half import WorkerHalf
@@ -30,10 +36,11 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
         self._failed_blocks: set[int] = set()
         self.scheduler: SchedulerHalf | None = None
         self.worker: WorkerHalf | None = None
+        memory = CudaKvMemory() if on_cuda() else SharedKvMemory()
         if role == KVConnectorRole.SCHEDULER:
-            self.scheduler = SchedulerHalf(Link(extra["control"], engine, "scheduler"), kv_cache_config)
+            self.scheduler = SchedulerHalf(Link(extra["control"], engine, "scheduler"), kv_cache_config, memory.settle)
         else:
-            self.worker = WorkerHalf(Link(extra["control"], engine, "worker"), kv_cache_config)
+            self.worker = WorkerHalf(Link(extra["control"], engine, "worker"), kv_cache_config, memory)
 
     def shutdown(self) -> None:
         for half in (self.scheduler, self.worker):
@@ -43,10 +50,27 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
     # ---- worker
 
     def get_mem_pool_context(self) -> Any:
-        return self.worker.memory
+        """vLLM 0.32. CUDA memory can be shared as vLLM allocates it."""
+        return None if on_cuda() else self.worker.memory
+
+    @property
+    def prefer_cross_layer_blocks(self) -> bool:
+        """vLLM 0.26: with all layers of a block beside each other a hand-off takes a copy per block, not one per block and layer."""
+        return on_cuda()
+
+    @classmethod
+    def get_required_kvcache_layout(cls, vllm_config: "VllmConfig") -> str | None:
+        """The same for vLLM 0.32, which goes by another layout where the attention backend cannot have this one."""
+        return "BLHNC" if on_cuda() and hasattr(vllm_config.cache_config, "kv_cache_layout") else None
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
-        self.worker.register(kv_caches, layout_of(self._vllm_config))
+        self.worker.register(kv_caches, layout_of(self._vllm_config), backend_of(self._vllm_config, kv_caches))
+
+    def register_cross_layers_kv_cache(self, kv_cache: Any, attn_backend: Any) -> None:
+        """vLLM 0.26, instead of the above."""
+        order = tuple(attn_backend.get_kv_cache_stride_order(include_num_layers_dimension=True))
+        names = [list(tensor.shared_by) for tensor in self._kv_cache_config.kv_cache_tensors]
+        self.register_kv_caches(views_of_layers(kv_cache, order, names))
 
     def bind_connector_metadata(self, connector_metadata: Any) -> None:
         super().bind_connector_metadata(connector_metadata)
@@ -106,12 +130,6 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
 
 def check_supported(config: "VllmConfig", engine: int) -> None:
     """Raises for engines whose KV memory the controller cannot reach or address."""
-    if current_platform.device_type != "cpu":
-        raise NotImplementedError(
-            f"dualpool: engine-{engine} runs on {current_platform.device_type}; moving KV needs its memory exported as CUDA IPC "
-            "handles and a CUDA transport in the controller, which this version has not. Run CPU engines, or start this "
-            "engine without a KV connector."
-        )
     parallel = config.parallel_config
     if parallel.world_size > 1:
         raise NotImplementedError(
@@ -125,5 +143,19 @@ def check_supported(config: "VllmConfig", engine: int) -> None:
         )
 
 
+def on_cuda() -> bool:
+    return current_platform.device_type == "cuda"
+
+
 def layout_of(config: "VllmConfig") -> str:
     return str(getattr(config.cache_config, "kv_cache_layout", None) or "unnamed")
+
+
+def backend_of(config: "VllmConfig", layers: Iterable[str]) -> str:
+    """What decides how the bytes within a block are arranged, beyond what strides tell."""
+    if not on_cuda():
+        # CPU kernels of different instruction sets arrange K and V differently.
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    modules = config.compilation_config.static_forward_context
+    names = {modules[name].get_attn_backend().get_name() for name in layers if hasattr(modules.get(name), "get_attn_backend")}
+    return f"cuda {'+'.join(sorted(names)) or 'unnamed'}, vLLM {'.'.join(vllm.__version__.split('.')[:2])}"

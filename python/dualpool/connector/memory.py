@@ -1,7 +1,8 @@
-"""KV memory of a CPU engine that other processes can map."""
+"""KV memory of a CPU engine that other processes can map. `cuda_memory.py` is the same for a GPU."""
 
 import mmap
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import fcntl
@@ -11,9 +12,18 @@ from torch.overrides import TorchFunctionMode
 MADV_POPULATE_WRITE = 23
 
 
+class Reached:
+    """The mark in a stream of work that is over already: on the CPU a step has ended before the next one begins."""
+
+    def query(self) -> bool:
+        return True
+
+
 class SharedKvMemory(TorchFunctionMode):
     """vLLM backs all layers by one `torch.zeros(bytes, dtype=int8)`. While this mode is active (vLLM enters it around that
     allocation only) that call gets memory of a memfd instead; everything else passes through."""
+
+    kind = "shm"
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,6 +54,21 @@ class SharedKvMemory(TorchFunctionMode):
             pass  # Linux before 5.14: pages come on first touch.
         # The tensor keeps the mapping alive through the buffer protocol.
         return torch.frombuffer(mapping, dtype=torch.int8)
+
+    def share(self, spans: Iterable[tuple[int, int]]) -> tuple[dict[str, Any], tuple[int, ...]]:
+        """The `memory` of the `register` message, and the file descriptors that go along. All spans lie in the one buffer."""
+        if self.buffer is None:
+            raise RuntimeError("dualpool: vLLM did not allocate its KV memory in one piece under the connector's allocation hook")
+        return {"kind": "shm", "bytes": self.buffer.numel()}, (self.fd,)
+
+    def offset_of(self, address: int) -> int:
+        return address - self.buffer.data_ptr()
+
+    def mark(self) -> Reached:
+        return Reached()
+
+    def settle(self) -> bool:
+        return True
 
     def close(self) -> None:
         """The mapping lives on; only the file descriptor is closed."""

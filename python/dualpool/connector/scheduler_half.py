@@ -2,6 +2,7 @@
 metadata. It owns no blocks: vLLM keeps a held request's blocks until the WORKER half reports them as sent."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,10 @@ class StepMetadata(KVConnectorMetadata):
 
 
 class SchedulerHalf:
-    def __init__(self, link: Link, kv_cache_config: "KVCacheConfig") -> None:
+    def __init__(self, link: Link, kv_cache_config: "KVCacheConfig", settle: Callable[[], bool] = lambda: True) -> None:
         self.link = link
+        # Waits until the device has done all that was queued so far; False when it cannot.
+        self._settle = settle
         self.block_sizes = [group.kv_cache_spec.block_size for group in kv_cache_config.kv_cache_groups]
         self.null_block = 0
         self._metadata = StepMetadata()
@@ -96,6 +99,11 @@ class SchedulerHalf:
         self._computed.pop(request.request_id, None)
         # An aborted leg is of no use to anyone: its client is gone, or the controller resumes it elsewhere by computing it.
         if not leg.hold or request.status in NEVER_HELD or not any(block_ids):
+            return False, None
+        # The last output was read from the device after the step that gave it, so all tokens before are in the blocks. A step in flight
+        # beyond it still writes behind them: nobody may read the last block before it ends. The controller may from `held` on.
+        if request.num_in_flight_tokens and not self._settle():
+            logger.warning("dualpool: leg %s is not held: its last step runs in another process, whose GPU cannot be waited for", leg.name)
             return False, None
         # Tokens of a step still in flight are not in the blocks yet.
         tokens = request.num_computed_tokens - request.num_in_flight_tokens

@@ -1,6 +1,9 @@
 """The half beside the worker, which owns the KV memory: registers it, asks the controller for loads, and reports to vLLM what
 was sent and received.
 
+A GPU works behind the steps: when a step begins, earlier ones may still be writing to blocks that vLLM has given to somebody else since,
+or clearing them. So a load is asked for only when the GPU has passed a mark set at the begin of the step that ordered it.
+
 vLLM trusts these reports blindly; two kinds of wrong report end EngineCore with an assertion:
   - "sent" for a request its scheduler does not know as finished. So a release counts only once the step's metadata has said
     that the request is held; one that arrives earlier waits in `_early`.
@@ -8,6 +11,8 @@ vLLM trusts these reports blindly; two kinds of wrong report end EngineCore with
 """
 
 import logging
+import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +20,12 @@ import torch
 
 from .layout import describe_layer
 from .link import Link
-from .memory import SharedKvMemory
 
 if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
+    from .cuda_memory import CudaKvMemory
+    from .memory import SharedKvMemory
     from .scheduler_half import LoadOrder, StepMetadata
 
 logger = logging.getLogger("vllm.dualpool")
@@ -30,6 +36,8 @@ EARLY_RELEASES_MAX = 4096
 # How long a step that computes nothing waits for the outcome of a load. EngineCore sleeps 1 ms after each such step, so an outcome
 # that comes just too late costs twice that; most copies are over within this time.
 IDLE_WAIT_S = 0.001
+# How often an idle step looks whether the GPU has passed a mark.
+MARK_POLL_S = 0.0001
 
 
 @dataclass
@@ -43,46 +51,56 @@ class Report:
 
 
 class WorkerHalf:
-    def __init__(self, link: Link, kv_cache_config: "KVCacheConfig") -> None:
+    def __init__(self, link: Link, kv_cache_config: "KVCacheConfig", memory: "SharedKvMemory | CudaKvMemory") -> None:
         self.link = link
-        self.memory = SharedKvMemory()
+        self.memory = memory
         self._groups = kv_cache_config.kv_cache_groups
         self._held: dict[str, str] = {}  # leg -> request id, vLLM keeps its blocks
         self._early: dict[str, None] = {}  # legs to release that are not held yet, oldest first
         self._loading: dict[str, LoadOrder] = {}  # leg -> what it waits for
+        # Loads that the controller does not know of yet, and the marks they wait for, oldest first. All are in `_loading`.
+        self._ordered: deque[tuple[Any, LoadOrder]] = deque()
         self._idle = False
         self._report = Report()
 
-    def register(self, kv_caches: dict[str, Any], layout: str) -> None:
+    def register(self, kv_caches: dict[str, Any], layout: str, backend: str) -> None:
         """Tells the controller where every block lies. Raises when it does not take this memory: the engine must not start then,
         or every hand-off would fail."""
-        buffer = self.memory.buffer
-        if buffer is None:
-            raise RuntimeError("dualpool: vLLM did not allocate its KV memory in one piece under the connector's allocation hook")
+        storages = [kv_caches[name].untyped_storage() for group in self._groups for name in group.layer_names if is_tensor(kv_caches[name])]
+        memory, fds = self.memory.share({(storage.data_ptr(), storage.nbytes()) for storage in storages})
         layers = []
         for group, spec in enumerate(self._groups):
             size = spec.kv_cache_spec.block_size
-            layers += [describe_layer(name, kv_caches[name], group, size, buffer) for name in spec.layer_names]
+            for name in spec.layer_names:
+                layers += describe_layer(name, kv_caches[name], group, size, self.memory.offset_of)
         message = {
             "type": "register",
-            "memory": {"kind": "shm", "bytes": buffer.numel()},
+            "memory": memory,
             "layout": layout,
-            # Inside a block, CPU kernels of different instruction sets arrange K and V differently.
-            "backend": f"cpu {torch.backends.cpu.get_cpu_capability()}",
+            "backend": backend,
             "groups": [{"block_size": group.kv_cache_spec.block_size} for group in self._groups],
             "layers": layers,
         }
-        self.link.ask(message, "registered", (self.memory.fd,))
+        self.link.ask(message, "registered", fds)
         self.memory.close()
 
     def step(self, metadata: "StepMetadata") -> None:
-        """A step begins. On CPU every earlier step has ended by now, and this step does not touch blocks that wait for a load,
-        so nothing but the mover writes to them: asking before the forward pass instead of after saves a step's time."""
+        """A step begins. It does not touch blocks that wait for a load, so nothing but the mover writes to them once every earlier
+        step has ended: asking before the forward pass instead of after saves a step's time."""
         self._idle = metadata.idle
         for request, leg in metadata.holds.items():
             self._held[leg] = request
-        for order in metadata.loads:
-            self._loading[order.leg] = order
+        if metadata.loads:
+            mark = self.memory.mark()
+            for order in metadata.loads:
+                self._loading[order.leg] = order
+                self._ordered.append((mark, order))
+        self._ask()
+
+    def _ask(self) -> None:
+        """Asks for the loads whose blocks nobody writes to any more."""
+        while self._ordered and self._ordered[0][0].query():
+            _, order = self._ordered.popleft()
             groups = [{"first": first, "blocks": blocks} for first, blocks in order.groups]
             if not self.link.send({"type": "load", "leg": order.leg, "source": order.source.wire(), "groups": groups}):
                 # Nobody will write to these blocks: the controller never heard of them.
@@ -90,8 +108,9 @@ class WorkerHalf:
 
     def report(self) -> Report:
         """Takes in what the controller said since the last step and hands over what came of it. Steps that compute never wait."""
+        self._ask()
         if self._idle and self._loading:
-            self.link.wait(IDLE_WAIT_S)
+            self._wait(IDLE_WAIT_S)
         for message in self.link.receive():
             if message.get("type") == "loaded":
                 self._loaded(str(message.get("leg")), message.get("error"))
@@ -109,6 +128,14 @@ class WorkerHalf:
             self._let_go()
         report, self._report = self._report, Report()
         return report
+
+    def _wait(self, seconds: float) -> None:
+        """Until the controller says something, or so long."""
+        end = time.monotonic() + seconds
+        while self._ordered and (left := end - time.monotonic()) > 0:
+            self.link.wait(min(left, MARK_POLL_S))
+            self._ask()
+        self.link.wait(max(0.0, end - time.monotonic()))
 
     def shutdown(self) -> None:
         self.link.close()
@@ -138,7 +165,13 @@ class WorkerHalf:
         """The controller has closed its end. It does so only after its last copy from or to this engine, and a dead controller
         copies nothing, so no block is being read or written: give back what is held, and compute what was to be loaded. A link that
         only this side has given up is not enough."""
+        self._ordered.clear()
         for leg in list(self._held):
             self._release(leg)
         for leg in list(self._loading):
             self._loaded(leg, "the control connection is cut")
+
+
+def is_tensor(cache: Any) -> bool:
+    """Other caches (lists of states) are refused by name when they are described."""
+    return isinstance(cache, torch.Tensor)

@@ -6,13 +6,18 @@ mod vllm;
 
 use std::sync::Arc;
 
-use crate::config::Settings;
+use anyhow::Context;
+
+use crate::config::{Settings, VirtualKv};
 use crate::controller::Controller;
 use crate::core::{Clock, MonotonicClock};
-use crate::device::{Device, Placement};
-use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings};
+use crate::device::Placement;
+use crate::device::cuda::kernels::nvrtc;
+use crate::engine::virtual_engine::kv::KvPlace;
+use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings, start_with_memory};
 use crate::harness::Progress;
-use crate::migrate::{EngineLinks, Fault};
+use crate::harness::migration_cost::gpu_of_virtual;
+use crate::migrate::{EngineLinks, Fault, KernelSettings, Migrator, Transports};
 
 pub use copies::{Links, links};
 
@@ -44,18 +49,25 @@ async fn start_engines(
     fault: Fault,
 ) -> anyhow::Result<Controller> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-    if placements.iter().all(|placement| matches!(placement.device, Device::Virtual(_))) {
-        return Ok(virtual_engines(settings, placements.len(), clock));
+    let virtual_indices: Vec<u32> = placements.iter().filter_map(|placement| placement.device.virtual_index()).collect();
+    if virtual_indices.len() == placements.len() {
+        return virtual_engines(settings, &virtual_indices, links, clock, fault).await;
     }
     #[cfg(feature = "python")]
     return vllm::start(settings, placements, links, progress, clock, fault).await;
     #[cfg(not(feature = "python"))]
-    drop((links, progress, fault));
+    drop(progress);
     #[cfg(not(feature = "python"))]
     anyhow::bail!("this program was built without Python, so it has virtual engines only; use --device virtual, or `make build`")
 }
 
-fn virtual_engines(settings: &Settings, engines: usize, clock: Arc<dyn Clock>) -> Controller {
+async fn virtual_engines(
+    settings: &Settings,
+    indices: &[u32],
+    links: EngineLinks,
+    clock: Arc<dyn Clock>,
+    fault: Fault,
+) -> anyhow::Result<Controller> {
     let engine = &settings.engine;
     let defaults = VirtualSettings::default();
     let settings_of_engines = VirtualSettings {
@@ -63,8 +75,36 @@ fn virtual_engines(settings: &Settings, engines: usize, clock: Arc<dyn Clock>) -
         max_num_batched_tokens: engine.max_num_batched_tokens,
         max_num_seqs: engine.max_num_seqs,
         block_size: if engine.block_size > 0 { engine.block_size } else { defaults.block_size },
+        speed: settings.virtual_engines.speed,
         ..defaults
     };
-    let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(engines, &settings_of_engines, clock.clone());
-    Controller::start(fleet, events, Some((Box::new(mover), moves)), &settings.router, &settings.telemetry, clock)
+    let places = match settings.virtual_engines.kv {
+        VirtualKv::None => {
+            let VirtualFleet { fleet, events, mover, moves, .. } =
+                VirtualFleet::start(indices.len(), &settings_of_engines, clock.clone());
+            mover.inject(fault);
+            let moves = Some((Box::new(mover) as _, moves));
+            return Ok(Controller::start(fleet, events, moves, &settings.router, &settings.telemetry, clock));
+        }
+        VirtualKv::Shm => vec![KvPlace::Shm; indices.len()],
+        VirtualKv::Cuda => gpu_places(indices)?,
+    };
+    let transports = Box::new(transports(settings, &links));
+    let (migrator, moves) = Migrator::start_with(&settings.migrate, clock.clone(), fault, links, transports)?;
+    let started = start_with_memory(&places, migrator.socket_path(), &settings_of_engines, clock.clone()).await;
+    let (fleet, events) = started.context("the virtual engines did not start")?;
+    Ok(Controller::start(fleet, events, Some((Box::new(migrator), moves)), &settings.router, &settings.telemetry, clock))
+}
+
+fn gpu_places(indices: &[u32]) -> anyhow::Result<Vec<KvPlace>> {
+    let program =
+        std::env::current_exe().context("cannot find this program, which holds the GPU memory in a process of its own")?;
+    let place = |&index: &u32| Ok(KvPlace::Gpu { uuid: gpu_of_virtual(index)?, program: program.clone() });
+    indices.iter().map(place).collect()
+}
+
+/// What moves KV between engines, whatever memory they have.
+fn transports(settings: &Settings, links: &EngineLinks) -> Transports {
+    let nvrtc_folders = nvrtc::folders(Some(&settings.engine.venv));
+    Transports::calibrated(KernelSettings { nvrtc_folders, ..KernelSettings::default() }, links)
 }

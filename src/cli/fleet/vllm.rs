@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::config::Settings;
 use crate::controller::Controller;
 use crate::core::{Clock, EngineId};
+use crate::device::cuda::{Driver, GpuUuid};
 use crate::device::{Device, Placement, cores_near};
 use crate::engine::ENGINE_EVENTS_MAX;
 use crate::engine::vllm::{self, EngineSpec, Pin};
@@ -22,14 +23,18 @@ pub async fn start(
     clock: Arc<dyn Clock>,
     fault: Fault,
 ) -> anyhow::Result<Controller> {
-    let (migrator, moves) = Migrator::start_calibrated(&settings.migrate, clock.clone(), fault, links)?;
+    let transports = Box::new(super::transports(settings, &links));
+    let (migrator, moves) = Migrator::start_with(&settings.migrate, clock.clone(), fault, links, transports)?;
+    let cannot_move = placements.iter().find_map(|placement| unreachable_memory(&placement.device));
+    if let Some(why) = &cannot_move {
+        progress.note(&format!("KV does not move between these engines, and arms that move it are left out: {why}"));
+    }
     let spec = |(id, placement): (EngineId, &Placement)| {
         Ok(EngineSpec {
             id,
             pin: pin(&placement.device)?,
             settings: settings.engine.clone(),
-            // Only the KV of engines on CPU cores lies in memory that the mover can map.
-            control_socket: matches!(placement.device, Device::Cores(_)).then(|| migrator.socket_path().to_path_buf()),
+            control_socket: cannot_move.is_none().then(|| migrator.socket_path().to_path_buf()),
         })
     };
     let specs = (0..).map(EngineId).zip(placements).map(spec).collect::<anyhow::Result<Vec<_>>>()?;
@@ -38,6 +43,16 @@ pub async fn start(
     let engines = vllm::start(&settings.engine.venv, migrator.run_dir(), specs, events, told).await;
     let engines = engines.context("the engines did not start")?;
     Ok(Controller::start(engines.into(), inbox, Some((Box::new(migrator), moves)), &settings.router, &settings.telemetry, clock))
+}
+
+/// Why this program cannot copy from and to an engine's memory on this device; an engine that lent it all the same would not start.
+fn unreachable_memory(device: &Device) -> Option<String> {
+    let Device::Gpu(gpu) = device else { return None };
+    let uuid: GpuUuid = match gpu.uuid.parse() {
+        Ok(uuid) => uuid,
+        Err(error) => return Some(error.to_string()),
+    };
+    Driver::load().and_then(|driver| driver.device(uuid)).err().map(|error| error.to_string())
 }
 
 fn pin(device: &Device) -> anyhow::Result<Pin> {

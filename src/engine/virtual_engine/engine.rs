@@ -1,16 +1,18 @@
 //! The task that runs one virtual engine, and the handle to it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::core::{Clock, EngineId, Leg, LegId, LegOutput, LegStep, Micros, TokenId, Tuning};
+use crate::core::{Clock, EngineId, KvSource, Leg, LegId, LegOutput, LegStep, Micros, TokenId, Tuning};
 use crate::engine::{Engine, EngineEvent, EngineInfo, TokenizeError};
 
 use super::inbox::{Command, Inbox};
+use super::kv::{Lender, Loaded};
 use super::mover::{Held, VirtualMover};
-use super::scheduler::Scheduler;
+use super::scheduler::{LoadRequest, Scheduler};
 use super::settings::VirtualSettings;
 use super::text::Fingerprint;
 
@@ -27,7 +29,7 @@ impl VirtualEngine {
         id: EngineId,
         settings: &VirtualSettings,
         inbox: Arc<Inbox>,
-        mover: VirtualMover,
+        kv: Kv,
         events: mpsc::Sender<EngineEvent>,
         clock: Arc<dyn Clock>,
     ) -> VirtualEngine {
@@ -49,7 +51,8 @@ impl VirtualEngine {
             id,
             scheduler: Scheduler::new(settings),
             inbox: inbox.clone(),
-            mover,
+            kv,
+            unasked: HashMap::new(),
             events,
             clock,
             pace: Pace { speed: settings.speed, debt_us: 0.0 },
@@ -103,6 +106,14 @@ impl Engine for VirtualEngine {
     }
 }
 
+/// What stands behind the blocks of an engine.
+pub(super) enum Kv {
+    /// Nothing: a move takes its time and hands a fingerprint over.
+    Modelled(VirtualMover),
+    /// Memory that the migrator copies.
+    Lent(Lender),
+}
+
 enum End {
     Killed,
     Shutdown,
@@ -112,18 +123,23 @@ struct Core {
     id: EngineId,
     scheduler: Scheduler,
     inbox: Arc<Inbox>,
-    mover: VirtualMover,
+    kv: Kv,
+    /// Legs with something to load that have not asked for it.
+    unasked: HashMap<LegId, KvSource>,
     events: mpsc::Sender<EngineEvent>,
     clock: Arc<dyn Clock>,
     pace: Pace,
     /// Copies to this engine; at most one per leg on it.
-    copies: JoinSet<(LegId, Option<Fingerprint>)>,
+    copies: JoinSet<(LegId, Loaded)>,
 }
 
 impl Core {
     async fn run(mut self) {
         let end = self.serve().await;
         self.inbox.close();
+        if let Kv::Lent(lender) = self.kv {
+            lender.close().await;
+        }
         if let End::Killed = end {
             let died = EngineEvent::Died { engine: self.id, why: "killed".to_owned() };
             // Fails only when the controller is gone.
@@ -145,8 +161,8 @@ impl Core {
             }
             let step = self.scheduler.begin_step();
             for load in self.scheduler.take_loads() {
-                let (mover, to) = (self.mover.clone(), self.id);
-                self.copies.spawn(async move { mover.copy(load, to).await });
+                self.unasked.remove(&load.leg);
+                self.load(load);
             }
             match step {
                 Some(step) => tokio::select! {
@@ -165,22 +181,51 @@ impl Core {
         }
     }
 
-    fn copied(&mut self, done: Result<(LegId, Option<Fingerprint>), tokio::task::JoinError>) {
-        // A copy that panicked leaves its leg waiting, which a test would show; there is nothing to hand over here.
-        if let Ok((leg, kv)) = done {
-            self.scheduler.loaded(leg, kv);
+    fn load(&mut self, load: LoadRequest) {
+        match &self.kv {
+            Kv::Modelled(mover) => {
+                let (mover, to) = (mover.clone(), self.id);
+                self.copies.spawn(async move {
+                    let (leg, kv) = mover.copy(load, to).await;
+                    (leg, kv.map_or(Loaded::Nothing, Loaded::Kv))
+                });
+            }
+            Kv::Lent(lender) => {
+                let LoadRequest { leg, source } = load;
+                // What must come is known: the prompt says it.
+                let prompt = self.scheduler.loading_prompt(leg).unwrap_or_default();
+                let expected = Fingerprint::EMPTY.extend(&prompt[..prompt.len().min(source.tokens as usize)]);
+                let lender = lender.clone();
+                self.copies.spawn(async move { (leg, lender.load(leg, source, expected).await) });
+            }
+        }
+    }
+
+    fn copied(&mut self, done: Result<(LegId, Loaded), tokio::task::JoinError>) {
+        match done {
+            Ok((leg, Loaded::Kv(kv))) => self.scheduler.loaded(leg, Some(kv)),
+            Ok((leg, Loaded::Nothing)) => self.scheduler.loaded(leg, None),
+            Ok((leg, Loaded::Wrong(why))) => self.scheduler.fail(leg, why),
+            // A copy that panicked leaves its leg waiting, which a test would show; there is nothing to hand over here.
+            Err(_) => {}
         }
     }
 
     async fn take_commands(&mut self) -> Option<End> {
         for command in self.inbox.take() {
             match command {
-                Command::Submit(leg) => self.scheduler.submit(leg),
+                Command::Submit(leg) => {
+                    self.unasked.extend(leg.load.map(|source| (leg.id, source)));
+                    self.scheduler.submit(leg);
+                }
                 Command::Abort(leg) => self.scheduler.abort(leg),
                 Command::Tune(tuning) => self.scheduler.tune(tuning),
                 Command::Release(leg) => {
                     if self.scheduler.release(leg) {
-                        self.mover.released(self.id, leg).await;
+                        match &self.kv {
+                            Kv::Modelled(mover) => mover.released(self.id, leg).await,
+                            Kv::Lent(lender) => lender.released(leg),
+                        }
                     }
                 }
                 Command::ResetPrefixCache(answer) => {
@@ -194,10 +239,21 @@ impl Core {
         None
     }
 
-    async fn emit(&mut self, outputs: Vec<LegOutput>) {
-        for output in outputs.iter().filter(|output| output.finish.as_ref().is_some_and(|finish| finish.held.is_some())) {
-            if let (Some((tokens, blocks)), Some(kv)) = (self.scheduler.held_size(output.leg), self.scheduler.held(output.leg)) {
-                self.mover.held(self.id, output.leg, Held { tokens, blocks, kv }).await;
+    async fn emit(&mut self, mut outputs: Vec<LegOutput>) {
+        for output in &mut outputs {
+            let (leg, Some(finish)) = (output.leg, &mut output.finish) else { continue };
+            if let (Some(source), Kv::Lent(lender)) = (self.unasked.remove(&leg), &self.kv) {
+                lender.skip(leg, source);
+            }
+            if let (Some((tokens, blocks)), Some(kv)) = (self.scheduler.held_size(leg), self.scheduler.held(leg)) {
+                match &self.kv {
+                    Kv::Modelled(mover) => mover.held(self.id, leg, Held { tokens, blocks, kv }).await,
+                    Kv::Lent(lender) if lender.hold(leg, tokens, kv).await => {}
+                    Kv::Lent(_) => {
+                        self.scheduler.release(leg);
+                        finish.held = None;
+                    }
+                }
             }
         }
         let stats = Some(self.scheduler.stats());

@@ -2,18 +2,20 @@
 //! seconds. They schedule as vLLM does (chunked prefill, running legs first, first come first served, KV blocks as the bound), hold and
 //! load KV, and give tokens that depend on every token before them, so that lost or mixed-up KV shows in the output.
 //!
-//! `Scheduler` is the model itself, without time or threads; `VirtualEngine` runs it in a tokio task at a chosen speed.
+//! `Scheduler` is the model itself, without time or threads; `VirtualEngine` runs it in a tokio task at a chosen speed. Its KV is a part
+//! of the model, or bytes in memory of its own that the real migrator moves (`kv`).
 
 mod engine;
 mod fleet;
 mod inbox;
+pub mod kv;
 mod mover;
 mod scheduler;
 mod settings;
 mod text;
 
 pub use engine::VirtualEngine;
-pub use fleet::VirtualFleet;
+pub use fleet::{VirtualFleet, start_with_memory};
 pub use mover::VirtualMover;
 pub use scheduler::{LoadRequest, Scheduler, StepCost};
 pub use settings::{Timing, VirtualSettings};

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::core::{
-    EngineStats, FinishReason, HeldKv, KvSource, Leg, LegFinish, LegId, LegOutput, Micros, PREFILL_TOKENS_MIN, Tuning,
+    EngineStats, FinishReason, HeldKv, KvSource, Leg, LegFinish, LegId, LegOutput, Micros, PREFILL_TOKENS_MIN, TokenId, Tuning,
 };
 
 use super::settings::VirtualSettings;
@@ -53,7 +53,7 @@ struct Held {
     kv: Fingerprint,
 }
 
-/// The end of a leg that never had blocks.
+/// The end of a leg that has no blocks.
 fn ended(leg: LegId, reason: FinishReason) -> LegOutput {
     LegOutput { leg, tokens: Vec::new(), cached_tokens: None, finish: Some(LegFinish { reason, held: None }) }
 }
@@ -139,6 +139,18 @@ impl Scheduler {
             sequence.cached = sequence.computed;
         }
         self.loaded.push_back(sequence);
+    }
+
+    /// The prompt of a leg that waits for its KV.
+    pub fn loading_prompt(&self, leg: LegId) -> Option<&[TokenId]> {
+        self.loading.iter().find(|sequence| sequence.leg.id == leg).map(|sequence| &sequence.leg.prompt[..])
+    }
+
+    /// The leg that waits for its KV cannot go on.
+    pub fn fail(&mut self, leg: LegId, why: String) {
+        let Some(at) = self.loading.iter().position(|sequence| sequence.leg.id == leg) else { return };
+        self.free_blocks += self.loading.remove(at).blocks;
+        self.ended.push(ended(leg, FinishReason::Error(why)));
     }
 
     /// Blocks held for this leg go back to the pool. Returns whether there were any; a leg that is not over will not hold its own.
@@ -323,7 +335,7 @@ impl Scheduler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{EngineId, RequestId, TokenId};
+    use crate::core::{EngineId, RequestId};
 
     fn leg(request: u64, prompt: usize, max_tokens: u32) -> Leg {
         let prompt = (0..prompt as TokenId).map(|i| i * 7 + request as TokenId + 1).collect();
@@ -401,6 +413,21 @@ mod tests {
         scheduler.loaded(wants.id, None);
         assert_eq!(scheduler.begin_step().unwrap().prompt_tokens, 100);
         assert_eq!(scheduler.finish_step().0[0].cached_tokens, Some(0));
+    }
+
+    #[test]
+    fn a_leg_whose_kv_is_wrong_fails_and_frees_its_blocks() {
+        let mut scheduler = Scheduler::new(&VirtualSettings::default());
+        let mut wants = leg(1, 100, 3);
+        wants.load = Some(KvSource { engine: EngineId(1), leg: wants.id, tokens: 99 });
+        scheduler.submit(wants.clone());
+        scheduler.begin_step();
+        assert_eq!(scheduler.loading_prompt(wants.id), Some(&wants.prompt[..]));
+        scheduler.fail(wants.id, "block 3 is wrong".into());
+        assert!(
+            matches!(&scheduler.take_ended()[0].finish.as_ref().unwrap().reason, FinishReason::Error(why) if why == "block 3 is wrong")
+        );
+        assert!(scheduler.is_idle() && scheduler.loading_prompt(wants.id).is_none());
     }
 
     #[test]

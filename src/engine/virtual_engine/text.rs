@@ -29,6 +29,10 @@ impl Fingerprint {
         ((mixed >> 32) % u64::from(vocab_size.max(1))) as TokenId
     }
 
+    pub(super) fn bits(self) -> u64 {
+        self.0
+    }
+
     /// The KV with something missing in it.
     #[must_use]
     pub(super) fn damaged(self) -> Fingerprint {

@@ -3,47 +3,92 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
+use anyhow::{Context, bail, ensure};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
 
+use crate::config::{VirtualEngineSettings, VirtualKv};
 use crate::core::Bytes;
+use crate::device::cuda::{Driver, GpuUuid};
 use crate::device::{CoreSet, Device};
-use crate::migrate::{Memory, ShmTransport, Transport};
+use crate::engine::virtual_engine::kv::{KvPlace, Shape, Store};
+use crate::migrate::Memory;
+use crate::migrate::wire::MemoryKind;
 
-#[derive(Debug, thiserror::Error)]
-pub enum MemoryError {
-    #[error("{device} has no memory to copy from or to; use --device cpu or --device gpu")]
-    Virtual { device: String },
-    #[error("{device} is a GPU, and this build copies between CPU engines only; use --device cpu")]
-    Gpu { device: String },
-    #[error("cannot get {bytes} of memory on {device}: {why}")]
-    Refused { device: String, bytes: Bytes, why: String },
+/// Where an engine's KV lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spot {
+    Cores(CoreSet),
+    Gpu(GpuUuid),
 }
 
-/// What moves bytes between engines on these two devices, and its name.
-pub fn transport(from: &Device, to: &Device) -> Result<(&'static str, Box<dyn Transport>), MemoryError> {
-    match (from, to) {
-        (Device::Cores(_), Device::Cores(_)) => Ok(("shm", Box::new(ShmTransport::new()))),
-        (Device::Gpu(_), _) => Err(MemoryError::Gpu { device: from.to_string() }),
-        (_, Device::Gpu(_)) => Err(MemoryError::Gpu { device: to.to_string() }),
-        (Device::Virtual(_), _) => Err(MemoryError::Virtual { device: from.to_string() }),
-        (_, Device::Virtual(_)) => Err(MemoryError::Virtual { device: to.to_string() }),
-    }
-}
-
-/// Memory as an engine on this device would register it.
-pub fn on(device: &Device, bytes: Bytes) -> Result<Memory, MemoryError> {
-    match device {
-        Device::Cores(set) => {
-            let refused = |why: String| MemoryError::Refused { device: device.to_string(), bytes, why };
-            Ok(Memory::Shm { fd: touched(set, bytes).map_err(|e| refused(e.to_string()))?, bytes: bytes.0 })
+impl Spot {
+    /// Fails for engines that have no memory, or one that lies nowhere in particular.
+    pub fn of(device: &Device, settings: &VirtualEngineSettings) -> anyhow::Result<Spot> {
+        match device {
+            Device::Cores(set) => Ok(Spot::Cores(set.clone())),
+            Device::Gpu(gpu) => Ok(Spot::Gpu(gpu.uuid.parse().with_context(|| format!("{gpu} has no UUID that CUDA knows"))?)),
+            Device::Virtual(index) if settings.kv == VirtualKv::Cuda => Ok(Spot::Gpu(gpu_of_virtual(*index)?)),
+            Device::Virtual(_) => bail!("{device} has no memory to copy from or to; use --device cpu or --device gpu"),
         }
-        Device::Gpu(_) => Err(MemoryError::Gpu { device: device.to_string() }),
-        Device::Virtual(_) => Err(MemoryError::Virtual { device: device.to_string() }),
     }
+
+    /// Copies between memories of the same names cost the same.
+    pub fn name(&self) -> String {
+        match self {
+            Spot::Cores(set) => set.memory(),
+            Spot::Gpu(uuid) => uuid.to_string(),
+        }
+    }
+
+    /// What moves bytes between this kind of memory.
+    pub fn transport(&self) -> &'static str {
+        match self {
+            Spot::Cores(_) => "shm",
+            Spot::Gpu(_) => "cuda",
+        }
+    }
+}
+
+/// The GPU of a virtual engine whose KV lies on one, by CUDA's own numbers; from the first one again when there are fewer.
+pub fn gpu_of_virtual(index: u32) -> anyhow::Result<GpuUuid> {
+    let devices = Driver::load().and_then(|driver| driver.devices()).context("virtual.kv = \"cuda\" needs a GPU")?;
+    ensure!(!devices.is_empty(), "virtual.kv = \"cuda\" needs a GPU, and the driver shows none; use virtual.kv = \"shm\"");
+    Ok(devices[index as usize % devices.len()].uuid)
+}
+
+/// Memory as an engine would register it, and who keeps it: it is gone when the keeper is.
+pub struct Lent {
+    pub memory: Memory,
+    /// A process for GPU memory, because CUDA lets no process import its own. A memfd lives with whoever maps it.
+    pub keeper: Option<Store>,
+}
+
+/// `program` is this program, for the process that holds GPU memory.
+pub fn lend(spot: &Spot, bytes: Bytes, program: &Path) -> anyhow::Result<Lent> {
+    match spot {
+        Spot::Cores(set) => {
+            let fd = touched(set, bytes).with_context(|| format!("cannot get {bytes} of memory on {set}"))?;
+            Ok(Lent { memory: Memory::Shm { fd, bytes: bytes.0 }, keeper: None })
+        }
+        Spot::Gpu(uuid) => on_gpu(*uuid, bytes, program).with_context(|| format!("cannot get {bytes} of memory on {uuid}")),
+    }
+}
+
+/// Tokens in a block of GPU memory; its size is all that matters here.
+const BLOCK_SIZE: u32 = 16;
+
+fn on_gpu(uuid: GpuUuid, bytes: Bytes, program: &Path) -> anyhow::Result<Lent> {
+    let one = Shape { block_size: BLOCK_SIZE, blocks: 1 };
+    let shape = Shape { blocks: u32::try_from(bytes.0 / one.bytes())?, ..one };
+    let store = Store::open(&KvPlace::Gpu { uuid, program: program.to_path_buf() }, shape)?;
+    let MemoryKind::Cuda { uuid, segments } = store.kind() else { bail!("the process that holds GPU memory gave another kind") };
+    let segments = segments.iter().map(|segment| segment.ipc(uuid)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Lent { memory: Memory::Cuda { segments }, keeper: Some(store) })
 }
 
 /// How much is written at a time while memory is touched.
@@ -77,24 +122,21 @@ mod tests {
     use super::*;
     use crate::core::EngineId;
     use crate::device::machine_core_sets;
-    use crate::migrate::Stop;
+    use crate::migrate::{ShmTransport, Stop, Transport};
 
     #[test]
     fn memory_of_a_core_set_is_whole_and_can_be_mapped() {
-        let device = Device::Cores(machine_core_sets(1).unwrap().remove(0));
-        let bytes = Bytes((9 << 20) + 4096);
-        let memory = on(&device, bytes).unwrap();
-        assert_eq!(memory.bytes(), bytes.0);
-        let (name, mut transport) = transport(&device, &device).unwrap();
-        transport.map(EngineId(0), memory).unwrap();
+        let spot = Spot::Cores(machine_core_sets(1).unwrap().remove(0));
+        let lent = lend(&spot, Bytes((9 << 20) + 4096), Path::new("not needed")).unwrap();
+        let mut transport = ShmTransport::new();
+        transport.map(EngineId(0), lent.memory).unwrap();
         let mut sum = |offset| transport.checksum(EngineId(0), &mut [(offset, 4096)].into_iter(), &Stop::default()).unwrap();
-        assert_eq!((name, sum(0)), ("shm", sum(9 << 20)), "every page was written");
+        assert_eq!(sum(0), sum(9 << 20), "every page was written");
     }
 
     #[test]
-    fn devices_without_memory_of_their_own_are_named() {
-        let said = on(&Device::Virtual(3), Bytes(1)).unwrap_err().to_string();
+    fn engines_without_memory_are_named() {
+        let said = Spot::of(&Device::Virtual(3), &VirtualEngineSettings::default()).unwrap_err().to_string();
         assert!(said.contains("virtual 3") && said.contains("--device cpu"), "{said}");
-        assert!(transport(&Device::Virtual(0), &Device::Virtual(1)).is_err());
     }
 }

@@ -17,13 +17,15 @@ use super::folder::{FolderError, Identity};
 use super::{Progress, target};
 use crate::config::Settings;
 use crate::core::Bytes;
-use crate::device::{Device, Machine, Placement};
-use crate::migrate::{CopyClass, LinkCost, Transport, write_json};
+use crate::device::cuda::kernels::nvrtc;
+use crate::device::{Machine, Placement};
+use crate::migrate::{CopyClass, KernelSettings, LinkCost, Transport, Transports, write_json};
 use crate::report::measure::{quantile, sorted};
 use fit::Observed;
 use plans::Shape;
 use sweep::{FROM, Point, TO};
 
+pub use memory::{Spot, gpu_of_virtual};
 pub use plans::Scale;
 pub use result::{Choice, Class, HeldOut, Link, MIGRATION_COST_SCHEMA, MigrationCost};
 pub use table::table;
@@ -53,10 +55,19 @@ pub fn run(
     if artifact.exists() {
         return Err(FolderError::Taken { path: identity.dir }.into());
     }
-    let seed = settings.workload.seed;
+    let spots = placements.iter().map(|placement| Spot::of(&placement.device, &settings.virtual_engines));
+    let spots = spots.collect::<anyhow::Result<Vec<Spot>>>()?;
+    let bench = Bench {
+        program: std::env::current_exe().context("cannot find this program, which holds GPU memory in a process of its own")?,
+        kernels: KernelSettings { nvrtc_folders: nvrtc::folders(Some(&settings.engine.venv)), ..KernelSettings::default() },
+        scale: *scale,
+        seed: settings.workload.seed,
+        progress,
+    };
     let mut links = Vec::new();
-    for (from, to) in pairs(placements) {
-        links.push(link(from, to, scale, seed, progress).with_context(|| format!("measuring copies from {from} to {to}"))?);
+    for (from, to) in pairs(&spots) {
+        let what = || format!("measuring copies from {} to {}", from.name(), to.name());
+        links.push(bench.link(from, to).with_context(what)?);
     }
     if links.is_empty() {
         bail!("one engine has nobody to copy to; give the two pools a device each");
@@ -71,7 +82,7 @@ pub fn run(
         machine,
         memory_bytes: scale.memory,
         repeats: scale.repeats,
-        seed,
+        seed: bench.seed,
         links,
     };
     write_json(&artifact, &cost).map_err(|source| FolderError::Write { path: identity.dir, source })?;
@@ -82,46 +93,60 @@ pub fn run(
     Ok(Calibrated { cost, artifact, calibration })
 }
 
-/// Devices of every ordered pair of engines, those of the same two memories once.
-fn pairs(placements: &[Placement]) -> Vec<(&Device, &Device)> {
-    let mut pairs: Vec<(&Device, &Device)> = Vec::new();
-    for (i, from) in placements.iter().enumerate() {
-        for (_, to) in placements.iter().enumerate().filter(|(j, _)| *j != i) {
-            let known =
-                |pair: &(&Device, &Device)| pair.0.memory() == from.device.memory() && pair.1.memory() == to.device.memory();
-            if !pairs.iter().any(known) {
-                pairs.push((&from.device, &to.device));
+/// Every ordered pair of engines, those between the same two memories once.
+fn pairs(spots: &[Spot]) -> Vec<(&Spot, &Spot)> {
+    let mut pairs: Vec<(&Spot, &Spot)> = Vec::new();
+    for (i, from) in spots.iter().enumerate() {
+        for (_, to) in spots.iter().enumerate().filter(|(j, _)| *j != i) {
+            if !pairs.iter().any(|pair| pair.0.name() == from.name() && pair.1.name() == to.name()) {
+                pairs.push((from, to));
             }
         }
     }
     pairs
 }
 
-fn link(from: &Device, to: &Device, scale: &Scale, seed: u64, progress: &dyn Progress) -> anyhow::Result<Link> {
-    let (name, mut transport) = memory::transport(from, to)?;
-    transport.map(FROM, memory::on(from, scale.memory)?)?;
-    transport.map(TO, memory::on(to, scale.memory)?)?;
-    let rounds = scale.repeats + 1;
-    progress.phase(&format!("{} to {}", from.memory(), to.memory()), rounds);
-    let measured = measure(transport.as_mut(), scale, seed, &mut |round| {
-        progress.step(if round == 0 { "warm-up" } else { "copies" });
-    })?;
+/// What measuring any link takes.
+struct Bench<'a> {
+    program: PathBuf,
+    kernels: KernelSettings,
+    scale: Scale,
+    seed: u64,
+    progress: &'a dyn Progress,
+}
+
+impl Bench<'_> {
+    fn link(&self, from: &Spot, to: &Spot) -> anyhow::Result<Link> {
+        let lend = |spot: &Spot| memory::lend(spot, self.scale.memory, &self.program);
+        let (source, target) = (lend(from)?, lend(to)?);
+        // Dropped before what it maps: the keepers stay until the end of this function.
+        let _keepers = (source.keeper, target.keeper);
+        let mut transport = Transports::new(self.kernels.clone());
+        transport.map(FROM, source.memory)?;
+        transport.map(TO, target.memory)?;
+        self.progress.phase(&format!("{} to {}", from.name(), to.name()), self.scale.repeats + 1);
+        let measured = measure(&mut transport, &self.scale, self.seed, &mut |round| {
+            self.progress.step(if round == 0 { "warm-up" } else { "copies" });
+        })?;
+        concluded(from, to, &transport.classes(FROM, TO), measured)
+    }
+}
+
+/// Fits every class and looks at what it predicts.
+fn concluded(from: &Spot, to: &Spot, classes: &[CopyClass], measured: Measured) -> anyhow::Result<Link> {
     let Measured { large, points, held_out } = measured;
-    let ceiling = large.iter().map(Point::bytes_per_s).fold(0.0, f64::max);
-    let classes = transport.classes(FROM, TO).into_iter().map(|class| fitted(class, &points, &held_out));
-    let classes = classes.collect::<anyhow::Result<Vec<Class>>>()?;
+    let classes = classes.iter().map(|&class| fitted(class, &points, &held_out)).collect::<anyhow::Result<Vec<Class>>>()?;
     let costs = LinkCost::new(classes.iter().map(|class| (class.class, class.cost)).collect())?;
     let predicted = |point: &Point| costs.classes()[&point.class].predict_us(point.bytes, point.runs);
     let held_out: Vec<HeldOut> =
         held_out.into_iter().map(|measured| HeldOut { predicted_us: predicted(&measured), measured }).collect();
     let errors = sorted(held_out.iter().map(|h| (h.predicted_us / h.measured.total_us() - 1.0).abs()));
     Ok(Link {
-        from: from.memory(),
-        to: to.memory(),
-        devices: [from.to_string(), to.to_string()],
-        transport: name.into(),
+        from: from.name(),
+        to: to.name(),
+        transport: from.transport().into(),
+        ceiling_bytes_per_s: large.iter().map(Point::bytes_per_s).fold(0.0, f64::max),
         large,
-        ceiling_bytes_per_s: ceiling,
         choices: choices(&costs, &points),
         points,
         classes,

@@ -88,7 +88,7 @@ pub fn map(engine: EngineId, shape: &Shape, scale: &Scale) -> Result<KvMap, MapE
         groups: vec![Group { block_size: 1 }],
         layers: vec![layer],
     };
-    KvMap::new(engine, memory, register)
+    KvMap::new(engine, register)
 }
 
 /// Blocks drawn at random, no two of them neighbours: even ones only.

@@ -33,8 +33,6 @@ pub struct MigrationCost {
 pub struct Link {
     pub from: String,
     pub to: String,
-    /// Devices that were measured for it, in words.
-    pub devices: [String; 2],
     pub transport: String,
     /// The one large copy, by class; the fastest is the ceiling.
     pub large: Vec<Point>,

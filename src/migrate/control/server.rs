@@ -316,10 +316,18 @@ impl Server {
                 Ok(())
             }
             (Peer::Known(engine, Half::Worker), ToController::Register(register)) => {
-                let MemoryKind::Shm { bytes } = register.memory;
-                let fd = handle.ok_or("`register` came without a file descriptor")?;
-                let map = KvMap::new(engine, bytes, register).map_err(|e| e.to_string())?;
-                self.broker.register(map, Memory::Shm { fd, bytes }).map_err(text)
+                let memory = match register.memory.clone() {
+                    MemoryKind::Shm { bytes } => {
+                        let fd = handle.ok_or("`register` came without a file descriptor")?;
+                        Memory::Shm { fd, bytes }
+                    }
+                    MemoryKind::Cuda { uuid, segments } => {
+                        let segments = segments.iter().map(|segment| segment.ipc(uuid)).collect::<Result<_, _>>();
+                        Memory::Cuda { segments: segments.map_err(|e| e.to_string())? }
+                    }
+                };
+                let map = KvMap::new(engine, register).map_err(|e| e.to_string())?;
+                self.broker.register(map, memory).map_err(text)
             }
             (Peer::Known(engine, Half::Worker), ToController::Load { leg, source, groups }) => {
                 self.broker.load(engine, leg.0, source, groups, now).map_err(text)

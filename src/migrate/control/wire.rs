@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{BlockId, EngineId, LegId};
+use crate::core::{BlockId, Bytes, EngineId, LegId};
+use crate::device::cuda::{GpuUuid, IpcHandle, IpcHandleError};
 
 /// Both ends must speak the same number.
 pub const PROTOCOL: u32 = 1;
@@ -34,7 +35,7 @@ impl std::fmt::Display for Half {
 pub enum ToController {
     /// The first message of every connection.
     Hello { protocol: u32, engine: EngineId, half: Half, pid: u32, vllm: String },
-    /// Worker: the KV memory, whose handle comes with the message.
+    /// Worker: the KV memory.
     Register(Register),
     /// Scheduler: a leg ended, and its blocks stay until they are released. One list per KV group, by position in the prompt;
     /// `null` where a sliding window has moved past.
@@ -63,12 +64,54 @@ pub enum ToEngine {
     Release { leg: LegName },
 }
 
-/// How the memory can be reached. The handle itself is ancillary data of the message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How the memory can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MemoryKind {
-    /// A memfd, passed by `SCM_RIGHTS`.
+    /// A memfd, passed by `SCM_RIGHTS` with the message.
     Shm { bytes: u64 },
+    /// Memory of one GPU. Offsets of layers count through the segments as if they lay behind each other in this order.
+    Cuda { uuid: GpuUuid, segments: Vec<Segment> },
+}
+
+impl MemoryKind {
+    pub fn name(&self) -> &'static str {
+        match self {
+            MemoryKind::Shm { .. } => "shm",
+            MemoryKind::Cuda { .. } => "cuda",
+        }
+    }
+
+    /// The size of the memory; none when no memory can be that large.
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            MemoryKind::Shm { bytes } => Some(*bytes),
+            MemoryKind::Cuda { segments, .. } => segments.iter().try_fold(0u64, |sum, segment| sum.checked_add(segment.bytes)),
+        }
+    }
+}
+
+/// A piece of one allocation on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// What `cuIpcGetMemHandle` gave for the whole allocation (CUDA has none for a part of one), in hexadecimal digits.
+    pub handle: String,
+    /// Where the piece begins in the allocation.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Segment {
+    pub fn ipc(&self, uuid: GpuUuid) -> Result<IpcHandle, IpcHandleError> {
+        IpcHandle::from_parts(&self.handle, Bytes(self.offset), Bytes(self.bytes), uuid)
+    }
+}
+
+impl From<&IpcHandle> for Segment {
+    fn from(handle: &IpcHandle) -> Segment {
+        Segment { handle: handle.digits(), offset: handle.offset.0, bytes: handle.size.0 }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,6 +188,24 @@ mod tests {
         assert_eq!(held, ToController::Held { leg, tokens: 130, groups: vec![vec![None, Some(BlockId(7))]] });
         let loaded = serde_json::to_string(&ToEngine::Loaded { leg, error: None }).unwrap();
         assert_eq!(loaded, r#"{"type":"loaded","leg":"6.0","error":null}"#);
+    }
+
+    #[test]
+    fn gpu_memory_reads_as_documented() {
+        let (uuid, handle) = ("GPU-7e4c7a1e-0f3b-5c2d-9a41-2f6d8b3c1e05", "0a".repeat(64));
+        let text = format!(
+            r#"{{"kind":"cuda","uuid":"{uuid}","segments":[{{"handle":"{handle}","offset":512,"bytes":4096}},{{"handle":"{handle}","offset":0,"bytes":1}}]}}"#
+        );
+        let memory: MemoryKind = serde_json::from_str(&text).unwrap();
+        assert_eq!((serde_json::to_string(&memory).unwrap(), memory.bytes()), (text.clone(), Some(4097)));
+        let MemoryKind::Cuda { uuid: parsed, mut segments } = memory else { panic!("not GPU memory") };
+        let ipc = segments[0].ipc(parsed).unwrap();
+        assert_eq!((ipc.gpu.to_string(), ipc.offset, Segment::from(&ipc)), (uuid.to_string(), Bytes(512), segments[0].clone()));
+        segments[0].handle.pop();
+        assert!(segments[0].ipc(parsed).unwrap_err().to_string().contains("64 bytes"));
+        assert!(serde_json::from_str::<MemoryKind>(&text.replace("GPU-", "GPU")).unwrap_err().to_string().contains("no UUID"));
+        segments[1].bytes = u64::MAX;
+        assert_eq!(MemoryKind::Cuda { uuid: parsed, segments }.bytes(), None);
     }
 
     #[test]

@@ -1,0 +1,137 @@
+//! The kernels against the reference, on random runs of every length and alignment.
+
+use anyhow::ensure;
+use dualpool::core::Bytes;
+use dualpool::device::cuda::kernels::{Kernels, Run, STAGING_MIN_BYTES, records_into, reference, windows};
+use dualpool::device::cuda::{Context, CopyRun, DeviceMemory, Stream};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::findings::Findings;
+
+const MEMORY: Bytes = Bytes(32 << 20);
+
+pub fn check(contexts: &[Context], kernels: &mut Kernels, seed: u64, rounds: usize, findings: &mut Findings) -> anyhow::Result<()> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let first = &contexts[0];
+    let here = Bench::new(first, first, rounds, &mut rng)?;
+    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.gather(stream, runs)?))?;
+    findings.correct("copies", "kv_gather equals the reference", outcome);
+    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.scatter(stream, runs)?))?;
+    findings.correct("copies", "kv_scatter equals the reference", outcome);
+    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.peer_store(stream, runs)?))?;
+    findings.correct("copies", "kv_peer_store equals the reference, within one GPU", outcome);
+    let staging = [first.allocate(Bytes(1 << 20))?, first.allocate(Bytes(1 << 20))?];
+    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| staged(kernels, stream, runs, &staging))?;
+    findings.correct("copies", "gather, copy, scatter through two staging buffers", outcome);
+    for peer in &contexts[1..] {
+        let what = format!("kv_peer_store to {}", peer.device());
+        match first.enable_peer(peer) {
+            Err(error) => findings.not_run("copies", what, error.to_string()),
+            Ok(()) => {
+                let there = Bench::new(first, peer, rounds, &mut rng)?;
+                let outcome = there.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.peer_store(stream, runs)?))?;
+                findings.correct("copies", what, outcome);
+            }
+        }
+    }
+    if contexts.len() == 1 {
+        findings.not_run("copies", "kv_peer_store to another GPU", "this machine shows one GPU");
+    }
+    Ok(())
+}
+
+/// Through staging as a hand-off between two GPUs goes, in windows smaller than the plan.
+fn staged(kernels: &mut Kernels, stream: &Stream, runs: &[CopyRun<'_>], staging: &[DeviceMemory; 2]) -> anyhow::Result<()> {
+    let [first, second] = staging;
+    ensure!(first.size().0 >= STAGING_MIN_BYTES, "staging too small");
+    for window in windows(runs.iter().map(|run| (run.from.ptr().0, run.from.bytes())), first.size().0) {
+        kernels.gather(stream, &window.gather(runs, first.whole())?)?;
+        stream.copy_async(second.span(0, window.bytes)?, first.span(0, window.bytes)?)?;
+        kernels.scatter(stream, &window.scatter(runs, second.whole())?)?;
+    }
+    Ok(())
+}
+
+/// Two memories and their content.
+struct Bench {
+    rounds: usize,
+    stream: Stream,
+    source: DeviceMemory,
+    target: DeviceMemory,
+    content: Vec<u8>,
+}
+
+impl Bench {
+    fn new(from: &Context, to: &Context, rounds: usize, rng: &mut ChaCha8Rng) -> anyhow::Result<Bench> {
+        let mut content = vec![0; MEMORY.0 as usize];
+        rng.fill(&mut content[..]);
+        let bench = Bench { rounds, stream: from.stream()?, source: from.allocate(MEMORY)?, target: to.allocate(MEMORY)?, content };
+        bench.stream.write(bench.source.whole(), &bench.content)?;
+        Ok(bench)
+    }
+
+    /// The first difference from the reference, or how much was compared.
+    fn rounds(
+        &self,
+        kernels: &mut Kernels,
+        rng: &mut ChaCha8Rng,
+        copy: impl Fn(&mut Kernels, &Stream, &[CopyRun<'_>]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Result<String, String>> {
+        let (mut total, mut count) = (0, 0);
+        let mut records = Vec::new();
+        for round in 0..self.rounds {
+            let runs = random_runs(rng);
+            let spans: Vec<CopyRun<'_>> = runs
+                .iter()
+                .map(|run| {
+                    Ok(CopyRun { from: self.source.span(run.source, run.length)?, to: self.target.span(run.target, run.length)? })
+                })
+                .collect::<anyhow::Result<_>>()?;
+            let fill = rng.random();
+            // One block, few, the default's order, and more than there is work for.
+            kernels.set_grid_blocks_max([1, 3, 16, 1_000][round % 4]);
+            let on_target = self.target.context().stream()?;
+            on_target.fill_async(self.target.whole(), fill)?;
+            on_target.synchronize()?;
+            copy(kernels, &self.stream, &spans)?;
+            self.stream.synchronize()?;
+            let found = on_target.read(self.target.whole())?;
+
+            let bytes = records_into(runs.iter().copied(), &mut records);
+            let mut expected = vec![fill; self.content.len()];
+            reference::copy_runs(&self.content, &mut expected, &records, bytes);
+            if let Some(at) = found.iter().zip(&expected).position(|(found, expected)| found != expected) {
+                let run = runs.iter().find(|run| (run.target..run.target + run.length).contains(&(at as u64)));
+                return Ok(Err(format!("round {round} of {} runs: byte {at} differs, of {run:?}", runs.len())));
+            }
+            total += bytes;
+            count += runs.len();
+        }
+        Ok(Ok(format!("{} rounds, {count} runs, {:.2} GB", self.rounds, total as f64 / 1e9)))
+    }
+}
+
+/// Lengths from nothing to megabytes and every alignment of both ends, apart from each other in the target, in no order.
+fn random_runs(rng: &mut ChaCha8Rng) -> Vec<Run> {
+    let length_max: u64 = [40, 1_000, 40_000, 4_000_000][rng.random_range(0..4)];
+    let word: u64 = [1, 2, 4, 8, 16][rng.random_range(0..5)];
+    // More than one launch takes, now and then.
+    let count = if length_max == 40 { 40_000 } else { rng.random_range(1..3_000) };
+    let (mut source, mut target) = (0, 0);
+    let mut runs = Vec::new();
+    for _ in 0..count {
+        let length = rng.random_range(0..=length_max);
+        let length = if rng.random_bool(0.5) { length } else { length.next_multiple_of(word) };
+        source += word * rng.random_range(0..5);
+        target += word * rng.random_range(0..5);
+        if source.max(target) + length > MEMORY.0 {
+            break;
+        }
+        runs.push(Run { source, target, length });
+        source += length;
+        target += length;
+    }
+    runs.reverse();
+    runs
+}

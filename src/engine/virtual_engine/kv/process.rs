@@ -1,0 +1,182 @@
+//! A process that holds one virtual engine's KV memory on a GPU, and the way to it: a line of JSON per request and answer over its standard
+//! input and output. It ends with its standard input, hence with its engine, however that ends.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+use super::shape::{LAYERS, Shape};
+use super::store::Content;
+use crate::core::{BlockId, Bytes};
+use crate::device::cuda::{self, DeviceMemory, Driver, GpuUuid, Stream};
+use crate::migrate::wire::{MemoryKind, Segment};
+
+/// The subcommand that runs `serve`; its one argument is the memory to hold.
+pub const SUBCOMMAND: &str = "hold-gpu-memory";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Order {
+    uuid: GpuUuid,
+    shape: Shape,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Request {
+    Fill(Vec<Content>),
+    Wrong(Vec<Content>),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    /// The first one.
+    Memory(MemoryKind),
+    Filled,
+    Wrong(Option<BlockId>),
+    Failed(String),
+}
+
+/// The engine's end. Dropping it ends the process, and frees the memory.
+pub struct KvProcess {
+    child: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    memory: MemoryKind,
+}
+
+impl KvProcess {
+    pub fn start(program: &Path, uuid: GpuUuid, shape: Shape) -> anyhow::Result<KvProcess> {
+        let order = serde_json::to_string(&Order { uuid, shape })?;
+        let mut command = Command::new(program);
+        command.args([SUBCOMMAND, &order]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {} {SUBCOMMAND}", program.display()))?;
+        let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("the process that holds GPU memory has no pipes")
+        };
+        let memory = MemoryKind::Cuda { uuid, segments: Vec::new() };
+        let mut process = KvProcess { child, requests: Some(requests), answers: BufReader::new(answers), memory };
+        match process.answer()? {
+            Answer::Memory(memory) => process.memory = memory,
+            other => bail!("the process that holds GPU memory began with {other:?}"),
+        }
+        Ok(process)
+    }
+
+    pub fn memory(&self) -> &MemoryKind {
+        &self.memory
+    }
+
+    pub fn fill(&mut self, contents: &[Content]) -> anyhow::Result<()> {
+        match self.ask(&Request::Fill(contents.to_vec()))? {
+            Answer::Filled => Ok(()),
+            other => bail!("the process that holds GPU memory was to fill it and said {other:?}"),
+        }
+    }
+
+    pub fn wrong(&mut self, contents: &[Content]) -> anyhow::Result<Option<BlockId>> {
+        match self.ask(&Request::Wrong(contents.to_vec()))? {
+            Answer::Wrong(block) => Ok(block),
+            other => bail!("the process that holds GPU memory was to check it and said {other:?}"),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> anyhow::Result<Answer> {
+        let requests = self.requests.as_mut().context("the process that holds GPU memory is ending")?;
+        say(requests, request).context("the process that holds GPU memory is gone")?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> anyhow::Result<Answer> {
+        let mut line = String::new();
+        if self.answers.read_line(&mut line).context("the process that holds GPU memory is gone")? == 0 {
+            bail!("the process that holds GPU memory ended; its last words are above")
+        }
+        match serde_json::from_str(&line).with_context(|| format!("the process that holds GPU memory said {line:?}"))? {
+            Answer::Failed(why) => bail!(why),
+            answer => Ok(answer),
+        }
+    }
+}
+
+impl Drop for KvProcess {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Err(error) = self.child.wait() {
+            tracing::warn!("a process that holds GPU memory cannot be waited for: {error}");
+        }
+    }
+}
+
+fn say(to: &mut impl Write, what: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    to.write_all(&line)?;
+    Ok(to.flush()?)
+}
+
+/// The process itself, until its standard input ends.
+pub fn serve(order: &str) -> anyhow::Result<()> {
+    let order: Order = serde_json::from_str(order).context("what memory to hold is not understood")?;
+    let mut answers = std::io::stdout().lock();
+    let memory = match GpuMemory::allocate(order) {
+        Ok(memory) => memory,
+        Err(error) => return say(&mut answers, &Answer::Failed(format!("no KV memory on {}: {error}", order.uuid))),
+    };
+    say(&mut answers, &Answer::Memory(memory.kind()?))?;
+    for line in std::io::stdin().lock().lines() {
+        let answer = match serde_json::from_str(&line?)? {
+            Request::Fill(contents) => memory.fill(&contents).map(|()| Answer::Filled),
+            Request::Wrong(contents) => memory.wrong(&contents).map(Answer::Wrong),
+        };
+        say(&mut answers, &answer.unwrap_or_else(|error| Answer::Failed(error.to_string())))?;
+    }
+    Ok(())
+}
+
+struct GpuMemory {
+    order: Order,
+    /// One allocation per layer.
+    layers: Vec<DeviceMemory>,
+    stream: Stream,
+}
+
+impl GpuMemory {
+    fn allocate(order: Order) -> Result<GpuMemory, cuda::CudaError> {
+        let context = cuda::Context::retain(&Driver::load()?.device(order.uuid)?)?;
+        let layer = |_| context.allocate(Bytes(order.shape.layer_bytes()));
+        Ok(GpuMemory { order, layers: (0..LAYERS).map(layer).collect::<Result<_, _>>()?, stream: context.stream()? })
+    }
+
+    fn kind(&self) -> Result<MemoryKind, cuda::CudaError> {
+        let segments = self.layers.iter().map(|layer| Ok(Segment::from(&layer.export()?))).collect::<Result<_, _>>()?;
+        Ok(MemoryKind::Cuda { uuid: self.order.uuid, segments })
+    }
+
+    fn fill(&self, contents: &[Content]) -> Result<(), cuda::CudaError> {
+        let shape = self.order.shape;
+        for content in contents {
+            for (number, layer) in (0..).zip(&self.layers) {
+                let span = layer.span(shape.within_layer(content.block).start, shape.block_bytes())?;
+                self.stream.write(span, &shape.content(content.seed, number))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, contents: &[Content]) -> Result<Option<BlockId>, cuda::CudaError> {
+        let shape = self.order.shape;
+        for content in contents {
+            for (number, layer) in (0..).zip(&self.layers) {
+                let span = layer.span(shape.within_layer(content.block).start, shape.block_bytes())?;
+                if self.stream.read(span)? != shape.content(content.seed, number) {
+                    return Ok(Some(content.block));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

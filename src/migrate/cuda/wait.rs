@@ -1,0 +1,29 @@
+//! Waiting for the GPU without holding a core, and without missing a stop.
+
+use std::time::{Duration, Instant};
+
+use super::super::transport::Stop;
+use super::CopyError;
+use crate::device::cuda::Event;
+
+/// Small copies are over by then: looking again and again costs less than falling asleep.
+const SPIN: Duration = Duration::from_micros(100);
+/// How often an event is looked at after that. A sleep of this length takes Linux about twice as long.
+const POLL: Duration = Duration::from_micros(50);
+
+/// Until the event is reached, or a stop. An event that was never recorded counts as reached. After an error or a stop, work may still be
+/// under way.
+pub fn reached(event: &Event, stop: &Stop) -> Result<(), CopyError> {
+    let started = Instant::now();
+    while !event.is_done()? {
+        if stop.is_set() {
+            return Err(CopyError::Stopped);
+        }
+        if started.elapsed() < SPIN {
+            std::thread::yield_now();
+        } else {
+            stop.wait(POLL);
+        }
+    }
+    if stop.is_set() { Err(CopyError::Stopped) } else { Ok(()) }
+}
