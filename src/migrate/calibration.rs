@@ -38,7 +38,7 @@ pub struct MeasuredLink {
     /// The memories of source and destination: a NUMA node, or the UUID of a GPU.
     pub from: String,
     pub to: String,
-    /// One large copy in one run.
+    /// The fastest large copy in one piece.
     pub ceiling_bytes_per_s: f64,
     /// Median over plans of sizes that the fit has not seen: |predicted - measured| / measured.
     pub held_out_error: f64,

@@ -145,7 +145,7 @@ fn concluded(from: &Spot, to: &Spot, classes: &[CopyClass], measured: Measured) 
         from: from.name(),
         to: to.name(),
         transport: from.transport().into(),
-        ceiling_bytes_per_s: large.iter().map(Point::bytes_per_s).fold(0.0, f64::max),
+        ceiling_bytes_per_s: large.iter().map(Point::bytes_per_s_max).fold(0.0, f64::max),
         large,
         choices: choices(&costs, &points),
         points,

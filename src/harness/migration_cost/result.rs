@@ -34,7 +34,7 @@ pub struct Link {
     pub from: String,
     pub to: String,
     pub transport: String,
-    /// The one large copy, by class; the fastest is the ceiling.
+    /// The one large copy, by class; the fastest repeat of the fastest class is the ceiling.
     pub large: Vec<Point>,
     pub ceiling_bytes_per_s: f64,
     pub points: Vec<Point>,

@@ -50,6 +50,11 @@ impl Point {
         self.bytes.0 as f64 / self.copy_us * 1e6
     }
 
+    /// Of the fastest repeat.
+    pub fn bytes_per_s_max(&self) -> f64 {
+        self.bytes.0 as f64 / self.copy_us_min * 1e6
+    }
+
     /// What a hand-off waits for.
     pub fn total_us(&self) -> f64 {
         self.plan_us + self.copy_us
