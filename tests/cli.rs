@@ -108,7 +108,41 @@ fn config_as_json_names_value_and_origin() {
 
 #[test]
 fn targets_are_listed() {
-    assert!(dualpool(&["list-targets"]).prints().starts_with("dual_pool "));
+    let listed = dualpool(&["list-targets"]).prints();
+    let names: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["dual_pool", "migration_cost"]);
+}
+
+#[test]
+fn a_calibration_is_measured_written_and_read_by_name() {
+    // Both targets' names lead to it. Whatever the machine, the file it leaves is its own.
+    let mut calibrate = dualpool(&["calibrate", "--quick", "--device", "cpu"]);
+    let output = calibrate.output();
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for word in ["ceiling", "GB/s", "submit us", "us per run", "unseen p50", "artifacts/migration_cost/calibration.json"] {
+        assert!(shown.contains(word), "`{word}` is missing in: {shown}");
+    }
+    let json = calibrate.again(&["run", "migration_cost", "--quick", "--device", "cpu", "--json", "--out", "here"]).prints();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let kept = std::fs::read_to_string(calibrate.folder.path().join("here/migration_cost.json")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&kept).unwrap(), json);
+    assert!(json["links"][0]["classes"][0]["cost"]["bytes_per_s"].as_f64().unwrap() > 0.0);
+    calibrate.again(&["calibrate", "--quick", "--device", "cpu", "--out", "here"]).refuses(2, &["already holds a run", "here"]);
+
+    // Another machine's is refused before any engine starts.
+    let path = calibrate.folder.path().join("artifacts/migration_cost/calibration.json");
+    let mut other: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    other["machine"]["cpu"] = "Z80".into();
+    std::fs::write(calibrate.folder.path().join("other.json"), other.to_string()).unwrap();
+    let run = |file| calibrate.again(&["run", "dual_pool", "--device", "cpu", "--calibration", file]);
+    run("other.json").refuses(2, &["other.json", "another processor", "Z80", "dualpool calibrate", "--calibration none"]);
+    run("nowhere.json").refuses(2, &["nowhere.json", "dualpool calibrate"]);
+}
+
+#[test]
+fn engines_without_memory_are_not_calibrated() {
+    dualpool(&["calibrate", "--device", "virtual"]).refuses(1, &["virtual 0", "--device cpu"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::config::ConfigError;
 use crate::device::DeviceError;
 use crate::harness::folder::FolderError;
 use crate::harness::target::UnknownTarget;
+use crate::migrate::CalibrationError;
 use crate::report::LoadError;
 use crate::workload::WorkloadError;
 
@@ -40,6 +41,7 @@ fn judge(error: &anyhow::Error) -> (u8, Option<&'static str>) {
         .or(is(error.is::<UnknownTarget>(), USAGE, "`dualpool list-targets` says what each target does"))
         .or(is(error.is::<WorkloadError>(), USAGE, "`dualpool config` shows every setting and where it came from"))
         .or(is(error.is::<FolderError>(), USAGE, "without --out every run gets a folder of its own under artifacts/"))
+        .or(is(error.is::<CalibrationError>(), USAGE, "--calibration none runs without one"))
         .or(is(error.is::<LoadError>(), FAILED, "`dualpool run` prints the run folder as its last line"))
         .unwrap_or((FAILED, None))
 }

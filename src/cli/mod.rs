@@ -1,5 +1,6 @@
 //! The command line, one file per subcommand.
 
+mod calibrate;
 mod completions;
 mod config;
 mod doctor;
@@ -45,6 +46,8 @@ struct Cli {
 enum Command {
     /// Run a benchmark target: its table goes to the terminal, its artifacts into a folder.
     Run(run::Args),
+    /// Measure what copying KV costs between this machine's devices, for later runs to know (`run migration_cost`).
+    Calibrate(calibrate::Args),
     /// List what `run` can run.
     ListTargets,
     /// Watch a run while it goes on, and this machine's GPUs.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
     let terminal = Terminal::new();
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &cli, &terminal),
+        Command::Calibrate(args) => calibrate::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
         Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),

@@ -9,9 +9,10 @@ use anyhow::Context;
 
 use super::failure::{FAILED, INTERRUPTED};
 use super::flags::SettingFlags;
+use super::fleet::Links;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns};
-use super::{Cli, fleet, interrupt, log, topology};
+use super::{Cli, calibrate, fleet, interrupt, log, topology};
 use crate::config::Settings;
 use crate::core::{Clock, MonotonicClock};
 use crate::device::{self, Device, Gpus, Placement};
@@ -22,7 +23,7 @@ use crate::report;
 pub struct Args {
     /// What to run; `dualpool list-targets` lists them.
     target: String,
-    /// Print summary.json (of topology_probe: topology.json) instead of the table.
+    /// Print the target's JSON (`dual_pool`: summary.json) instead of its table.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -37,10 +38,14 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
     if target == target::TOPOLOGY_PROBE {
         return topology::probe(&settings.run.out, args.json);
     }
+    if target == target::MIGRATION_COST {
+        return calibrate::measure(&settings, &gpus, args.json, terminal);
+    }
     let placements = device::choose(&settings.pools, &gpus)?;
+    let links = fleet::links(&settings, &placements, &gpus)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
-    let outcome = runtime.block_on(measure(&settings, &placements, terminal));
+    let outcome = runtime.block_on(measure(&settings, &placements, links, terminal));
     // What is left are tasks that wait for nothing; none may keep the program from ending.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     let Some(outcome) = outcome? else {
@@ -54,7 +59,12 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// None when the user stopped it before there was anything to keep.
-async fn measure(settings: &Settings, placements: &[Placement], terminal: &Terminal) -> anyhow::Result<Option<Outcome>> {
+async fn measure(
+    settings: &Settings,
+    placements: &[Placement],
+    links: Links,
+    terminal: &Terminal,
+) -> anyhow::Result<Option<Outcome>> {
     let cancel = Cancel::new();
     interrupt::watch(cancel.clone(), terminal.clone()).context("cannot listen for Ctrl-C")?;
     let bars = Arc::new(Bars::new(terminal));
@@ -62,12 +72,13 @@ async fn measure(settings: &Settings, placements: &[Placement], terminal: &Termi
         bars.note(&note);
     }
     let mut prepared = dual_pool::prepare(settings, std::env::args().collect())?;
+    prepared.noted(links.note);
 
     let clock = MonotonicClock::new();
     let started = clock.now();
     bars.phase("engine start", 0);
     let controller = tokio::select! {
-        controller = fleet::start(settings, placements, bars.clone()) => controller.map(Some),
+        controller = fleet::start(settings, placements, links.links, bars.clone()) => controller.map(Some),
         // Dropping the start ends the engines that were on their way.
         () = cancel.cancelled() => Ok(None),
     };

@@ -135,11 +135,33 @@ pub struct MigrateSettings {
     pub verify_kv: bool,
     /// Where the control socket lives; a folder of its own, made with mode 0700. Empty = a fresh one in the system's temporary folder.
     pub run_dir: PathBuf,
+    /// Where `dualpool calibrate` leaves what copies cost here, and where runs read it. Empty = `artifacts/migration_cost/calibration.json`,
+    /// `none` = runs do without.
+    pub calibration: PathBuf,
+}
+
+/// Where a calibration of copies lies when nobody names another place.
+const CALIBRATION_FILE: &str = "artifacts/migration_cost/calibration.json";
+
+impl MigrateSettings {
+    /// Where the calibration of copies lies; none when runs are to do without.
+    pub fn calibration_file(&self) -> Option<PathBuf> {
+        match self.calibration.to_str() {
+            Some("none") => None,
+            Some("") => Some(CALIBRATION_FILE.into()),
+            _ => Some(self.calibration.clone()),
+        }
+    }
+
+    /// Whether the user named the file, and so relies on it.
+    pub fn names_calibration(&self) -> bool {
+        !self.calibration.as_os_str().is_empty()
+    }
 }
 
 impl Default for MigrateSettings {
     fn default() -> Self {
-        MigrateSettings { lease_ms: 30_000, verify_kv: false, run_dir: PathBuf::new() }
+        MigrateSettings { lease_ms: 30_000, verify_kv: false, run_dir: PathBuf::new(), calibration: PathBuf::new() }
     }
 }
 

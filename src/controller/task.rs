@@ -326,6 +326,10 @@ impl Task {
                 self.feed(Event::KvLost { engine: *engine });
             }
             MoveEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
+            MoveEvent::CopyCost { from, to, lines } => {
+                tracing::debug!(%from, %to, ?lines, "what a copy costs by the calibration");
+                self.feed(Event::CopyCost { from: *from, to: *to, lines });
+            }
             MoveEvent::Released { .. } => {}
         }
     }

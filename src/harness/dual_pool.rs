@@ -54,6 +54,7 @@ pub struct Prepared {
     command: Vec<String>,
     folder: RunFolder,
     earlier: Vec<PhaseTime>,
+    notes: Vec<String>,
 }
 
 /// Checks the settings and makes the run folder. Engines take long to start: call this before.
@@ -61,7 +62,7 @@ pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prep
     config::check(settings)?;
     workload::check(&settings.workload, settings.engine.max_model_len)?;
     let folder = RunFolder::create(target::DUAL_POOL.name, &settings.run.out)?;
-    Ok(Prepared { settings: settings.clone(), command, folder, earlier: Vec::new() })
+    Ok(Prepared { settings: settings.clone(), command, folder, earlier: Vec::new(), notes: Vec::new() })
 }
 
 /// `prepare` and `Prepared::run` in one, for engines that are up already.
@@ -82,6 +83,11 @@ impl Prepared {
         self.earlier.push(PhaseTime { name: name.to_string(), us: Micros::from(time) });
     }
 
+    /// Adds what the reader of the figures should know of how the engines were brought up.
+    pub fn noted(&mut self, note: Option<String>) {
+        self.notes.extend(note);
+    }
+
     /// Gives the run up before it began, because no engine came up for it. Its folder is removed.
     pub fn abandon(self) {
         self.folder.abandon();
@@ -98,6 +104,7 @@ impl Prepared {
     ) -> anyhow::Result<Outcome> {
         let settings = self.settings.clone();
         let driver = Driver::new(controller, &settings, cancel, progress);
+        std::mem::take(&mut self.notes).into_iter().for_each(|note| driver.note(note));
         let plan = match Plan::new(&settings, controller.engines(), &driver) {
             Ok(plan) => plan,
             Err(why) => {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::config::Settings;
+use crate::device::{cpu_name, memory_bytes};
 use crate::engine::EngineInfo;
 use crate::report::{Environment, EnvironmentEngine};
 
@@ -16,7 +17,7 @@ pub fn gather(engines: &[EngineInfo], settings: &Settings, gpus: Vec<String>) ->
         model: first.map_or_else(unknown, |e| e.model.clone()),
         dtype: settings.engine.dtype.clone(),
         os: os().unwrap_or_else(unknown),
-        cpu: cpu(&read("/proc/cpuinfo")).unwrap_or_else(unknown),
+        cpu: cpu_name(&read("/proc/cpuinfo")).unwrap_or_else(unknown),
         cores: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
         memory_bytes: memory_bytes(&read("/proc/meminfo")).unwrap_or(0),
         gpus,
@@ -38,26 +39,9 @@ fn os() -> Option<String> {
     Some(format!("{name}, Linux {}", read("/proc/sys/kernel/osrelease").trim()))
 }
 
-fn cpu(cpuinfo: &str) -> Option<String> {
-    let line = cpuinfo.lines().find(|l| l.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_string())
-}
-
-fn memory_bytes(meminfo: &str) -> Option<u64> {
-    let kib = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
-    Some(kib.trim().parse::<u64>().ok()? * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_the_kernels_formats() {
-        assert_eq!(cpu("processor\t: 0\nmodel name\t: AMD EPYC 7B13\nflags\t: fpu").as_deref(), Some("AMD EPYC 7B13"));
-        assert_eq!(memory_bytes("MemTotal:       24576 kB\nMemFree: 1 kB"), Some(24 << 20));
-        assert_eq!((cpu(""), memory_bytes("MemTotal: many")), (None, None));
-    }
 
     #[test]
     fn a_machine_without_engines_is_still_described() {

@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::samples::SamplesFile;
 use crate::controller::{Controller, Recording};
 use crate::report::{RunInfo, Summary};
+use crate::telemetry::replace_json;
 
 #[derive(Debug, Error)]
 pub enum FolderError {
@@ -20,6 +21,26 @@ pub enum FolderError {
     Write { path: PathBuf, source: std::io::Error },
     #[error("the run folder {} already holds a run; choose another one with --out", path.display())]
     Taken { path: PathBuf },
+}
+
+/// What names a run, and where it leaves its files.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub id: String,
+    /// UTC, RFC 3339.
+    pub started_at: String,
+    pub dir: PathBuf,
+}
+
+impl Identity {
+    /// Of a run that starts now, in `out` or, when that is empty, in `artifacts/<target>/<id>`.
+    pub fn now(target: &str, out: &Path) -> Identity {
+        let now = Timestamp::now();
+        // Two runs started in the same second differ in the process id.
+        let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
+        let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
+        Identity { started_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), id, dir }
+    }
 }
 
 /// A run's folder, open for writing.
@@ -37,8 +58,7 @@ impl RunFolder {
     /// Makes the folder: `out`, or `artifacts/<target>/<id>` when that is empty. Fails when it cannot be written or holds a run, so
     /// call it before engines are started.
     pub fn create(target: &str, out: &Path) -> Result<RunFolder, FolderError> {
-        let now = Timestamp::now();
-        let (dir, id) = place(target, out, now);
+        let Identity { id, started_at, dir } = Identity::now(target, out);
         let write = |source| FolderError::Write { path: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(write)?;
         let open = |name: &str| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).map(BufWriter::new);
@@ -46,9 +66,7 @@ impl RunFolder {
             std::io::ErrorKind::AlreadyExists => FolderError::Taken { path: dir.clone() },
             _ => write(source),
         })?;
-        let samples = SamplesFile::create(&dir.join("samples.jsonl")).map_err(write)?;
-        let samples = Arc::new(Mutex::new(samples));
-        let started_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let samples = Arc::new(Mutex::new(SamplesFile::create(&dir.join("samples.jsonl")).map_err(write)?));
         Ok(RunFolder { id, started_at, requests, samples, dir })
     }
 
@@ -116,35 +134,8 @@ impl RunFolder {
 
     /// Writes a JSON file in one go: readers see the file before or the file after, never a part.
     fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), FolderError> {
-        let text = json(value).map_err(|source| FolderError::Write { path: self.dir.clone(), source })?;
-        replace(&self.dir, name, &text)
+        replace_json(&self.dir.join(name), value).map_err(|source| FolderError::Write { path: self.dir.clone(), source })
     }
-}
-
-/// Where a run's folder is, and the run's id.
-pub(super) fn place(target: &str, out: &Path, now: Timestamp) -> (PathBuf, String) {
-    // Two runs started in the same second differ in the process id.
-    let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
-    let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
-    (dir, id)
-}
-
-pub(super) fn json(value: &impl Serialize) -> std::io::Result<String> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
-}
-
-/// Writes a file in one go: readers see the file before or the file after, never a part, whoever else writes it at the same time.
-pub(super) fn replace(dir: &Path, name: &str, text: &str) -> Result<(), FolderError> {
-    let part = dir.join(format!("{name}.{:x}.part", std::process::id()));
-    let write = || {
-        fs::write(&part, text)?;
-        fs::rename(&part, dir.join(name))
-    };
-    write().map_err(|source| {
-        // Of two errors the first is the one to tell.
-        let _ = fs::remove_file(&part);
-        FolderError::Write { path: dir.to_path_buf(), source }
-    })
 }
 
 /// Every change of the file is whole or an error, so what a panicking holder left is as good as any.

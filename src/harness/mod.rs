@@ -3,6 +3,8 @@
 //! `dual_pool` is the whole course of a run; each step of it has a module of its own: `saturation` finds the rate to offer, `search`
 //! tunes the arms that are to be tuned, `pair` runs all arms in turn through `drive`, `folder` keeps what they recorded, and `stats`
 //! turns the records into the figures and verdicts of `summary.json`.
+//!
+//! `migration_cost` measures what copies of KV cost, without engines.
 
 pub mod arms;
 mod cancel;
@@ -11,6 +13,7 @@ pub mod dual_pool;
 pub mod environment;
 pub mod folder;
 mod identical;
+pub mod migration_cost;
 mod pair;
 mod phases;
 mod progress;

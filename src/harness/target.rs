@@ -17,7 +17,12 @@ pub const TOPOLOGY_PROBE: Target = Target {
     about: "what this machine is made of: GPUs, NUMA nodes, NICs, and how far apart they are; `dualpool topology` shows it, too",
 };
 
-pub const TARGETS: [Target; 2] = [DUAL_POOL, TOPOLOGY_PROBE];
+pub const MIGRATION_COST: Target = Target {
+    name: "migration_cost",
+    about: "what copying KV costs between the devices of this machine, by size, number of runs and way to copy; needs no engines",
+};
+
+pub const TARGETS: [Target; 3] = [DUAL_POOL, TOPOLOGY_PROBE, MIGRATION_COST];
 
 /// The target of this name, or an error that lists them.
 pub fn find(name: &str) -> Result<Target, UnknownTarget> {
@@ -39,7 +44,7 @@ mod tests {
         assert_eq!(find("dual_pool"), Ok(DUAL_POOL));
         assert_eq!(
             find("dualpool").unwrap_err().to_string(),
-            "there is no target `dualpool`; the targets are: dual_pool, topology_probe"
+            "there is no target `dualpool`; the targets are: dual_pool, topology_probe, migration_cost"
         );
     }
 }

@@ -1,13 +1,11 @@
 //! The `topology_probe` target: keeps the topology in a folder, as a document and as a drawing of it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
-use super::folder::{FolderError, json, place, replace};
+use super::folder::{FolderError, Identity};
 use super::target::TOPOLOGY_PROBE;
 use crate::report::topology::{FILE, Topology, svg};
+use crate::telemetry::{replace_file, replace_json};
 
 /// Where `dualpool topology` keeps what it found last.
 pub const LATEST: &str = "artifacts/topology";
@@ -16,7 +14,7 @@ const DRAWING: &str = "topology.svg";
 
 /// A folder of its own, `artifacts/topology_probe/<id>` or `out`, for one run. Fails when it holds a topology already.
 pub fn keep_run(out: &Path, topology: &Topology) -> Result<PathBuf, FolderError> {
-    let (dir, _) = place(TOPOLOGY_PROBE.name, out, Timestamp::now());
+    let dir = Identity::now(TOPOLOGY_PROBE.name, out).dir;
     if dir.join(FILE).exists() {
         return Err(FolderError::Taken { path: dir });
     }
@@ -26,20 +24,21 @@ pub fn keep_run(out: &Path, topology: &Topology) -> Result<PathBuf, FolderError>
 
 /// In this folder, in place of what was found before.
 pub fn keep(dir: &Path, topology: &Topology) -> Result<(), FolderError> {
-    let write = |source| FolderError::Write { path: dir.to_path_buf(), source };
-    fs::create_dir_all(dir).map_err(write)?;
-    replace(dir, FILE, &json(topology).map_err(write)?)?;
+    replace_json(&dir.join(FILE), topology).map_err(|source| FolderError::Write { path: dir.to_path_buf(), source })?;
     draw(dir, topology).map(|_| ())
 }
 
 /// The drawing alone; returns its path.
 pub fn draw(dir: &Path, topology: &Topology) -> Result<PathBuf, FolderError> {
-    replace(dir, DRAWING, &svg(topology))?;
-    Ok(dir.join(DRAWING))
+    let path = dir.join(DRAWING);
+    replace_file(&path, &svg(topology)).map_err(|source| FolderError::Write { path: dir.to_path_buf(), source })?;
+    Ok(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::device::topology;
     use crate::report::topology::load_topology;

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::MoveEvent;
+use super::calibration::EngineLinks;
 use super::control::wire::{Half, LegName, LoadGroup, Source, ToEngine};
+use super::cost::Footprint;
 use super::lease::{FetchError, Leases, OnHeld, Tables};
 use super::memory::KvMap;
 use super::mover::{Copied, CopyJob};
@@ -110,6 +112,8 @@ struct Copying {
 
 pub struct Broker {
     lease: Micros,
+    /// What copies between these engines cost, where that was measured.
+    links: EngineLinks,
     engines: BTreeMap<EngineId, Engine>,
     leases: Leases,
     /// Loads whose source has not said yet that it holds the blocks, and until when they wait.
@@ -121,9 +125,10 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub fn new(lease: Micros) -> Broker {
+    pub fn new(lease: Micros, links: EngineLinks) -> Broker {
         Broker {
             lease,
+            links,
             engines: BTreeMap::new(),
             leases: Leases::default(),
             waiting: Vec::new(),
@@ -402,7 +407,23 @@ impl Broker {
     fn emit_ready(&mut self, engine: EngineId) {
         if self.engines.get(&engine).is_some_and(Engine::ready) {
             self.effects.push(Effect::Emit(MoveEvent::Ready { engine }));
+            self.emit_copy_costs(engine);
         }
+    }
+
+    /// What copies cost between this engine and the others that are ready: what a token comes to is known from their maps.
+    fn emit_copy_costs(&mut self, engine: EngineId) {
+        let ready = |id: &EngineId| self.engines.get(id).filter(|engine| engine.ready()).and_then(|engine| engine.map.as_deref());
+        let Some(own) = ready(&engine) else { return };
+        let footprint = Footprint::of(own);
+        let fitting = |other: &&EngineId| ready(other).is_some_and(|map| own.matches(map).is_ok());
+        let pairs = self.engines.keys().filter(fitting).flat_map(|&other| [(engine, other), (other, engine)]);
+        let cost = |(from, to)| {
+            let lines = self.links.get(from, to)?.lines(&footprint);
+            Some(Effect::Emit(MoveEvent::CopyCost { from, to, lines }))
+        };
+        let costs: Vec<Effect> = pairs.filter_map(cost).collect();
+        self.effects.extend(costs);
     }
 
     fn emit_moved(&mut self, to: EngineId, leg: LegId, source: Source, copied: Copied) {

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::memory::KvMap;
 use crate::core::{Bytes, Micros};
+use crate::router::CopyLine;
 
 /// A way to bring a plan's runs from one memory into another. Ordered from the plainest to the one of last resort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -73,6 +75,37 @@ impl ClassCost {
     }
 }
 
+/// What one token of context comes to in a copy between engines of this KV layout.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Footprint {
+    pub bytes_per_token: f64,
+    /// Contiguous pieces, where no two blocks are neighbours.
+    pub runs_per_token: f64,
+}
+
+impl Footprint {
+    pub fn of(map: &KvMap) -> Footprint {
+        let mut footprint = Footprint { bytes_per_token: 0.0, runs_per_token: 0.0 };
+        for layer in &map.layers {
+            let block_size = f64::from(map.groups[usize::from(layer.group)].block_size);
+            let bytes: u64 = layer.runs.iter().map(|(_, length)| length).sum();
+            footprint.bytes_per_token += bytes as f64 / block_size;
+            footprint.runs_per_token += runs_of_its_own(map, layer.base, layer.block_stride, &layer.runs) / block_size;
+        }
+        footprint
+    }
+}
+
+/// Runs that a block of a layer adds to a plan: one that begins where another layer's run of the same block ends, or its own run
+/// before it, is part of that copy.
+fn runs_of_its_own(map: &KvMap, base: u64, stride: u64, runs: &[(u64, u64)]) -> f64 {
+    let ends_here = |start: u64| {
+        let same_blocks = map.layers.iter().filter(|other| other.block_stride == stride);
+        same_blocks.flat_map(|other| other.runs.iter().map(|(offset, length)| other.base + offset + length)).any(|end| end == start)
+    };
+    runs.iter().filter(|(offset, _)| !ends_here(base + offset)).count() as f64
+}
+
 #[derive(Debug, Error, PartialEq)]
 pub enum LinkCostError {
     #[error("a link needs the cost of at least one class of copy")]
@@ -109,6 +142,15 @@ impl LinkCost {
         (class, Micros(us.round() as u64))
     }
 
+    /// The same for the router, which counts in tokens: one line per class.
+    pub fn lines(&self, footprint: &Footprint) -> Vec<CopyLine> {
+        let line = |cost: &ClassCost| CopyLine {
+            fixed_us: cost.submit_us,
+            us_per_token: cost.run_us * footprint.runs_per_token + footprint.bytes_per_token / cost.bytes_per_s * 1e6,
+        };
+        self.classes.values().map(line).collect()
+    }
+
     /// `choose` without rounding to microseconds.
     pub fn choose_us(&self, bytes: Bytes, runs: u32) -> (CopyClass, f64) {
         let predicted = self.classes.iter().map(|(&class, cost)| (class, cost.predict_us(bytes, runs)));
@@ -133,6 +175,7 @@ impl From<LinkCost> for BTreeMap<CopyClass, ClassCost> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::tests::map;
     use super::*;
 
     fn link() -> LinkCost {
@@ -152,6 +195,22 @@ mod tests {
     fn few_large_runs_go_directly_and_many_small_ones_through_staging() {
         assert_eq!(link().choose(Bytes::from_mib(64), 1).0, CopyClass::Direct);
         assert_eq!(link().choose(Bytes::from_mib(64), 4096).0, CopyClass::Staged);
+    }
+
+    #[test]
+    fn a_token_counts_the_runs_that_are_copies_of_their_own() {
+        let layer_major = Footprint::of(&map(0, 8, 64));
+        assert_eq!(layer_major, Footprint { bytes_per_token: 1.0, runs_per_token: 2.0 / 128.0 });
+        let mut block_major = map(0, 8, 64);
+        for (i, layer) in (0..).zip(&mut block_major.layers) {
+            (layer.base, layer.block_stride) = (i * 64, 128);
+        }
+        assert_eq!(Footprint::of(&block_major), Footprint { bytes_per_token: 1.0, runs_per_token: 1.0 / 128.0 });
+        let line = link().lines(&layer_major)[0];
+        assert!(
+            (line.fixed_us - 5.0).abs() < 1e-9 && (line.us_per_token - (2.0 * 2.0 / 128.0 + 1e6 / 50e9)).abs() < 1e-9,
+            "{line:?}"
+        );
     }
 
     #[test]

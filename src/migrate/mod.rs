@@ -9,6 +9,7 @@
 //! | `broker` | the protocol as a state machine without I/O |
 //! | `control` | the socket, its messages, and the thread that runs the broker |
 //! | `cost` | what a copy costs, by size, number of runs and class |
+//! | `calibration` | the file that keeps what copies cost on this machine |
 //! | `transport`, `shm`, `cuda` | what moves bytes; between memfds; between GPUs |
 //! | `transports` | all of them as one, by the kind of an engine's memory |
 //! | `mover`, `verify` | the thread that executes plans, and checks them |
@@ -16,6 +17,7 @@
 //! `docs/kv-protocol.md` describes the protocol; `python/dualpool/connector` is its other end.
 
 mod broker;
+mod calibration;
 mod control;
 mod cost;
 mod cuda;
@@ -36,9 +38,11 @@ use tokio::sync::mpsc;
 
 use crate::config::MigrateSettings;
 use crate::core::{Bytes, Clock, EngineId, LegId, Micros, Time};
+use crate::router::CopyLine;
 
+pub use calibration::{COPY_COSTS_SCHEMA, COPY_LAYOUT, CalibrationError, CopyCosts, EngineLinks, MeasuredLink};
 pub use control::wire;
-pub use cost::{ClassCost, CopyClass, LinkCost, LinkCostError};
+pub use cost::{ClassCost, CopyClass, Footprint, LinkCost, LinkCostError};
 pub use cuda::{CudaTransport, KernelSettings};
 pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
@@ -74,6 +78,8 @@ pub enum MoveEvent {
     Released { engine: EngineId, leg: LegId },
     /// Nobody fetched the blocks in time; they are being released.
     LeaseExpired { engine: EngineId, leg: LegId },
+    /// Copies from one engine to the other cost this, one line per way to do it. Said once both are ready, where it was measured.
+    CopyCost { from: EngineId, to: EngineId, lines: Vec<CopyLine> },
     /// The engine's control connection is gone.
     Disconnected { engine: EngineId },
 }
@@ -107,21 +113,22 @@ impl Migrator {
         clock: Arc<dyn Clock>,
         fault: Fault,
     ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
-        Migrator::start_with(settings, clock, fault, Box::new(Transports::default()))
+        Migrator::start_with(settings, clock, fault, EngineLinks::default(), Box::new(Transports::default()))
     }
 
-    /// The same with a transport of the caller's making.
+    /// The same with a transport of the caller's making, and knowing what copies between these engines cost.
     pub fn start_with(
         settings: &MigrateSettings,
         clock: Arc<dyn Clock>,
         fault: Fault,
+        links: EngineLinks,
         transport: Box<dyn Transport>,
     ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
         let run_dir = control::RunDir::open(&settings.run_dir)?;
         let (events, received) = mpsc::channel(MOVE_EVENTS_MAX);
         let fault = Arc::new(Mutex::new(fault));
-        let options =
-            control::Options { lease: Micros(settings.lease_ms * 1000), verify: settings.verify_kv, fault: fault.clone(), clock };
+        let lease = Micros(settings.lease_ms * 1000);
+        let options = control::Options { lease, verify: settings.verify_kv, fault: fault.clone(), clock, links };
         let thread = control::ControlThread::start(run_dir.socket(), transport, options, events)?;
         Ok((Migrator { thread, run_dir, fault }, received))
     }

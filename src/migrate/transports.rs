@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::calibration::EngineLinks;
 use super::cost::CopyClass;
 use super::cuda::{CudaTransport, KernelSettings};
 use super::plan::Span;
@@ -34,6 +35,15 @@ impl Kind {
 impl Transports {
     pub fn new(kernels: KernelSettings) -> Transports {
         Transports { cuda: CudaTransport::new(kernels), ..Transports::default() }
+    }
+
+    /// The same, choosing the class of every copy by what copies cost between these engines.
+    pub fn calibrated(kernels: KernelSettings, links: &EngineLinks) -> Transports {
+        let mut transports = Transports::new(kernels);
+        for ((from, to), cost) in links.iter() {
+            transports.cuda.set_cost(from, to, cost.clone());
+        }
+        transports
     }
 
     fn of(&mut self, kind: Kind) -> &mut dyn Transport {

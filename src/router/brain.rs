@@ -7,7 +7,9 @@ use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Req
 
 use super::flight::Flight;
 use super::policy::{self, Ask, Plan, Policy};
-use super::{Action, Arrangement, ArrangementError, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind};
+use super::{
+    Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind,
+};
 
 /// Decides where every request goes and follows it to its end.
 ///
@@ -15,6 +17,7 @@ use super::{Action, Arrangement, ArrangementError, CostModel, EngineFacts, Engin
 pub struct Router {
     pub(super) engines: Vec<EngineState>,
     pub(super) costs: CostModel,
+    pub(super) copies: CopyTable,
     pub(super) policy: Box<dyn Policy>,
     pub(super) settings: RouterSettings,
     /// The time of the last event: how old a device's signals are counts from it.
@@ -32,6 +35,7 @@ impl Router {
         Router {
             engines: engines.collect(),
             costs: CostModel::default(),
+            copies: CopyTable::new(fleet.len()),
             policy: policy::build(PolicyKind::SharedLeastLoad),
             settings: settings.clone(),
             now: Time::default(),
@@ -77,6 +81,7 @@ impl Router {
             Event::DeviceSignals { engine, signals } => self.device_said(now, engine, signals),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
+            Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
             Event::ShutDown => self.shut_down(actions),
         }
     }
@@ -102,9 +107,15 @@ impl Router {
         &self.costs
     }
 
-    /// Starts from a stored calibration. The router goes on fitting it to what it observes.
+    pub fn copies(&self) -> &CopyTable {
+        &self.copies
+    }
+
+    /// Starts from what was learnt before, and of copies between single engines from their calibration. The router goes on fitting
+    /// both to what it observes.
     pub fn set_costs(&mut self, costs: CostModel) {
         self.costs = costs.sanitised();
+        self.copies.forget_learnt();
     }
 
     /// Why a request cannot be admitted now.
@@ -129,13 +140,15 @@ impl Router {
 
     /// Where a request that starts now goes. None only when no engine is alive.
     pub fn decide(&mut self, ask: &Ask) -> Option<Plan> {
-        let Router { engines, costs, policy, long_prompt_tokens_min, now, .. } = self;
-        policy.place(&FleetView { engines, costs, long_prompt_tokens_min: *long_prompt_tokens_min, now: *now }, ask)
+        let Router { engines, costs, copies, policy, long_prompt_tokens_min, now, .. } = self;
+        policy.place(&FleetView { engines, costs, copies, long_prompt_tokens_min: *long_prompt_tokens_min, now: *now }, ask)
     }
 
-    pub(super) fn decide_decode(&mut self, ask: &Ask) -> Option<EngineId> {
-        let Router { engines, costs, policy, long_prompt_tokens_min, now, .. } = self;
-        policy.decode_on(&FleetView { engines, costs, long_prompt_tokens_min: *long_prompt_tokens_min, now: *now }, ask)
+    /// Where a request whose KV is on engine `from` decodes.
+    pub(super) fn decide_decode(&mut self, ask: &Ask, from: EngineId) -> Option<EngineId> {
+        let Router { engines, costs, copies, policy, long_prompt_tokens_min, now, .. } = self;
+        let fleet = FleetView { engines, costs, copies, long_prompt_tokens_min: *long_prompt_tokens_min, now: *now };
+        policy.decode_on(&fleet, ask, from)
     }
 
     /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.

@@ -5,6 +5,8 @@ use crate::core::{
     TokenId,
 };
 
+use super::CopyLine;
+
 /// Something that happened. `Router::handle` takes it with the time at which it did.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
@@ -40,6 +42,12 @@ pub enum Event<'a> {
     /// The engine's link to the mover is gone for good: no KV moves from it or to it any more.
     KvLost {
         engine: EngineId,
+    },
+    /// What a copy from one engine to another costs by a calibration: one line per way to do it.
+    CopyCost {
+        from: EngineId,
+        to: EngineId,
+        lines: &'a [CopyLine],
     },
     /// Nobody will be served any more: every request ends.
     ShutDown,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::{DeviceSignals, EngineId, EngineStats, Micros, Objectives, PREFILL_TOKENS_MIN, Role, Time, Tuning};
 
-use super::{Arrangement, CostModel};
+use super::{Arrangement, CopyTable, CostModel};
 
 /// A looser ITL objective counts as this one: an hour, which is none at all, and fits a sum over 2^32 legs.
 const ITL_OBJECTIVE_US_MAX: u64 = 3_600_000_000;
@@ -268,6 +268,7 @@ impl EngineState {
 pub struct FleetView<'a> {
     pub engines: &'a [EngineState],
     pub costs: &'a CostModel,
+    pub copies: &'a CopyTable,
     pub long_prompt_tokens_min: u32,
     pub now: Time,
 }
@@ -317,6 +318,19 @@ impl<'a> FleetView<'a> {
     pub fn least_taker(&self, role: Role, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
         let of_pool = self.least_where(|engine| engine.role == role && engine.moves_kv(), start, &score);
         of_pool.or_else(|| self.least_where(EngineState::moves_kv, start, &score))
+    }
+
+    /// Predicted time to copy the KV of so many tokens from one engine to another.
+    pub fn copy(&self, from: EngineId, to: EngineId, tokens: f64) -> f64 {
+        if from == to {
+            return 0.0;
+        }
+        self.copies.copy(from, to, tokens).unwrap_or(self.costs.handoff_us_per_token * tokens)
+    }
+
+    /// Predicted time from the last output of the prefill leg to the decode leg being ready for a step.
+    pub fn handoff(&self, from: EngineId, to: EngineId, tokens: f64) -> f64 {
+        self.costs.handoff_us + self.copy(from, to, tokens)
     }
 
     pub fn is_long(&self, prompt_tokens: u32) -> bool {

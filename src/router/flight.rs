@@ -70,6 +70,7 @@ pub(super) struct Stay {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Loading {
+    pub from: EngineId,
     pub tokens: u32,
     pub copied: Option<(Micros, Bytes)>,
 }

@@ -102,11 +102,12 @@ impl Router {
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
         // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
-        if let Some(Loading { tokens, copied: Some((copy, bytes)) }) = stay.loading {
+        if let Some(Loading { from, tokens, copied: Some((copy, bytes)) }) = stay.loading {
             let joining = engine.joining(&self.costs, engine.load.running as f64);
             // Where the engine had the prefix in its cache, no copy shows what one costs.
             let copied = if bytes == Bytes(0) { 0 } else { tokens };
             self.costs.observe_handoff(copied, copy, now.since(stay.since), joining);
+            self.copies.observe(from, stay.engine, copied, copy);
         }
     }
 
@@ -137,7 +138,7 @@ impl Router {
     /// The prefill leg is over, and its engine holds the blocks: on to an engine that decodes, chosen by the signals of this moment.
     /// Where nobody can take the blocks, the request stays.
     fn hand_over(&mut self, now: Time, journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
-        let to = if self.engines[from.index()].moves_kv() { self.decide_decode(&journey.ask()) } else { None };
+        let to = if self.engines[from.index()].moves_kv() { self.decide_decode(&journey.ask(), from) } else { None };
         let engine = to.unwrap_or(from);
         // An engine does not load from itself; what its prefix cache kept serves instead.
         let (load, unused) = if engine == from { (None, held) } else { (held, None) };
@@ -245,7 +246,7 @@ impl Router {
                 objectives: ask.objectives,
             },
             since: now,
-            loading: load.map(|source| Loading { tokens: source.tokens, copied: None }),
+            loading: load.map(|source| Loading { from: source.engine, tokens: source.tokens, copied: None }),
         };
         self.engines[engine.index()].load.enter(&stay.load);
         self.flights.insert(id.request, Flight { journey, stay, held: load });

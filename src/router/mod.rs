@@ -2,6 +2,7 @@
 //! tests and a simulator run the very same code.
 
 mod brain;
+mod copies;
 mod cost;
 mod event;
 mod fleet;
@@ -14,6 +15,7 @@ mod tests;
 
 pub use crate::core::{Arrangement, ArrangementError, PolicyKind};
 pub use brain::Router;
+pub use copies::{COPY_LINES_MAX, CopyLine, CopyTable};
 pub use cost::CostModel;
 pub use event::{Action, Event};
 pub use fleet::{DEVICE_SIGNALS_AGE_MAX, EngineFacts, EngineState, FleetView, Load};

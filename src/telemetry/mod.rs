@@ -1,7 +1,10 @@
-//! What is measured of a run: the timeline of every request and samples of every engine and GPU, as they stand in the artifacts.
+//! What is measured of a run: the timeline of every request and samples of every engine and GPU, as they stand in the artifacts;
+//! and how such a file is written whole.
 
+mod file;
 mod gpu;
 mod record;
 
+pub use file::{replace_file, replace_json};
 pub use gpu::{GpuProcess, GpuReading, GpuSample, Throttle, UtilSource};
 pub use record::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord, Sample};

@@ -1,27 +1,35 @@
 //! Brings up what serves requests: the migrator, the engines on their devices, the controller over them.
 
+mod copies;
 #[cfg(feature = "python")]
 mod vllm;
 
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use crate::config::{Settings, VirtualKv};
 use crate::controller::{Controller, GpuWatch};
 use crate::core::{Clock, Micros, MonotonicClock};
-use crate::device::cuda::Driver;
 use crate::device::cuda::kernels::nvrtc;
 use crate::device::nvml::SamplerError;
 use crate::device::{Device, Placement};
 use crate::engine::virtual_engine::kv::KvPlace;
 use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings, start_with_memory};
 use crate::harness::Progress;
-use crate::migrate::{Fault, KernelSettings, Migrator, Transports};
+use crate::harness::migration_cost::gpu_of_virtual;
+use crate::migrate::{EngineLinks, Fault, KernelSettings, Migrator, Transports};
 
-/// Starts one engine per placement. Dropping the future ends what was started.
-pub async fn start(settings: &Settings, placements: &[Placement], progress: Arc<dyn Progress>) -> anyhow::Result<Controller> {
-    start_with_fault(settings, placements, progress, Fault::None).await
+pub use copies::{Links, links};
+
+/// Starts one engine per placement, knowing what copies between them cost. Dropping the future ends what was started.
+pub async fn start(
+    settings: &Settings,
+    placements: &[Placement],
+    links: EngineLinks,
+    progress: Arc<dyn Progress>,
+) -> anyhow::Result<Controller> {
+    start_engines(settings, placements, links, progress, Fault::None).await
 }
 
 /// The same with a fault in every KV copy: what tests use to see that a fault shows.
@@ -31,9 +39,19 @@ pub async fn start_with_fault(
     progress: Arc<dyn Progress>,
     fault: Fault,
 ) -> anyhow::Result<Controller> {
+    start_engines(settings, placements, EngineLinks::default(), progress, fault).await
+}
+
+async fn start_engines(
+    settings: &Settings,
+    placements: &[Placement],
+    links: EngineLinks,
+    progress: Arc<dyn Progress>,
+    fault: Fault,
+) -> anyhow::Result<Controller> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let watch = watch_gpus(settings, placements, clock.clone());
-    let controller = engines(settings, placements, progress, clock, fault).await?;
+    let controller = engines(settings, placements, links, progress, clock, fault).await?;
     match watch {
         Some(Ok(watch)) => controller.watch_gpus(watch).await,
         // GPUs that cannot be watched can still serve.
@@ -60,23 +78,30 @@ fn watch_gpus(settings: &Settings, placements: &[Placement], clock: Arc<dyn Cloc
 async fn engines(
     settings: &Settings,
     placements: &[Placement],
+    links: EngineLinks,
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
     fault: Fault,
 ) -> anyhow::Result<Controller> {
     let virtual_indices: Vec<u32> = placements.iter().filter_map(|placement| placement.device.virtual_index()).collect();
     if virtual_indices.len() == placements.len() {
-        return virtual_engines(settings, &virtual_indices, clock, fault).await;
+        return virtual_engines(settings, &virtual_indices, links, clock, fault).await;
     }
     #[cfg(feature = "python")]
-    return vllm::start(settings, placements, progress, clock, fault).await;
+    return vllm::start(settings, placements, links, progress, clock, fault).await;
     #[cfg(not(feature = "python"))]
     drop(progress);
     #[cfg(not(feature = "python"))]
     anyhow::bail!("this program was built without Python, so it has virtual engines only; use --device virtual, or `make build`")
 }
 
-async fn virtual_engines(settings: &Settings, indices: &[u32], clock: Arc<dyn Clock>, fault: Fault) -> anyhow::Result<Controller> {
+async fn virtual_engines(
+    settings: &Settings,
+    indices: &[u32],
+    links: EngineLinks,
+    clock: Arc<dyn Clock>,
+    fault: Fault,
+) -> anyhow::Result<Controller> {
     let engine = &settings.engine;
     let defaults = VirtualSettings::default();
     let settings_of_engines = VirtualSettings {
@@ -98,26 +123,22 @@ async fn virtual_engines(settings: &Settings, indices: &[u32], clock: Arc<dyn Cl
         VirtualKv::Shm => vec![KvPlace::Shm; indices.len()],
         VirtualKv::Cuda => gpu_places(indices)?,
     };
-    let (migrator, moves) = Migrator::start_with(&settings.migrate, clock.clone(), fault, Box::new(transports(settings)))?;
+    let transports = Box::new(transports(settings, &links));
+    let (migrator, moves) = Migrator::start_with(&settings.migrate, clock.clone(), fault, links, transports)?;
     let started = start_with_memory(&places, migrator.socket_path(), &settings_of_engines, clock.clone()).await;
     let (fleet, events) = started.context("the virtual engines did not start")?;
     Ok(Controller::start(fleet, events, Some((Box::new(migrator), moves)), &settings.router, &settings.telemetry, clock))
 }
 
-/// The GPU of each virtual engine, by CUDA's own numbers.
 fn gpu_places(indices: &[u32]) -> anyhow::Result<Vec<KvPlace>> {
-    let devices = Driver::load().and_then(|driver| driver.devices()).context("virtual.kv = \"cuda\" needs a GPU")?;
-    ensure!(!devices.is_empty(), "virtual.kv = \"cuda\" needs a GPU, and the driver shows none; use virtual.kv = \"shm\"");
     let program =
         std::env::current_exe().context("cannot find this program, which holds the GPU memory in a process of its own")?;
-    let place = |&index: &u32| {
-        let device = &devices[index as usize % devices.len()];
-        KvPlace::Gpu { uuid: device.uuid, program: program.clone() }
-    };
-    Ok(indices.iter().map(place).collect())
+    let place = |&index: &u32| Ok(KvPlace::Gpu { uuid: gpu_of_virtual(index)?, program: program.clone() });
+    indices.iter().map(place).collect()
 }
 
 /// What moves KV between engines, whatever memory they have.
-fn transports(settings: &Settings) -> Transports {
-    Transports::new(KernelSettings { nvrtc_folders: nvrtc::folders(Some(&settings.engine.venv)), ..KernelSettings::default() })
+fn transports(settings: &Settings, links: &EngineLinks) -> Transports {
+    let nvrtc_folders = nvrtc::folders(Some(&settings.engine.venv));
+    Transports::calibrated(KernelSettings { nvrtc_folders, ..KernelSettings::default() }, links)
 }

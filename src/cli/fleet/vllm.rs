@@ -13,17 +13,18 @@ use crate::device::{Affinity, Device, Placement, topology};
 use crate::engine::ENGINE_EVENTS_MAX;
 use crate::engine::vllm::{self, EngineSpec, Pin};
 use crate::harness::Progress;
-use crate::migrate::{Fault, Migrator};
+use crate::migrate::{EngineLinks, Fault, Migrator};
 
 pub async fn start(
     settings: &Settings,
     placements: &[Placement],
+    links: EngineLinks,
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
     fault: Fault,
 ) -> anyhow::Result<Controller> {
-    let transports = Box::new(super::transports(settings));
-    let (migrator, moves) = Migrator::start_with(&settings.migrate, clock.clone(), fault, transports)?;
+    let transports = Box::new(super::transports(settings, &links));
+    let (migrator, moves) = Migrator::start_with(&settings.migrate, clock.clone(), fault, links, transports)?;
     let cannot_move = placements.iter().find_map(|placement| unreachable_memory(&placement.device));
     if let Some(why) = &cannot_move {
         progress.note(&format!("KV does not move between these engines, and arms that move it are left out: {why}"));

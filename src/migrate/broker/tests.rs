@@ -5,9 +5,11 @@ use std::fs::File;
 
 use proptest::prelude::*;
 
+use super::super::cost::{ClassCost, CopyClass, LinkCost};
 use super::super::memory::tests::map;
 use super::*;
 use crate::core::{BlockId, RequestId};
+use crate::router::CopyLine;
 
 const ENGINES: u16 = 3;
 
@@ -166,7 +168,7 @@ proptest! {
     /// Every load gets one answer, every load and skip one event, no lease outlives its end, and nothing is let go under a copy.
     #[test]
     fn promises_hold(steps in proptest::collection::vec(step(), 0..120)) {
-        let (mut broker, mut world) = (Broker::new(Micros(1_000_000)), World::default());
+        let (mut broker, mut world) = (Broker::new(Micros(1_000_000), EngineLinks::default()), World::default());
         for step in steps {
             world.apply(&mut broker, step);
         }
@@ -190,7 +192,7 @@ proptest! {
 /// not.
 #[test]
 fn the_outcome_of_an_old_registration_is_not_taken_for_a_new_ones() {
-    let mut broker = Broker::new(Micros(1_000_000));
+    let mut broker = Broker::new(Micros(1_000_000), EngineLinks::default());
     let connect = |broker: &mut Broker| {
         for half in [Half::Worker, Half::Scheduler] {
             broker.hello(EngineId(0), half).unwrap();
@@ -209,4 +211,27 @@ fn the_outcome_of_an_old_registration_is_not_taken_for_a_new_ones() {
     }
     broker.mapped(EngineId(0), new, Ok(()), Time(0));
     assert!(broker.take_effects().iter().any(|e| matches!(e, Effect::Emit(MoveEvent::Ready { .. }))));
+}
+
+/// Costs are told once both ends are there, in the tokens of their layout, and only for links that were measured.
+#[test]
+fn what_a_copy_costs_is_told_once_both_ends_are_ready() {
+    let cost = ClassCost { submit_us: 7.0, run_us: 2.0, bytes_per_s: 1e6 };
+    let link = LinkCost::new([(CopyClass::Direct, cost)].into()).unwrap();
+    let mut broker = Broker::new(Micros(1_000_000), [((EngineId(0), EngineId(1)), link)].into_iter().collect());
+    let mut connect = |id: u16| {
+        for half in [Half::Worker, Half::Scheduler] {
+            broker.hello(EngineId(id), half).unwrap();
+        }
+        let fd = File::open("/dev/null").unwrap().into();
+        broker.register(map(id, 8, 64), Memory::Shm { fd, bytes: 1024 }).unwrap();
+        broker.mapped(EngineId(id), id.into(), Ok(()), Time(0));
+        let costs = |e| if let Effect::Emit(MoveEvent::CopyCost { from, to, lines }) = e { Some((from, to, lines)) } else { None };
+        broker.take_effects().into_iter().filter_map(costs).collect::<Vec<_>>()
+    };
+    assert_eq!(connect(0), []);
+    // Two layers of 64 bytes, in blocks of 128 tokens: one byte and two runs / 128 for each token.
+    let line = CopyLine { fixed_us: 7.0, us_per_token: 1.0 + 2.0 * 2.0 / 128.0 };
+    assert_eq!(connect(1), [(EngineId(0), EngineId(1), vec![line])]);
+    assert_eq!(connect(2), []);
 }

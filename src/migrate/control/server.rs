@@ -20,6 +20,7 @@ use super::connection::{Connection, ConnectionError};
 use super::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, ToController, ToEngine};
 use crate::core::{Clock, EngineId, LegId, Micros, Time};
 use crate::migrate::broker::{Broker, ENGINES_MAX, Effect};
+use crate::migrate::calibration::EngineLinks;
 use crate::migrate::memory::KvMap;
 use crate::migrate::mover::{Copied, Done, Job, Mover, MoverOptions};
 use crate::migrate::transport::{Memory, Transport};
@@ -51,6 +52,7 @@ pub struct Options {
     pub verify: bool,
     pub fault: Arc<Mutex<Fault>>,
     pub clock: Arc<dyn Clock>,
+    pub links: EngineLinks,
 }
 
 /// A handle to the thread; dropping it ends the thread and waits for it.
@@ -89,7 +91,7 @@ impl ControlThread {
         let (commands, received) = sync_channel(INBOX_MAX);
         let inbox = Inbox { commands, wake: wake.clone() };
         let outcomes = inbox.clone();
-        let Options { lease, verify, fault, clock } = options;
+        let Options { lease, verify, fault, clock, links } = options;
         let mover = Mover::start(transport, MoverOptions { verify, fault, clock: clock.clone() }, move |done| {
             outcomes.send(Command::Mover(done))
         })
@@ -99,7 +101,7 @@ impl ControlThread {
             listener,
             wake,
             inbox: received,
-            broker: Broker::new(lease),
+            broker: Broker::new(lease, links),
             mover: Some(mover),
             connections: BTreeMap::new(),
             next_connection: 0,

@@ -43,7 +43,7 @@ fn long(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &Engine
     if prefill.load.depth() == 0 {
         let outputs = f64::from(ask.outputs.saturating_sub(1));
         let stay = outputs * fleet.costs.step(0.0, 1.0);
-        let go = fleet.costs.handoff(prompt) + outputs * fleet.costs.step(0.0, decode.load.depth() as f64 + 1.0);
+        let go = fleet.handoff(prefill.id, decode.id, prompt) + outputs * fleet.costs.step(0.0, decode.load.depth() as f64 + 1.0);
         let longest_step = |engine: &EngineState| fleet.costs.step(engine.batched_tokens(), 1.0);
         let calm = longest_step(prefill) <= itl_max.min(longest_step(decode));
         return if stay < go && calm { Plan::Whole(prefill.id) } else { floor };
@@ -67,7 +67,7 @@ fn short(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &Engin
     if ttft > ttft_max || jolt {
         return if ttft_elsewhere <= ttft_max * ROOM_TO_SPARE { elsewhere } else { floor };
     }
-    let handoff = fleet.costs.handoff(prompt);
+    let handoff = fleet.handoff(prefill.id, decode.id, prompt);
     let calm = handoff + decode.joining(fleet.costs, decode.load.running as f64 + 1.0) <= itl_max * ROOM_TO_SPARE;
     if calm && ttft_elsewhere + handoff < ttft { elsewhere } else { floor }
 }

@@ -39,9 +39,9 @@ pub trait Policy: Send {
     /// Where the request starts. None only when no engine is alive.
     fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan>;
 
-    /// Where a request that was prefilled by a `Plan::Split` decodes. None when no engine can take its KV: it stays where it is.
-    fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<EngineId> {
-        best_decoder(fleet, ask, 0)
+    /// Where a request that was prefilled on `from` by a `Plan::Split` decodes. None when no engine can take its KV: it stays.
+    fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<EngineId> {
+        best_decoder(fleet, ask, from)
     }
 }
 
@@ -67,15 +67,17 @@ impl Turn {
     }
 }
 
-/// The decode engine whose next step, with this request in it, is shortest. An engine without room for it comes last.
-fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, start: usize) -> Option<EngineId> {
+/// The decode engine on which this request is soonest decoding: its KV copied there, and the next step with it over. An engine without
+/// room for it comes last.
+fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<EngineId> {
     let tokens = u64::from(ask.prompt_tokens) + u64::from(ask.outputs);
     let score = |engine: &super::EngineState| {
         let taken = engine.load.context_tokens + engine.load.output_tokens + tokens;
         let overfull = taken.saturating_sub(engine.facts.kv_tokens) as f64;
         let prompt = engine.backlog().min(engine.chunk());
+        let ready = fleet.copy(from, engine.id, ask.prompt_tokens.into()) + fleet.seat_wait(engine);
         // What has no room waits until other requests end: as long as their prompt and output tokens take to compute, at least.
-        fleet.costs.step(prompt, engine.load.depth() as f64) + overfull * fleet.costs.prefill_us + fleet.seat_wait(engine)
+        ready + fleet.costs.step(prompt, engine.load.depth() as f64) + overfull * fleet.costs.prefill_us
     };
-    fleet.least_taker(Role::Decode, start, score).map(|engine| engine.id)
+    fleet.least_taker(Role::Decode, 0, score).map(|engine| engine.id)
 }

@@ -2,6 +2,7 @@
 
 mod devices;
 mod life;
+mod links;
 mod placing;
 mod script;
 mod storm;
