@@ -2,6 +2,6 @@
 //! rpath the loader may pick another one at run time.
 
 fn main() {
-    #[cfg(feature = "python")]
+    #[cfg(all(feature = "python", not(feature = "extension-module")))]
     pyo3_build_config::add_libpython_rpath_link_args();
 }

@@ -9,11 +9,13 @@ pub mod fleet;
 mod interrupt;
 mod list_targets;
 mod log;
+mod program;
 mod progress;
 mod report;
 mod run;
 mod terminal;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -55,7 +57,28 @@ enum Command {
 }
 
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    execute(std::env::args_os())
+}
+
+/// The command line that follows the program's name, run inside a process that goes on afterwards.
+#[cfg(feature = "extension-module")]
+pub fn run(arguments: Vec<OsString>) -> u8 {
+    let code = execute([OsString::from("dualpool")].into_iter().chain(arguments));
+    // Nobody else flushes it; when it is closed, nobody is left to tell.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    // An `ExitCode` does not tell its number, but it compares.
+    (0..=u8::MAX).find(|&number| ExitCode::from(number) == code).unwrap_or(failure::FAILED)
+}
+
+fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Also `--help` and `--version`, which are no failures; nobody is left to tell when the output is closed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
+        }
+    };
     let terminal = Terminal::new();
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &cli, &terminal),
@@ -72,6 +95,10 @@ impl Cli {
     /// The settings of this command on this machine.
     fn settings(&self, flags: &SettingFlags, gpus: &Gpus) -> anyhow::Result<Loaded> {
         let mut flags = flags.values();
+        if let Some(home) = program::environment()? {
+            let text = home.display().to_string();
+            flags.insert(0, FlagValue { flag: "python -m dualpool".into(), key: "engine.venv".into(), text });
+        }
         if let Some(filter) = log::filter(self.verbose) {
             flags.push(FlagValue { flag: "-v".into(), key: "telemetry.log".into(), text: filter.into() });
         }
