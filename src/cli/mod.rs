@@ -9,6 +9,7 @@ pub mod fleet;
 mod interrupt;
 mod list_targets;
 mod log;
+mod profile;
 mod program;
 mod progress;
 mod report;
@@ -38,12 +39,17 @@ struct Cli {
     verbose: u8,
     #[command(subcommand)]
     command: Command,
+    /// What the program was called with, without its own name.
+    #[arg(skip)]
+    arguments: Vec<OsString>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Run a benchmark target: its table goes to the terminal, its artifacts into a folder.
     Run(run::Args),
+    /// Look at one thing closely, with NVIDIA's Nsight tools where they are: leaves profile.json in the run's folder.
+    Profile(profile::Args),
     /// List what `run` can run.
     ListTargets,
     /// Rebuild the table and report.html from a run's artifacts.
@@ -71,8 +77,9 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
 }
 
 fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let arguments: Vec<OsString> = arguments.collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => Cli { arguments: arguments.into_iter().skip(1).collect(), ..cli },
         Err(error) => {
             // Also `--help` and `--version`, which are no failures; nobody is left to tell when the output is closed.
             let _ = error.print();
@@ -82,6 +89,7 @@ fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let terminal = Terminal::new();
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &cli, &terminal),
+        Command::Profile(args) => profile::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
         Command::Report(args) => report::run(args),
         Command::Config(args) => config::run(args, &cli),

@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use super::failure::{FAILED, INTERRUPTED};
 use super::flags::SettingFlags;
+use super::profile::Watched;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns};
 use super::{Cli, fleet, interrupt, log};
@@ -29,15 +30,27 @@ pub struct Args {
     settings: SettingFlags,
 }
 
+impl Args {
+    /// The target `dual_pool` with these settings.
+    pub fn dual_pool(settings: SettingFlags) -> Args {
+        Args { target: target::DUAL_POOL.name.to_owned(), json: false, settings }
+    }
+}
+
 pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    target::find(&args.target)?;
+    let target = target::find(&args.target)?;
     let gpus = Gpus::detect();
     let settings = cli.settings(&args.settings, &gpus)?.settings;
     log::init(&settings.telemetry.log, terminal);
-    let placements = device::choose(&settings.pools, &gpus)?;
+    let watched = Watched { settings: &settings, target, arguments: &cli.arguments, quiet: args.json, terminal };
+    watched.run(|settings| dual_pool(args, settings, &gpus, terminal))
+}
+
+fn dual_pool(args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+    let placements = device::choose(&settings.pools, gpus)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
-    let outcome = runtime.block_on(measure(&settings, &placements, terminal));
+    let outcome = runtime.block_on(measure(settings, &placements, terminal));
     // What is left are tasks that wait for nothing; none may keep the program from ending.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     let Some(outcome) = outcome? else {

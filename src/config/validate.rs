@@ -73,6 +73,7 @@ const RULES: &[Rule] = &[
     rule("telemetry.log", "a filter such as `warn` or `info,dualpool::engine=debug`", |s| {
         tracing_subscriber::EnvFilter::try_new(&s.telemetry.log).is_ok()
     }),
+    rule("telemetry.profile", "none, minimal, nsys or ncu", |_| true),
 ];
 
 fn is_share(x: f64) -> bool {

@@ -100,6 +100,12 @@ impl RunFolder {
     }
 }
 
+/// A folder of its own for a run of this target that starts now.
+pub fn fresh(target: &str) -> PathBuf {
+    let id = format!("{}-{:x}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"), std::process::id());
+    Path::new("artifacts").join(target).join(id)
+}
+
 fn lines<T: Serialize>(file: &mut BufWriter<File>, records: &[T]) -> std::io::Result<()> {
     for record in records {
         serde_json::to_writer(&mut *file, record)?;

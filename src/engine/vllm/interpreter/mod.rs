@@ -60,7 +60,8 @@ fn start(venv: &Venv) -> Result<Interpreter, StartError> {
     let (started, inbox) = mpsc::channel();
     let home = venv.clone();
     let run = move || {
-        let opened = home::initialize(&home.python).and_then(|()| Python::attach(|py| open(py, &home.root, files.as_deref(), cache)));
+        let opened =
+            home::initialize(&home.python).and_then(|()| Python::attach(|py| open(py, &home.root, files.as_deref(), cache)));
         match opened {
             Err(error) => drop(started.send(Err(error))),
             Ok((pump, inbox)) => {
