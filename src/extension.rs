@@ -12,6 +12,6 @@ mod _native {
     #[pyfunction]
     fn main(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
         // The engines' loop needs the interpreter while this thread waits.
-        py.detach(|| crate::cli::run(arguments))
+        py.detach(|| crate::cli::run_hosted(arguments))
     }
 }

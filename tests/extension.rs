@@ -107,5 +107,8 @@ fn ctrl_c_ends_a_run_in_order() {
     let rest: Vec<String> = lines.collect();
     // No KeyboardInterrupt of Python's comes after it.
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
-    assert!(rest.iter().any(|line| line.starts_with("stopping")) && !rest.iter().any(|line| line.contains("Traceback")), "{rest:?}");
+    assert!(
+        rest.iter().any(|line| line.starts_with("stopping")) && !rest.iter().any(|line| line.contains("Traceback")),
+        "{rest:?}"
+    );
 }

@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
 
 /// The command line that follows the program's name, run inside a process that goes on afterwards.
 #[cfg(feature = "extension-module")]
-pub fn run(arguments: Vec<OsString>) -> u8 {
+pub fn run_hosted(arguments: Vec<OsString>) -> u8 {
     let code = execute([OsString::from("dualpool")].into_iter().chain(arguments));
     // Nobody else flushes it; when it is closed, nobody is left to tell.
     let _ = std::io::Write::flush(&mut std::io::stdout());

@@ -1,6 +1,6 @@
 //! `--profile` from outside: what the tools are called with, what they are given to see, and what comes of it. The tool is a script.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -36,9 +36,9 @@ impl Bench {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/profile");
         std::fs::create_dir(bench.path("bin")).unwrap();
         symlink(source.join("nsys"), bench.path("bin/nsys")).unwrap();
-        let built =
-            Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(bench.path("injection.so")).arg(source.join("injection.c"));
-        assert!(built.status().unwrap().success());
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-o"]).arg(bench.path("injection.so")).arg(source.join("injection.c"));
+        assert!(compiler.status().unwrap().success());
         std::fs::write(bench.path("trace.csv"), TRACE).unwrap();
         bench
     }
@@ -198,15 +198,15 @@ fn what_the_watched_run_ends_with_is_what_the_program_ends_with() {
     let bench = Bench::new();
     let output = bench.with_tool(&["run", "dual_pool", "--profile", "nsys", "--device", "cpu", "--venv", "nowhere"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("nowhere/bin/python"));
-    let mut dirs = std::fs::read_dir(bench.path("artifacts/dual_pool")).unwrap();
-    let dir = dirs.next().unwrap().unwrap().path();
-    assert!(dir.join("profile.json").exists() && dir.metadata().unwrap().permissions().mode() & 0o700 == 0o700);
+    assert!(text(&output.stderr).contains("error: the engines did not start"), "{}", text(&output.stderr));
+    assert!(bench.read("calls").starts_with("profile "));
+    // Nothing was measured, so there is neither a run's folder nor a profile.
+    assert_eq!(std::fs::read_dir(bench.path("artifacts/dual_pool")).unwrap().count(), 0);
 }
 
 #[test]
 fn an_unknown_kind_is_a_usage_error() {
     let output = Bench::new().without_tool(&["run", "dual_pool", "--profile", "nsight"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("none, minimal, nsys or ncu"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("none, minimal, nsys, ncu"), "{}", text(&output.stderr));
 }
