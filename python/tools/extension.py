@@ -1,6 +1,6 @@
 """Builds dualpool as a Python package with its extension module, for `python -m dualpool` under any Python from 3.10 on.
 
-As a PEP 517 backend (`pip install .`) it makes a wheel; as a program it lays the package out in a folder, which then goes on
+As a PEP 517 backend (`pip install .`) it makes a wheel, with `--config-settings profile=dev` of another cargo profile; as a program it lays the package out in a folder, which then goes on
 PYTHONPATH. It needs cargo and the standard library.
 """
 
@@ -55,7 +55,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None) 
         f"License: {manifest('license')}\nRequires-Python: {OLDEST}\n",
         "WHEEL": f"Wheel-Version: 1.0\nGenerator: dualpool\nRoot-Is-Purelib: false\nTag: {TAG}-{platform}\n",
     }
-    contents = {place: path.read_bytes() for place, path in package("release").items()}
+    contents = {place: path.read_bytes() for place, path in package((config_settings or {}).get("profile", "release")).items()}
     contents |= {f"{name}.dist-info/{file}": text.encode() for file, text in metadata.items()}
     record = f"{name}.dist-info/RECORD"
     lines = [f"{place},{digest(content)},{len(content)}" for place, content in contents.items()]

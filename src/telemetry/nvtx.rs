@@ -27,8 +27,8 @@ const CORE: usize = 1;
 const RANGE_START: usize = 5;
 const RANGE_END: usize = 7;
 
-type RangeStart = unsafe extern "C" fn(*const c_char) -> u64;
-type RangeEnd = unsafe extern "C" fn(u64);
+type RangeStart = extern "C" fn(*const c_char) -> u64;
+type RangeEnd = extern "C" fn(u64);
 
 /// Lasts on the profiler's timeline until it is dropped; ranges may overlap and end on another thread.
 #[derive(Debug, Default)]
@@ -79,8 +79,7 @@ fn load(path: &Path) -> Result<Library, String> {
     let library = unsafe { Library::new(path) }.map_err(said)?;
     // SAFETY: NVTX fixes the name and the type of this function.
     let start = unsafe { library.get::<Start>(b"InitializeInjectionNvtx2\0") }.map_err(said)?;
-    // SAFETY: it is called once, with the function it expects.
-    match unsafe { start(export_table) } {
+    match start(export_table) {
         0 => Err("which refused to start".into()),
         _ => Ok(library),
     }
@@ -91,10 +90,10 @@ fn said(error: libloading::Error) -> String {
     std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-type Start = unsafe extern "C" fn(unsafe extern "C" fn(u32) -> *const c_void) -> c_int;
+type Start = extern "C" fn(extern "C" fn(u32) -> *const c_void) -> c_int;
 
 /// The tables that a profiler can ask for, by NVTX's numbers.
-unsafe extern "C" fn export_table(table: u32) -> *const c_void {
+extern "C" fn export_table(table: u32) -> *const c_void {
     match table {
         1 => (&raw const FUNCTIONS).cast(),
         3 => (&raw const VERSION).cast(),
@@ -105,7 +104,7 @@ unsafe extern "C" fn export_table(table: u32) -> *const c_void {
 #[repr(C)]
 struct Functions {
     bytes: usize,
-    of_module: unsafe extern "C" fn(c_uint, *mut *const Slot, *mut c_uint) -> c_int,
+    of_module: extern "C" fn(c_uint, *mut *const Slot, *mut c_uint) -> c_int,
 }
 
 static FUNCTIONS: Functions = Functions { bytes: size_of::<Functions>(), of_module };
@@ -115,13 +114,13 @@ struct Version {
     bytes: usize,
     nvtx: u32,
     reserved: u32,
-    set_injection_version: unsafe extern "C" fn(u32),
+    set_injection_version: extern "C" fn(u32),
 }
 
 static VERSION: Version =
     Version { bytes: size_of::<Version>(), nvtx: 3, reserved: 0, set_injection_version: ignore_injection_version };
 
-unsafe extern "C" fn ignore_injection_version(_: u32) {}
+extern "C" fn ignore_injection_version(_: u32) {}
 
 type Slot = *const AtomicPtr<c_void>;
 
@@ -146,7 +145,7 @@ static TABLES: Tables = {
 };
 
 /// Says where a module's table is and how long; 0 for a module that is not known here.
-unsafe extern "C" fn of_module(module: c_uint, table: *mut *const Slot, length: *mut c_uint) -> c_int {
+extern "C" fn of_module(module: c_uint, table: *mut *const Slot, length: *mut c_uint) -> c_int {
     let module = module as usize;
     if module == 0 || module >= MODULES {
         return 0;
@@ -171,16 +170,14 @@ mod tests {
     fn every_module_has_a_table_that_a_null_ends() {
         for (module, &callbacks) in CALLBACKS.iter().enumerate().skip(1) {
             let (mut table, mut length) = (std::ptr::null(), 0);
-            // SAFETY: both point to variables of this test.
-            assert_eq!(unsafe { of_module(module as c_uint, &raw mut table, &raw mut length) }, 1);
+            assert_eq!(of_module(module as c_uint, &raw mut table, &raw mut length), 1);
             // SAFETY: the table is a static of this length.
             let slots = unsafe { std::slice::from_raw_parts(table, length as usize) };
             assert_eq!(slots.len(), callbacks + 1);
             assert!(slots[0].is_null() && slots[callbacks].is_null());
             assert!(slots[1..callbacks].iter().all(|slot| !slot.is_null()));
         }
-        // SAFETY: null is allowed.
-        assert_eq!(unsafe { of_module(7, std::ptr::null_mut(), std::ptr::null_mut()) }, 0);
+        assert_eq!(of_module(7, std::ptr::null_mut(), std::ptr::null_mut()), 0);
     }
 
     #[test]
