@@ -25,12 +25,15 @@ demo: build ## run the main benchmark on this machine and print its table and th
 	target/release/dualpool run dual_pool
 
 test: test-tools setup ## style checks, then every test
-	@echo '[test] 1/5 format';        cargo fmt --all --check
-	@echo '[test] 2/5 lints';         cargo clippy --workspace --all-targets -- -D warnings
-	@echo '[test] 3/5 Python';        .venv/bin/python -m compileall -q python
-	@echo '[test] 4/5 unit tests';    cargo test --lib --bins
+	@echo '[test] 1/6 format';          cargo fmt --all --check
+	@echo '[test] 2/6 lints';           cargo clippy --workspace --all-targets -- -D warnings
+	@cargo clippy --lib --features extension-module -- -D warnings
+	@echo '[test] 3/6 Python';          .venv/bin/python -m compileall -q python
+	@# Before the others: it leaves a program without Python where theirs is to be.
+	@echo '[test] 4/6 without Python';  cargo test --no-default-features --test without_python
+	@echo '[test] 5/6 unit tests';      cargo test --lib --bins
 	@# Tests in tests/ start real engines, each of which takes the cores it is given: one at a time.
-	@echo '[test] 5/5 engine tests';  cargo test --test '*' -- --test-threads=1
+	@echo '[test] 6/6 engine tests';    cargo test --test '*' -- --test-threads=1
 
 # rustup's minimal profile lacks them; better said before the downloads than after.
 test-tools:

@@ -6,7 +6,7 @@ mod kernels;
 fn main() {
     // Links the interpreter that `PYO3_PYTHON` names, with an rpath to it: several libpythons share one soname, and without the rpath
     // the loader may pick another one at run time.
-    #[cfg(feature = "python")]
+    #[cfg(all(feature = "python", not(feature = "extension-module")))]
     pyo3_build_config::add_libpython_rpath_link_args();
 
     kernels::build();

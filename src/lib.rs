@@ -28,3 +28,6 @@ pub mod controller;
 pub mod harness;
 
 pub mod cli;
+
+#[cfg(feature = "extension-module")]
+mod extension;

@@ -64,6 +64,7 @@ const FLAGS: &[SettingFlag] = &[
     flag("search-budget-s", "run.search_budget_s", "S", "Time for the search that tunes the arms which are to be tuned"),
     flag("sample-ms", "telemetry.sample_ms", "MS", "Period of the engine samples"),
     flag("gpu-sample-ms", "telemetry.gpu_sample_ms", "MS", "Period of the GPU samples"),
+    flag("profile", "telemetry.profile", "KIND", "What watches the run and leaves profile.json: none, minimal, nsys or ncu"),
     flag("log", "telemetry.log", "FILTER", "Log filter, such as `info,dualpool::engine=debug`"),
 ];
 
@@ -77,6 +78,14 @@ pub struct SettingFlags(Vec<FlagValue>);
 impl SettingFlags {
     pub fn values(&self) -> Vec<FlagValue> {
         self.0.clone()
+    }
+
+    /// Sets what no flag of these sets, in the name of `origin`.
+    pub fn with_defaults(mut self, origin: &str, defaults: &[(&str, &str)]) -> SettingFlags {
+        let value = |&(key, text): &(&str, &str)| FlagValue { flag: origin.into(), key: key.into(), text: text.into() };
+        // The last one counts.
+        self.0.splice(0..0, defaults.iter().map(value));
+        self
     }
 }
 

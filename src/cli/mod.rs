@@ -11,6 +11,8 @@ mod hold_gpu_memory;
 mod interrupt;
 mod list_targets;
 mod log;
+mod profile;
+mod program;
 mod progress;
 mod report;
 mod run;
@@ -18,6 +20,7 @@ mod terminal;
 mod top;
 mod topology;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,6 +43,9 @@ struct Cli {
     verbose: u8,
     #[command(subcommand)]
     command: Command,
+    /// What the program was called with, without its own name.
+    #[arg(skip)]
+    arguments: Vec<OsString>,
 }
 
 #[derive(Subcommand)]
@@ -48,6 +54,8 @@ enum Command {
     Run(run::Args),
     /// Measure what copying KV costs between this machine's devices, for later runs to know (`run migration_cost`).
     Calibrate(calibrate::Args),
+    /// Look at one thing closely, with NVIDIA's Nsight tools where they are: leaves profile.json in the run's folder.
+    Profile(profile::Args),
     /// List what `run` can run.
     ListTargets,
     /// Watch a run while it goes on, and this machine's GPUs.
@@ -68,11 +76,34 @@ enum Command {
 }
 
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    execute(std::env::args_os())
+}
+
+/// The command line that follows the program's name, run inside a process that goes on afterwards.
+#[cfg(feature = "extension-module")]
+pub fn run_hosted(arguments: Vec<OsString>) -> u8 {
+    let code = execute([OsString::from("dualpool")].into_iter().chain(arguments));
+    // Nobody else flushes it; when it is closed, nobody is left to tell.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    // An `ExitCode` does not tell its number, but it compares.
+    (0..=u8::MAX).find(|&number| ExitCode::from(number) == code).unwrap_or(failure::FAILED)
+}
+
+fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => Cli { arguments: arguments.into_iter().skip(1).collect(), ..cli },
+        Err(error) => {
+            // Also `--help` and `--version`, which are no failures; nobody is left to tell when the output is closed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
+        }
+    };
     let terminal = Terminal::new();
     let result = match &cli.command {
         Command::Run(args) => run::run(args, &cli, &terminal),
         Command::Calibrate(args) => calibrate::run(args, &cli, &terminal),
+        Command::Profile(args) => profile::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
         Command::Top(args) => top::run(args),
         Command::Report(args) => report::run(args),
@@ -89,6 +120,10 @@ impl Cli {
     /// The settings of this command on this machine.
     fn settings(&self, flags: &SettingFlags, gpus: &Gpus) -> anyhow::Result<Loaded> {
         let mut flags = flags.values();
+        if let Some(home) = program::environment()? {
+            let text = home.display().to_string();
+            flags.insert(0, FlagValue { flag: "python -m dualpool".into(), key: "engine.venv".into(), text });
+        }
         if let Some(filter) = log::filter(self.verbose) {
             flags.push(FlagValue { flag: "-v".into(), key: "telemetry.log".into(), text: filter.into() });
         }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use super::failure::{FAILED, INTERRUPTED};
 use super::flags::SettingFlags;
 use super::fleet::Links;
+use super::profile::Watched;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns};
 use super::{Cli, calibrate, fleet, interrupt, log, topology};
@@ -30,22 +31,36 @@ pub struct Args {
     settings: SettingFlags,
 }
 
+impl Args {
+    /// The target `dual_pool` with these settings.
+    pub fn dual_pool(settings: SettingFlags) -> Args {
+        Args { target: target::DUAL_POOL.name.to_owned(), json: false, settings }
+    }
+}
+
 pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     let target = target::find(&args.target)?;
     let gpus = Gpus::detect();
     let settings = cli.settings(&args.settings, &gpus)?.settings;
     log::init(&settings.telemetry.log, terminal);
-    if target == target::TOPOLOGY_PROBE {
-        return topology::probe(&settings.run.out, args.json);
-    }
-    if target == target::MIGRATION_COST {
-        return calibrate::measure(&settings, &gpus, args.json, terminal);
-    }
-    let placements = device::choose(&settings.pools, &gpus)?;
-    let links = fleet::links(&settings, &placements, &gpus)?;
+    let watched = Watched { settings: &settings, target, arguments: &cli.arguments, quiet: args.json, terminal };
+    watched.run(|settings| {
+        if target == target::TOPOLOGY_PROBE {
+            topology::probe(&settings.run.out, args.json)
+        } else if target == target::MIGRATION_COST {
+            calibrate::measure(settings, &gpus, args.json, terminal)
+        } else {
+            dual_pool(args, settings, &gpus, terminal)
+        }
+    })
+}
+
+fn dual_pool(args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+    let placements = device::choose(&settings.pools, gpus)?;
+    let links = fleet::links(settings, &placements, gpus)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
-    let outcome = runtime.block_on(measure(&settings, &placements, links, terminal));
+    let outcome = runtime.block_on(measure(settings, &placements, links, terminal));
     // What is left are tasks that wait for nothing; none may keep the program from ending.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     let Some(outcome) = outcome? else {

@@ -18,8 +18,11 @@ pub const FILE: &str = "dualpool.toml";
 /// `DUALPOOL_ENGINE__MODEL` sets `engine.model`.
 pub const ENV_PREFIX: &str = "DUALPOOL_";
 
-/// Variables of ours that are no settings: they say where the program's own files lie.
-const NOT_SETTINGS: [&str; 1] = ["DUALPOOL_PYTHON_DIR"];
+/// Variables of ours that are no settings: they say where the program's own files lie, and who started it.
+const NOT_SETTINGS: [&str; 2] = ["DUALPOOL_PYTHON_DIR", UNDER_PROFILER];
+
+/// Set for a run that a profiler started for us, so that it does not start one again.
+pub const UNDER_PROFILER: &str = "DUALPOOL_UNDER_PROFILER";
 
 const GPU_DEFAULTS: &str = include_str!("gpu.toml");
 

@@ -10,7 +10,7 @@ mod validate;
 
 pub use error::{ConfigError, Problem};
 pub use keys::written;
-pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, default_values, load, values};
+pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, default_values, load, values};
 pub use origin::Origin;
 pub use settings::*;
 pub use validate::check;

@@ -271,6 +271,19 @@ impl Default for RunSettings {
     }
 }
 
+/// What watches a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileKind {
+    None,
+    /// This program's own timings; its ranges show in any profiler that it runs under.
+    Minimal,
+    /// Nsight Systems: when every copy and every kernel ran.
+    Nsys,
+    /// Nsight Compute: how well single kernels use the memory.
+    Ncu,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySettings {
@@ -280,11 +293,13 @@ pub struct TelemetrySettings {
     pub gpu_sample_ms: u64,
     /// Log filter, as `tracing` writes them: `warn`, `info,dualpool::engine=debug`.
     pub log: String,
+    /// What watches a run and leaves `profile.json`: `none`, `minimal`, `nsys` or `ncu`.
+    pub profile: ProfileKind,
 }
 
 impl Default for TelemetrySettings {
     fn default() -> Self {
-        TelemetrySettings { sample_ms: 50, gpu_sample_ms: 100, log: "warn".into() }
+        TelemetrySettings { sample_ms: 50, gpu_sample_ms: 100, log: "warn".into(), profile: ProfileKind::None }
     }
 }
 

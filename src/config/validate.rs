@@ -77,6 +77,7 @@ const RULES: &[Rule] = &[
     }),
     rule("virtual.kv", "none, shm or cuda", |_| true),
     rule("virtual.speed", POSITIVE, |s| is_positive(s.virtual_engines.speed)),
+    rule("telemetry.profile", "none, minimal, nsys or ncu", |_| true),
 ];
 
 fn is_share(x: f64) -> bool {

@@ -2,6 +2,7 @@
 
 use crate::core::{Class, EngineId, Leg, LegId, LegOutput, Micros, Objectives, Request, RequestError, Role, Time, TokenId};
 use crate::migrate::MoveEvent;
+use crate::telemetry::nvtx::Range;
 use crate::telemetry::{HandoffRecord, LegRecord, Outcome, RequestRecord};
 
 /// Times as the clock gives them; a record's times count from its recording's origin.
@@ -28,6 +29,8 @@ struct LegTimes {
     ended: Option<Time>,
     output_tokens: u32,
     cached_tokens: u32,
+    /// What the leg is at, for a profiler.
+    phase: Range,
 }
 
 #[derive(Debug)]
@@ -69,6 +72,10 @@ impl Timeline {
             let started = self.legs.get(usize::from(source.leg.leg)).and_then(|stay| stay.ended).unwrap_or(now);
             self.handoffs.push(Handoff { leg: leg.id.leg, from: source.engine, to: engine, started, copied: None });
         }
+        let phase = Range::begin(|| match leg.load {
+            Some(source) => format!("handoff {} > {engine}", source.engine),
+            None => format!("prefill {engine}"),
+        });
         self.legs.push(LegTimes {
             engine,
             role,
@@ -77,6 +84,7 @@ impl Timeline {
             ended: None,
             output_tokens: 0,
             cached_tokens: 0,
+            phase,
         });
     }
 
@@ -84,12 +92,17 @@ impl Timeline {
     pub fn gave(&mut self, at: Time, output: &LegOutput) {
         let Some(stay) = self.legs.get_mut(usize::from(output.leg.leg)) else { return };
         if !output.tokens.is_empty() {
-            stay.first_token.get_or_insert(at);
+            if stay.first_token.is_none() {
+                stay.first_token = Some(at);
+                stay.phase = Range::default(); // ends before the next one begins
+                stay.phase = Range::begin(|| format!("decode {}", stay.engine));
+            }
             stay.output_tokens += output.tokens.len() as u32;
         }
         stay.cached_tokens = output.cached_tokens.unwrap_or(stay.cached_tokens);
         if output.finish.is_some() {
             stay.ended.get_or_insert(at);
+            stay.phase = Range::default();
         }
     }
 

@@ -25,7 +25,7 @@ pub enum FolderError {
 
 /// What names a run, and where it leaves its files.
 #[derive(Debug)]
-pub(super) struct Identity {
+pub struct Identity {
     pub id: String,
     /// UTC, RFC 3339.
     pub started_at: String,

@@ -11,6 +11,7 @@ use super::plan::{BlockPair, Span, plan, total_bytes};
 use super::transport::{Memory, Stop, Transport};
 use super::verify::verify;
 use crate::core::{Bytes, Clock, EngineId, Micros, Time};
+use crate::telemetry::nvtx::Range;
 
 /// Jobs that may wait for the mover. A copy that finds the queue full fails, and its engine computes the prompt itself.
 pub const MOVER_JOBS_MAX: usize = 1024;
@@ -135,6 +136,7 @@ fn execute_plan(
     if let Fault::Delay(span) = fault {
         job.stop.wait(span.into());
     }
+    let _copying = Range::begin(|| format!("copy {from} > {to}"));
     let spans_now = if fault == Fault::FailCopy { &spans[..spans.len() / 2] } else { spans };
     transport.copy(spans_now, from, to, &job.stop).map_err(|e| e.to_string())?;
     if fault == Fault::FailCopy {

@@ -1,8 +1,10 @@
-//! What is measured of a run: the timeline of every request and samples of every engine and GPU, as they stand in the artifacts;
-//! and how such a file is written whole.
+//! What is measured of a run: the timeline of every request and samples of every engine and GPU, as they stand in the artifacts, and how
+//! such a file is written whole; ranges for profilers, and what profilers found.
 
 mod file;
 mod gpu;
+pub mod nvtx;
+pub mod profile;
 mod record;
 
 pub use file::{replace_file, replace_json};

@@ -1,6 +1,7 @@
 //! `dualpool doctor`: one line per thing a run needs; what is missing comes with the command that mends it.
 
 mod cuda;
+mod libpython;
 mod machine;
 mod python;
 
@@ -11,6 +12,9 @@ use super::Cli;
 use super::failure::FAILED;
 use super::flags::SettingFlags;
 use crate::device::Gpus;
+
+/// Mends whatever set-up brings.
+const SETUP: &str = "make setup";
 
 #[derive(clap::Args)]
 pub struct Args {

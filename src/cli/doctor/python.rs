@@ -5,10 +5,9 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-use super::Check;
+use super::super::program;
+use super::{Check, SETUP, libpython};
 use crate::config::{DeviceKind, Settings};
-
-const SETUP: &str = "make setup";
 
 /// Prints what the environment's interpreter says of itself, without importing anything heavy.
 const ASK: &str = "
@@ -35,11 +34,11 @@ pub fn checks(settings: &Settings, device: DeviceKind) -> Vec<Check> {
     if device == DeviceKind::Virtual {
         return vec![Check::good("Python", "not needed for virtual engines")];
     }
-    let python = settings.engine.venv.join("bin/python");
+    let python = program::python(&settings.engine.venv);
     match ask(&python) {
         Ok(answer) => vec![
             Check::good("Python", format_args!("{} in {}", answer.python, settings.engine.venv.display())),
-            libpython(&answer),
+            libpython::check(answer.libpython.as_deref()),
             vllm(&answer, &settings.engine.venv, device),
         ],
         Err(why) => vec![Check::missing("Python", format_args!("{}: {why}", python.display()), SETUP)],
@@ -53,34 +52,6 @@ fn ask(python: &Path) -> Result<Answer, String> {
         return Err(said.lines().last().unwrap_or("it failed without a message").to_string());
     }
     serde_json::from_slice(&output.stdout).map_err(|error| format!("its answer is not understood: {error}"))
-}
-
-/// Several libpythons share one file name, and the loader may have picked another one than the environment's.
-fn libpython(answer: &Answer) -> Check {
-    let name = "libpython";
-    let Some(expected) = &answer.libpython else {
-        return Check::missing(
-            name,
-            "this Python was built without its shared library",
-            "make setup PYTHON=/path/to/a/python3.11/with/libpython",
-        );
-    };
-    match loaded_library("libpython") {
-        Some(loaded) if loaded == *expected => Check::good(name, loaded.display()),
-        Some(loaded) => {
-            let what = format!("{} is loaded, and the environment's is {}", loaded.display(), expected.display());
-            Check::missing(name, what, "make build")
-        }
-        None => Check::missing(name, "this program was built without Python", "make build"),
-    }
-}
-
-/// The file of a library that is loaded into this process.
-fn loaded_library(name: &str) -> Option<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).map(Path::new);
-    let mut named = paths.filter(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)));
-    named.next().map(|path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf()))
 }
 
 fn vllm(answer: &Answer, venv: &Path, device: DeviceKind) -> Check {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::core::{Bytes, Clock, EngineId, LegId, Micros};
 use crate::migrate::{Fault, KvMover, MoveEvent};
+use crate::telemetry::nvtx::Range;
 
 use super::inbox::{Command, Inbox};
 use super::scheduler::LoadRequest;
@@ -102,7 +103,9 @@ impl VirtualMover {
             takes += longer;
         }
         let started = self.0.clock.now();
+        let copying = Range::begin(|| format!("copy {} > {to}", source.engine));
         tokio::time::sleep(Micros((takes.0 as f64 / self.0.settings.speed) as u64).into()).await;
+        drop(copying);
         let result = {
             let state = self.state();
             match state.held.get(&(source.engine, source.leg)) {

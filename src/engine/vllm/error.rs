@@ -20,7 +20,7 @@ pub enum StartError {
     OtherVenv { running: PathBuf, wanted: PathBuf },
     #[error("dualpool's Python files are not at {}; set DUALPOOL_PYTHON_DIR to the folder that holds them", path.display())]
     NoPythonFiles { path: PathBuf },
-    #[error("{} holds no vLLM; run `make setup`", venv.display())]
+    #[error("{} holds no vLLM; run `make setup`, or install vLLM there", venv.display())]
     NoVllm { venv: PathBuf },
     #[error("vLLM {version} in {} is not supported on {device}; supported are {supported}; run `make setup`", venv.display())]
     UnsupportedVllm { version: String, venv: PathBuf, device: &'static str, supported: String },

@@ -1,4 +1,4 @@
-//! Real vLLM engines. One embedded interpreter drives vLLM's `AsyncLLM` handles on one asyncio loop; each engine computes in an
+//! Real vLLM engines. One interpreter, embedded or this program's host, drives vLLM's `AsyncLLM` handles on one asyncio loop; each engine computes in an
 //! EngineCore process of its own, pinned to its device.
 //!
 //! ```text
@@ -29,6 +29,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 pub use error::StartError;
+#[cfg(feature = "extension-module")]
+pub use interpreter::Host;
 pub use spec::{EngineSpec, Pin};
 
 use super::{Engine, EngineEvent};
@@ -38,7 +40,6 @@ use folder::EngineFolder;
 use handle::VllmEngine;
 use lane::Lane;
 use tuning::TuningFile;
-use venv::Venv;
 
 /// Told what an engine is doing while it starts, in a few words.
 pub type Progress = Arc<dyn Fn(EngineId, &str) + Send + Sync>;
@@ -48,7 +49,7 @@ const LAST_WORDS_MS_MAX: u64 = 2000;
 
 /// Whether this environment holds a vLLM that dualpool knows and that computes on these devices.
 pub fn check(venv: &Path, on_cpu: bool, on_gpu: bool) -> Result<(), StartError> {
-    Venv::inspect(venv)?.supports(on_cpu, on_gpu)
+    interpreter::inspect(venv)?.supports(on_cpu, on_gpu)
 }
 
 /// Starts these engines side by side and waits until all are ready. When one fails, the others are ended again.
@@ -64,7 +65,7 @@ pub async fn start(
     spec::check_all(&specs)?;
     let on_cpu = specs.iter().any(|spec| matches!(spec.pin, Pin::Cores(_)));
     let on_gpu = specs.iter().any(|spec| matches!(spec.pin, Pin::Gpu { .. }));
-    let venv = Venv::inspect(venv)?;
+    let venv = interpreter::inspect(venv)?;
     venv.supports(on_cpu, on_gpu)?;
     for spec in &specs {
         progress(spec.id, "starting Python");

@@ -1,7 +1,6 @@
-//! The virtual environment that holds vLLM: found, and its version judged, before an interpreter runs.
+//! The environment that holds vLLM, and whether its version serves.
 
-use std::ffi::CStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::StartError;
 
@@ -28,22 +27,10 @@ struct Wheel {
 }
 
 impl Venv {
-    pub(super) fn inspect(path: &Path) -> Result<Venv, StartError> {
-        let root =
-            std::path::absolute(path).map_err(|e| StartError::NoPython { python: path.to_path_buf(), why: e.to_string() })?;
-        let python = root.join("bin/python");
-        if let Err(error) = std::fs::metadata(&python) {
-            return Err(StartError::NoPython { python, why: error.to_string() });
-        }
-        let linked = linked_python();
-        let packages = root.join(format!("lib/python{linked}/site-packages"));
-        if !packages.is_dir() {
-            return Err(StartError::OtherPython { venv: root, linked });
-        }
-        let wheel = std::fs::read_dir(&packages)
-            .ok()
-            .and_then(|entries| entries.flatten().find_map(|entry| Wheel::from_dist_info(entry.file_name().to_str()?)));
-        match wheel {
+    /// The environment with this home and interpreter, whose packages lie in these folders.
+    pub(super) fn find(root: PathBuf, python: PathBuf, packages: &[PathBuf]) -> Result<Venv, StartError> {
+        let entries = packages.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        match entries.filter_map(|entry| Wheel::from_dist_info(entry.file_name().to_str()?)).next() {
             Some(vllm) => Ok(Venv { root, python, vllm }),
             None => Err(StartError::NoVllm { venv: root }),
         }
@@ -83,14 +70,6 @@ impl Wheel {
 fn supported_list() -> String {
     let item = |s: &Supported| format!("{}.x ({})", s.series, if s.cpu { "CPU and CUDA" } else { "CUDA only" });
     SUPPORTED.iter().map(item).collect::<Vec<_>>().join(" and ")
-}
-
-/// Version of the libpython this program runs with, as in `3.11`.
-fn linked_python() -> String {
-    // SAFETY: Py_GetVersion returns a static string and may be called before the interpreter is initialised.
-    let version = unsafe { CStr::from_ptr(pyo3::ffi::Py_GetVersion()) }.to_string_lossy();
-    let mut parts = version.split('.');
-    format!("{}.{}", parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,0 +1,150 @@
+//! `--profile` on every target, and `dualpool profile`: a run that leaves `profile.json`.
+
+mod capture;
+mod show;
+mod tool;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use super::Cli;
+use super::failure::FAILED;
+use super::flags::SettingFlags;
+use super::run;
+use super::terminal::Terminal;
+use crate::config::{ProfileKind, Settings, UNDER_PROFILER};
+use crate::harness::folder::Identity;
+use crate::harness::target::Target;
+use crate::telemetry::profile::{Profile, in_process};
+use crate::telemetry::{RequestRecord, replace_json};
+use tool::Tool;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to look at.
+    subject: Subject,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Subject {
+    /// Every request changes engines after its prefill: how its KV moves, and what the engines do meanwhile.
+    Migration,
+}
+
+/// What `dualpool profile migration` sets, unless flags say otherwise.
+const MIGRATION: [(&str, &str); 3] = [("run.arms", "full_disaggregation"), ("run.repetitions", "1"), ("telemetry.profile", "nsys")];
+
+/// The file of a run that this program's own timings are in.
+const RECORDS: &str = "requests.jsonl";
+
+/// The file that a profiled run leaves.
+const FILE: &str = "profile.json";
+
+pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+    let Subject::Migration = args.subject;
+    let settings = args.settings.clone().with_defaults("dualpool profile migration", &MIGRATION);
+    run::run(&run::Args::dual_pool(settings), cli, terminal)
+}
+
+/// What a run is watched with, and where.
+pub struct Watched<'a> {
+    pub settings: &'a Settings,
+    pub target: Target,
+    /// What this program was called with, without its own name.
+    pub arguments: &'a [OsString],
+    /// Standard output is for machines: the profile is not shown.
+    pub quiet: bool,
+    pub terminal: &'a Terminal,
+}
+
+impl Watched<'_> {
+    /// Runs a target, itself or in a second process under a tool, as `telemetry.profile` has it.
+    pub fn run(self, run: impl FnOnce(&Settings) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+        let asked = self.settings.telemetry.profile;
+        if asked == ProfileKind::None || std::env::var_os(UNDER_PROFILER).is_some() {
+            return run(self.settings);
+        }
+        let mut settings = self.settings.clone();
+        let chosen = !settings.run.out.as_os_str().is_empty();
+        if !chosen {
+            settings.run.out = Identity::now(self.target.name, Path::new("")).dir;
+        }
+        let dir = settings.run.out.clone();
+        if [RECORDS, "run.json"].iter().any(|file| dir.join(file).exists()) {
+            // Another run's folder, which the target refuses; nothing of ours goes into it either.
+            return run(&settings);
+        }
+        let Some(tool) = Tool::of(asked) else { return self.alone(&settings, None, run) };
+        let Some(found) = tool.find() else {
+            let why = format!("{} ({}) is not on PATH; these are this program's own timings", tool.name(), tool.product());
+            self.terminal.line(&format!("note: {why}"));
+            return self.alone(&settings, Some(why), run);
+        };
+        let out = if chosen { vec![] } else { vec![OsStr::new("--out"), dir.as_os_str()] };
+        let status = capture::watch(tool, &found, &dir, self.arguments.iter().map(OsString::as_os_str).chain(out))?;
+        if dir.join(RECORDS).exists() || dir.join(tool.report()).exists() {
+            let profile = match capture::read(tool, &found, &dir) {
+                Ok(profile) => Profile { report: Some(tool.report().to_owned()), ..profile },
+                Err(error) => {
+                    let why = format!("{} gave nothing to read: {error:#}; these are this program's own timings", tool.name());
+                    self.terminal.line(&format!("note: {why}"));
+                    own_timings(&dir, Some(why))?
+                }
+            };
+            self.keep(&dir, profile)?;
+        }
+        // None when a signal ended the tool.
+        Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)))
+    }
+
+    /// Runs the target in this process; `note` says why without a tool.
+    fn alone(
+        &self,
+        settings: &Settings,
+        note: Option<String>,
+        run: impl FnOnce(&Settings) -> anyhow::Result<ExitCode>,
+    ) -> anyhow::Result<ExitCode> {
+        let code = run(settings)?;
+        let dir = &settings.run.out;
+        // A run that was stopped before it began leaves no folder.
+        if dir.exists() {
+            self.keep(dir, own_timings(dir, note)?)?;
+        }
+        Ok(code)
+    }
+
+    /// Writes `profile.json` in one go, and shows it.
+    fn keep(&self, dir: &Path, profile: Profile) -> anyhow::Result<()> {
+        let profile = Profile { asked: self.settings.telemetry.profile, ..profile };
+        let path = dir.join(FILE);
+        replace_json(&path, &profile).with_context(|| format!("cannot write {}", path.display()))?;
+        if !self.quiet {
+            print!("\n{}profile:   {}\n", show::text(&profile), path.display());
+        }
+        Ok(())
+    }
+}
+
+/// What the run's own records say of copies and engines; `note` says why nobody better was asked.
+fn own_timings(dir: &Path, note: Option<String>) -> anyhow::Result<Profile> {
+    let path = dir.join(RECORDS);
+    let requests = match fs::File::open(&path) {
+        Ok(file) => read(BufReader::new(file)).with_context(|| format!("cannot read {}", path.display()))?,
+        // A target that serves no requests moves no KV for any.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    Ok(Profile { note, ..in_process::profile(&requests) })
+}
+
+fn read(file: impl BufRead) -> anyhow::Result<Vec<RequestRecord>> {
+    file.lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+}
