@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use dualpool::config::COPY_GRID_BLOCKS;
 use dualpool::device::cuda::Context;
-use dualpool::device::cuda::kernels::{GRID_BLOCKS_DEFAULT, Kernels};
+use dualpool::device::cuda::kernels::Kernels;
 
 use crate::cublas::Product;
 use crate::findings::{Findings, Target};
@@ -29,8 +30,8 @@ pub fn measure(context: &Context, kernels: &mut Kernels, folders: &[PathBuf], fi
     let field = Field::new(context)?;
     product.ms(PRODUCTS)?;
     let mut caps = vec![4, 8, 16, 32, 64, all_blocks(context)];
-    if !caps.contains(&GRID_BLOCKS_DEFAULT) {
-        caps.push(GRID_BLOCKS_DEFAULT);
+    if !caps.contains(&COPY_GRID_BLOCKS) {
+        caps.push(COPY_GRID_BLOCKS);
     }
     for cap in caps {
         kernels.set_grid_blocks_max(cap);
@@ -45,7 +46,7 @@ pub fn measure(context: &Context, kernels: &mut Kernels, folders: &[PathBuf], fi
         }
         slowdowns.sort_by(f64::total_cmp);
         speeds.sort_by(f64::total_cmp);
-        let target = (cap == GRID_BLOCKS_DEFAULT).then_some(Target::AtMost(SLOWDOWN_MAX_PERCENT));
+        let target = (cap == COPY_GRID_BLOCKS).then_some(Target::AtMost(SLOWDOWN_MAX_PERCENT));
         let what = format!("slowdown by copies in the same process, at most {cap} blocks");
         findings.figure("matrix product", what, slowdowns[ROUNDS / 2], "%", target);
         findings.figure("matrix product", format!("the copies' speed, at most {cap} blocks"), speeds[ROUNDS / 2], "GB/s", None);

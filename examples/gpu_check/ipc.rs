@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use dualpool::config::COPY_GRID_BLOCKS;
 use dualpool::core::Bytes;
-use dualpool::device::cuda::kernels::{GRID_BLOCKS_DEFAULT, Kernels};
+use dualpool::device::cuda::kernels::Kernels;
 use dualpool::device::cuda::{Context, CopyRun, IpcHandle};
 
 use crate::findings::Findings;
@@ -73,7 +74,7 @@ pub fn peer(contexts: &[Context], folders: &[PathBuf]) -> anyhow::Result<()> {
     let memory = context.import(&handle)?;
     let staging = context.allocate(Bytes(handle.size.0 / 2))?;
     let stream = context.stream()?;
-    let mut kernels = Kernels::load(context, folders, GRID_BLOCKS_DEFAULT)?;
+    let mut kernels = Kernels::load(context, folders, COPY_GRID_BLOCKS)?;
     let copies = |from_memory: bool| -> anyhow::Result<Vec<CopyRun<'_>>> {
         let copy = |pair: u64| -> anyhow::Result<CopyRun<'_>> {
             let staged = staging.span(pair * BLOCK_BYTES, BLOCK_BYTES)?;

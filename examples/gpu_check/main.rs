@@ -18,7 +18,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-use dualpool::device::cuda::kernels::{GRID_BLOCKS_DEFAULT, Kernels, nvrtc};
+use dualpool::config::COPY_GRID_BLOCKS;
+use dualpool::device::cuda::kernels::{Kernels, nvrtc};
 use dualpool::device::cuda::{Context, Driver};
 
 use self::findings::{Findings, Gpu};
@@ -51,7 +52,7 @@ struct Args {
 enum What {
     /// Gathers without a pause until stdin ends, as another process that copies beside an engine
     Load {
-        #[arg(long, default_value_t = GRID_BLOCKS_DEFAULT)]
+        #[arg(long, default_value_t = COPY_GRID_BLOCKS)]
         grid_blocks: u32,
     },
     /// The other process of the check of IPC
@@ -99,12 +100,12 @@ fn contexts() -> anyhow::Result<Vec<Context>> {
 
 fn check(contexts: &[Context], folders: &[PathBuf], args: &Args) -> anyhow::Result<ExitCode> {
     let first = &contexts[0];
-    let mut kernels = Kernels::load(first, folders, GRID_BLOCKS_DEFAULT)?;
+    let mut kernels = Kernels::load(first, folders, COPY_GRID_BLOCKS)?;
     let mut findings = Findings {
         gpus: contexts.iter().map(Gpu::of).collect(),
         driver: first.driver().version().to_string(),
         kernels: kernels.origin().to_string(),
-        grid_blocks_default: GRID_BLOCKS_DEFAULT,
+        grid_blocks_default: COPY_GRID_BLOCKS,
         seed: args.seed,
         rows: Vec::new(),
     };

@@ -138,7 +138,14 @@ pub struct MigrateSettings {
     /// Where `dualpool calibrate` leaves what copies cost here, and where runs read it. Empty = `artifacts/migration_cost/calibration.json`,
     /// `none` = runs do without.
     pub calibration: PathBuf,
+    /// Blocks that a copy kernel on a GPU has at most: more copy faster, and take more of the GPU from the engine.
+    pub copy_grid_blocks_max: u32,
 }
+
+/// 16 blocks keep half a megabyte of loads under way (2 KiB for each of their 256 warps), which by Little's law is some 700 GB/s at 700 ns:
+/// more than a link between GPUs carries, with most multiprocessors left to the engine. An estimate: `scripts/gpu_check` measures both on
+/// the GPU at hand.
+pub const COPY_GRID_BLOCKS: u32 = 16;
 
 /// Where a calibration of copies lies when nobody names another place.
 const CALIBRATION_FILE: &str = "artifacts/migration_cost/calibration.json";
@@ -161,7 +168,13 @@ impl MigrateSettings {
 
 impl Default for MigrateSettings {
     fn default() -> Self {
-        MigrateSettings { lease_ms: 30_000, verify_kv: false, run_dir: PathBuf::new(), calibration: PathBuf::new() }
+        MigrateSettings {
+            lease_ms: 30_000,
+            verify_kv: false,
+            run_dir: PathBuf::new(),
+            calibration: PathBuf::new(),
+            copy_grid_blocks_max: COPY_GRID_BLOCKS,
+        }
     }
 }
 

@@ -49,6 +49,7 @@ const RULES: &[Rule] = &[
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),
+    rule("migrate.copy_grid_blocks_max", COUNT, |s| s.migrate.copy_grid_blocks_max > 0),
     rule("migrate.calibration", "the path of a file, `none`, or empty for the default", |_| true),
     rule("workload.load", "a share over 0, at most 1.5", |s| s.workload.load > 0.0 && s.workload.load <= 1.5),
     rule("workload.rate", "requests per second, or 0 to derive them from workload.load", |s| {

@@ -11,7 +11,6 @@ use anyhow::Context;
 use crate::config::{Settings, VirtualKv};
 use crate::controller::{Controller, GpuWatch};
 use crate::core::{Clock, Micros, MonotonicClock};
-use crate::device::cuda::kernels::nvrtc;
 use crate::device::nvml::SamplerError;
 use crate::device::{Device, Placement};
 use crate::engine::virtual_engine::kv::KvPlace;
@@ -139,6 +138,5 @@ fn gpu_places(indices: &[u32]) -> anyhow::Result<Vec<KvPlace>> {
 
 /// What moves KV between engines, whatever memory they have.
 fn transports(settings: &Settings, links: &EngineLinks) -> Transports {
-    let nvrtc_folders = nvrtc::folders(Some(&settings.engine.venv));
-    Transports::calibrated(KernelSettings { nvrtc_folders, ..KernelSettings::default() }, links)
+    Transports::calibrated(KernelSettings::new(settings), links)
 }

@@ -25,11 +25,6 @@ pub const SOURCE: &str = include_str!("../../../kernels/kv_copy.cu");
 /// The kernels of [`SOURCE`].
 pub const NAMES: [&str; 3] = ["kv_gather", "kv_scatter", "kv_peer_store"];
 
-/// Blocks that a launch has at most unless the caller says otherwise. 16 blocks keep half a megabyte of loads under way (2 KiB for each of
-/// their 256 warps), which by Little's law is some 700 GB/s at 700 ns: more than a link between GPUs carries, with most multiprocessors
-/// left to the engine. An estimate: `scripts/gpu_check` measures both on the GPU at hand.
-pub const GRID_BLOCKS_DEFAULT: u32 = 16;
-
 #[derive(Debug, Error)]
 pub enum KernelError {
     #[error(transparent)]

@@ -17,7 +17,6 @@ use super::folder::{FolderError, Identity};
 use super::{Progress, target};
 use crate::config::Settings;
 use crate::core::Bytes;
-use crate::device::cuda::kernels::nvrtc;
 use crate::device::{Machine, Placement};
 use crate::migrate::{CopyClass, KernelSettings, LinkCost, Transport, Transports};
 use crate::report::measure::{quantile, sorted};
@@ -60,7 +59,7 @@ pub fn run(
     let spots = spots.collect::<anyhow::Result<Vec<Spot>>>()?;
     let bench = Bench {
         program: std::env::current_exe().context("cannot find this program, which holds GPU memory in a process of its own")?,
-        kernels: KernelSettings { nvrtc_folders: nvrtc::folders(Some(&settings.engine.venv)), ..KernelSettings::default() },
+        kernels: KernelSettings::new(settings),
         scale: *scale,
         seed: settings.workload.seed,
         progress,

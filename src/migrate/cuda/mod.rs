@@ -25,8 +25,9 @@ use thiserror::Error;
 use super::cost::{CopyClass, LinkCost};
 use super::plan::{Span, total_bytes};
 use super::transport::{Memory, Stop, Transport, TransportError};
+use crate::config::{COPY_GRID_BLOCKS, Settings};
 use crate::core::{Bytes, EngineId};
-use crate::device::cuda::kernels::{GRID_BLOCKS_DEFAULT, KernelError, Kernels};
+use crate::device::cuda::kernels::{KernelError, Kernels, nvrtc};
 use crate::device::cuda::{Context, CudaError, Driver, GpuUuid, IpcHandle};
 use checksum::Reader;
 use choose::{choose, lower};
@@ -73,7 +74,16 @@ pub struct KernelSettings {
 
 impl Default for KernelSettings {
     fn default() -> Self {
-        KernelSettings { nvrtc_folders: Vec::new(), grid_blocks_max: GRID_BLOCKS_DEFAULT }
+        KernelSettings { nvrtc_folders: Vec::new(), grid_blocks_max: COPY_GRID_BLOCKS }
+    }
+}
+
+impl KernelSettings {
+    pub fn new(settings: &Settings) -> KernelSettings {
+        KernelSettings {
+            nvrtc_folders: nvrtc::folders(Some(&settings.engine.venv)),
+            grid_blocks_max: settings.migrate.copy_grid_blocks_max,
+        }
     }
 }
 
