@@ -12,7 +12,8 @@ fn arrivals() -> impl Strategy<Value = ArrivalProcess> {
     prop_oneof![
         Just(ArrivalProcess::Poisson),
         (0.01f64..100.0).prop_map(|burst_factor| ArrivalProcess::Gamma { burst_factor }),
-        (1.0f64..100.0, 1u64..10_000_000).prop_map(|(burst_factor, on)| ArrivalProcess::OnOff { burst_factor, on: Micros(on) }),
+        (1.0f64..100.0, 200_000u64..10_000_000)
+            .prop_map(|(burst_factor, on)| ArrivalProcess::OnOff { burst_factor, on: Micros(on) }),
     ]
 }
 

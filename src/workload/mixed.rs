@@ -50,9 +50,10 @@ impl Mixed {
         let arrivals = self.arrivals.times(self.rate, seeded(seed, "arrivals"));
         Ok((0..self.requests).zip(arrivals).map(move |(index, at)| {
             let long = kinds.random_bool(mixed.long_share);
-            let (class, prompt, output) = match long {
-                true => (Class::Long, mixed.long_prompt, mixed.long_output),
-                false => (Class::Short, mixed.chat_prompt, mixed.chat_output),
+            let (class, prompt, output) = if long {
+                (Class::Long, mixed.long_prompt, mixed.long_output)
+            } else {
+                (Class::Short, mixed.chat_prompt, mixed.chat_output)
             };
             scratch.clear();
             writer.append(&mut scratch, Text::Request(index.into()), prompt.draw(&mut lengths) as usize);

@@ -10,6 +10,9 @@ use crate::core::{Micros, Rng};
 /// The burstiest arrivals taken: beyond it, nearly all of a run's requests arrive at once.
 const BURST_FACTOR_MAX: f64 = 1000.0;
 
+/// Spells with fewer arrivals are indistinguishable from Poisson arrivals, and nearly all of them are drawn for nothing.
+const SPELL_ARRIVALS_MIN: f64 = 0.01;
+
 /// How requests arrive around their mean rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum ArrivalProcess {
@@ -34,7 +37,9 @@ impl ArrivalProcess {
             }
             ArrivalProcess::OnOff { burst_factor, on } => {
                 within("burst_factor", burst_factor, 1.0..=BURST_FACTOR_MAX, "from 1 to 1000 where arrivals go on and off")?;
-                require("on", on, on > Micros::ZERO, "longer than 0")
+                let arrivals = on.as_secs() * rate * burst_factor;
+                let expected = format!("long enough for {SPELL_ARRIVALS_MIN} arrivals on average; shorter spells are no bursts");
+                require("on", on, arrivals >= SPELL_ARRIVALS_MIN, expected)
             }
         }
     }
@@ -183,7 +188,8 @@ mod tests {
         }
         let on_off = |burst_factor, on| ArrivalProcess::OnOff { burst_factor, on: Micros(on) }.check(8.0);
         assert_eq!(on_off(0.5, 1).unwrap_err().key, "burst_factor");
-        assert_eq!(on_off(2.0, 0).unwrap_err().to_string(), "on is 0 us; it must be longer than 0");
+        let message = on_off(2.0, 100).unwrap_err().to_string();
+        assert!(message.starts_with("on is 100 us; it must be long enough for 0.01 arrivals"), "{message}");
         assert!(ALL.iter().all(|process| process.check(8.0).is_ok()));
     }
 }

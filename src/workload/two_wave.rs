@@ -5,8 +5,6 @@
 //!
 //! All times are pinned: it is the seed's business what is said, and the workload's when.
 
-use std::iter;
-
 use super::item::{ModelLimits, Wave, WorkItem};
 use super::lengths::Lengths;
 use super::parameter::{ParameterError, countable, fits, require, within};
@@ -99,8 +97,7 @@ impl TwoWave {
     }
 
     fn at(&self, round: u32, after: Micros, gap: Micros, i: u32) -> Micros {
-        let times = iter::once(after).chain([self.period, gap]).zip([1, round, i]);
-        let us: f64 = times.map(|(span, count)| span.0 as f64 * f64::from(count)).sum();
+        let us = after.0 as f64 + self.period.0 as f64 * f64::from(round) + gap.0 as f64 * f64::from(i);
         Micros((us * self.pace).round() as u64)
     }
 

@@ -4,15 +4,15 @@ use super::super::item::{TOKENS_MAX, Turn};
 use super::error::quoted;
 use crate::core::{Class, Micros, Priority};
 
-/// Ten years: a time beyond it is in another unit.
-const AT_MS_MAX: f64 = 10.0 * 365.25 * 86_400e3;
+/// A hundred years: milliseconds since 1970 are below, microseconds since 1970 above.
+const AT_MS_MAX: f64 = 100.0 * 365.25 * 86_400e3;
 
 /// A recorded request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceRow {
     /// Its line in the file, counted from 1.
     pub line: u64,
-    /// When it came, counted from the zero of its trace.
+    /// When it came, counted from the zero of its trace; for an Azure trace that is 1970.
     pub at: Micros,
     pub prompt_tokens: u32,
     pub output_tokens: u32,
@@ -45,7 +45,7 @@ pub(super) fn millis(name: &str, ms: f64) -> Result<Micros, String> {
     if (0.0..=AT_MS_MAX).contains(&ms) {
         Ok(Micros::from_ms(ms))
     } else {
-        Err(format!("{name} is {ms}; it must be milliseconds from the start of the trace, from 0 to ten years"))
+        Err(format!("{name} is {ms}; it must be milliseconds, from 0 to a hundred years"))
     }
 }
 
