@@ -36,6 +36,17 @@ impl fmt::Display for RequestId {
     }
 }
 
+/// A conversation: several requests of one client, each prompt of which begins with the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SessionId(pub u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session-{}", self.0)
+    }
+}
+
 /// One stay of a request on one engine: the n-th submission of that request, counted from 0. An engine knows a leg by its
 /// `Display` form (`"7.0"`), and never sees the same leg twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

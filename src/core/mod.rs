@@ -16,9 +16,9 @@ pub use arrangement::{Arrangement, ArrangementError, LONG_PROMPT_TOKENS_MIN, Pol
 pub use clock::{Clock, ManualClock, MonotonicClock, Time};
 pub use cpu_list::CpuList;
 pub use error::{Phase, RejectReason, RequestError};
-pub use ids::{BlockId, EngineId, LegId, RequestId, TokenId};
+pub use ids::{BlockId, EngineId, LegId, RequestId, SessionId, TokenId};
 pub use leg::{FinishReason, HeldKv, KvSource, Leg, LegFinish, LegOutput, LegStep, PREFILL_TOKENS_MIN, Tuning};
-pub use request::{Class, Objectives, Request, Role};
+pub use request::{Class, Objectives, Priority, Request, Role};
 pub use rng::{Rng, seeded};
 pub use signals::{DeviceSignals, EngineStats};
 pub use units::{Bytes, Micros};

@@ -35,6 +35,35 @@ pub enum Class {
     Long,
 }
 
+/// How much a request matters: 1 is the highest, 3 the lowest. Written as its number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Priority {
+    High = 1,
+    #[default]
+    Normal = 2,
+    Low = 3,
+}
+
+impl TryFrom<u8> for Priority {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Self, String> {
+        match number {
+            1 => Ok(Priority::High),
+            2 => Ok(Priority::Normal),
+            3 => Ok(Priority::Low),
+            _ => Err(format!("priority is {number}; it must be 1 (highest), 2 or 3")),
+        }
+    }
+}
+
+impl From<Priority> for u8 {
+    fn from(priority: Priority) -> u8 {
+        priority as u8
+    }
+}
+
 /// What the user calls good service for one request. A request is within its objectives when its TTFT and its longest ITL are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objectives {

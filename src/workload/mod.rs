@@ -1,39 +1,40 @@
 //! The requests of one repetition: how long they are, when they arrive, what they ask for. Pure and seeded: the same settings,
 //! seed and rate give the same requests on every machine, so that arms are compared on equal work.
+//!
+//! `Workload` makes the mixes of `dual_pool`, a repetition at a time. `Mixed`, `TwoWave` and `PrefixSessions` make theirs one by one,
+//! and so does a `trace`, of any length.
 
 mod arrivals;
 mod check;
+mod item;
+mod lengths;
 mod mix;
-
-use std::sync::Arc;
+mod mixed;
+mod parameter;
+mod process;
+mod sessions;
+mod tokens;
+pub mod trace;
+mod two_wave;
 
 use rand::Rng as _;
 use rand::seq::SliceRandom;
 
 use crate::config::{Arrivals, WorkloadSettings};
-use crate::core::{Class, Micros, TokenId, seeded};
+use crate::core::{Class, seeded};
 
 pub use arrivals::arrivals_name;
 pub use check::{WorkloadError, check};
+pub use item::{ModelLimits, TOKENS_MAX, Turn, Wave, WorkItem};
+pub use lengths::Lengths;
 pub use mix::mix_name;
+pub use mixed::Mixed;
+pub use parameter::ParameterError;
+pub use process::ArrivalProcess;
+pub use sessions::PrefixSessions;
+pub use two_wave::TwoWave;
 
 use mix::Shape;
-
-/// Token ids below this are left out of prompts: that is where vocabularies keep their special tokens.
-const SPECIAL_TOKENS: u32 = 64;
-
-/// One request of a workload.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WorkItem {
-    /// Its place in the order of arrival, counted from 0.
-    pub index: u32,
-    /// When it arrives, counted from the start of the run.
-    pub at: Micros,
-    pub prompt: Arc<[TokenId]>,
-    /// Output tokens to be made: exactly as many, so that every arm does the same work.
-    pub max_tokens: u32,
-    pub class: Class,
-}
 
 /// The requests of a repetition, before a seed makes them concrete.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,8 +71,8 @@ impl Workload {
         let groups = arrival_groups(shape, seed);
         let arrivals = arrivals::times(self.arrivals, groups.len(), shape.requests(), rate, &mut seeded(seed, "arrivals"));
 
-        let (mut lengths, mut tokens) = (seeded(seed, "lengths"), seeded(seed, "tokens"));
-        let first_token = SPECIAL_TOKENS.min(vocab_size / 2);
+        let (mut lengths, mut words) = (seeded(seed, "lengths"), seeded(seed, "tokens"));
+        let ids = tokens::ordinary_tokens(vocab_size);
         let mut items = Vec::with_capacity(shape.requests());
         for (group, at) in groups.into_iter().zip(arrivals) {
             for class in group {
@@ -79,8 +80,8 @@ impl Workload {
                     Class::Long => lengths.random_range(shape.long_tokens.clone()),
                     Class::Short => shape.short_tokens,
                 };
-                let prompt = (0..length).map(|_| tokens.random_range(first_token..vocab_size)).collect();
-                items.push(WorkItem { index: items.len() as u32, at, prompt, max_tokens: shape.max_tokens, class });
+                let prompt = (0..length).map(|_| words.random_range(ids.clone())).collect();
+                items.push(WorkItem::new(items.len() as u32, at, prompt, shape.max_tokens, class));
             }
         }
         items
@@ -105,6 +106,7 @@ fn arrival_groups(shape: &Shape, seed: u64) -> Vec<Vec<Class>> {
 mod tests {
     use super::*;
     use crate::config::Mix;
+    use crate::core::Micros;
 
     fn settings(mix: Mix) -> WorkloadSettings {
         WorkloadSettings { mix, ..WorkloadSettings::default() }
@@ -125,7 +127,7 @@ mod tests {
         for item in &items {
             let expected = if item.class == Class::Long { 1024 } else { 64 };
             assert_eq!((item.prompt.len(), item.max_tokens), (expected, 32));
-            assert!(item.prompt.iter().all(|t| (SPECIAL_TOKENS..49_152).contains(t)));
+            assert!(item.prompt.iter().all(|t| (64..49_152).contains(t)));
         }
     }
 
@@ -146,6 +148,24 @@ mod tests {
             assert!(items.iter().enumerate().all(|(i, item)| item.index == i as u32));
             assert!(items.windows(2).all(|pair| pair[0].at <= pair[1].at));
         }
+    }
+
+    /// The published figures are of these very requests: a seed must go on giving them, whatever else is added beside the mixes.
+    #[test]
+    fn the_mixes_give_the_bytes_they_always_gave() {
+        let digest = |mix| {
+            let mut hash = xxhash_rust::xxh3::Xxh3::new();
+            for item in generate(&settings(mix), 49_152, 7, Some(8.0)) {
+                hash.update(&item.index.to_le_bytes());
+                hash.update(&item.at.0.to_le_bytes());
+                item.prompt.iter().for_each(|token| hash.update(&token.to_le_bytes()));
+                hash.update(&item.max_tokens.to_le_bytes());
+                hash.update(&[u8::from(item.class == Class::Long)]);
+            }
+            format!("{:016x}", hash.digest())
+        };
+        let digests = [Mix::Balanced, Mix::DecodeHeavy, Mix::LongContext, Mix::Burst].map(digest);
+        assert_eq!(digests, ["afd0d874f101ad29", "7641f11599a5b8f0", "10ec1ec38470797d", "0e762919486418d3"]);
     }
 
     #[test]
