@@ -17,6 +17,9 @@ LAYOUT = struct.Struct("<4I")
 SALT = 0x64756C70
 AS_STARTED = 0xFFFF_FFFF
 
+# Where legs wait whose load has been asked for: in a queue of their own, or (vLLM 0.26) among others that cannot run yet.
+LOADING_QUEUE = "kv_holding_waiting" if hasattr(Scheduler, "_holds_kv_blocks") else "skipped_waiting"
+
 # Prompt tokens that a step with a small budget takes at least, so that prompts are always getting on.
 PREFILL_TOKENS_MIN = 8
 
@@ -97,15 +100,19 @@ class _Tunable:
         takes no tokens, so what one needs is enough to start all."""
         if self.connector is None:
             return 0
-        waiting = len(self.kv_holding_waiting) + (bool(self.waiting) and self.waiting.peek_request().priority < 0)
+        waiting = self._loading() + (bool(self.waiting) and self.waiting.peek_request().priority < 0)
         return min(waiting, self.max_num_running_reqs - len(self.running))
+
+    def _loading(self) -> int:
+        """Legs whose load has been asked for."""
+        return sum(request.status == RequestStatus.WAITING_FOR_REMOTE_KVS for request in getattr(self, LOADING_QUEUE))
 
     def _update_waiting_for_remote_kv(self, request) -> None:
         # A leg whose load failed computes a prompt like any other, and is no more worth keeping when memory runs out. It is at the
         # head of vLLM's queue here and leaves it next, so its place there does not matter.
         if request.request_id in self.failed_recving_kv_req_ids:
             request.priority = 0
-        super()._update_waiting_for_remote_kv(request)
+        return super()._update_waiting_for_remote_kv(request)
 
     def make_stats(self, *args, **kwargs):
         # While blocks are held or awaited, vLLM polls with empty steps, a thousand a second, and would send statistics with each.
@@ -124,7 +131,7 @@ class _Tunable:
 
 
 class TunableScheduler(_Tunable, Scheduler):
-    """For engines that schedule a step when the one before is done.
+    """For engines that schedule a step when the one before is done, as CPU engines do.
 
     vLLM takes in what was loaded at the end of a step, so a leg that comes with its KV would wait for the step in which its load is
     asked for, and get its token in the one after: its client sees a gap of both. Copies take a millisecond or two, steps many times
@@ -135,6 +142,8 @@ class TunableScheduler(_Tunable, Scheduler):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self._loads_went_first = False
+        # The leg for which there was no memory, and the blocks that were free then.
+        self._no_room: tuple[str, int] | None = None
 
     def schedule(self, *args, **kwargs):
         # Never twice in a row: however many legs arrive, every other step computes.
@@ -143,30 +152,48 @@ class TunableScheduler(_Tunable, Scheduler):
         return self._start_loads(arrived, *args, **kwargs) if arrived else super().schedule(*args, **kwargs)
 
     def _take_arrived(self) -> list[Request]:
-        """Legs at the head of the queue whose load was not asked for, as many as there are seats. One that was preempted is not among
-        them: its source is gone, and it computes its prompt."""
-        seats = self.max_num_running_reqs - len(self.running) - len(self.kv_holding_waiting)
+        """Legs at the head of the queue whose load can be asked for now, as many as there are seats."""
+        seats = self.max_num_running_reqs - len(self.running) - self._loading()
         arrived, others = [], []
         while self.waiting and self.waiting.peek_request().priority < 0:
             request = self.waiting.pop_request()
-            fits = request.status == RequestStatus.WAITING and len(arrived) < seats
-            (arrived if fits else others).append(request)
+            # One that was preempted computes its prompt: its source is gone.
+            comes = request.status == RequestStatus.WAITING and len(arrived) < seats
+            if comes and not self.connector.get_num_new_matched_tokens(request, 0)[0]:
+                # There is nothing to load after all (the link is cut), and so it is a prompt like any other.
+                request.priority, comes = 0, False
+            (arrived if comes else others).append(request)
+        if arrived and self._no_room is not None:
+            leg, free = self._no_room
+            if arrived[0].request_id == leg and self._blocks_left() <= free:
+                arrived, others = [], arrived + others
         self.waiting.prepend_requests(others)
         return arrived
 
     def _start_loads(self, arrived: list[Request], *args, **kwargs):
         """A step of vLLM's that sees these legs and nothing else."""
-        hidden = self.running, self.waiting, self.kv_holding_waiting
-        self.running, self.waiting, self.kv_holding_waiting = [], create_request_queue(self.policy), create_request_queue(self.policy)
-        self.waiting.prepend_requests(arrived)
+        hidden = self._queues((), arrived, ())
         output = super().schedule(*args, **kwargs)
-        started, left, loading = self.running, self.waiting, self.kv_holding_waiting
-        self.running, self.waiting, self.kv_holding_waiting = hidden
-        # One whose KV lay in the prefix cache needs no load and has its token already; one for which memory was short stays.
+        started, left, loading = self._queues(*hidden)
+        self._no_room = (left.peek_request().request_id, self._blocks_left()) if left else None
+        # One whose KV lay in the prefix cache needs no load and has its token already.
         self.running.extend(started)
         self.waiting.prepend_requests(left)
-        self.kv_holding_waiting.prepend_requests(loading)
+        getattr(self, LOADING_QUEUE).prepend_requests(loading)
         return output
+
+    def _queues(self, running, waiting, loading):
+        """Lets vLLM see these requests only; returns those it saw before."""
+        before = self.running, self.waiting, getattr(self, LOADING_QUEUE)
+        self.running = list(running)
+        self.waiting, others = create_request_queue(self.policy), create_request_queue(self.policy)
+        self.waiting.prepend_requests(waiting)
+        others.prepend_requests(loading)
+        setattr(self, LOADING_QUEUE, others)
+        return before
+
+    def _blocks_left(self) -> int:
+        return self.kv_cache_manager.block_pool.get_num_free_blocks()
 
 
 class TunableAsyncScheduler(_Tunable, AsyncScheduler):

@@ -15,7 +15,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1
 from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec  # noqa: E402
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput  # noqa: E402
-from vllm.v1.request import Request  # noqa: E402
+from vllm.v1.request import Request, RequestStatus  # noqa: E402
 from vllm.v1.structured_output import StructuredOutputManager  # noqa: E402
 
 from dualpool.scheduler import AS_STARTED, LAYOUT, PREFILL_TOKENS_MIN, SALT, TunableScheduler  # noqa: E402
@@ -30,9 +30,10 @@ class Elsewhere(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config, role, kv_cache_config) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
         self.asked: set[str] = set()
+        self.cut = False
 
     def get_num_new_matched_tokens(self, request, num_computed_tokens):
-        if not request.kv_transfer_params or request.request_id in self.asked:
+        if self.cut or not request.kv_transfer_params or request.request_id in self.asked:
             return 0, False
         return request.num_tokens - 1 - num_computed_tokens, True
 
@@ -178,6 +179,28 @@ def no_more_loads_go_first_than_there_are_seats(model: str) -> None:
     assert len(got) == 16 and got["l0"] == got["l1"] == 1, got
 
 
+def a_leg_for_which_there_is_no_memory_costs_nobody_a_step(model: str) -> None:
+    bench = Bench(model, blocks=1 + 10)
+    bench.add("answer", 5 * BLOCK)
+    bench.step()
+    bench.add("leg", 8 * BLOCK, comes_with_kv=True)
+    steps = [bench.step() for _ in range(8)]
+    assert steps.count({}) == 1 and steps.count({"answer": 1}) == 7, steps
+    assert bench.scheduler.connector.asked == set()
+    bench.scheduler.finish_requests("answer", RequestStatus.FINISHED_ABORTED)
+    bench.step(loaded=["leg"])
+    assert bench.step() == {"leg": 1}
+
+
+def with_nothing_to_load_a_leg_is_a_prompt_like_any_other(model: str) -> None:
+    bench = Bench(model)
+    bench.add("answer", 5)
+    bench.step()
+    bench.scheduler.connector.cut = True
+    bench.add("leg", 100, comes_with_kv=True)
+    assert bench.step() == {"answer": 1, "leg": 100}
+
+
 def a_leg_whose_load_failed_is_a_prompt_like_any_other(model: str) -> None:
     bench = Bench(model)
     bench.add("l0", 100, comes_with_kv=True)
@@ -209,3 +232,5 @@ if __name__ == "__main__":
     a_leg_whose_load_failed_is_a_prompt_like_any_other(sys.argv[1])
     loads_go_first_and_cost_nobody_a_step(sys.argv[1])
     no_more_loads_go_first_than_there_are_seats(sys.argv[1])
+    a_leg_for_which_there_is_no_memory_costs_nobody_a_step(sys.argv[1])
+    with_nothing_to_load_a_leg_is_a_prompt_like_any_other(sys.argv[1])

@@ -32,7 +32,7 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
             raise ValueError(f"dualpool: kv_connector_extra_config lacks {missing}; it needs `control` and `engine`")
         engine = int(extra["engine"])
         check_version(current_platform.device_type)
-        check_supported(vllm_config, engine)
+        check_supported(vllm_config, kv_cache_config, engine)
         self._failed_blocks: set[int] = set()
         self.scheduler: SchedulerHalf | None = None
         self.worker: WorkerHalf | None = None
@@ -128,8 +128,14 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
         return self.scheduler.finished(request, block_ids)
 
 
-def check_supported(config: "VllmConfig", engine: int) -> None:
+def check_supported(config: "VllmConfig", kv_cache_config: "KVCacheConfig", engine: int) -> None:
     """Raises for engines whose KV memory the controller cannot reach or address."""
+    groups = len(kv_cache_config.kv_cache_groups)
+    if groups > 1 and not hasattr(base, "KVConnectorTransferResults"):
+        raise NotImplementedError(
+            f"dualpool: engine-{engine} has {groups} KV cache groups, and vLLM {vllm.__version__} ends an engine of more than one with its "
+            "first failed load; use vLLM 0.32, or a model whose layers are all alike"
+        )
     parallel = config.parallel_config
     if parallel.world_size > 1:
         raise NotImplementedError(

@@ -33,7 +33,7 @@ logger = logging.getLogger("vllm.dualpool")
 # Releases that may wait for their request to be known as held. The controller releases only legs that were reported as held, so
 # at most those of one step wait here; more than this means that it sends nonsense.
 EARLY_RELEASES_MAX = 4096
-# How long a step that computes nothing waits for the outcome of its loads; most copies are over within this time. An outcome that comes
+# How long a step that computes nothing waits for the outcome of the loads it asked for; most copies are over within this time. An outcome that comes
 # too late is taken in at the end of the next step, and where requests are running, that one computes.
 LOAD_WAIT_S = 0.005
 # How often such a step looks whether the GPU has passed a mark.
@@ -60,7 +60,8 @@ class WorkerHalf:
         self._loading: dict[str, LoadOrder] = {}  # leg -> what it waits for
         # Loads that the controller does not know of yet, and the marks they wait for, oldest first. All are in `_loading`.
         self._ordered: deque[tuple[Any, LoadOrder]] = deque()
-        self._idle = False
+        # Legs that the step under way waits for.
+        self._awaited: set[str] = set()
         self._report = Report()
 
     def register(self, kv_caches: dict[str, Any], layout: str, backend: str) -> None:
@@ -87,7 +88,7 @@ class WorkerHalf:
     def step(self, metadata: "StepMetadata") -> None:
         """A step begins. It does not touch blocks that wait for a load, so nothing but the mover writes to them once every earlier
         step has ended: asking before the forward pass instead of after saves a step's time."""
-        self._idle = metadata.idle
+        self._awaited = {order.leg for order in metadata.loads} if metadata.idle else set()
         for request, leg in metadata.holds.items():
             self._held[leg] = request
         if metadata.loads:
@@ -111,7 +112,7 @@ class WorkerHalf:
         self._ask()
         self._take_in()
         until = time.monotonic() + LOAD_WAIT_S
-        while self._idle and self._loading and not self.link.closed and (left := until - time.monotonic()) > 0:
+        while self._awaited & self._loading.keys() and not self.link.closed and (left := until - time.monotonic()) > 0:
             self._wait(left)
             self._take_in()
         for leg in [leg for leg in self._early if leg in self._held]:
@@ -126,7 +127,7 @@ class WorkerHalf:
         """Until the controller says something, or so long."""
         end = time.monotonic() + seconds
         while self._ordered and (left := end - time.monotonic()) > 0:
-            self.link.wait(min(left, MARK_POLL_S))
+            time.sleep(min(left, MARK_POLL_S))  # a poll of the link would wait for a whole millisecond
             self._ask()
         self.link.wait(max(0.0, end - time.monotonic()))
 
