@@ -4,7 +4,7 @@
 //! same requests.
 //!
 //! Successive halving: a first round gives every candidate a short trial, a second one gives the leaders of each arm a longer one,
-//! and the score is over both. The whole keeps within a budget of time, and candidates are ranked on equal footing: each by the same
+//! and the score is over both, with the forecast as the voice of the requests that no trial has time for. The whole keeps within a budget of time, and candidates are ranked on equal footing: each by the same
 //! requests. So a trial never gets too short to say something, but fewer candidates are tried; and a second round that time cuts
 //! short does not count for anyone.
 
@@ -34,6 +34,10 @@ const LEADERS: usize = 2;
 
 /// Time between the last arrival of a trial and its end, about: what a trial costs beyond its arrivals.
 const DRAIN: Duration = Duration::from_millis(1500);
+
+/// A forecast weighs as much as this many requests of trials. Trials know the engines and see few requests, of a burst perhaps a single
+/// clump; the forecast sees hundreds and knows the engines by five figures. Each keeps the other one's luck from deciding alone.
+const FORECAST_REQUESTS: f64 = 50.0;
 
 /// A trial has at least this share of a repetition's requests: with fewer it says nothing.
 const SCALE_MIN: f64 = 0.25;
@@ -80,6 +84,12 @@ struct Tried {
 impl Tried {
     fn score(&self) -> Score {
         Score::of(&self.rounds.concat())
+    }
+
+    /// What it is ranked by: its score in trials and in simulation, each by what it has seen.
+    fn promise(&self) -> f64 {
+        let served = self.rounds.iter().map(Vec::len).sum::<usize>() as f64;
+        (served * self.score().score + FORECAST_REQUESTS * self.forecast) / (served + FORECAST_REQUESTS)
     }
 
     fn trial(&self, chosen_for: Option<String>) -> SearchTrial {
@@ -191,11 +201,11 @@ fn covered(field: &[Tried], purposes: &[Purpose]) -> bool {
     purposes.iter().all(|p| field.iter().any(|t| p.takes(t.arrangement.policy) && !t.rounds.is_empty()))
 }
 
-/// The candidates that were tried and that this purpose accepts, best first. Equal scores keep the order of the field.
+/// The candidates that were tried and that this purpose accepts, best first. Equals keep the order of the field.
 fn ranked(field: &[Tried], purpose: Purpose) -> Vec<usize> {
     let mut ranked: Vec<usize> =
         (0..field.len()).filter(|&i| purpose.takes(field[i].arrangement.policy) && !field[i].rounds.is_empty()).collect();
-    ranked.sort_by(|&a, &b| field[b].score().score.total_cmp(&field[a].score().score));
+    ranked.sort_by(|&a, &b| field[b].promise().total_cmp(&field[a].promise()));
     ranked
 }
 
@@ -279,6 +289,20 @@ mod tests {
         let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[1, 2, 2, 2]), &PURPOSES);
         assert_eq!(found.arrangements["auto"].name, "dual_pool prefill as started decode 224/64");
         assert_eq!(found.arrangements["shared_tuned"].name, "shared_least_load as started");
+    }
+
+    #[test]
+    fn a_forecast_outweighs_a_small_difference_in_a_short_trial_and_not_a_large_one() {
+        // The first two are shared, and the first one's trial went better.
+        let chosen = |stretches: &[f64], forecasts: [f64; 3]| {
+            let mut field = field(stretches, &[1; 3]);
+            field.iter_mut().zip(forecasts).for_each(|(tried, forecast)| tried.forecast = forecast);
+            choose(&field, &PURPOSES).arrangements["shared_tuned"].name.clone()
+        };
+        let (balanced, least_load) = ("shared_balanced 224/64", "shared_least_load as started");
+        assert_eq!(chosen(&[0.1, 0.1, 0.2], [0.9, 0.9, 0.9]), balanced);
+        assert_eq!(chosen(&[0.1, 0.1, 0.2], [0.7, 0.9, 0.9]), least_load);
+        assert_eq!(chosen(&[0.1, 0.1, 50.0], [0.7, 0.9, 0.9]), balanced);
     }
 
     #[test]
