@@ -30,7 +30,7 @@ use crate::core::{Bytes, EngineId};
 use crate::device::cuda::kernels::{KernelError, Kernels, nvrtc};
 use crate::device::cuda::{Context, CudaError, Driver, GpuUuid, IpcHandle};
 use checksum::Reader;
-use choose::{choose, lower};
+use choose::{Basis, choose, lower};
 use region::Region;
 use route::{Reach, Route};
 
@@ -106,6 +106,8 @@ pub struct CudaTransport {
     /// Said once per direction and class, and once per two GPUs.
     told: BTreeSet<(EngineId, EngineId, CopyClass)>,
     told_host_only: BTreeSet<(GpuUuid, GpuUuid)>,
+    /// Said once per class, whatever the direction: one calibration lacks it in all of them.
+    told_not_calibrated: BTreeSet<CopyClass>,
 }
 
 impl CudaTransport {
@@ -113,7 +115,7 @@ impl CudaTransport {
         CudaTransport { settings, ..CudaTransport::default() }
     }
 
-    /// What copies in this direction cost by class, from a calibration; decides the class from now on.
+    /// What copies in this direction cost by class, from a calibration; decides the class from now on, if it knows every class there is.
     pub fn set_cost(&mut self, from: EngineId, to: EngineId, cost: LinkCost) {
         self.costs.insert((from, to), cost);
     }
@@ -163,10 +165,17 @@ impl CudaTransport {
         route.copy(class, plan, source, target, stop)
     }
 
-    fn say_class(&mut self, class: CopyClass, (from, to): (EngineId, EngineId), bytes: Bytes, runs: u32) {
+    fn say_class(&mut self, class: CopyClass, basis: Basis, (from, to): (EngineId, EngineId), bytes: Bytes, runs: u32) {
+        if let Basis::NotCalibrated(missing) = basis
+            && self.told_not_calibrated.insert(missing)
+        {
+            tracing::warn!(
+                "the calibration of copies from {from} to {to} has no figures for class {missing}, so rules of thumb decide; \
+                 `dualpool calibrate` measures all classes that there are now"
+            );
+        }
         if self.told.insert((from, to, class)) {
-            let why = if self.costs.contains_key(&(from, to)) { "by calibration" } else { "by rule of thumb" };
-            tracing::info!("KV from {from} to {to} goes in class {class} ({why}; this plan: {bytes} in {runs} runs)");
+            tracing::info!("KV from {from} to {to} goes in class {class} ({basis}; this plan: {bytes} in {runs} runs)");
         }
     }
 }
@@ -190,8 +199,8 @@ impl Transport for CudaTransport {
         let (bytes, runs) = (Bytes(total_bytes(plan)), u32::try_from(plan.len()).unwrap_or(u32::MAX));
         let Some(route) = self.routes.get(&(from, to)) else { return Err(TransportError::NotMapped { engine: to }) };
         let classes = route.classes();
-        let class = choose(&classes, route.reach() == Reach::SameGpu, bytes, runs, self.costs.get(&(from, to)));
-        self.say_class(class, (from, to), bytes, runs);
+        let (class, basis) = choose(&classes, route.reach() == Reach::SameGpu, bytes, runs, self.costs.get(&(from, to)));
+        self.say_class(class, basis, (from, to), bytes, runs);
         let Err(error) = self.copy_once(class, plan, (from, to), stop) else { return Ok(()) };
         match lower(class, &classes) {
             Some(plainer) if error.is_worth_a_retry() => {
