@@ -17,7 +17,8 @@ use dualpool::device::cuda::{Driver, kernels::nvrtc};
 use dualpool::engine::virtual_engine::kv::{Content, KvPlace, Shape, Store};
 use dualpool::migrate::wire::MemoryKind;
 use dualpool::migrate::{
-    BlockPair, CopyClass, CudaTransport, KernelSettings, KvMap, Memory, Span, Stop, Transport, TransportError, plan,
+    BlockPair, ClassCost, CopyClass, CudaTransport, KernelSettings, KvMap, LinkCost, Memory, Span, Stop, Transport, TransportError,
+    plan,
 };
 use fake_cuda::FakeCuda;
 
@@ -179,6 +180,20 @@ on_virtual_gpus! {
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].contains("engine-0") && errors[0].contains("CUDA_ERROR"), "{errors:?}");
         assert_eq!(pair.wrong(), None);
+    }
+
+    /// The GPUs have room for the KV, and none for staging memory.
+    fn a_class_whose_memory_cannot_be_had_is_left_out(r#"{"memory_mib":64}"#) {
+        let mut pair = Pair::new();
+        assert_eq!(pair.transport.classes(A, B), CopyClass::ALL);
+        let cost = |class| ClassCost { submit_us: if class == CopyClass::Staged { 1.0 } else { 1e6 }, run_us: 0.0, bytes_per_s: 1e12 };
+        let costs = CopyClass::ALL.map(|class| (class, cost(class)));
+        pair.transport.set_cost(A, B, LinkCost::new(costs.into()).unwrap());
+        pair.transport.copy(&pair.plan, A, B, &Stop::default()).unwrap();
+        assert_eq!(pair.wrong(), None, "it goes in another class");
+        pair.every_class_brings_all_bytes(&[CopyClass::Direct, CopyClass::PeerStore, CopyClass::ThroughHost]);
+        let error = pair.transport.copy_as(CopyClass::Staged, &pair.plan, A, B, &Stop::default()).unwrap_err();
+        assert!(matches!(error, TransportError::NoSuchClass { class: CopyClass::Staged, .. }), "it is not asked for again: {error}");
     }
 
     fn a_gpu_that_is_lost_in_the_middle_is_named_and_not_asked_again(r#"{"faults":[{"copy":400,"does":"break"}]}"#) {

@@ -7,7 +7,8 @@
 //! | `peer_store` | a kernel that stores straight into the other memory | few bytes; within one GPU always |
 //! | `through_host` | pinned host memory | the GPUs cannot access each other |
 //!
-//! `choose` picks one per plan. A copy that fails is tried once more in the next plainer class; then the engine computes the prompt.
+//! `choose` picks one per plan. A copy that fails is tried once more in the next plainer class; then the engine computes the prompt. A class
+//! whose memory cannot be had (staging memory on a GPU that is full) is not tried again.
 
 mod checksum;
 mod choose;
@@ -43,6 +44,9 @@ pub enum CopyError {
     Cuda(#[from] CudaError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Memory that the class needs once, before its first copy. The next copy would ask for it in vain, too.
+    #[error("what the class needs cannot be had, so it is left out from now on: {0}")]
+    SetUp(CudaError),
     #[error("the class needs kernels, and there are none")]
     NoKernels,
     #[error("byte {end} of {engine} is beyond its {bytes} bytes")]
@@ -57,7 +61,7 @@ impl CopyError {
     /// Whether another class could do better. Not after a stop, and not once the GPU answers every call with this error.
     fn is_worth_a_retry(&self) -> bool {
         match self {
-            CopyError::Cuda(error) | CopyError::Kernel(KernelError::Cuda(error)) => !error.is_sticky(),
+            CopyError::Cuda(error) | CopyError::SetUp(error) | CopyError::Kernel(KernelError::Cuda(error)) => !error.is_sticky(),
             CopyError::Kernel(_) | CopyError::NoKernels => true,
             CopyError::OutOfBounds { .. } | CopyError::NotMapped { .. } | CopyError::Stopped => false,
         }

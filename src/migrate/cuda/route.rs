@@ -3,6 +3,8 @@
 //! Every class queues a part of the plan, marks it, and queues the next part while the GPU works on this one; never more than two parts are
 //! under way, so that a stop takes effect within the time that these take.
 
+use std::collections::BTreeSet;
+
 use super::super::cost::CopyClass;
 use super::super::plan::Span;
 use super::super::transport::Stop;
@@ -24,6 +26,8 @@ pub enum Reach {
 
 pub struct Route {
     reach: Reach,
+    /// Classes whose set-up failed.
+    without: BTreeSet<CopyClass>,
     /// On the source's GPU: what reads the source.
     pub(super) outward: Stream,
     /// On the source's GPU: copies from staging memory to staging memory.
@@ -63,6 +67,7 @@ impl Route {
         };
         Ok(Route {
             reach: reach(from, to)?,
+            without: BTreeSet::new(),
             outward: from.stream()?,
             link: from.stream()?,
             inward: to.stream()?,
@@ -88,7 +93,7 @@ impl Route {
             // Within one GPU it is two copies where a kernel makes one.
             (CopyClass::Staged, reach) => reach == Reach::Peer && self.kernels.is_some(),
         };
-        CopyClass::ALL.into_iter().filter(has).collect()
+        CopyClass::ALL.into_iter().filter(|class| has(class) && !self.without.contains(class)).collect()
     }
 
     /// When this returns, in whatever way, nothing of it is under way any more.
@@ -106,7 +111,12 @@ impl Route {
             CopyClass::PeerStore => self.peer_store(plan, source, target, stop),
             CopyClass::ThroughHost => runs(plan, source, target).and_then(|runs| self.through_host(&runs, stop)),
         };
-        done.inspect_err(|_| self.drain())
+        done.inspect_err(|error| {
+            self.drain();
+            if matches!(error, CopyError::SetUp(_)) {
+                self.without.insert(class);
+            }
+        })
     }
 
     /// Waits until nothing that was queued touches the engines' memory any more. An error here is one of the copies', which have been
