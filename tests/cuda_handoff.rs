@@ -150,6 +150,10 @@ on_virtual_gpus! {
         assert!(matches!(error, TransportError::NoSuchClass { class: CopyClass::Direct, .. }), "{error}");
     }
 
+    fn through_the_host_where_gpus_have_no_peer_to_spare(r#"{"gpus":2,"peers_max":0}"#) {
+        Pair::new().every_class_brings_all_bytes(&[CopyClass::ThroughHost]);
+    }
+
     fn a_driver_without_the_batch_call(r#"{"driver":12000,"gpus":2}"#) {
         Pair::new().every_class_brings_all_bytes(&CopyClass::ALL);
     }

@@ -5,7 +5,7 @@
 //! | `direct` | the driver's copies, many per call | runs are long, or there are no kernels |
 //! | `staged` | gather kernel, one copy over the link, scatter kernel | many short runs |
 //! | `peer_store` | a kernel that stores straight into the other memory | few bytes; within one GPU always |
-//! | `through_host` | pinned host memory | the GPUs cannot access each other |
+//! | `through_host` | pinned host memory | the GPUs cannot access each other, or have too many peers already |
 //!
 //! `choose` picks one per plan. A copy that fails is tried once more in the next plainer class; then the engine computes the prompt. A class
 //! whose memory cannot be had (staging memory on a GPU that is full) is not tried again.
@@ -156,7 +156,11 @@ impl CudaTransport {
         let route = Route::new(source, target, kernels).map_err(|error| failed(from, to, error.into()))?;
         let gpus = (source.gpu().min(target.gpu()), source.gpu().max(target.gpu()));
         if route.reach() == Reach::HostOnly && self.told_host_only.insert(gpus) {
-            tracing::warn!("{} and {} have no access to each other's memory: KV goes through host memory, slower", gpus.0, gpus.1);
+            tracing::warn!(
+                "{} and {} have no access to each other's memory, or no more of it: KV goes through host memory, slower",
+                gpus.0,
+                gpus.1
+            );
         }
         self.routes.insert((from, to), route);
         Ok(())

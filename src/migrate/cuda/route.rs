@@ -20,7 +20,7 @@ pub(super) const PARTS: usize = 2;
 pub enum Reach {
     SameGpu,
     Peer,
-    /// Neither GPU can access the other's memory.
+    /// The GPUs cannot access each other's memory, or have as many peers as they can have.
     HostOnly,
 }
 
