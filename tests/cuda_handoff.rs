@@ -21,6 +21,8 @@ use dualpool::migrate::{
     plan,
 };
 use fake_cuda::FakeCuda;
+use nix::sys::signal::{SigHandler, Signal, killpg, signal};
+use nix::unistd::Pid;
 
 /// Set in the process that has the driver.
 const INSIDE: &str = "CUDA_HANDOFF_TEST_INSIDE";
@@ -152,6 +154,16 @@ on_virtual_gpus! {
 
     fn through_the_host_where_gpus_have_no_peer_to_spare(r#"{"gpus":2,"peers_max":0}"#) {
         Pair::new().every_class_brings_all_bytes(&[CopyClass::ThroughHost]);
+    }
+
+    fn ctrl_c_leaves_the_memory_to_the_engines("{}") {
+        // A group as a shell makes one: the signal reaches this process and its children, and no one else.
+        nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).unwrap();
+        let mut pair = Pair::new();
+        // SAFETY: ignoring a signal runs no code. Only now, as children would inherit it.
+        unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }.unwrap();
+        killpg(nix::unistd::getpgrp(), Signal::SIGINT).unwrap();
+        pair.every_class_brings_all_bytes(&CopyClass::ALL);
     }
 
     fn a_driver_without_the_batch_call(r#"{"driver":12000,"gpus":2}"#) {

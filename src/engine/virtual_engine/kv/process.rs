@@ -2,6 +2,7 @@
 //! input and output. It ends with its standard input, hence with its engine, however that ends.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -53,6 +54,8 @@ impl KvProcess {
         let order = serde_json::to_string(&Order { uuid, shape })?;
         let mut command = Command::new(program);
         command.args([SUBCOMMAND, &order]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Out of the terminal's way: Ctrl-C is for the program, whose engines need the memory while they end.
+        command.process_group(0);
         let mut child = command.spawn().with_context(|| format!("cannot start {} {SUBCOMMAND}", program.display()))?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("the process that holds GPU memory has no pipes")
