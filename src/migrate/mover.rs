@@ -1,9 +1,11 @@
 //! The thread that owns the transport: it maps engines' memory, makes plans and executes them, one after the other. Work comes
 //! in through a bounded queue; what became of it goes out through a callback.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::convert::Infallible;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::Fault;
 use super::memory::KvMap;
@@ -15,6 +17,8 @@ use crate::telemetry::nvtx::Range;
 
 /// Jobs that may wait for the mover. A copy that finds the queue full fails, and its engine computes the prompt itself.
 pub const MOVER_JOBS_MAX: usize = 1024;
+/// Copies that are stopped end within milliseconds. When the thread is not over by then, it is said that it is waited for.
+const SLOW: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub enum Job {
@@ -52,6 +56,8 @@ pub struct Copied {
 pub struct Mover {
     jobs: SyncSender<Job>,
     thread: JoinHandle<()>,
+    /// Disconnected when the thread is over; nothing is ever sent.
+    over: Receiver<Infallible>,
 }
 
 /// What the mover does beside copying.
@@ -68,8 +74,13 @@ impl Mover {
         done: impl Fn(Done) + Send + 'static,
     ) -> std::io::Result<Mover> {
         let (jobs, queue) = sync_channel(MOVER_JOBS_MAX);
-        let thread = std::thread::Builder::new().name("kv-mover".into()).spawn(move || run(transport, &options, &queue, &done))?;
-        Ok(Mover { jobs, thread })
+        let (alive, over) = sync_channel(0);
+        let work = move || {
+            let _alive = alive;
+            run(transport, &options, &queue, &done);
+        };
+        let thread = std::thread::Builder::new().name("kv-mover".into()).spawn(work)?;
+        Ok(Mover { jobs, thread, over })
     }
 
     /// Queues a job; gives it back when the queue is full.
@@ -77,9 +88,13 @@ impl Mover {
         self.jobs.try_send(job).map_err(|(TrySendError::Full(job) | TrySendError::Disconnected(job))| job)
     }
 
-    /// Finishes what is queued and ends the thread; all memory is unmapped then.
+    /// Finishes what is queued and ends the thread; all memory is unmapped then. Waits as long as that takes: to end while a copy goes on
+    /// would leave it without the memory that it touches.
     pub fn join(self) {
         drop(self.jobs);
+        if self.over.recv_timeout(SLOW) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the KV mover thread did not end within {SLOW:?}: a copy, or letting go of memory, takes longer; waiting for it");
+        }
         if self.thread.join().is_err() {
             tracing::error!("the KV mover thread panicked");
         }

@@ -9,6 +9,7 @@ use super::super::cost::CopyClass;
 use super::super::plan::Span;
 use super::super::transport::Stop;
 use super::region::{Region, runs};
+use super::wait::drained;
 use super::{CopyError, SharedKernels};
 use crate::device::cuda::{Context, CudaError, DeviceMemory, Event, PinnedMemory, Stream, Timing};
 
@@ -112,7 +113,7 @@ impl Route {
             CopyClass::ThroughHost => runs(plan, source, target).and_then(|runs| self.through_host(&runs, stop)),
         };
         done.inspect_err(|error| {
-            self.drain();
+            self.drain(source, target);
             if matches!(error, CopyError::SetUp(_)) {
                 self.without.insert(class);
             }
@@ -121,9 +122,11 @@ impl Route {
 
     /// Waits until nothing that was queued touches the engines' memory any more. An error here is one of the copies', which have been
     /// reported as failed already.
-    fn drain(&self) {
+    fn drain(&self, source: &Region, target: &Region) {
         for stream in [&self.outward, &self.link, &self.inward] {
-            if let Err(error) = stream.synchronize() {
+            let gpu = stream.context().device();
+            let over = drained(stream, format_args!("a copy from {} to {} on {gpu}", source.engine(), target.engine()));
+            if let Err(error) = over {
                 tracing::debug!("after a copy that failed: {error}");
             }
         }
