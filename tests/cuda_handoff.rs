@@ -113,7 +113,7 @@ impl Pair {
     }
 
     fn every_class_brings_all_bytes(&mut self, classes: &[CopyClass]) {
-        assert_eq!(self.transport.classes(A, B), classes);
+        assert_eq!(self.transport.classes(A, B).unwrap(), classes);
         for &class in classes {
             self.spoil();
             self.transport.copy_as(class, &self.plan, A, B, &Stop::default()).unwrap();
@@ -201,7 +201,7 @@ on_virtual_gpus! {
     /// The GPUs have room for the KV, and none for staging memory.
     fn a_class_whose_memory_cannot_be_had_is_left_out(r#"{"memory_mib":64}"#) {
         let mut pair = Pair::new();
-        assert_eq!(pair.transport.classes(A, B), CopyClass::ALL);
+        assert_eq!(pair.transport.classes(A, B).unwrap(), CopyClass::ALL);
         let cost = |class| ClassCost { submit_us: if class == CopyClass::Staged { 1.0 } else { 1e6 }, run_us: 0.0, bytes_per_s: 1e12 };
         let costs = CopyClass::ALL.map(|class| (class, cost(class)));
         pair.transport.set_cost(A, B, LinkCost::new(costs.into()).unwrap());

@@ -145,25 +145,24 @@ impl CudaTransport {
         self.regions.get(&engine).ok_or(TransportError::NotMapped { engine })
     }
 
-    /// Makes the route on first use; the first copy or question pays for its streams.
-    fn prepare(&mut self, from: EngineId, to: EngineId) -> Result<(), TransportError> {
-        if self.routes.contains_key(&(from, to)) {
-            return Ok(());
+    /// Made on first use; the first copy or question pays for its streams.
+    fn route(&mut self, from: EngineId, to: EngineId) -> Result<&Route, TransportError> {
+        if !self.routes.contains_key(&(from, to)) {
+            let (source, target) = (self.region(from)?, self.region(to)?);
+            let kernels = |region: &Region| self.gpus.get(&region.gpu()).and_then(|gpu| gpu.kernels.clone());
+            let kernels = kernels(source).zip(kernels(target));
+            let route = Route::new(source, target, kernels).map_err(|error| failed(from, to, error.into()))?;
+            let gpus = (source.gpu().min(target.gpu()), source.gpu().max(target.gpu()));
+            if route.reach() == Reach::HostOnly && self.told_host_only.insert(gpus) {
+                tracing::warn!(
+                    "{} and {} have no access to each other's memory, or no more of it: KV goes through host memory, slower",
+                    gpus.0,
+                    gpus.1
+                );
+            }
+            self.routes.insert((from, to), route);
         }
-        let (source, target) = (self.region(from)?, self.region(to)?);
-        let kernels = |region: &Region| self.gpus.get(&region.gpu()).and_then(|gpu| gpu.kernels.clone());
-        let kernels = kernels(source).zip(kernels(target));
-        let route = Route::new(source, target, kernels).map_err(|error| failed(from, to, error.into()))?;
-        let gpus = (source.gpu().min(target.gpu()), source.gpu().max(target.gpu()));
-        if route.reach() == Reach::HostOnly && self.told_host_only.insert(gpus) {
-            tracing::warn!(
-                "{} and {} have no access to each other's memory, or no more of it: KV goes through host memory, slower",
-                gpus.0,
-                gpus.1
-            );
-        }
-        self.routes.insert((from, to), route);
-        Ok(())
+        self.routes.get(&(from, to)).ok_or(TransportError::NotMapped { engine: to })
     }
 
     fn copy_once(&mut self, class: CopyClass, plan: &[Span], ends: (EngineId, EngineId), stop: &Stop) -> Result<(), CopyError> {
@@ -203,11 +202,10 @@ impl Transport for CudaTransport {
     }
 
     fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
-        self.prepare(from, to)?;
+        let route = self.route(from, to)?;
+        let (classes, same_gpu) = (route.classes(), route.reach() == Reach::SameGpu);
         let (bytes, runs) = (Bytes(total_bytes(plan)), u32::try_from(plan.len()).unwrap_or(u32::MAX));
-        let Some(route) = self.routes.get(&(from, to)) else { return Err(TransportError::NotMapped { engine: to }) };
-        let classes = route.classes();
-        let (class, basis) = choose(&classes, route.reach() == Reach::SameGpu, bytes, runs, self.costs.get(&(from, to)));
+        let (class, basis) = choose(&classes, same_gpu, bytes, runs, self.costs.get(&(from, to)));
         self.say_class(class, basis, (from, to), bytes, runs);
         let Err(error) = self.copy_once(class, plan, (from, to), stop) else { return Ok(()) };
         match lower(class, &classes) {
@@ -220,17 +218,8 @@ impl Transport for CudaTransport {
         }
     }
 
-    fn classes(&self, from: EngineId, to: EngineId) -> Vec<CopyClass> {
-        match (self.routes.get(&(from, to)), self.region(from), self.region(to)) {
-            (Some(route), ..) => route.classes(),
-            // Before the first copy: found out by a route that is dropped again.
-            (None, Ok(source), Ok(target)) => {
-                let kernels = |region: &Region| self.gpus.get(&region.gpu()).and_then(|gpu| gpu.kernels.clone());
-                let route = Route::new(source, target, kernels(source).zip(kernels(target)));
-                route.map_or_else(|_| vec![CopyClass::ThroughHost], |route| route.classes())
-            }
-            _ => vec![CopyClass::Direct],
-        }
+    fn classes(&mut self, from: EngineId, to: EngineId) -> Result<Vec<CopyClass>, TransportError> {
+        self.route(from, to).map(|route| route.classes())
     }
 
     fn copy_as(
@@ -241,8 +230,7 @@ impl Transport for CudaTransport {
         to: EngineId,
         stop: &Stop,
     ) -> Result<(), TransportError> {
-        self.prepare(from, to)?;
-        if !self.classes(from, to).contains(&class) {
+        if !self.classes(from, to)?.contains(&class) {
             return Err(TransportError::NoSuchClass { class, from, to });
         }
         self.copy_once(class, plan, (from, to), stop).map_err(|error| failed(from, to, error))
