@@ -22,7 +22,7 @@ const SLOW: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub enum Job {
-    Map { engine: EngineId, registration: u64, memory: Memory },
+    Map { engine: EngineId, memory: Memory },
     Unmap { engine: EngineId },
     Copy(CopyJob),
 }
@@ -40,7 +40,8 @@ pub struct CopyJob {
 
 #[derive(Debug)]
 pub enum Done {
-    Mapped { engine: EngineId, registration: u64, result: Result<(), String> },
+    Mapped { engine: EngineId, result: Result<(), String> },
+    Unmapped { engine: EngineId },
     Copied { id: u64, copied: Copied },
 }
 
@@ -104,11 +105,14 @@ impl Mover {
 fn run(mut transport: Box<dyn Transport>, options: &MoverOptions, queue: &Receiver<Job>, done: &dyn Fn(Done)) {
     for job in queue {
         match job {
-            Job::Map { engine, registration, memory } => {
+            Job::Map { engine, memory } => {
                 let result = transport.map(engine, memory).map_err(|e| e.to_string());
-                done(Done::Mapped { engine, registration, result });
+                done(Done::Mapped { engine, result });
             }
-            Job::Unmap { engine } => transport.unmap(engine),
+            Job::Unmap { engine } => {
+                transport.unmap(engine);
+                done(Done::Unmapped { engine });
+            }
             Job::Copy(job) => {
                 let copied = execute(transport.as_mut(), options, &job);
                 done(Done::Copied { id: job.id, copied });
