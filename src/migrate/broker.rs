@@ -335,7 +335,7 @@ impl Broker {
         let (source, leg) = (load.source.engine, load.source.leg.0);
         let why = match self.leases.fetch((source, leg), load.source.tokens) {
             Ok(tables) => match pair_blocks(tables, &load.groups) {
-                Ok(pairs) => return self.copy(load, from, to, pairs),
+                Ok(pairs) => return self.copy(load, from, to, pairs, now),
                 Err(why) => {
                     self.leases.unfetch((source, leg), now);
                     why
@@ -368,7 +368,7 @@ impl Broker {
         Ok((from, to))
     }
 
-    fn copy(&mut self, load: Load, from: Arc<KvMap>, to: Arc<KvMap>, pairs: Vec<Vec<BlockPair>>) {
+    fn copy(&mut self, load: Load, from: Arc<KvMap>, to: Arc<KvMap>, pairs: Vec<Vec<BlockPair>>, queued: Time) {
         for id in [load.source.engine, load.engine] {
             if let Some(engine) = self.engines.get_mut(&id) {
                 engine.copies += 1;
@@ -377,7 +377,7 @@ impl Broker {
         let (id, stop) = (self.next_copy, Arc::new(Stop::default()));
         self.next_copy += 1;
         self.copying.insert(id, Copying { load, stop: stop.clone() });
-        self.effects.push(Effect::Copy(CopyJob { id, from, to, pairs, stop }));
+        self.effects.push(Effect::Copy(CopyJob { id, from, to, pairs, queued, stop }));
     }
 
     /// Answers a load for which nothing is copied. Its engine computes the prompt, so the source can let go.
@@ -426,10 +426,10 @@ impl Broker {
     }
 
     fn emit_moved(&mut self, to: EngineId, leg: LegId, source: Source, copied: Copied) {
-        let Copied { started, copy, bytes, runs, result } = copied;
+        let Copied { waited, started, copy, bytes, runs, result } = copied;
         let (from, source) = (source.engine, source.leg.0);
         let error = result.err();
-        self.effects.push(Effect::Emit(MoveEvent::Moved { leg, source, from, to, started, copy, bytes, runs, error }));
+        self.effects.push(Effect::Emit(MoveEvent::Moved { leg, source, from, to, waited, started, copy, bytes, runs, error }));
     }
 
     fn send_release(&mut self, engine: EngineId, leg: LegId) {
@@ -441,8 +441,9 @@ impl Broker {
     }
 }
 
-fn nothing_moved(now: Time, result: Result<(), String>) -> Copied {
-    Copied { started: now, copy: Micros::ZERO, bytes: Bytes(0), runs: 0, result }
+/// The outcome where there was no copy.
+pub fn nothing_moved(now: Time, result: Result<(), String>) -> Copied {
+    Copied { waited: Micros::ZERO, started: now, copy: Micros::ZERO, bytes: Bytes(0), runs: 0, result }
 }
 
 /// Pairs each block to fill with the source's block at the same position of the prompt.

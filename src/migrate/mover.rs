@@ -35,6 +35,8 @@ pub struct CopyJob {
     pub to: Arc<KvMap>,
     /// By KV group.
     pub pairs: Vec<Vec<BlockPair>>,
+    /// When it was handed to the mover.
+    pub queued: Time,
     pub stop: Arc<Stop>,
 }
 
@@ -47,6 +49,8 @@ pub enum Done {
 
 #[derive(Debug, PartialEq)]
 pub struct Copied {
+    /// In the mover's queue, behind other engines' copies; no part of `copy`.
+    pub waited: Micros,
     pub started: Time,
     pub copy: Micros,
     pub bytes: Bytes,
@@ -136,6 +140,7 @@ fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob)
         Err(error) => (Vec::new(), Err(error.to_string())),
     };
     Copied {
+        waited: started.since(job.queued),
         started,
         copy: options.clock.now().since(started),
         bytes: Bytes(if result.is_ok() { total_bytes(&spans) } else { 0 }),
@@ -227,10 +232,12 @@ mod tests {
         let (from, to) = (Arc::new(map(0, 4, 64)), Arc::new(map(1, 4, 64)));
         let memory = [(EngineId(0), vec![9; 512]), (EngineId(1), vec![0; 512])].into();
         let (send, done) = mpsc::channel();
-        let options = MoverOptions { verify: true, fault: Arc::new(Mutex::new(fault)), clock: Arc::new(ManualClock::default()) };
+        let clock = Arc::new(ManualClock::default());
+        clock.set(Time(5));
+        let options = MoverOptions { verify: true, fault: Arc::new(Mutex::new(fault)), clock };
         let mover = Mover::start(Box::new(Vectors { memory, lose_last_byte }), options, move |d| send.send(d).unwrap()).unwrap();
         let pairs = vec![[0, 2, 3].map(|b| BlockPair { source: BlockId(b), target: BlockId(b) }).to_vec()];
-        let job = CopyJob { id: 5, from, to, pairs, stop: Arc::default() };
+        let job = CopyJob { id: 5, from, to, pairs, queued: Time(2), stop: Arc::default() };
         if stop {
             job.stop.set();
         }
@@ -245,6 +252,7 @@ mod tests {
         let good = copied(Fault::None, false, false);
         // Two layers of blocks 0 and 2..4, of which the first layer's end and the second one's start touch.
         assert_eq!((good.bytes, good.runs, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
+        assert_eq!((good.waited, good.started, good.copy), (Micros(3), Time(5), Micros(0)), "the wait for the mover is no part of the copy");
     }
 
     #[test]

@@ -19,10 +19,10 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::connection::{Connection, ConnectionError};
 use super::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, ToController, ToEngine};
 use crate::core::{Clock, EngineId, LegId, Micros, Time};
-use crate::migrate::broker::{Broker, ENGINES_MAX, Effect};
+use crate::migrate::broker::{Broker, ENGINES_MAX, Effect, nothing_moved};
 use crate::migrate::calibration::EngineLinks;
 use crate::migrate::memory::KvMap;
-use crate::migrate::mover::{Copied, Done, Job, Mover, MoverOptions};
+use crate::migrate::mover::{Done, Job, Mover, MoverOptions};
 use crate::migrate::transport::{Memory, Transport};
 use crate::migrate::{Fault, MoveEvent};
 
@@ -432,9 +432,7 @@ impl Server {
                 let id = job.id;
                 if self.queue(Job::Copy(job)).is_err() {
                     let result = Err("the KV mover's queue is full".to_string());
-                    let copied =
-                        Copied { started: self.clock.now(), copy: Micros::ZERO, bytes: Default::default(), runs: 0, result };
-                    self.broker.copied(id, copied);
+                    self.broker.copied(id, nothing_moved(self.clock.now(), result));
                 }
             }
         }
