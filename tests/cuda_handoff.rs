@@ -150,6 +150,8 @@ on_virtual_gpus! {
         pair.every_class_brings_all_bytes(&[CopyClass::ThroughHost]);
         let error = pair.transport.copy_as(CopyClass::Direct, &pair.plan, A, B, &Stop::default()).unwrap_err();
         assert!(matches!(error, TransportError::NoSuchClass { class: CopyClass::Direct, .. }), "{error}");
+        let unknown = pair.transport.classes(A, EngineId(9)).unwrap_err();
+        assert!(matches!(unknown, TransportError::NotMapped { engine: EngineId(9) }), "{unknown}");
     }
 
     fn through_the_host_where_gpus_have_no_peer_to_spare(r#"{"gpus":2,"peers_max":0}"#) {
