@@ -98,7 +98,9 @@ impl Mover {
     pub fn join(self) {
         drop(self.jobs);
         if self.over.recv_timeout(SLOW) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("the KV mover thread did not end within {SLOW:?}: a copy, or letting go of memory, takes longer; waiting for it");
+            tracing::warn!(
+                "the KV mover thread did not end within {SLOW:?}: a copy, or letting go of memory, takes longer; waiting for it"
+            );
         }
         if self.thread.join().is_err() {
             tracing::error!("the KV mover thread panicked");
