@@ -254,7 +254,11 @@ mod tests {
         let good = copied(Fault::None, false, false);
         // Two layers of blocks 0 and 2..4, of which the first layer's end and the second one's start touch.
         assert_eq!((good.bytes, good.runs, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
-        assert_eq!((good.waited, good.started, good.copy), (Micros(3), Time(5), Micros(0)), "the wait for the mover is no part of the copy");
+        assert_eq!(
+            (good.waited, good.started, good.copy),
+            (Micros(3), Time(5), Micros(0)),
+            "the wait for the mover is no part of the copy"
+        );
     }
 
     #[test]
