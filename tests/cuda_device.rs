@@ -238,6 +238,17 @@ on_virtual_gpus! {
     }
 }
 
+on_virtual_gpus! {
+    fn one_peer_too_many_is_no_peer_access(r#"{"gpus":3,"peers_max":1}"#) {
+        let [a, b, c] = [0, 1, 2].map(context);
+        a.enable_peer(&b).unwrap();
+        assert_eq!(a.device().can_access(c.device()), Ok(true), "the platform could");
+        let error = a.enable_peer(&c).unwrap_err();
+        assert!(matches!(&error, CudaError::NoPeerAccess { .. }) && error.to_string().contains("or no more of it"), "{error}");
+        a.enable_peer(&b).unwrap();
+    }
+}
+
 // --- Order ----------------------------------------------------------------------------------------------------------------------
 
 on_virtual_gpus! {

@@ -17,9 +17,12 @@ use dualpool::device::cuda::{Driver, kernels::nvrtc};
 use dualpool::engine::virtual_engine::kv::{Content, KvPlace, Shape, Store};
 use dualpool::migrate::wire::MemoryKind;
 use dualpool::migrate::{
-    BlockPair, CopyClass, CudaTransport, KernelSettings, KvMap, Memory, Span, Stop, Transport, TransportError, plan,
+    BlockPair, ClassCost, CopyClass, CudaTransport, KernelSettings, KvMap, LinkCost, Memory, Span, Stop, Transport, TransportError,
+    plan,
 };
 use fake_cuda::FakeCuda;
+use nix::sys::signal::{SigHandler, Signal, killpg, signal};
+use nix::unistd::Pid;
 
 /// Set in the process that has the driver.
 const INSIDE: &str = "CUDA_HANDOFF_TEST_INSIDE";
@@ -110,7 +113,7 @@ impl Pair {
     }
 
     fn every_class_brings_all_bytes(&mut self, classes: &[CopyClass]) {
-        assert_eq!(self.transport.classes(A, B), classes);
+        assert_eq!(self.transport.classes(A, B).unwrap(), classes);
         for &class in classes {
             self.spoil();
             self.transport.copy_as(class, &self.plan, A, B, &Stop::default()).unwrap();
@@ -147,6 +150,22 @@ on_virtual_gpus! {
         pair.every_class_brings_all_bytes(&[CopyClass::ThroughHost]);
         let error = pair.transport.copy_as(CopyClass::Direct, &pair.plan, A, B, &Stop::default()).unwrap_err();
         assert!(matches!(error, TransportError::NoSuchClass { class: CopyClass::Direct, .. }), "{error}");
+        let unknown = pair.transport.classes(A, EngineId(9)).unwrap_err();
+        assert!(matches!(unknown, TransportError::NotMapped { engine: EngineId(9) }), "{unknown}");
+    }
+
+    fn through_the_host_where_gpus_have_no_peer_to_spare(r#"{"gpus":2,"peers_max":0}"#) {
+        Pair::new().every_class_brings_all_bytes(&[CopyClass::ThroughHost]);
+    }
+
+    fn ctrl_c_leaves_the_memory_to_the_engines("{}") {
+        // A group as a shell makes one: the signal reaches this process and its children, and no one else.
+        nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).unwrap();
+        let mut pair = Pair::new();
+        // SAFETY: ignoring a signal runs no code. Only now, as children would inherit it.
+        unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }.unwrap();
+        killpg(nix::unistd::getpgrp(), Signal::SIGINT).unwrap();
+        pair.every_class_brings_all_bytes(&CopyClass::ALL);
     }
 
     fn a_driver_without_the_batch_call(r#"{"driver":12000,"gpus":2}"#) {
@@ -179,6 +198,20 @@ on_virtual_gpus! {
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].contains("engine-0") && errors[0].contains("CUDA_ERROR"), "{errors:?}");
         assert_eq!(pair.wrong(), None);
+    }
+
+    /// The GPUs have room for the KV, and none for staging memory.
+    fn a_class_whose_memory_cannot_be_had_is_left_out(r#"{"memory_mib":64}"#) {
+        let mut pair = Pair::new();
+        assert_eq!(pair.transport.classes(A, B).unwrap(), CopyClass::ALL);
+        let cost = |class| ClassCost { submit_us: if class == CopyClass::Staged { 1.0 } else { 1e6 }, run_us: 0.0, bytes_per_s: 1e12 };
+        let costs = CopyClass::ALL.map(|class| (class, cost(class)));
+        pair.transport.set_cost(A, B, LinkCost::new(costs.into()).unwrap());
+        pair.transport.copy(&pair.plan, A, B, &Stop::default()).unwrap();
+        assert_eq!(pair.wrong(), None, "it goes in another class");
+        pair.every_class_brings_all_bytes(&[CopyClass::Direct, CopyClass::PeerStore, CopyClass::ThroughHost]);
+        let error = pair.transport.copy_as(CopyClass::Staged, &pair.plan, A, B, &Stop::default()).unwrap_err();
+        assert!(matches!(error, TransportError::NoSuchClass { class: CopyClass::Staged, .. }), "it is not asked for again: {error}");
     }
 
     fn a_gpu_that_is_lost_in_the_middle_is_named_and_not_asked_again(r#"{"faults":[{"copy":400,"does":"break"}]}"#) {

@@ -45,6 +45,7 @@ struct Handoff {
 
 #[derive(Debug)]
 struct Copied {
+    waited: Micros,
     started: Time,
     took: Micros,
     bytes: crate::core::Bytes,
@@ -108,9 +109,9 @@ impl Timeline {
 
     /// The mover is done with the copy that `leg` waited for.
     pub fn moved(&mut self, leg: LegId, event: &MoveEvent) {
-        let MoveEvent::Moved { started, copy, bytes, runs, error: None, .. } = *event else { return };
+        let MoveEvent::Moved { waited, started, copy, bytes, runs, error: None, .. } = *event else { return };
         if let Some(handoff) = self.handoffs.iter_mut().find(|handoff| handoff.leg == leg.leg) {
-            handoff.copied = Some(Copied { started, took: copy, bytes, runs });
+            handoff.copied = Some(Copied { waited, started, took: copy, bytes, runs });
         }
     }
 
@@ -134,6 +135,7 @@ impl Timeline {
                 from: handoff.from,
                 to: handoff.to,
                 started_us: since(handoff.started),
+                copy_wait_us: handoff.copied.as_ref().map(|copied| copied.waited),
                 copy_started_us: handoff.copied.as_ref().map(|copied| since(copied.started)),
                 copy_us: handoff.copied.as_ref().map(|copied| copied.took),
                 ended_us: first_token.map(since),

@@ -3,8 +3,8 @@
 //!
 //! Two promises engines rely on:
 //! - Every load is answered, unless the engine itself is gone: when the copy is done, when it fails, when the source never shows up.
-//! - An engine's connections are closed by us only when no copy reads from or writes to it any more, so an engine that finds its
-//!   connection closed may reuse its blocks.
+//! - An engine's connections are closed by us only when its memory is unmapped, which comes after the last copy that reads from or writes
+//!   to it. So an engine that finds its connection closed may reuse its blocks, and free the memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,17 +39,17 @@ pub enum Effect {
         half: Half,
         message: ToEngine,
     },
-    /// To be answered through `mapped`, with this number.
+    /// To be answered through `mapped`.
     Map {
         engine: EngineId,
-        registration: u64,
         memory: Memory,
     },
+    /// To be answered through `unmapped`, after the answer to `Map`.
     Unmap {
         engine: EngineId,
     },
     Copy(CopyJob),
-    /// Close the engine's connections: nothing touches its memory any more.
+    /// Close the engine's connections: nothing knows its memory any more.
     Close {
         engine: EngineId,
     },
@@ -80,10 +80,8 @@ struct Engine {
     scheduler: bool,
     worker: bool,
     map: Option<Arc<KvMap>>,
-    /// The number of its registration: the outcome of mapping its predecessor's memory is not its own.
-    registration: u64,
     mapped: bool,
-    /// Its connections are to be closed as soon as no copy touches it.
+    /// Its memory is to be unmapped as soon as no copy touches it, and its connections closed then. Until they are, its id is taken.
     closing: bool,
     /// Copies that read from or write to it.
     copies: usize,
@@ -120,7 +118,6 @@ pub struct Broker {
     waiting: Vec<(Time, Load)>,
     copying: BTreeMap<u64, Copying>,
     next_copy: u64,
-    next_registration: u64,
     effects: Vec<Effect>,
 }
 
@@ -134,7 +131,6 @@ impl Broker {
             waiting: Vec::new(),
             copying: BTreeMap::new(),
             next_copy: 0,
-            next_registration: 0,
             effects: Vec::new(),
         }
     }
@@ -191,10 +187,8 @@ impl Broker {
         if engine.map.is_some() {
             return Err(Violation::RegisteredTwice { engine: id });
         }
-        let registration = self.next_registration;
-        self.next_registration += 1;
-        (engine.map, engine.registration) = (Some(Arc::new(map)), registration);
-        self.effects.push(Effect::Map { engine: id, registration, memory });
+        engine.map = Some(Arc::new(map));
+        self.effects.push(Effect::Map { engine: id, memory });
         Ok(())
     }
 
@@ -252,9 +246,8 @@ impl Broker {
         }
     }
 
-    pub fn mapped(&mut self, id: EngineId, registration: u64, result: Result<(), String>, now: Time) {
-        let ours = |engine: &&mut Engine| engine.map.is_some() && engine.registration == registration;
-        let Some(engine) = self.engines.get_mut(&id).filter(ours) else { return };
+    pub fn mapped(&mut self, id: EngineId, result: Result<(), String>, now: Time) {
+        let Some(engine) = self.engines.get_mut(&id).filter(|engine| !engine.closing) else { return };
         match result {
             Ok(()) => {
                 engine.mapped = true;
@@ -269,6 +262,13 @@ impl Broker {
         }
     }
 
+    pub fn unmapped(&mut self, id: EngineId) {
+        if self.is_closing(id) {
+            self.engines.remove(&id);
+            self.effects.push(Effect::Close { engine: id });
+        }
+    }
+
     pub fn copied(&mut self, id: u64, copied: Copied) {
         let Some(Copying { load, .. }) = self.copying.remove(&id) else { return };
         let Load { engine, leg, source, .. } = load;
@@ -280,7 +280,7 @@ impl Broker {
             if let Some(engine) = self.engines.get_mut(&id) {
                 engine.copies -= 1;
             }
-            self.close_if_idle(id);
+            self.unmap_if_idle(id);
         }
     }
 
@@ -302,7 +302,7 @@ impl Broker {
         for copying in self.copying.values().filter(|c| c.load.engine == id || c.load.source.engine == id) {
             copying.stop.set();
         }
-        self.close_if_idle(id);
+        self.unmap_if_idle(id);
     }
 
     pub fn tick(&mut self, now: Time) {
@@ -335,7 +335,7 @@ impl Broker {
         let (source, leg) = (load.source.engine, load.source.leg.0);
         let why = match self.leases.fetch((source, leg), load.source.tokens) {
             Ok(tables) => match pair_blocks(tables, &load.groups) {
-                Ok(pairs) => return self.copy(load, from, to, pairs),
+                Ok(pairs) => return self.copy(load, from, to, pairs, now),
                 Err(why) => {
                     self.leases.unfetch((source, leg), now);
                     why
@@ -368,7 +368,7 @@ impl Broker {
         Ok((from, to))
     }
 
-    fn copy(&mut self, load: Load, from: Arc<KvMap>, to: Arc<KvMap>, pairs: Vec<Vec<BlockPair>>) {
+    fn copy(&mut self, load: Load, from: Arc<KvMap>, to: Arc<KvMap>, pairs: Vec<Vec<BlockPair>>, queued: Time) {
         for id in [load.source.engine, load.engine] {
             if let Some(engine) = self.engines.get_mut(&id) {
                 engine.copies += 1;
@@ -377,7 +377,7 @@ impl Broker {
         let (id, stop) = (self.next_copy, Arc::new(Stop::default()));
         self.next_copy += 1;
         self.copying.insert(id, Copying { load, stop: stop.clone() });
-        self.effects.push(Effect::Copy(CopyJob { id, from, to, pairs, stop }));
+        self.effects.push(Effect::Copy(CopyJob { id, from, to, pairs, queued, stop }));
     }
 
     /// Answers a load for which nothing is copied. Its engine computes the prompt, so the source can let go.
@@ -396,11 +396,10 @@ impl Broker {
         self.send(engine, Half::Worker, ToEngine::Loaded { leg: LegName(leg), error });
     }
 
-    fn close_if_idle(&mut self, id: EngineId) {
+    /// Happens once: when an engine is lost, or with its last copy after that.
+    fn unmap_if_idle(&mut self, id: EngineId) {
         if self.engines.get(&id).is_some_and(|engine| engine.closing && engine.copies == 0) {
-            self.engines.remove(&id);
             self.effects.push(Effect::Unmap { engine: id });
-            self.effects.push(Effect::Close { engine: id });
         }
     }
 
@@ -427,10 +426,10 @@ impl Broker {
     }
 
     fn emit_moved(&mut self, to: EngineId, leg: LegId, source: Source, copied: Copied) {
-        let Copied { started, copy, bytes, runs, result } = copied;
+        let Copied { waited, started, copy, bytes, runs, result } = copied;
         let (from, source) = (source.engine, source.leg.0);
         let error = result.err();
-        self.effects.push(Effect::Emit(MoveEvent::Moved { leg, source, from, to, started, copy, bytes, runs, error }));
+        self.effects.push(Effect::Emit(MoveEvent::Moved { leg, source, from, to, waited, started, copy, bytes, runs, error }));
     }
 
     fn send_release(&mut self, engine: EngineId, leg: LegId) {
@@ -442,8 +441,9 @@ impl Broker {
     }
 }
 
-fn nothing_moved(now: Time, result: Result<(), String>) -> Copied {
-    Copied { started: now, copy: Micros::ZERO, bytes: Bytes(0), runs: 0, result }
+/// The outcome where there was no copy.
+pub fn nothing_moved(now: Time, result: Result<(), String>) -> Copied {
+    Copied { waited: Micros::ZERO, started: now, copy: Micros::ZERO, bytes: Bytes(0), runs: 0, result }
 }
 
 /// Pairs each block to fill with the source's block at the same position of the prompt.

@@ -138,8 +138,15 @@ impl LinkCost {
 
     /// The class that is predicted to bring a plan over soonest, and when; between equals the plainer one.
     pub fn choose(&self, bytes: Bytes, runs: u32) -> (CopyClass, Micros) {
-        let (class, us) = self.choose_us(bytes, runs);
+        let (class, us) = self.choose_among(&CopyClass::ALL, bytes, runs).expect("a link has at least one class, as `new` checked");
         (class, Micros(us.round() as u64))
+    }
+
+    /// The same among these classes, without rounding to microseconds. None where none of them was measured.
+    pub fn choose_among(&self, classes: &[CopyClass], bytes: Bytes, runs: u32) -> Option<(CopyClass, f64)> {
+        let measured = self.classes.iter().filter(|(class, _)| classes.contains(class));
+        let predicted = measured.map(|(&class, cost)| (class, cost.predict_us(bytes, runs)));
+        predicted.min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
     /// The same for the router, which counts in tokens: one line per class.
@@ -149,13 +156,6 @@ impl LinkCost {
             us_per_token: cost.run_us * footprint.runs_per_token + footprint.bytes_per_token / cost.bytes_per_s * 1e6,
         };
         self.classes.values().map(line).collect()
-    }
-
-    /// `choose` without rounding to microseconds.
-    pub fn choose_us(&self, bytes: Bytes, runs: u32) -> (CopyClass, f64) {
-        let predicted = self.classes.iter().map(|(&class, cost)| (class, cost.predict_us(bytes, runs)));
-        let sooner = |best: (CopyClass, f64), next: (CopyClass, f64)| if next.1 < best.1 { next } else { best };
-        predicted.reduce(sooner).expect("a link has at least one class, as `new` checked")
     }
 }
 
@@ -195,6 +195,9 @@ mod tests {
     fn few_large_runs_go_directly_and_many_small_ones_through_staging() {
         assert_eq!(link().choose(Bytes::from_mib(64), 1).0, CopyClass::Direct);
         assert_eq!(link().choose(Bytes::from_mib(64), 4096).0, CopyClass::Staged);
+        let among = |classes: &[CopyClass]| link().choose_among(classes, Bytes::from_mib(64), 4096).map(|(class, _)| class);
+        assert_eq!(among(&[CopyClass::Direct, CopyClass::ThroughHost]), Some(CopyClass::Direct));
+        assert_eq!(among(&[CopyClass::PeerStore]), None, "nothing is known of it");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub enum MoveEvent {
         source: LegId,
         from: EngineId,
         to: EngineId,
+        /// Until `started`, behind other copies.
+        waited: Micros,
         started: Time,
         copy: Micros,
         bytes: Bytes,

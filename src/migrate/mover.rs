@@ -1,9 +1,11 @@
 //! The thread that owns the transport: it maps engines' memory, makes plans and executes them, one after the other. Work comes
 //! in through a bounded queue; what became of it goes out through a callback.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::convert::Infallible;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::Fault;
 use super::memory::KvMap;
@@ -15,10 +17,12 @@ use crate::telemetry::nvtx::Range;
 
 /// Jobs that may wait for the mover. A copy that finds the queue full fails, and its engine computes the prompt itself.
 pub const MOVER_JOBS_MAX: usize = 1024;
+/// Copies that are stopped end within milliseconds. When the thread is not over by then, it is said that it is waited for.
+const SLOW: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub enum Job {
-    Map { engine: EngineId, registration: u64, memory: Memory },
+    Map { engine: EngineId, memory: Memory },
     Unmap { engine: EngineId },
     Copy(CopyJob),
 }
@@ -31,17 +35,22 @@ pub struct CopyJob {
     pub to: Arc<KvMap>,
     /// By KV group.
     pub pairs: Vec<Vec<BlockPair>>,
+    /// When it was handed to the mover.
+    pub queued: Time,
     pub stop: Arc<Stop>,
 }
 
 #[derive(Debug)]
 pub enum Done {
-    Mapped { engine: EngineId, registration: u64, result: Result<(), String> },
+    Mapped { engine: EngineId, result: Result<(), String> },
+    Unmapped { engine: EngineId },
     Copied { id: u64, copied: Copied },
 }
 
 #[derive(Debug, PartialEq)]
 pub struct Copied {
+    /// In the mover's queue, behind other engines' copies; no part of `copy`.
+    pub waited: Micros,
     pub started: Time,
     pub copy: Micros,
     pub bytes: Bytes,
@@ -52,6 +61,8 @@ pub struct Copied {
 pub struct Mover {
     jobs: SyncSender<Job>,
     thread: JoinHandle<()>,
+    /// Disconnected when the thread is over; nothing is ever sent.
+    over: Receiver<Infallible>,
 }
 
 /// What the mover does beside copying.
@@ -68,8 +79,13 @@ impl Mover {
         done: impl Fn(Done) + Send + 'static,
     ) -> std::io::Result<Mover> {
         let (jobs, queue) = sync_channel(MOVER_JOBS_MAX);
-        let thread = std::thread::Builder::new().name("kv-mover".into()).spawn(move || run(transport, &options, &queue, &done))?;
-        Ok(Mover { jobs, thread })
+        let (alive, over) = sync_channel(0);
+        let work = move || {
+            let _alive = alive;
+            run(transport, &options, &queue, &done);
+        };
+        let thread = std::thread::Builder::new().name("kv-mover".into()).spawn(work)?;
+        Ok(Mover { jobs, thread, over })
     }
 
     /// Queues a job; gives it back when the queue is full.
@@ -77,9 +93,15 @@ impl Mover {
         self.jobs.try_send(job).map_err(|(TrySendError::Full(job) | TrySendError::Disconnected(job))| job)
     }
 
-    /// Finishes what is queued and ends the thread; all memory is unmapped then.
+    /// Finishes what is queued and ends the thread; all memory is unmapped then. Waits as long as that takes: to end while a copy goes on
+    /// would leave it without the memory that it touches.
     pub fn join(self) {
         drop(self.jobs);
+        if self.over.recv_timeout(SLOW) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                "the KV mover thread did not end within {SLOW:?}: a copy, or letting go of memory, takes longer; waiting for it"
+            );
+        }
         if self.thread.join().is_err() {
             tracing::error!("the KV mover thread panicked");
         }
@@ -89,11 +111,14 @@ impl Mover {
 fn run(mut transport: Box<dyn Transport>, options: &MoverOptions, queue: &Receiver<Job>, done: &dyn Fn(Done)) {
     for job in queue {
         match job {
-            Job::Map { engine, registration, memory } => {
+            Job::Map { engine, memory } => {
                 let result = transport.map(engine, memory).map_err(|e| e.to_string());
-                done(Done::Mapped { engine, registration, result });
+                done(Done::Mapped { engine, result });
             }
-            Job::Unmap { engine } => transport.unmap(engine),
+            Job::Unmap { engine } => {
+                transport.unmap(engine);
+                done(Done::Unmapped { engine });
+            }
             Job::Copy(job) => {
                 let copied = execute(transport.as_mut(), options, &job);
                 done(Done::Copied { id: job.id, copied });
@@ -117,6 +142,7 @@ fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob)
         Err(error) => (Vec::new(), Err(error.to_string())),
     };
     Copied {
+        waited: started.since(job.queued),
         started,
         copy: options.clock.now().since(started),
         bytes: Bytes(if result.is_ok() { total_bytes(&spans) } else { 0 }),
@@ -208,10 +234,12 @@ mod tests {
         let (from, to) = (Arc::new(map(0, 4, 64)), Arc::new(map(1, 4, 64)));
         let memory = [(EngineId(0), vec![9; 512]), (EngineId(1), vec![0; 512])].into();
         let (send, done) = mpsc::channel();
-        let options = MoverOptions { verify: true, fault: Arc::new(Mutex::new(fault)), clock: Arc::new(ManualClock::default()) };
+        let clock = Arc::new(ManualClock::default());
+        clock.set(Time(5));
+        let options = MoverOptions { verify: true, fault: Arc::new(Mutex::new(fault)), clock };
         let mover = Mover::start(Box::new(Vectors { memory, lose_last_byte }), options, move |d| send.send(d).unwrap()).unwrap();
         let pairs = vec![[0, 2, 3].map(|b| BlockPair { source: BlockId(b), target: BlockId(b) }).to_vec()];
-        let job = CopyJob { id: 5, from, to, pairs, stop: Arc::default() };
+        let job = CopyJob { id: 5, from, to, pairs, queued: Time(2), stop: Arc::default() };
         if stop {
             job.stop.set();
         }
@@ -226,6 +254,11 @@ mod tests {
         let good = copied(Fault::None, false, false);
         // Two layers of blocks 0 and 2..4, of which the first layer's end and the second one's start touch.
         assert_eq!((good.bytes, good.runs, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
+        assert_eq!(
+            (good.waited, good.started, good.copy),
+            (Micros(3), Time(5), Micros(0)),
+            "the wait for the mover is no part of the copy"
+        );
     }
 
     #[test]

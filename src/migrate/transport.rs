@@ -52,9 +52,10 @@ pub trait Transport: Send {
     /// Executes a plan; when it returns, all bytes are there. Gives up early, with `Stopped`, once `stop` is set.
     fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError>;
 
-    /// The classes in which this transport can bring bytes from one of these engines to the other; never empty.
-    fn classes(&self, _from: EngineId, _to: EngineId) -> Vec<CopyClass> {
-        vec![CopyClass::Direct]
+    /// The classes in which this transport can bring bytes from one of these engines to the other; never empty. The first question makes
+    /// what copies between them need.
+    fn classes(&mut self, _from: EngineId, _to: EngineId) -> Result<Vec<CopyClass>, TransportError> {
+        Ok(vec![CopyClass::Direct])
     }
 
     /// `copy` in a class that the caller chose, so that each can be measured.
@@ -66,7 +67,7 @@ pub trait Transport: Send {
         to: EngineId,
         stop: &Stop,
     ) -> Result<(), TransportError> {
-        if !self.classes(from, to).contains(&class) {
+        if !self.classes(from, to)?.contains(&class) {
             return Err(TransportError::NoSuchClass { class, from, to });
         }
         self.copy(plan, from, to, stop)

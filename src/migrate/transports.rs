@@ -88,11 +88,9 @@ impl Transport for Transports {
         self.of(kind).copy(plan, from, to, stop)
     }
 
-    fn classes(&self, from: EngineId, to: EngineId) -> Vec<CopyClass> {
-        match self.between(from, to) {
-            Ok(Kind::Cuda) => self.cuda.classes(from, to),
-            _ => self.shm.classes(from, to),
-        }
+    fn classes(&mut self, from: EngineId, to: EngineId) -> Result<Vec<CopyClass>, TransportError> {
+        let kind = self.between(from, to)?;
+        self.of(kind).classes(from, to)
     }
 
     fn copy_as(

@@ -178,6 +178,7 @@ mod tests {
             from: EngineId(0),
             to: EngineId(1),
             started_us: Micros(100_000),
+            copy_wait_us: Some(Micros(500)),
             copy_started_us: Some(Micros(101_000)),
             copy_us: Some(Micros(3_000)),
             ended_us: Some(Micros(140_000)),

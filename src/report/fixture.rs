@@ -282,6 +282,7 @@ fn request(
             from: EngineId(0),
             to: EngineId(1),
             started_us: first,
+            copy_wait_us: Some(Micros(0)),
             copy_started_us: Some(first + Micros(gap / 5)),
             copy_us: Some(Micros(gap / 3)),
             ended_us: Some(token_us[1]),

@@ -60,6 +60,8 @@ pub struct HandoffRecord {
     pub to: EngineId,
     /// The source leg's last output was there.
     pub started_us: Micros,
+    /// How long the copy was in the mover's queue, behind others, until it started; none when it did not happen, as below.
+    pub copy_wait_us: Option<Micros>,
     /// The mover's copy; none when the copy did not happen.
     pub copy_started_us: Option<Micros>,
     pub copy_us: Option<Micros>,

@@ -103,7 +103,8 @@ impl Context {
         // SAFETY: both contexts are retained; the only flag word that exists is 0.
         match unsafe { sys::cuCtxEnablePeerAccess(peer.handle(), 0) } {
             CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(()),
-            CUresult::CUDA_ERROR_PEER_ACCESS_UNSUPPORTED => Err(no_access()),
+            // Without NVSwitch a GPU has peer access to eight others at most.
+            CUresult::CUDA_ERROR_PEER_ACCESS_UNSUPPORTED | CUresult::CUDA_ERROR_TOO_MANY_PEERS => Err(no_access()),
             result => check("cuCtxEnablePeerAccess", self.device(), result),
         }
     }

@@ -20,7 +20,10 @@ pub enum CudaError {
     DriverTooOld { found: CudaVersion, needed: CudaVersion },
     #[error("CUDA has no GPU {wanted}; it has {}. CUDA_VISIBLE_DEVICES may hide it", list(.present))]
     NoSuchGpu { wanted: GpuUuid, present: Vec<GpuUuid> },
-    #[error("{from} cannot access the memory of {to}: the platform offers no peer access between them; copy through host memory")]
+    #[error(
+        "{from} cannot access the memory of {to}: the platform offers no peer access between them, or no more of it; copy through host \
+         memory"
+    )]
     NoPeerAccess { from: String, to: String },
     #[error("{length} bytes at offset {offset} are not within the {size} of {what}")]
     OutOfBounds { what: &'static str, offset: u64, length: u64, size: Bytes },

@@ -125,6 +125,8 @@ impl VirtualMover {
             source: source.leg,
             from: source.engine,
             to,
+            // Copies by the model go beside each other.
+            waited: Micros::ZERO,
             started,
             copy: self.0.clock.now().since(started),
             bytes: Bytes(if result.is_ok() { u64::from(source.tokens) * self.0.settings.kv_bytes_per_token } else { 0 }),

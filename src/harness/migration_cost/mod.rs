@@ -128,7 +128,7 @@ impl Bench<'_> {
         let measured = measure(&mut transport, &self.scale, self.seed, &mut |round| {
             self.progress.step(if round == 0 { "warm-up" } else { "copies" });
         })?;
-        concluded(from, to, &transport.classes(FROM, TO), measured)
+        concluded(from, to, &transport.classes(FROM, TO)?, measured)
     }
 }
 

@@ -21,6 +21,8 @@ pub enum SweepError {
     Map(#[from] MapError),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error("which classes of copy there are cannot be found out: {0}")]
+    Classes(TransportError),
     #[error("copying {runs} runs of {run} in class `{class}`: {source}")]
     Copy { runs: u32, run: Bytes, class: CopyClass, source: TransportError },
 }
@@ -78,7 +80,7 @@ pub fn sweep(
     round: &mut dyn FnMut(u32),
 ) -> Result<Vec<Point>, SweepError> {
     let mut rng = seeded(seed, "copies");
-    let classes = transport.classes(FROM, TO);
+    let classes = transport.classes(FROM, TO).map_err(SweepError::Classes)?;
     let cases = classes.iter().flat_map(|&class| shapes.iter().map(move |&shape| Case { shape, class, times: Vec::new() }));
     let mut cases: Vec<Case> = cases.collect();
     for repeat in 0..=scale.repeats {

@@ -35,6 +35,8 @@ enum Step {
     Copied {
         ok: bool,
     },
+    /// The mover has let go of the memory that it was to unmap first.
+    Unmapped,
     Wait(u64),
 }
 
@@ -49,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (engine(), leg()).prop_map(|(e, l)| Step::Release(e, l)),
         1 => engine().prop_map(Step::Lost),
         5 => any::<bool>().prop_map(|ok| Step::Copied { ok }),
+        3 => Just(Step::Unmapped),
         2 => (0..3_000_000u64).prop_map(Step::Wait),
     ]
 }
@@ -59,6 +62,7 @@ struct World {
     now: u64,
     connected: BTreeSet<EngineId>,
     copies: Vec<CopyJob>,
+    unmaps: Vec<EngineId>,
     /// Loads asked for and answers given, per engine; an engine that is gone no longer counts.
     asked: BTreeMap<EngineId, usize>,
     answered: BTreeMap<EngineId, usize>,
@@ -66,6 +70,8 @@ struct World {
     /// Answers to loads, also to engines that are gone.
     told: usize,
     loads: usize,
+    lost: usize,
+    closed: usize,
 }
 
 fn name(leg: u64) -> LegId {
@@ -107,12 +113,17 @@ impl World {
             Step::Release(engine, leg) => broker.release(EngineId(engine), name(leg)),
             Step::Lost(engine) => {
                 broker.lost(EngineId(engine), now);
+                self.lost += usize::from(self.connected.contains(&EngineId(engine)));
                 self.gone(EngineId(engine));
             }
             Step::Copied { ok } if !self.copies.is_empty() => {
                 let job = self.copies.remove(0);
                 let result = if ok { Ok(()) } else { Err("it broke".to_string()) };
                 broker.copied(job.id, nothing_moved(now, result));
+            }
+            Step::Unmapped if !self.unmaps.is_empty() => {
+                let engine = self.unmaps.remove(0);
+                broker.unmapped(engine);
             }
             Step::Wait(us) => {
                 self.now += us;
@@ -126,8 +137,8 @@ impl World {
     /// The mover maps what the engine has registered.
     fn map(&mut self, broker: &mut Broker, engine: EngineId) {
         for effect in broker.take_effects() {
-            if let Effect::Map { registration, .. } = effect {
-                broker.mapped(engine, registration, Ok(()), Time(self.now));
+            if let Effect::Map { .. } = effect {
+                broker.mapped(engine, Ok(()), Time(self.now));
             }
         }
     }
@@ -149,9 +160,15 @@ impl World {
                         *self.answered.entry(engine).or_default() += 1;
                     }
                 }
-                Effect::Close { engine } | Effect::Unmap { engine } => {
+                Effect::Unmap { engine } => {
                     let touches = |job: &CopyJob| job.from.engine == engine || job.to.engine == engine;
                     assert!(!self.copies.iter().any(touches), "{engine} let go while a copy touches it");
+                    assert!(!self.unmaps.contains(&engine), "{engine} is let go twice");
+                    self.unmaps.push(engine);
+                }
+                Effect::Close { engine } => {
+                    assert!(!self.unmaps.contains(&engine), "{engine} is told while its memory is mapped");
+                    self.closed += 1;
                 }
                 Effect::Emit(MoveEvent::Moved { .. }) => self.moved += 1,
                 _ => {}
@@ -165,7 +182,8 @@ impl World {
 }
 
 proptest! {
-    /// Every load gets one answer, every load and skip one event, no lease outlives its end, and nothing is let go under a copy.
+    /// Every load gets one answer, every load and skip one event, no lease outlives its end, nothing is let go under a copy, and who is
+    /// lost is told so once, when its memory is let go.
     #[test]
     fn promises_hold(steps in proptest::collection::vec(step(), 0..120)) {
         let (mut broker, mut world) = (Broker::new(Micros(1_000_000), EngineLinks::default()), World::default());
@@ -175,6 +193,10 @@ proptest! {
         while !world.copies.is_empty() {
             world.apply(&mut broker, Step::Copied { ok: true });
         }
+        while !world.unmaps.is_empty() {
+            world.apply(&mut broker, Step::Unmapped);
+        }
+        prop_assert_eq!(world.lost, world.closed);
         world.apply(&mut broker, Step::Wait(10_000_000));
         prop_assert_eq!(&world.asked, &world.answered);
         prop_assert_eq!(world.moved, world.loads);
@@ -188,28 +210,31 @@ proptest! {
     }
 }
 
-/// An engine that takes its predecessor's id is not ready because the predecessor's memory could be mapped, nor lost because it could
-/// not.
+/// Who takes an id again finds nothing of its predecessor's under it: neither its memory nor the outcome of mapping that.
 #[test]
-fn the_outcome_of_an_old_registration_is_not_taken_for_a_new_ones() {
+fn an_id_is_free_again_once_its_memory_is_unmapped() {
     let mut broker = Broker::new(Micros(1_000_000), EngineLinks::default());
     let connect = |broker: &mut Broker| {
         for half in [Half::Worker, Half::Scheduler] {
-            broker.hello(EngineId(0), half).unwrap();
+            broker.hello(EngineId(0), half)?;
         }
         let fd = File::open("/dev/null").unwrap().into();
-        broker.register(map(0, 8, 64), Memory::Shm { fd, bytes: 1024 }).unwrap();
-        let mut effects = broker.take_effects().into_iter();
-        effects.find_map(|e| if let Effect::Map { registration, .. } = e { Some(registration) } else { None }).unwrap()
+        broker.register(map(0, 8, 64), Memory::Shm { fd, bytes: 1024 })
     };
-    let old = connect(&mut broker);
+    connect(&mut broker).unwrap();
+    broker.take_effects();
     broker.lost(EngineId(0), Time(0));
-    let new = connect(&mut broker);
+    let effects = broker.take_effects();
+    assert!(matches!(effects[..], [Effect::Emit(MoveEvent::Disconnected { .. }), Effect::Unmap { .. }]), "{effects:?}");
     for outcome in [Ok(()), Err("no memory".to_string())] {
-        broker.mapped(EngineId(0), old, outcome, Time(0));
+        broker.mapped(EngineId(0), outcome, Time(0));
         assert!(broker.take_effects().is_empty());
     }
-    broker.mapped(EngineId(0), new, Ok(()), Time(0));
+    assert_eq!(connect(&mut broker), Err(Violation::Closing { engine: EngineId(0) }));
+    broker.unmapped(EngineId(0));
+    assert!(matches!(broker.take_effects()[..], [Effect::Close { .. }]));
+    connect(&mut broker).unwrap();
+    broker.mapped(EngineId(0), Ok(()), Time(0));
     assert!(broker.take_effects().iter().any(|e| matches!(e, Effect::Emit(MoveEvent::Ready { .. }))));
 }
 
@@ -225,7 +250,7 @@ fn what_a_copy_costs_is_told_once_both_ends_are_ready() {
         }
         let fd = File::open("/dev/null").unwrap().into();
         broker.register(map(id, 8, 64), Memory::Shm { fd, bytes: 1024 }).unwrap();
-        broker.mapped(EngineId(id), id.into(), Ok(()), Time(0));
+        broker.mapped(EngineId(id), Ok(()), Time(0));
         let costs = |e| if let Effect::Emit(MoveEvent::CopyCost { from, to, lines }) = e { Some((from, to, lines)) } else { None };
         broker.take_effects().into_iter().filter_map(costs).collect::<Vec<_>>()
     };

@@ -19,10 +19,10 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::connection::{Connection, ConnectionError};
 use super::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, ToController, ToEngine};
 use crate::core::{Clock, EngineId, LegId, Micros, Time};
-use crate::migrate::broker::{Broker, ENGINES_MAX, Effect};
+use crate::migrate::broker::{Broker, ENGINES_MAX, Effect, nothing_moved};
 use crate::migrate::calibration::EngineLinks;
 use crate::migrate::memory::KvMap;
-use crate::migrate::mover::{Copied, Done, Job, Mover, MoverOptions};
+use crate::migrate::mover::{Done, Job, Mover, MoverOptions};
 use crate::migrate::transport::{Memory, Transport};
 use crate::migrate::{Fault, MoveEvent};
 
@@ -244,9 +244,8 @@ impl Server {
             match self.inbox.try_recv() {
                 Ok(Command::Release { engine, leg }) => self.broker.release(engine, leg),
                 Ok(Command::Forget { engine }) => self.broker.lost(engine, now),
-                Ok(Command::Mover(Done::Mapped { engine, registration, result })) => {
-                    self.broker.mapped(engine, registration, result, now);
-                }
+                Ok(Command::Mover(Done::Mapped { engine, result })) => self.broker.mapped(engine, result, now),
+                Ok(Command::Mover(Done::Unmapped { engine })) => self.broker.unmapped(engine),
                 Ok(Command::Mover(Done::Copied { id, copied })) => self.broker.copied(id, copied),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => self.stopping = true,
                 Err(TryRecvError::Empty) => break,
@@ -359,7 +358,7 @@ impl Server {
         Ok(())
     }
 
-    /// Ends a connection that broke or broke the rules. A known engine loses both of its connections, once no copy touches it.
+    /// Ends a connection that broke or broke the rules. A known engine loses both of its connections, once its memory is unmapped.
     fn drop_connection(&mut self, id: u64, why: &str) {
         let Some((peer, connection)) = self.connections.get_mut(&id) else { return };
         // So that the other end can say why; it may be gone.
@@ -419,12 +418,10 @@ impl Server {
             Effect::Close { engine } => {
                 self.connections.retain(|_, (peer, _)| !matches!(peer, Peer::Known(id, _) if *id == engine));
             }
-            Effect::Map { engine, registration, memory } => {
-                // A predecessor's memory goes first.
-                let room = !self.unmaps.contains(&engine);
-                if !room || self.queue(Job::Map { engine, registration, memory }).is_err() {
+            Effect::Map { engine, memory } => {
+                if self.queue(Job::Map { engine, memory }).is_err() {
                     let full = Err("the KV mover's queue is full".into());
-                    self.broker.mapped(engine, registration, full, self.clock.now());
+                    self.broker.mapped(engine, full, self.clock.now());
                 }
             }
             Effect::Unmap { engine } => {
@@ -435,9 +432,7 @@ impl Server {
                 let id = job.id;
                 if self.queue(Job::Copy(job)).is_err() {
                     let result = Err("the KV mover's queue is full".to_string());
-                    let copied =
-                        Copied { started: self.clock.now(), copy: Micros::ZERO, bytes: Default::default(), runs: 0, result };
-                    self.broker.copied(id, copied);
+                    self.broker.copied(id, nothing_moved(self.clock.now(), result));
                 }
             }
         }

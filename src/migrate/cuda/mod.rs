@@ -5,9 +5,10 @@
 //! | `direct` | the driver's copies, many per call | runs are long, or there are no kernels |
 //! | `staged` | gather kernel, one copy over the link, scatter kernel | many short runs |
 //! | `peer_store` | a kernel that stores straight into the other memory | few bytes; within one GPU always |
-//! | `through_host` | pinned host memory | the GPUs cannot access each other |
+//! | `through_host` | pinned host memory | the GPUs cannot access each other, or have too many peers already |
 //!
-//! `choose` picks one per plan. A copy that fails is tried once more in the next plainer class; then the engine computes the prompt.
+//! `choose` picks one per plan. A copy that fails is tried once more in the next plainer class; then the engine computes the prompt. A class
+//! whose memory cannot be had (staging memory on a GPU that is full) is not tried again.
 
 mod checksum;
 mod choose;
@@ -30,7 +31,7 @@ use crate::core::{Bytes, EngineId};
 use crate::device::cuda::kernels::{KernelError, Kernels, nvrtc};
 use crate::device::cuda::{Context, CudaError, Driver, GpuUuid, IpcHandle};
 use checksum::Reader;
-use choose::{choose, lower};
+use choose::{Basis, choose, lower};
 use region::Region;
 use route::{Reach, Route};
 
@@ -43,6 +44,9 @@ pub enum CopyError {
     Cuda(#[from] CudaError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Memory that the class needs once, before its first copy. The next copy would ask for it in vain, too.
+    #[error("what the class needs cannot be had, so it is left out from now on: {0}")]
+    SetUp(CudaError),
     #[error("the class needs kernels, and there are none")]
     NoKernels,
     #[error("byte {end} of {engine} is beyond its {bytes} bytes")]
@@ -57,7 +61,7 @@ impl CopyError {
     /// Whether another class could do better. Not after a stop, and not once the GPU answers every call with this error.
     fn is_worth_a_retry(&self) -> bool {
         match self {
-            CopyError::Cuda(error) | CopyError::Kernel(KernelError::Cuda(error)) => !error.is_sticky(),
+            CopyError::Cuda(error) | CopyError::SetUp(error) | CopyError::Kernel(KernelError::Cuda(error)) => !error.is_sticky(),
             CopyError::Kernel(_) | CopyError::NoKernels => true,
             CopyError::OutOfBounds { .. } | CopyError::NotMapped { .. } | CopyError::Stopped => false,
         }
@@ -106,6 +110,8 @@ pub struct CudaTransport {
     /// Said once per direction and class, and once per two GPUs.
     told: BTreeSet<(EngineId, EngineId, CopyClass)>,
     told_host_only: BTreeSet<(GpuUuid, GpuUuid)>,
+    /// Said once per class, whatever the direction: one calibration lacks it in all of them.
+    told_not_calibrated: BTreeSet<CopyClass>,
 }
 
 impl CudaTransport {
@@ -113,7 +119,7 @@ impl CudaTransport {
         CudaTransport { settings, ..CudaTransport::default() }
     }
 
-    /// What copies in this direction cost by class, from a calibration; decides the class from now on.
+    /// What copies in this direction cost by class, from a calibration; decides the class from now on, if it knows every class there is.
     pub fn set_cost(&mut self, from: EngineId, to: EngineId, cost: LinkCost) {
         self.costs.insert((from, to), cost);
     }
@@ -139,21 +145,24 @@ impl CudaTransport {
         self.regions.get(&engine).ok_or(TransportError::NotMapped { engine })
     }
 
-    /// Makes the route on first use; the first copy or question pays for its streams.
-    fn prepare(&mut self, from: EngineId, to: EngineId) -> Result<(), TransportError> {
-        if self.routes.contains_key(&(from, to)) {
-            return Ok(());
+    /// Made on first use; the first copy or question pays for its streams.
+    fn route(&mut self, from: EngineId, to: EngineId) -> Result<&Route, TransportError> {
+        if !self.routes.contains_key(&(from, to)) {
+            let (source, target) = (self.region(from)?, self.region(to)?);
+            let kernels = |region: &Region| self.gpus.get(&region.gpu()).and_then(|gpu| gpu.kernels.clone());
+            let kernels = kernels(source).zip(kernels(target));
+            let route = Route::new(source, target, kernels).map_err(|error| failed(from, to, error.into()))?;
+            let gpus = (source.gpu().min(target.gpu()), source.gpu().max(target.gpu()));
+            if route.reach() == Reach::HostOnly && self.told_host_only.insert(gpus) {
+                tracing::warn!(
+                    "{} and {} have no access to each other's memory, or no more of it: KV goes through host memory, slower",
+                    gpus.0,
+                    gpus.1
+                );
+            }
+            self.routes.insert((from, to), route);
         }
-        let (source, target) = (self.region(from)?, self.region(to)?);
-        let kernels = |region: &Region| self.gpus.get(&region.gpu()).and_then(|gpu| gpu.kernels.clone());
-        let kernels = kernels(source).zip(kernels(target));
-        let route = Route::new(source, target, kernels).map_err(|error| failed(from, to, error.into()))?;
-        let gpus = (source.gpu().min(target.gpu()), source.gpu().max(target.gpu()));
-        if route.reach() == Reach::HostOnly && self.told_host_only.insert(gpus) {
-            tracing::warn!("{} and {} have no access to each other's memory: KV goes through host memory, slower", gpus.0, gpus.1);
-        }
-        self.routes.insert((from, to), route);
-        Ok(())
+        self.routes.get(&(from, to)).ok_or(TransportError::NotMapped { engine: to })
     }
 
     fn copy_once(&mut self, class: CopyClass, plan: &[Span], ends: (EngineId, EngineId), stop: &Stop) -> Result<(), CopyError> {
@@ -163,10 +172,17 @@ impl CudaTransport {
         route.copy(class, plan, source, target, stop)
     }
 
-    fn say_class(&mut self, class: CopyClass, (from, to): (EngineId, EngineId), bytes: Bytes, runs: u32) {
+    fn say_class(&mut self, class: CopyClass, basis: Basis, (from, to): (EngineId, EngineId), bytes: Bytes, runs: u32) {
+        if let Basis::NotCalibrated(missing) = basis
+            && self.told_not_calibrated.insert(missing)
+        {
+            tracing::warn!(
+                "the calibration of copies from {from} to {to} has no figures for class {missing}, so rules of thumb decide; \
+                 `dualpool calibrate` measures all classes that there are now"
+            );
+        }
         if self.told.insert((from, to, class)) {
-            let why = if self.costs.contains_key(&(from, to)) { "by calibration" } else { "by rule of thumb" };
-            tracing::info!("KV from {from} to {to} goes in class {class} ({why}; this plan: {bytes} in {runs} runs)");
+            tracing::info!("KV from {from} to {to} goes in class {class} ({basis}; this plan: {bytes} in {runs} runs)");
         }
     }
 }
@@ -186,12 +202,11 @@ impl Transport for CudaTransport {
     }
 
     fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
-        self.prepare(from, to)?;
+        let route = self.route(from, to)?;
+        let (classes, same_gpu) = (route.classes(), route.reach() == Reach::SameGpu);
         let (bytes, runs) = (Bytes(total_bytes(plan)), u32::try_from(plan.len()).unwrap_or(u32::MAX));
-        let Some(route) = self.routes.get(&(from, to)) else { return Err(TransportError::NotMapped { engine: to }) };
-        let classes = route.classes();
-        let class = choose(&classes, route.reach() == Reach::SameGpu, bytes, runs, self.costs.get(&(from, to)));
-        self.say_class(class, (from, to), bytes, runs);
+        let (class, basis) = choose(&classes, same_gpu, bytes, runs, self.costs.get(&(from, to)));
+        self.say_class(class, basis, (from, to), bytes, runs);
         let Err(error) = self.copy_once(class, plan, (from, to), stop) else { return Ok(()) };
         match lower(class, &classes) {
             Some(plainer) if error.is_worth_a_retry() => {
@@ -203,17 +218,8 @@ impl Transport for CudaTransport {
         }
     }
 
-    fn classes(&self, from: EngineId, to: EngineId) -> Vec<CopyClass> {
-        match (self.routes.get(&(from, to)), self.region(from), self.region(to)) {
-            (Some(route), ..) => route.classes(),
-            // Before the first copy: found out by a route that is dropped again.
-            (None, Ok(source), Ok(target)) => {
-                let kernels = |region: &Region| self.gpus.get(&region.gpu()).and_then(|gpu| gpu.kernels.clone());
-                let route = Route::new(source, target, kernels(source).zip(kernels(target)));
-                route.map_or_else(|_| vec![CopyClass::ThroughHost], |route| route.classes())
-            }
-            _ => vec![CopyClass::Direct],
-        }
+    fn classes(&mut self, from: EngineId, to: EngineId) -> Result<Vec<CopyClass>, TransportError> {
+        self.route(from, to).map(|route| route.classes())
     }
 
     fn copy_as(
@@ -224,8 +230,7 @@ impl Transport for CudaTransport {
         to: EngineId,
         stop: &Stop,
     ) -> Result<(), TransportError> {
-        self.prepare(from, to)?;
-        if !self.classes(from, to).contains(&class) {
+        if !self.classes(from, to)?.contains(&class) {
             return Err(TransportError::NoSuchClass { class, from, to });
         }
         self.copy_once(class, plan, (from, to), stop).map_err(|error| failed(from, to, error))

@@ -31,6 +31,10 @@ impl Region {
         Region::import(self.engine, context, self.handles.clone())
     }
 
+    pub fn engine(&self) -> EngineId {
+        self.engine
+    }
+
     pub fn context(&self) -> &Context {
         &self.context
     }

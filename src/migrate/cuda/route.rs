@@ -3,10 +3,13 @@
 //! Every class queues a part of the plan, marks it, and queues the next part while the GPU works on this one; never more than two parts are
 //! under way, so that a stop takes effect within the time that these take.
 
+use std::collections::BTreeSet;
+
 use super::super::cost::CopyClass;
 use super::super::plan::Span;
 use super::super::transport::Stop;
 use super::region::{Region, runs};
+use super::wait::drained;
 use super::{CopyError, SharedKernels};
 use crate::device::cuda::{Context, CudaError, DeviceMemory, Event, PinnedMemory, Stream, Timing};
 
@@ -18,12 +21,14 @@ pub(super) const PARTS: usize = 2;
 pub enum Reach {
     SameGpu,
     Peer,
-    /// Neither GPU can access the other's memory.
+    /// The GPUs cannot access each other's memory, or have as many peers as they can have.
     HostOnly,
 }
 
 pub struct Route {
     reach: Reach,
+    /// Classes whose set-up failed.
+    without: BTreeSet<CopyClass>,
     /// On the source's GPU: what reads the source.
     pub(super) outward: Stream,
     /// On the source's GPU: copies from staging memory to staging memory.
@@ -63,6 +68,7 @@ impl Route {
         };
         Ok(Route {
             reach: reach(from, to)?,
+            without: BTreeSet::new(),
             outward: from.stream()?,
             link: from.stream()?,
             inward: to.stream()?,
@@ -88,7 +94,7 @@ impl Route {
             // Within one GPU it is two copies where a kernel makes one.
             (CopyClass::Staged, reach) => reach == Reach::Peer && self.kernels.is_some(),
         };
-        CopyClass::ALL.into_iter().filter(has).collect()
+        CopyClass::ALL.into_iter().filter(|class| has(class) && !self.without.contains(class)).collect()
     }
 
     /// When this returns, in whatever way, nothing of it is under way any more.
@@ -106,14 +112,21 @@ impl Route {
             CopyClass::PeerStore => self.peer_store(plan, source, target, stop),
             CopyClass::ThroughHost => runs(plan, source, target).and_then(|runs| self.through_host(&runs, stop)),
         };
-        done.inspect_err(|_| self.drain())
+        done.inspect_err(|error| {
+            self.drain(source, target);
+            if matches!(error, CopyError::SetUp(_)) {
+                self.without.insert(class);
+            }
+        })
     }
 
     /// Waits until nothing that was queued touches the engines' memory any more. An error here is one of the copies', which have been
     /// reported as failed already.
-    fn drain(&self) {
+    fn drain(&self, source: &Region, target: &Region) {
         for stream in [&self.outward, &self.link, &self.inward] {
-            if let Err(error) = stream.synchronize() {
+            let gpu = stream.context().device();
+            let over = drained(stream, format_args!("a copy from {} to {} on {gpu}", source.engine(), target.engine()));
+            if let Err(error) = over {
                 tracing::debug!("after a copy that failed: {error}");
             }
         }

@@ -10,7 +10,7 @@ use super::route::{Ends, PARTS, Reach, Route};
 use super::wait::reached;
 use crate::core::Bytes;
 use crate::device::cuda::kernels::{Piece, Window, windows};
-use crate::device::cuda::{CopyRun, CudaError};
+use crate::device::cuda::{CopyRun, CudaError, Stream};
 
 /// The largest part of a plan that goes straight: a few hundred microseconds on a link between GPUs.
 const STRAIGHT_PART_BYTES: u64 = 64 << 20;
@@ -37,7 +37,7 @@ impl Route {
         let target = match (self.reach(), &mut self.target_seen) {
             (Reach::SameGpu, _) => target,
             (_, Some(seen)) => seen,
-            (_, none) => none.insert(target.seen_from(source.context())?),
+            (_, none) => none.insert(target.seen_from(source.context()).map_err(CopyError::SetUp)?),
         };
         let runs = runs(plan, source, target)?;
         for (number, part) in parts(&runs, STRAIGHT_PART_BYTES).enumerate() {
@@ -58,8 +58,8 @@ impl Route {
             Some(staging) => staging,
             none => {
                 let size = Bytes(STAGING_PART_BYTES * PARTS as u64);
-                let (source, target) = (self.outward.context().allocate(size)?, self.inward.context().allocate(size)?);
-                none.insert(Ends { source, target })
+                let memory = |stream: &Stream| stream.context().allocate(size).map_err(CopyError::SetUp);
+                none.insert(Ends { source: memory(&self.outward)?, target: memory(&self.inward)? })
             }
         };
         for (number, part) in parts(runs, STAGING_PART_BYTES).enumerate() {
@@ -87,6 +87,7 @@ impl Route {
     pub(super) fn through_host(&mut self, runs: &[CopyRun<'_>], stop: &Stop) -> Result<(), CopyError> {
         let host = match &mut self.host {
             Some(host) => host,
+            // No error of `SetUp`: the class of last resort is never left out.
             none => none.insert(self.outward.context().pinned(Bytes(HOST_PART_BYTES * PARTS as u64))?),
         };
         for (number, part) in parts(runs, HOST_PART_BYTES).enumerate() {

@@ -111,6 +111,7 @@ mod tests {
             from: EngineId(0),
             to: EngineId(1),
             started_us: Micros(0),
+            copy_wait_us: copy.map(|_| Micros(0)),
             copy_started_us: copy.map(|(at, _)| Micros(at)),
             copy_us: copy.map(|(_, took)| Micros(took)),
             ended_us: None,

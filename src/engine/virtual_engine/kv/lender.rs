@@ -153,7 +153,7 @@ impl Lender {
         answered.await.unwrap_or_else(|_| Err("the control connection is cut".into()))
     }
 
-    /// Ends the link, waits until no copy touches the memory any more, and frees it.
+    /// Ends the link, waits until the memory is not mapped elsewhere any more, and frees it.
     pub async fn close(self) {
         self.0.link.give_up();
         let reader = lock(&self.0.reader).take();

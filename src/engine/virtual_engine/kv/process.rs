@@ -2,8 +2,11 @@
 //! input and output. It ends with its standard input, hence with its engine, however that ends.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
@@ -16,6 +19,8 @@ use crate::migrate::wire::{MemoryKind, Segment};
 
 /// The subcommand that runs `serve`; its one argument is the memory to hold.
 pub const SUBCOMMAND: &str = "hold-gpu-memory";
+/// How long the process may take for an answer, the first of which waits for the driver to start, and to end once it is told to.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Order {
@@ -44,8 +49,10 @@ enum Answer {
 pub struct KvProcess {
     child: Child,
     requests: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    /// From a thread of its own, which ends when the process does: a pipe cannot be read with a bound on the wait.
+    answers: Receiver<std::io::Result<String>>,
     memory: MemoryKind,
+    patience: Duration,
 }
 
 impl KvProcess {
@@ -53,12 +60,20 @@ impl KvProcess {
         let order = serde_json::to_string(&Order { uuid, shape })?;
         let mut command = Command::new(program);
         command.args([SUBCOMMAND, &order]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start {} {SUBCOMMAND}", program.display()))?;
-        let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            bail!("the process that holds GPU memory has no pipes")
-        };
+        // Out of the terminal's way: Ctrl-C is for the program, whose engines need the memory while they end.
+        command.process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot start {} {SUBCOMMAND}", program.display()))?;
+        KvProcess::greet(child, uuid, PATIENCE)
+    }
+
+    /// Waits until the process has its memory.
+    fn greet(mut child: Child, uuid: GpuUuid, patience: Duration) -> anyhow::Result<KvProcess> {
+        let (requests, stdout) = (child.stdin.take(), child.stdout.take());
+        let (lines, answers) = sync_channel(1);
         let memory = MemoryKind::Cuda { uuid, segments: Vec::new() };
-        let mut process = KvProcess { child, requests: Some(requests), answers: BufReader::new(answers), memory };
+        let mut process = KvProcess { child, requests, answers, memory, patience };
+        let stdout = stdout.context("the process that holds GPU memory has no pipes")?;
+        std::thread::Builder::new().name("gpu-memory".into()).spawn(move || read(stdout, &lines))?;
         match process.answer()? {
             Answer::Memory(memory) => process.memory = memory,
             other => bail!("the process that holds GPU memory began with {other:?}"),
@@ -91,10 +106,15 @@ impl KvProcess {
     }
 
     fn answer(&mut self) -> anyhow::Result<Answer> {
-        let mut line = String::new();
-        if self.answers.read_line(&mut line).context("the process that holds GPU memory is gone")? == 0 {
-            bail!("the process that holds GPU memory ended; its last words are above")
-        }
+        let line = match self.answers.recv_timeout(self.patience) {
+            Ok(line) => line.context("the process that holds GPU memory is gone")?,
+            Err(RecvTimeoutError::Disconnected) => bail!("the process that holds GPU memory ended; its last words are above"),
+            Err(RecvTimeoutError::Timeout) => {
+                // It is asked nothing more: what it says to this would be taken for the answer to that.
+                self.requests = None;
+                bail!("the process that holds GPU memory did not answer within {:?}; its driver may hang", self.patience)
+            }
+        };
         match serde_json::from_str(&line).with_context(|| format!("the process that holds GPU memory said {line:?}"))? {
             Answer::Failed(why) => bail!(why),
             answer => Ok(answer),
@@ -105,8 +125,30 @@ impl KvProcess {
 impl Drop for KvProcess {
     fn drop(&mut self) {
         self.requests = None;
-        if let Err(error) = self.child.wait() {
+        // Answers that nobody waits for any more come before the end.
+        let end = loop {
+            if let Err(end) = self.answers.recv_timeout(self.patience) {
+                break end;
+            }
+        };
+        let ended = match end {
+            RecvTimeoutError::Disconnected => Ok(()),
+            RecvTimeoutError::Timeout => {
+                tracing::warn!("the process that holds GPU memory did not end within {:?}, and is killed", self.patience);
+                self.child.kill()
+            }
+        };
+        if let Err(error) = ended.and_then(|()| self.child.wait()) {
             tracing::warn!("a process that holds GPU memory cannot be waited for: {error}");
+        }
+    }
+}
+
+/// Hands on what the process says, until it ends or nobody listens.
+fn read(stdout: ChildStdout, lines: &SyncSender<std::io::Result<String>>) {
+    for line in BufReader::new(stdout).lines() {
+        if lines.send(line).is_err() {
+            break;
         }
     }
 }
@@ -178,5 +220,41 @@ impl GpuMemory {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a shell script says in place of a process that holds memory.
+    fn started(script: &str, patience: Duration) -> anyhow::Result<KvProcess> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        KvProcess::greet(command.spawn()?, GpuUuid::from_bytes([1; 16]), patience)
+    }
+
+    fn memory() -> String {
+        serde_json::to_string(&Answer::Memory(MemoryKind::Shm { bytes: 1 })).unwrap()
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_given_up_and_killed() {
+        let error = started("exec sleep 1000", Duration::from_millis(10)).map(drop).unwrap_err();
+        assert!(error.to_string().contains("did not answer within 10ms"), "{error:#}");
+        let mut process = started(&format!("echo '{}'; exec sleep 1000", memory()), PATIENCE).unwrap();
+        process.patience = Duration::from_millis(10);
+        assert!(process.fill(&[]).unwrap_err().to_string().contains("did not answer"));
+        assert!(process.fill(&[]).unwrap_err().to_string().contains("is ending"), "nothing more is asked of it");
+    }
+
+    #[test]
+    fn one_that_ends_is_told_from_one_that_hangs() {
+        let error = started("exit 0", PATIENCE).map(drop).unwrap_err();
+        assert!(error.to_string().contains("ended"), "{error:#}");
+        let script = format!("echo '{}'; read request; echo '\"filled\"'; read request", memory());
+        let mut process = started(&script, PATIENCE).unwrap();
+        process.fill(&[]).unwrap();
+        assert!(process.wrong(&[]).unwrap_err().to_string().contains("ended"));
     }
 }

@@ -61,7 +61,15 @@ pub fn enable_peer(from: c_int, to: c_int) -> Answer {
     if !device::can_access(from, to)? {
         return Err(CUresult::CUDA_ERROR_PEER_ACCESS_UNSUPPORTED);
     }
-    if lock(&PEERS).insert((from, to)) { Ok(()) } else { Err(CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED) }
+    let mut peers = lock(&PEERS);
+    if peers.contains(&(from, to)) {
+        return Err(CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED);
+    }
+    if peers.iter().filter(|peer| peer.0 == from).count() >= device::script()?.peers_max {
+        return Err(CUresult::CUDA_ERROR_TOO_MANY_PEERS);
+    }
+    peers.insert((from, to));
+    Ok(())
 }
 
 entry_points! {

@@ -19,6 +19,8 @@ pub struct Script {
     pub memory_mib: u64,
     /// Whether GPUs can access each other's memory.
     pub peers: bool,
+    /// To how many others a GPU can have access at a time.
+    pub peers_max: usize,
     /// Processes with the same name of the machine share its GPUs.
     pub machine: String,
     /// Whether allocations are like PyTorch's expandable segments, which have no IPC handle.
@@ -38,6 +40,7 @@ impl Default for Script {
             order: Vec::new(),
             memory_mib: 256,
             peers: true,
+            peers_max: GPUS_MAX as usize,
             machine: "machine".into(),
             expandable: false,
             delay_us: 0,
