@@ -204,7 +204,8 @@ on_virtual_gpus! {
     fn a_class_whose_memory_cannot_be_had_is_left_out(r#"{"memory_mib":64}"#) {
         let mut pair = Pair::new();
         assert_eq!(pair.transport.classes(A, B).unwrap(), CopyClass::ALL);
-        let cost = |class| ClassCost { submit_us: if class == CopyClass::Staged { 1.0 } else { 1e6 }, run_us: 0.0, bytes_per_s: 1e12 };
+        let submit_us = |class: CopyClass| if class == CopyClass::Staged { 1.0 } else { 1e6 };
+        let cost = |class: CopyClass| ClassCost { submit_us: submit_us(class), run_us: 0.0, bytes_per_s: 1e12 };
         let costs = CopyClass::ALL.map(|class| (class, cost(class)));
         pair.transport.set_cost(A, B, LinkCost::new(costs.into()).unwrap());
         pair.transport.copy(&pair.plan, A, B, &Stop::default()).unwrap();
