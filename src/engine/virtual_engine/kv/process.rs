@@ -2,15 +2,14 @@
 //! input and output. It ends with its standard input, hence with its engine, however that ends.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::shape::{LAYERS, Shape};
 use super::store::Content;
-use crate::core::{BlockId, Bytes};
+use crate::core::{BlockId, Bytes, Program};
 use crate::device::cuda::{self, DeviceMemory, Driver, GpuUuid, Stream};
 use crate::migrate::wire::{MemoryKind, Segment};
 
@@ -49,11 +48,11 @@ pub struct KvProcess {
 }
 
 impl KvProcess {
-    pub fn start(program: &Path, uuid: GpuUuid, shape: Shape) -> anyhow::Result<KvProcess> {
+    pub fn start(program: &Program, uuid: GpuUuid, shape: Shape) -> anyhow::Result<KvProcess> {
         let order = serde_json::to_string(&Order { uuid, shape })?;
-        let mut command = Command::new(program);
+        let mut command = program.command();
         command.args([SUBCOMMAND, &order]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start {} {SUBCOMMAND}", program.display()))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {} {SUBCOMMAND}", program.path.display()))?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("the process that holds GPU memory has no pipes")
         };
