@@ -1,9 +1,14 @@
 //! The program as a user runs it: what it prints, and how it refuses what cannot work. No vLLM engine is started here.
 
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod program;
+
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output, Stdio};
 
+use program::{root, text};
 use tempfile::TempDir;
 
 /// The program in a folder of its own, so that no settings file and no environment of the tester reaches it.
@@ -14,11 +19,7 @@ struct Dualpool {
 
 fn dualpool(args: &[&str]) -> Dualpool {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
-    command.args(args).current_dir(&folder);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DUALPOOL_")) {
-        command.env_remove(name);
-    }
+    let command = program::dualpool(&folder, args);
     Dualpool { folder, command }
 }
 
@@ -64,14 +65,6 @@ impl Dualpool {
         }
         assert_eq!(text(&output.stdout), "");
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]
@@ -193,6 +186,15 @@ fn an_output_folder_that_cannot_be_made_is_refused_before_any_engine_starts() {
 }
 
 #[test]
+fn a_calibration_that_could_not_be_kept_is_refused_before_anything_is_copied() {
+    let refuses = |flag: &str, path: &str, words: &[&str]| {
+        dualpool(&["calibrate", "--device", "cpu", flag, path]).file("file", "").refuses(2, words);
+    };
+    refuses("--out", "file/run", &["cannot write the run folder file/run", "file is not a folder"]);
+    refuses("--calibration", "file/c.json", &["cannot write the calibration of copies file/c.json", "file is not a folder"]);
+}
+
+#[test]
 fn engines_that_cannot_start_are_refused_and_leave_no_folder() {
     let (venv, model) = (root().join(".venv"), root().join("models/tiny-llama"));
     let refuses = |flags: &[&str], words: &[&str]| {
@@ -256,6 +258,28 @@ fn json_is_the_summary_and_nothing_else() {
     let summary: serde_json::Value = serde_json::from_str(&output).unwrap();
     assert_eq!(summary["target"], "dual_pool");
     assert_eq!(summary["held_blocks_after"], 0);
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_no_reason_to_fail() {
+    let mut program = dualpool(&[&SMALL[..], &["--repetitions", "1"]].concat());
+    let name = std::ffi::OsStr::from_bytes(b"odd\xff.toml");
+    std::fs::write(program.folder.path().join(name), "").unwrap();
+    program.command.arg("--config").arg(name);
+    let folder = program.folder.path().join("run/run.json");
+    let output = program.output();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(std::fs::read_to_string(folder).unwrap().contains("odd\u{fffd}.toml"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    for args in [&["list-targets"][..], &["config"], &["completions", "bash"], &["top", "--once"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = dualpool(args).command.stdout(writer).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    }
 }
 
 #[test]

@@ -6,13 +6,16 @@ mod fake_cuda;
 #[path = "support/fakes.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod fakes;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod program;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool::core::{BlockId, EngineId};
+use dualpool::core::{BlockId, EngineId, Program};
 use dualpool::device::cuda::{Driver, kernels::nvrtc};
 use dualpool::engine::virtual_engine::kv::{Content, KvPlace, Shape, Store};
 use dualpool::migrate::wire::MemoryKind;
@@ -23,6 +26,7 @@ use dualpool::migrate::{
 use fake_cuda::FakeCuda;
 use nix::sys::signal::{SigHandler, Signal, killpg, signal};
 use nix::unistd::Pid;
+use program::text;
 
 /// Set in the process that has the driver.
 const INSIDE: &str = "CUDA_HANDOFF_TEST_INSIDE";
@@ -62,10 +66,6 @@ fn with_gpus(command: &mut Command, name: &str, script: &str) -> Output {
     output
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 // --- The transport ---------------------------------------------------------------------------------------------------------------
 
 /// Two engines' memory on GPUs, each held by a process, and the transport between them.
@@ -81,7 +81,7 @@ impl Pair {
     /// Every third block of A goes to every second one of B, with a few neighbours among them.
     fn new() -> Pair {
         let gpus = Driver::load().unwrap().devices().unwrap();
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_dualpool"));
+        let program = Program { path: env!("CARGO_BIN_EXE_dualpool").into(), arguments: vec![] };
         let place = |i: usize| KvPlace::Gpu { uuid: gpus[i % gpus.len()].uuid, program: program.clone() };
         let mut stores = [0, 1].map(|i| Store::open(&place(i), SHAPE).unwrap());
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -270,18 +270,8 @@ fn inside() -> bool {
 
 /// A small run over virtual engines whose KV lies on virtual GPUs.
 fn run(name: &str, script: &str, folder: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
-    command.current_dir(folder).args([
-        "run",
-        "dual_pool",
-        "--device",
-        "virtual",
-        "--out",
-        "run",
-        "--verify-kv",
-        "--repetitions",
-        "1",
-    ]);
+    let target = ["run", "dual_pool", "--device", "virtual", "--out", "run", "--verify-kv", "--repetitions", "1"];
+    let mut command = program::dualpool(folder, &target);
     command.args(["--arms", "shared_round_robin,full_disaggregation", "--rate", "60"]);
     command.args(["--prefill-burst", "2", "--decode-requests", "10", "--continue-requests", "0"]);
     command.env("DUALPOOL_VIRTUAL__KV", "cuda").env("DUALPOOL_VIRTUAL__SPEED", "20").env("DUALPOOL_TELEMETRY__LOG", "info");

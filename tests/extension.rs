@@ -2,13 +2,21 @@
 //! this way by hand only: what differs from the embedding program is the interpreter's start, not what it does.
 #![cfg(feature = "python")]
 
+#[path = "support/fake_cuda.rs"]
+mod fake_cuda;
+#[path = "support/fakes.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod fakes;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod program;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use fake_cuda::FakeCuda;
+use program::{root, text, without_settings};
 
 fn python() -> PathBuf {
     root().join(".venv/bin/python")
@@ -29,10 +37,7 @@ fn package() -> &'static Path {
 /// `python -m dualpool`, in a folder of its own.
 fn dualpool(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(python());
-    command.args(["-m", "dualpool"]).args(args).env("PYTHONPATH", package()).current_dir(folder);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DUALPOOL_")) {
-        command.env_remove(name);
-    }
+    without_settings(&mut command).args(["-m", "dualpool"]).args(args).env("PYTHONPATH", package()).current_dir(folder);
     command
 }
 
@@ -41,10 +46,6 @@ fn succeeds(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(status.success(), "{}", text(&stderr));
     text(&stdout)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 #[test]
@@ -68,6 +69,16 @@ fn virtual_engines_run_and_the_run_names_its_command() {
     assert!(shown.contains("full_disaggregation") && shown.contains("report.html"), "{shown}");
     let run = std::fs::read_to_string(folder.path().join("run/run.json")).unwrap();
     assert!(run.contains("\"-m\""), "{run}");
+}
+
+#[test]
+fn gpu_memory_is_held_by_processes_of_the_same_interpreter() {
+    let folder = tempfile::tempdir().unwrap();
+    let calibrate = ["calibrate", "--quick", "--device", "virtual", "--set", "virtual.kv=cuda", "--out", "run"];
+    let (cuda, mut command) = (FakeCuda::new(), dualpool(folder.path(), &calibrate));
+    cuda.for_command(&mut command, r#"{"machine":"extension","gpus":2,"memory_mib":1024}"#);
+    let shown = succeeds(&mut command);
+    assert!(shown.contains("run/migration_cost.json") && folder.path().join("run/migration_cost.json").exists(), "{shown}");
 }
 
 #[test]

@@ -6,18 +6,18 @@ mod fake_cuda;
 #[path = "support/fakes.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod fakes;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use fake_cuda::FakeCuda;
+use support::{root, text};
 
 const NO_GPU: i32 = 2;
 const BAD_USAGE: i32 = 64;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// The program that the script runs, built as this test was.
 fn program() -> PathBuf {
@@ -40,7 +40,6 @@ fn without_a_gpu_it_says_so_with_a_code_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("gpu_check.json");
     let output = script(&[Path::new("--program"), &program(), Path::new("--out"), &out]);
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert_eq!(output.status.code(), Some(NO_GPU), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("no GPU, nothing was checked"), "{}", text(&output.stdout));
     // The reason: no driver, or no GPU shown.

@@ -6,17 +6,20 @@ mod fake_cuda;
 #[path = "support/fakes.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod fakes;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod program;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use dualpool::harness::migration_cost::MigrationCost;
 use fake_cuda::FakeCuda;
 
 fn dualpool(folder: &Path, script: &str, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
-    command.current_dir(folder).args(args).args(["--device", "virtual", "--set", "virtual.kv=cuda"]);
+    let mut command = program::dualpool(folder, args);
+    command.args(["--device", "virtual", "--set", "virtual.kv=cuda"]);
     let cuda = FakeCuda::new();
     cuda.for_command(&mut command, script);
     let output = command.output().unwrap();
@@ -28,7 +31,9 @@ fn dualpool(folder: &Path, script: &str, args: &[&str]) -> Output {
 fn every_class_of_every_pair_is_measured_and_a_run_knows_its_pairs() {
     let folder = tempfile::tempdir().unwrap();
     let script = r#"{"machine":"migration-cost","gpus":2,"memory_mib":1024}"#;
-    dualpool(folder.path(), script, &["calibrate", "--quick", "--out", "run"]);
+    dualpool(folder.path(), script, &["calibrate", "--quick", "--out", "run", "--profile", "minimal"]);
+    // A target without requests has nothing to tell there, but it was profiled.
+    assert!(folder.path().join("run/profile.json").exists());
     let text = std::fs::read_to_string(folder.path().join("run/migration_cost.json")).unwrap();
     let cost: MigrationCost = serde_json::from_str(&text).unwrap();
     let ends: BTreeSet<_> = cost.links.iter().map(|link| (&link.from, &link.to)).collect();

@@ -1,7 +1,11 @@
 //! `dualpool topology`: machines that files show, files that show none, and the machine the tests run on. No GPU is needed.
 
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use dualpool::report::topology::{Link, NvLinkEnd, PciPath, Topology};
 use serde_json::Value;
@@ -16,7 +20,7 @@ impl Bench {
     }
 
     fn run(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_dualpool")).args(args).current_dir(&self.0).output().unwrap()
+        program::dualpool(&self.0, args).output().unwrap()
     }
 
     #[track_caller]
@@ -199,10 +203,12 @@ fn what_is_no_topology_is_refused_with_what_is_wrong() {
     assert!(bench.refuses(b"<topology version=\"2.0\"/>").contains("no hardware thread"));
     let said = bench.refuses(dgx.replacen("cpuset=\"0x00000003\"", "cpuset=\"all\"", 1).as_bytes());
     assert!(said.contains("line 9") && said.contains("`all`"), "{said}");
+    let said = bench.refuses(dgx.replacen("type=\"PU\" os_index=\"0\"", "type=\"PU\" os_index=\"4294967295\"", 1).as_bytes());
+    assert!(said.contains("`4294967295`") && said.contains("below 65536"), "{said}");
     let said = bench.refuses(dgx.replacen("25000 25000", "25000", 1).as_bytes());
     assert!(said.contains("NVLinkBandwidth") && said.contains("783 values for 28 objects"), "{said}");
     let deep = format!("<topology>{}{}</topology>", "<object>".repeat(100_000), "</object>".repeat(100_000));
-    assert!(bench.refuses(deep.as_bytes()).contains("100001 deep"));
+    assert!(bench.refuses(deep.as_bytes()).contains("more than 256 deep"));
     let entities = r#"<!DOCTYPE t [<!ENTITY a "&b;&b;"><!ENTITY b "&a;&a;">]><topology>&a;</topology>"#;
     assert!(bench.refuses(entities.as_bytes()).contains("is not XML"));
 }
@@ -263,7 +269,7 @@ fn the_matrix_speaks_the_words_of_nvidia_smi() {
     };
     assert_eq!(row("GPU0"), "X PXB PXB NODE PIX PHB SYS 0-3 0");
     assert_eq!(row("NIC0"), "PIX PXB PXB NODE X PHB SYS 0");
-    for word in ["CPU affinity", "NUMA affinity", "Legend:", "NV#", "NIC 0 ib0, mlx5_0 (0000:04:00.0)"] {
+    for word in ["CPU affinity", "NUMA affinity", "Legend:", "NV#", "NIC0  ib0, mlx5_0 (0000:04:00.0)"] {
         assert!(shown.contains(word), "`{word}` is missing in {shown}");
     }
     let dgx = Bench::new().prints(&["topology", "--from-xml", file("nvidia-dgx2-16xV100.xml").to_str().unwrap()]);

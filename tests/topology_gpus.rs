@@ -6,6 +6,9 @@ mod fake_cuda;
 #[path = "support/fakes.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod fakes;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod program;
 
 use std::path::Path;
 use std::process::Command;
@@ -18,10 +21,10 @@ use serde_json::Value;
 /// The program in a folder of its own, with this NVML, on the machine that a file shows.
 fn topology(nvml: &FakeNvml, hardware: &str) -> (Command, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
+    let mut command = program::dualpool(&folder, &["topology", "--json"]);
     let hardware = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/topology").join(hardware);
     // hwloc takes the file for this machine.
-    command.args(["topology", "--json"]).current_dir(&folder).env("HWLOC_XMLFILE", hardware);
+    command.env("HWLOC_XMLFILE", hardware);
     load_from(nvml.folder(), &mut command);
     (command, folder)
 }
@@ -109,6 +112,24 @@ fn nvlinks_are_counted_by_where_they_lead() {
     assert_eq!((switched.through, switched.links, switched.version.as_deref()), (NvLinkEnd::NvSwitch, Some(2), Some("4.0")));
     assert_eq!(found.link(1, 2).unwrap().nvlink, None);
     assert!(dualpool::report::topology::text(&found).contains("3 x 25 GB/s to 1 switch"));
+}
+
+#[test]
+fn the_drivers_word_on_a_links_speed_comes_before_the_models_and_that_before_the_versions() {
+    let link =
+        |speed: &str| format!(r#""nvlinks": [{{"version": 6, "mb_per_s": {speed}}}, {{"version": 6, "mb_per_s": {speed}}}]"#);
+    let found = asked(&format!(
+        r#"{{"gpus": [
+            {{"pci": "00000000:11:00.0", "name": "NVIDIA A40", {}}},
+            {{"pci": "00000000:21:00.0", "name": "NVIDIA A40", {}}},
+            {{"pci": "00000000:31:00.0", "name": "NVIDIA Z9", {}}}
+        ]}}"#,
+        link("26562"),
+        link("null"),
+        link("0"),
+    ));
+    let rate = |gpu: usize| found.gpus[gpu].nvlinks.as_ref().unwrap()[0].bytes_per_s;
+    assert_eq!([rate(0), rate(1), rate(2)], [Some(53_124_000_000), Some(28_125_000_000), Some(50_000_000_000)]);
 }
 
 #[test]

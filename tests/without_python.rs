@@ -1,21 +1,18 @@
 //! The program built without Python: `cargo test --no-default-features --test without_python`.
 #![cfg(not(feature = "python"))]
 
-use std::process::{Command, Output};
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod program;
 
+use std::process::Output;
+
+use program::text;
 use tempfile::TempDir;
 
 /// Runs the program in an empty folder, where there is no environment to find.
 fn dualpool(folder: &TempDir, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DUALPOOL_")) {
-        command.env_remove(name);
-    }
-    command.args(args).current_dir(folder).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+    program::dualpool(folder, args).output().unwrap()
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use super::flags::SettingFlags;
 use super::progress::Bars;
-use super::terminal::{Terminal, columns};
-use super::{Cli, log};
+use super::terminal::{Terminal, columns, print};
+use super::{Cli, program, run};
 use crate::config::Settings;
 use crate::device::{self, Gpus, Machine};
-use crate::harness::migration_cost::{self, Calibrated, Scale};
+use crate::harness::migration_cost::{self, Calibrated, Here, Scale};
+use crate::harness::target;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -20,28 +21,22 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    let gpus = Gpus::detect();
-    let settings = cli.settings(&args.settings, &gpus)?.settings;
-    log::init(&settings.telemetry.log, terminal);
-    measure(&settings, &gpus, args.json, terminal)
+    run::run(&run::Args::of(target::MIGRATION_COST, args.json, args.settings.clone()), cli, terminal)
 }
 
 /// Measures, writes both files and prints what came of it.
 pub fn measure(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     let placements = device::choose(&settings.pools, gpus)?;
     let scale = if settings.run.quick { Scale::QUICK } else { Scale::FULL };
+    let here = Here { machine: Machine::detect(gpus), program: program::again()?, command: program::command_line() };
     let bars = Bars::new(terminal);
-    let machine = Machine::detect(gpus);
-    let Calibrated { cost, artifact, calibration } = migration_cost::run(settings, &scale, &placements, machine, &bars)?;
+    let Calibrated { cost, artifact, calibration } = migration_cost::run(settings, &scale, &placements, here, &bars)?;
     bars.finish();
     if json {
-        println!("{}", serde_json::to_string_pretty(&cost)?);
+        print(&(serde_json::to_string_pretty(&cost)? + "\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    print!("{}", migration_cost::table(&cost, columns()));
-    println!("\nmeasured:     {}", artifact.display());
-    if let Some(path) = calibration {
-        println!("read by runs: {}", path.display());
-    }
+    let read = calibration.map(|path| format!("read by runs: {}\n", path.display())).unwrap_or_default();
+    print(&format!("{}\nmeasured:     {}\n{read}", migration_cost::table(&cost, columns()), artifact.display()))?;
     Ok(ExitCode::SUCCESS)
 }

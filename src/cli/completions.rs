@@ -6,6 +6,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::Cli;
+use super::terminal::print;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -14,6 +15,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "dualpool", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "dualpool", &mut script);
+    print(&String::from_utf8(script)?)?;
     Ok(ExitCode::SUCCESS)
 }

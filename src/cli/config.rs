@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Cli;
 use super::flags::SettingFlags;
+use super::terminal::print;
 use crate::config::{self, Loaded, Origin, written};
 use crate::device::Gpus;
 
@@ -29,7 +30,7 @@ pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
         (_, true) => toml::to_string_pretty(&loaded.settings)?,
         _ => as_text(&loaded),
     };
-    print!("{text}");
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

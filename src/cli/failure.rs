@@ -1,5 +1,6 @@
 //! How a command fails: one error, its causes, what to do next, and an exit code that scripts can tell apart.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
@@ -18,19 +19,21 @@ pub const USAGE: u8 = 2;
 pub const INTERRUPTED: u8 = 130;
 
 pub fn print(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error}");
+    let mut text = format!("error: {error}\n");
     // A transparent error says the same as its cause.
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !said.contains(&cause) {
-            eprintln!("  cause: {cause}");
+            text += &format!("  cause: {cause}\n");
         }
         said = cause;
     }
     let (code, hint) = judge(error);
     if let Some(hint) = hint {
-        eprintln!("  hint: {hint}");
+        text += &format!("  hint: {hint}\n");
     }
+    // Nobody is left to tell when standard error is closed.
+    let _ = std::io::stderr().write_all(text.as_bytes());
     ExitCode::from(code)
 }
 

@@ -1,13 +1,20 @@
 //! Ctrl-C: the first one ends the run in order, the second one at once.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 use super::failure::INTERRUPTED;
 use super::terminal::Terminal;
+use crate::config::UNDER_PROFILER;
 use crate::harness::Cancel;
 
-/// Throws `cancel` on the first Ctrl-C or SIGTERM, and ends the process on the second. Engines end with the process that started
-/// them, however it ends.
+/// A profiler gets the user's Ctrl-C as well, and ends what it watches in its own way: its signal comes within this time.
+const ECHO_MAX: Duration = Duration::from_secs(2);
+
+/// Throws `cancel` on the first Ctrl-C or SIGTERM, and ends the process on the second, which under a profiler is the next one after
+/// `ECHO_MAX`. Engines end with the process that started them, however it ends.
 pub fn watch(cancel: Cancel, terminal: Terminal) -> std::io::Result<()> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
@@ -21,6 +28,15 @@ pub fn watch(cancel: Cancel, terminal: Terminal) -> std::io::Result<()> {
         next().await;
         terminal.line("stopping: engines are being ended and what was finished is kept; once more ends at once");
         cancel.cancel();
+        if std::env::var_os(UNDER_PROFILER).is_some() {
+            // All signals of this time are one; it always runs out.
+            let _ = timeout(ECHO_MAX, async {
+                loop {
+                    next().await
+                }
+            })
+            .await;
+        }
         next().await;
         std::process::exit(i32::from(INTERRUPTED));
     });

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
+use super::terminal::print;
 use crate::harness::target::TARGETS;
 
 pub fn run() -> anyhow::Result<ExitCode> {
     let width = TARGETS.iter().map(|target| target.name.len()).max().unwrap_or(0);
-    for target in TARGETS {
-        println!("{:width$}  {}", target.name, target.about);
-    }
+    let lines: String = TARGETS.iter().map(|target| format!("{:width$}  {}\n", target.name, target.about)).collect();
+    print(&lines)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,13 @@
 //! What this program runs as: an executable of its own, or a module in the interpreter that imported it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::core::Program;
 
 #[cfg(not(feature = "extension-module"))]
 mod own {
+    use anyhow::Context;
+
     use super::*;
 
     /// The interpreter of the environment with vLLM.
@@ -18,8 +21,9 @@ mod own {
     }
 
     /// This program, to be started once more.
-    pub fn again() -> anyhow::Result<Command> {
-        Ok(Command::new(std::env::current_exe()?))
+    pub fn again() -> anyhow::Result<Program> {
+        let path = std::env::current_exe().context("cannot find this program's own file, to start it once more")?;
+        Ok(Program { path, arguments: Vec::new() })
     }
 }
 
@@ -37,11 +41,14 @@ mod own {
         Ok(Some(Host::get()?.home.clone()))
     }
 
-    pub fn again() -> anyhow::Result<Command> {
-        let mut command = Command::new(&Host::get()?.python);
-        command.args(["-m", "dualpool"]);
-        Ok(command)
+    pub fn again() -> anyhow::Result<Program> {
+        Ok(Program { path: Host::get()?.python.clone(), arguments: ["-m", "dualpool"].map(Into::into).into() })
     }
 }
 
 pub use own::{again, environment, python};
+
+/// What this process was called with, for whoever reads its artifacts. What is not UTF-8 cannot be written there as it is.
+pub fn command_line() -> Vec<String> {
+    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
+}

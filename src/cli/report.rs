@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::terminal::columns;
+use super::terminal::{columns, print};
 use crate::harness::topology_probe;
 use crate::report::{self, topology};
 
@@ -18,13 +18,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // A folder has either a run or a topology.
     if args.folder.join(topology::FILE).is_file() {
         let found = topology::load_topology(&args.folder)?;
-        print!("{}", topology::text(&found));
-        println!("drawing: {}", topology_probe::draw(&args.folder, &found)?.display());
+        print(&topology::text(&found))?;
+        print(&format!("drawing: {}\n", topology_probe::draw(&args.folder, &found)?.display()))?;
         return Ok(ExitCode::SUCCESS);
     }
     let artifacts = report::load(&args.folder)?;
-    print!("{}", report::print(&artifacts, columns()));
-    let html = report::write_html(&args.folder)?;
-    println!("report: {}", html.display());
+    print(&report::print(&artifacts, columns()))?;
+    print(&format!("report: {}\n", report::write_html(&args.folder)?.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,12 +12,13 @@ use super::flags::SettingFlags;
 use super::fleet::Links;
 use super::profile::Watched;
 use super::progress::Bars;
-use super::terminal::{Terminal, columns};
-use super::{Cli, calibrate, fleet, interrupt, log, topology};
+use super::terminal::{Terminal, columns, print};
+use super::{Cli, calibrate, fleet, interrupt, log, program, topology};
 use crate::config::Settings;
 use crate::core::{Clock, MonotonicClock};
 use crate::device::{self, Device, Gpus, Placement};
-use crate::harness::{Cancel, Outcome, Progress, dual_pool, environment, target};
+use crate::harness::target::{self, Target};
+use crate::harness::{Cancel, Outcome, Progress, dual_pool, environment};
 use crate::report;
 
 #[derive(clap::Args)]
@@ -32,9 +33,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// The target `dual_pool` with these settings.
-    pub fn dual_pool(settings: SettingFlags) -> Args {
-        Args { target: target::DUAL_POOL.name.to_owned(), json: false, settings }
+    pub fn of(target: Target, json: bool, settings: SettingFlags) -> Args {
+        Args { target: target.name.to_owned(), json, settings }
     }
 }
 
@@ -68,7 +68,7 @@ fn dual_pool(args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal)
         return Ok(ExitCode::from(INTERRUPTED));
     };
     show(&outcome.dir, args.json)?;
-    Ok(verdict(&outcome))
+    Ok(verdict(&outcome, terminal))
 }
 
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ async fn measure(
     for note in notes(placements) {
         bars.note(&note);
     }
-    let mut prepared = dual_pool::prepare(settings, std::env::args().collect())?;
+    let mut prepared = dual_pool::prepare(settings, program::command_line())?;
     prepared.noted(links.note);
 
     let clock = MonotonicClock::new();
@@ -131,17 +131,15 @@ fn gpu_names(placements: &[Placement]) -> Vec<String> {
 fn show(dir: &Path, json: bool) -> anyhow::Result<()> {
     if json {
         let path = dir.join("summary.json");
-        print!("{}", std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?);
-        return Ok(());
+        return print(&std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?);
     }
-    print!("{}", report::print(&report::load(dir)?, columns()));
-    println!("\nartifacts: {}\nreport:    {}", dir.display(), dir.join("report.html").display());
-    Ok(())
+    let table = report::print(&report::load(dir)?, columns());
+    print(&format!("{table}\nartifacts: {}\nreport:    {}\n", dir.display(), dir.join("report.html").display()))
 }
 
-fn verdict(outcome: &Outcome) -> ExitCode {
+fn verdict(outcome: &Outcome, terminal: &Terminal) -> ExitCode {
     for fault in &outcome.faults {
-        eprintln!("error: {fault}; see requests.jsonl in the run folder");
+        terminal.line(&format!("error: {fault}; see requests.jsonl in the run folder"));
     }
     ExitCode::from(match (outcome.interrupted, outcome.faults.is_empty()) {
         // Its requests were cut short, so what they say of faults says nothing.

@@ -1,9 +1,9 @@
 //! `dualpool topology`
 
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::terminal::print;
 use crate::device::topology;
 use crate::harness::topology_probe;
 use crate::report::topology::{FILE, Topology, text};
@@ -49,9 +49,6 @@ fn show(dir: &Path, found: &Topology, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         format!("{}\nartifacts: {}\n", text(found), dir.join(FILE).display())
     };
-    match std::io::stdout().write_all(shown.as_bytes()) {
-        // A reader such as `head` that has seen enough is no failure.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    print(&shown)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ use crate::telemetry::{GpuReading, Throttle};
 /// Rounds that the controller has not taken yet; the sampler drops, and counts, those that find the queue full.
 const ROUNDS_MAX: usize = 64;
 
-/// Events that are kept for the notes; further ones are in the log alone.
+/// Events that are kept for the notes, or for want of room in the queue; further ones are in the log alone.
 const EVENTS_MAX: usize = 32;
 
 /// The sampled GPUs of a fleet.
@@ -50,12 +50,7 @@ impl GpuWatch {
     ) -> Result<GpuWatch, SamplerError> {
         let (sender, rounds) = mpsc::channel(ROUNDS_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
-        let counted = dropped.clone();
-        let sink = move |round| {
-            if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(round) {
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
-        };
+        let sink = sink(sender, dropped.clone());
         let mut wanted: Vec<Arc<str>> = uuids.iter().flatten().cloned().collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -113,7 +108,54 @@ impl GpuWatch {
     }
 }
 
+/// Puts rounds into the queue. What happened is told once, so the events of a round that finds no room go with the next one that does.
+fn sink(sender: mpsc::Sender<Round>, dropped: Arc<AtomicU64>) -> impl FnMut(Round) + Send + 'static {
+    let mut missed: Vec<GpuEvent> = Vec::new();
+    move |mut round| {
+        round.events.splice(0..0, missed.drain(..));
+        if let Err(mpsc::error::TrySendError::Full(round)) = sender.try_send(round) {
+            dropped.fetch_add(1, Ordering::Relaxed);
+            missed = round.events;
+            missed.drain(missed.len().min(EVENTS_MAX)..).for_each(|event| tracing::warn!("{event}"));
+        }
+    }
+}
+
 /// What the router is told of a GPU.
 pub(super) fn signals(reading: &GpuReading) -> DeviceSignals {
     DeviceSignals { busy: reading.sm_util, memory_free: reading.hbm_free, slowed: reading.slowed(), lost: reading.lost }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Time;
+    use crate::device::nvml::GpuEventKind;
+
+    #[test]
+    fn what_happened_to_a_gpu_survives_a_full_queue() {
+        let (sender, mut rounds) = mpsc::channel(1);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let mut sink = sink(sender, dropped.clone());
+        let mut round = |codes: std::ops::Range<u64>| {
+            let event = |code| GpuEvent { gpu: 0, uuid: "GPU-0".into(), kind: GpuEventKind::Xid(Some(code)) };
+            sink(Round { at: Time(0), readings: vec![], events: codes.map(event).collect() });
+        };
+        let mut taken = || {
+            let events = rounds.try_recv().unwrap().events;
+            events.iter().map(|event| event.kind.clone()).collect::<Vec<_>>()
+        };
+        let xids = |codes: std::ops::Range<u64>| codes.map(|code| GpuEventKind::Xid(Some(code))).collect::<Vec<_>>();
+        round(0..1);
+        round(1..3);
+        round(3..4);
+        assert_eq!((taken(), dropped.load(Ordering::Relaxed)), (xids(0..1), 2));
+        round(4..5);
+        assert_eq!(taken(), xids(1..5), "in their order, and once");
+        round(5..6);
+        round(6..1_000);
+        taken();
+        round(0..0);
+        assert_eq!(taken().len(), EVENTS_MAX);
+    }
 }

@@ -155,11 +155,11 @@ impl Task {
 
     async fn shut_down(&mut self, events: &mut EngineEvents) {
         self.feed(Event::ShutDown);
-        if let Some(gpus) = self.gpus.take() {
-            // Its end waits for a reading under way, so not here. A panic in it was logged by then.
-            let _ = tokio::task::spawn_blocking(move || drop(gpus)).await;
-        }
         let mut ending = JoinSet::new();
+        if let Some(gpus) = self.gpus.take() {
+            // Its end waits for a reading under way, so neither here nor before the engines.
+            ending.spawn_blocking(move || drop(gpus));
+        }
         for index in 0..self.fleet.len() {
             // Told first, so that the mover does not take the end of its connections for a fault.
             if let Some(mover) = &self.mover {

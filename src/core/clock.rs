@@ -1,6 +1,7 @@
 //! Time is passed in, never read: the router and everything it decides run the same on a wall clock, in a test and in a simulation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,11 @@ impl Clock for MonotonicClock {
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut ts) };
         Time(ts.tv_sec as u64 * 1_000_000 + ts.tv_nsec as u64 / 1_000)
     }
+}
+
+/// How long ago a file's date was; zero when it is still to come.
+pub fn age(date: SystemTime) -> Micros {
+    Micros::from(date.elapsed().unwrap_or_default())
 }
 
 /// A clock that stands still until it is set. For tests and simulations.

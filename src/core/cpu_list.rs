@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuList(Vec<u32>);
 
-/// More numbers than any machine has CPUs; a list that claims more is an error and not memory.
-const CPUS_MAX: usize = 1 << 16;
+/// More than any machine has CPUs. A list that claims more of them, or a higher number, is an error and not memory.
+pub const CPUS_MAX: usize = 1 << 16;
 
 impl CpuList {
     pub fn numbers(&self) -> &[u32] {
@@ -39,7 +39,8 @@ impl fmt::Display for CpuList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = &self.0[..];
         while let Some(&first) = rest.first() {
-            let run = rest.iter().zip(first..).take_while(|(number, expected)| *number == expected).count();
+            // In wider numbers: the one behind the last has a place there.
+            let run = rest.iter().zip(u64::from(first)..).take_while(|&(&number, expected)| u64::from(number) == expected).count();
             let separator = if rest.len() == self.0.len() { "" } else { "," };
             match run {
                 1 => write!(f, "{separator}{first}")?,
@@ -60,7 +61,7 @@ impl FromStr for CpuList {
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last): (u32, u32) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
-            if last < first || (last - first) as usize >= CPUS_MAX - numbers.len() {
+            if last < first || last as usize >= CPUS_MAX || (last - first) as usize >= CPUS_MAX - numbers.len() {
                 return Err(wrong());
             }
             numbers.extend(first..=last);
@@ -87,7 +88,9 @@ mod tests {
 
     #[test]
     fn survives_its_text_form() {
-        for (numbers, text) in [(&[][..], ""), (&[5], "5"), (&[3, 0, 2, 1, 8, 8], "0-3,8"), (&[0, 2, 3], "0,2-3")] {
+        for (numbers, text) in
+            [(&[][..], ""), (&[5], "5"), (&[3, 0, 2, 1, 8, 8], "0-3,8"), (&[0, 2, 3], "0,2-3"), (&[65534, 65535], "65534-65535")]
+        {
             let list: CpuList = numbers.iter().copied().collect();
             assert_eq!(list.to_string(), text);
             assert_eq!(text.parse(), Ok(list));
@@ -96,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_is_no_list_is_refused() {
-        for text in ["x", "1-", "3-1", "0-4000000000", "0-65535,70000-135535", "-1"] {
+        for text in ["x", "1-", "3-1", "0-4000000000", "0-65535,0-65535", "4294967295", "65536", "-1"] {
             assert!(text.parse::<CpuList>().unwrap_err().contains(text), "{text}");
         }
     }

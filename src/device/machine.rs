@@ -6,46 +6,49 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{CoreSet, Gpus};
+use crate::core::Bytes;
 
-/// What figures of copies hang on. Two machines that are equal in all of it are taken for the same.
+const UNKNOWN: &str = "unknown";
+
+/// What figures of copies hang on. Two machines of which all of it is known and equal are taken for the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
     /// The processor's name; `unknown` where the system does not tell.
     pub cpu: String,
-    /// Hardware threads.
-    pub threads: u32,
+    /// Hardware threads; none where the system does not tell.
+    pub threads: Option<u32>,
     pub numa_nodes: u32,
-    /// Rounded to whole GiB: the kernel's own share differs from boot to boot.
-    pub memory_gib: u64,
+    /// Rounded to whole GiB: the kernel's own share differs from boot to boot. None where the system does not tell.
+    pub memory_gib: Option<u64>,
     /// UUID and name of every GPU.
     pub gpus: Vec<String>,
 }
 
 impl Machine {
     pub fn detect(gpus: &Gpus) -> Machine {
-        let cpuinfo = read("/proc/cpuinfo");
-        let gib = |bytes: u64| (bytes + (1 << 29)) >> 30;
         Machine {
-            cpu: cpu_name(&cpuinfo).unwrap_or_else(|| "unknown".into()),
-            threads: cpuinfo.lines().filter(|line| line.starts_with("processor")).count() as u32,
+            cpu: cpu_name().unwrap_or_else(|| UNKNOWN.into()),
+            threads: threads(&system_file("/proc/cpuinfo")),
             numa_nodes: numa_nodes(Path::new("/sys/devices/system/node")),
-            memory_gib: gib(memory_bytes(&read("/proc/meminfo")).unwrap_or(0)),
+            memory_gib: memory_total().map(|memory| (memory.0 + (1 << 29)) >> 30),
             gpus: gpus.list.iter().map(|gpu| format!("{} {}", gpu.uuid, gpu.name)).collect(),
         }
     }
 
-    /// What differs on `other`: its name, its value here, and there.
+    /// What differs on `other`, or is not known, which says nothing of being the same: its name, its value here, and there.
     pub fn differences(&self, other: &Machine) -> Vec<(&'static str, String, String)> {
         let listed = |gpus: &[String]| if gpus.is_empty() { "none".to_owned() } else { gpus.join(", ") };
+        let threads = |machine: &Machine| machine.threads.map_or(UNKNOWN.into(), |count| count.to_string());
+        let memory = |machine: &Machine| machine.memory_gib.map_or(UNKNOWN.into(), |gib| format!("{gib} GiB"));
         let all = [
             ("processor", self.cpu.clone(), other.cpu.clone()),
-            ("number of hardware threads", self.threads.to_string(), other.threads.to_string()),
+            ("number of hardware threads", threads(self), threads(other)),
             ("number of NUMA nodes", self.numa_nodes.to_string(), other.numa_nodes.to_string()),
-            ("amount of memory", format!("{} GiB", self.memory_gib), format!("{} GiB", other.memory_gib)),
+            ("amount of memory", memory(self), memory(other)),
             ("list of GPUs", listed(&self.gpus), listed(&other.gpus)),
         ];
-        all.into_iter().filter(|(_, here, there)| here != there).collect()
+        all.into_iter().filter(|(_, here, there)| here != there || here == UNKNOWN).collect()
     }
 }
 
@@ -57,21 +60,39 @@ impl CoreSet {
     }
 }
 
-/// An unreadable file is an empty one: nothing is found in it.
-fn read(path: &str) -> String {
+/// A file of the system's. An unreadable one is an empty one: nothing is found in it.
+pub fn system_file(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// From the text of `/proc/cpuinfo`.
-pub fn cpu_name(cpuinfo: &str) -> Option<String> {
+/// The processor's name.
+pub fn cpu_name() -> Option<String> {
+    named(&system_file("/proc/cpuinfo"))
+}
+
+/// All of this machine's memory.
+pub fn memory_total() -> Option<Bytes> {
+    memory(&system_file("/proc/meminfo"), "MemTotal:")
+}
+
+/// What programs can still get of it.
+pub fn memory_available() -> Option<Bytes> {
+    memory(&system_file("/proc/meminfo"), "MemAvailable:")
+}
+
+fn named(cpuinfo: &str) -> Option<String> {
     let line = cpuinfo.lines().find(|l| l.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_string())
 }
 
-/// From the text of `/proc/meminfo`.
-pub fn memory_bytes(meminfo: &str) -> Option<u64> {
-    let kib = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
-    Some(kib.trim().parse::<u64>().ok()? * 1024)
+fn threads(cpuinfo: &str) -> Option<u32> {
+    let count = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
+    (count > 0).then_some(count as u32)
+}
+
+fn memory(meminfo: &str, key: &str) -> Option<Bytes> {
+    let kib = meminfo.lines().find_map(|l| l.strip_prefix(key))?.trim().strip_suffix("kB")?;
+    Some(Bytes(kib.trim().parse::<u64>().ok()?.checked_mul(1024)?))
 }
 
 /// A kernel without NUMA has no such folder, and one node.
@@ -88,9 +109,12 @@ mod tests {
 
     #[test]
     fn reads_the_kernels_formats() {
-        assert_eq!(cpu_name("processor\t: 0\nmodel name\t: AMD EPYC 7B13\nflags\t: fpu").as_deref(), Some("AMD EPYC 7B13"));
-        assert_eq!(memory_bytes("MemTotal:       24576 kB\nMemFree: 1 kB"), Some(24 << 20));
-        assert_eq!((cpu_name(""), memory_bytes("MemTotal: many")), (None, None));
+        let cpuinfo = "processor\t: 0\nmodel name\t: AMD EPYC 7B13\nflags\t: fpu\nprocessor\t: 1\nmodel name\t: AMD EPYC 7B13";
+        assert_eq!((named(cpuinfo).as_deref(), threads(cpuinfo)), (Some("AMD EPYC 7B13"), Some(2)));
+        let meminfo = "MemTotal:       24576 kB\nMemFree: 1 kB\nMemAvailable:    2048 kB";
+        assert_eq!(memory(meminfo, "MemTotal:"), Some(Bytes::from_mib(24)));
+        assert_eq!(memory(meminfo, "MemAvailable:"), Some(Bytes::from_mib(2)));
+        assert_eq!((named(""), threads(""), memory("MemTotal: many", "MemTotal:")), (None, None, None));
     }
 
     #[test]
@@ -106,12 +130,20 @@ mod tests {
     #[test]
     fn a_machine_is_itself_and_names_what_differs_on_another() {
         let here = Machine::detect(&Gpus::default());
-        assert!(here.threads > 0 && here.memory_gib > 0);
+        assert!(here.threads > Some(0) && here.memory_gib > Some(0));
         assert_eq!(here.differences(&Machine::detect(&Gpus::default())), []);
-        let there = Machine { threads: here.threads + 1, gpus: vec!["GPU-1 H200".into()], ..here.clone() };
+        let there = Machine { threads: here.threads.map(|count| count + 1), gpus: vec!["GPU-1 H200".into()], ..here.clone() };
         let names: Vec<_> = here.differences(&there).into_iter().map(|(what, _, there)| (what, there)).collect();
-        let threads = there.threads.to_string();
+        let threads = there.threads.unwrap().to_string();
         assert_eq!(names, [("number of hardware threads", threads), ("list of GPUs", "GPU-1 H200".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_the_same() {
+        let unknown = Machine { threads: None, memory_gib: None, ..Machine::detect(&Gpus::default()) };
+        let differs = |what, value: &str| (what, value.to_owned(), value.to_owned());
+        let expected = [differs("number of hardware threads", UNKNOWN), differs("amount of memory", UNKNOWN)];
+        assert_eq!(unknown.differences(&unknown), expected);
     }
 
     #[test]

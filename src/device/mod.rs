@@ -12,5 +12,5 @@ pub mod topology;
 pub use affinity::Affinity;
 pub use cores::{CoreSet, CoresError, machine_core_sets, split_cores};
 pub use gpu::{Gpu, Gpus};
-pub use machine::{Machine, cpu_name, memory_bytes};
+pub use machine::{Machine, cpu_name, memory_available, memory_total, system_file};
 pub use place::{Device, DeviceError, Placement, choose};

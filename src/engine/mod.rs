@@ -3,6 +3,7 @@
 pub mod virtual_engine;
 #[cfg(feature = "python")]
 pub mod vllm;
+mod weights;
 
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::core::{EngineId, Leg, LegId, LegStep, TokenId, Tuning};
+
+pub use weights::weight_bytes;
 
 /// Steps that engines may have handed over and the controller not yet read, over all engines. An engine that finds the channel
 /// full waits, which slows generation instead of growing memory.

@@ -15,6 +15,9 @@ use crate::controller::{Controller, Recording};
 use crate::report::{RunInfo, Summary};
 use crate::telemetry::replace_json;
 
+/// One line per request that ended.
+pub const REQUESTS: &str = "requests.jsonl";
+
 #[derive(Debug, Error)]
 pub enum FolderError {
     #[error("cannot write the run folder {}: {source}; choose another one with --out", path.display())]
@@ -62,7 +65,7 @@ impl RunFolder {
         let write = |source| FolderError::Write { path: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(write)?;
         let open = |name: &str| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).map(BufWriter::new);
-        let requests = open("requests.jsonl").map_err(|source| match source.kind() {
+        let requests = open(REQUESTS).map_err(|source| match source.kind() {
             std::io::ErrorKind::AlreadyExists => FolderError::Taken { path: dir.clone() },
             _ => write(source),
         })?;
@@ -124,7 +127,7 @@ impl RunFolder {
 
     /// Removes a folder in which nothing was written: the run ended before it began. What else lies in it stays.
     pub fn abandon(self) {
-        for name in ["requests.jsonl", "samples.jsonl"] {
+        for name in [REQUESTS, "samples.jsonl"] {
             // A file that cannot be removed is an empty one left behind; there is nobody to whom it matters.
             let _ = fs::remove_file(self.dir.join(name));
         }

@@ -1,5 +1,5 @@
 //! `samples.jsonl` while a run goes on: the samples that are kept, and behind them a tail with those of the run under way, so that the
-//! file can be followed. When that run is over the tail is cut off, and what the recording holds takes its place. So runs that are not
+//! file can be followed. When a measured run is over the tail is cut off, and what the recording holds takes its place. So runs that are not
 //! measured (warm-up, calibration, search) and runs that are made again can be watched, too, and leave nothing.
 
 use std::fs::{File, OpenOptions};

@@ -1,25 +1,33 @@
 //! What `dualpool run` can run.
 
+use super::{folder, migration_cost};
+use crate::report::topology;
+
 /// A benchmark target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     pub name: &'static str,
     pub about: &'static str,
+    /// What a run leaves in its folder as soon as it has anything to leave.
+    pub file: &'static str,
 }
 
 pub const DUAL_POOL: Target = Target {
     name: "dual_pool",
     about: "a prefill and a decode pool with KV hand-off, against shared pools, on the same engines and requests",
+    file: folder::REQUESTS,
 };
 
 pub const TOPOLOGY_PROBE: Target = Target {
     name: "topology_probe",
     about: "what this machine is made of: GPUs, NUMA nodes, NICs, and how far apart they are; `dualpool topology` shows it, too",
+    file: topology::FILE,
 };
 
 pub const MIGRATION_COST: Target = Target {
     name: "migration_cost",
     about: "what copying KV costs between the devices of this machine, by size, number of runs and way to copy; needs no engines",
+    file: migration_cost::FILE,
 };
 
 pub const TARGETS: [Target; 3] = [DUAL_POOL, TOPOLOGY_PROBE, MIGRATION_COST];

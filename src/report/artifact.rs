@@ -66,8 +66,9 @@ pub struct Environment {
     pub dtype: String,
     pub os: String,
     pub cpu: String,
-    pub cores: u32,
-    pub memory_bytes: u64,
+    /// None where the system does not tell; so is the memory.
+    pub cores: Option<u32>,
+    pub memory_bytes: Option<u64>,
     pub gpus: Vec<String>,
     pub engines: Vec<EnvironmentEngine>,
 }

@@ -198,8 +198,8 @@ fn environment() -> Environment {
         dtype: "bfloat16".into(),
         os: "Linux 6.1".into(),
         cpu: "AMD EPYC 9B14".into(),
-        cores: 2,
-        memory_bytes: 24 << 30,
+        cores: Some(2),
+        memory_bytes: Some(24 << 30),
         gpus: vec![],
         engines: vec![engine(0), engine(1)],
     }

@@ -7,6 +7,6 @@ pub mod nvtx;
 pub mod profile;
 mod record;
 
-pub use file::{replace_file, replace_json};
+pub use file::{can_write_in, replace_file, replace_json};
 pub use gpu::{GpuProcess, GpuReading, GpuSample, Throttle, UtilSource};
 pub use record::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord, Sample};

@@ -7,4 +7,7 @@ mod handoff;
 mod hostile;
 mod python;
 mod socket;
+#[path = "../support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod support;
 mod watch;

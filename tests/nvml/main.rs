@@ -2,6 +2,9 @@
 
 #[path = "../support/fakes.rs"]
 mod fakes;
+#[path = "../support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod program;
 
 mod run;
 mod sampler;

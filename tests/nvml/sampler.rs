@@ -148,3 +148,22 @@ fn a_sampler_ends_when_it_is_dropped_however_long_its_period() {
     // Without a prompt end this test hangs.
     drop(sampler.unwrap());
 }
+
+#[test]
+fn a_sampler_that_hangs_is_left_behind() {
+    let fake = FakeNvml::new("{}");
+    let library = fake.library();
+    let (reached, reaches) = sync_channel(1);
+    let (release, released) = sync_channel::<()>(0);
+    // Stands for a driver that does not answer: this is where the thread is until the test is over.
+    let sink = move |_| {
+        reached.try_send(()).ok();
+        released.recv().ok();
+    };
+    let clock = Arc::new(MonotonicClock::new());
+    let sampler = Sampler::start(Some(library.as_os_str()), &Which::All, Micros::from_ms(5.0), clock, sink).unwrap();
+    reaches.recv_timeout(ROUND_MAX).unwrap();
+    // Without a bound this test hangs.
+    drop(sampler);
+    drop(release);
+}

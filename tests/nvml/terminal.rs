@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Child, Command};
+use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::program;
 
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
@@ -47,9 +49,7 @@ fn ends(act: impl FnOnce(&mut File, &Child)) -> Option<i32> {
     let (mut ours, its) = terminal();
     let before = mode(&its);
     let side = || its.try_clone().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dualpool"))
-        .arg("top")
-        .current_dir(folder.path())
+    let mut child = program::dualpool(&folder, &["top"])
         .env("TERM", "xterm-256color")
         .stdin(side())
         .stdout(side())

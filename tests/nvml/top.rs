@@ -1,20 +1,17 @@
 //! `dualpool top --once`, the program.
 
-use std::process::Command;
-
 use crate::fakes::FakeNvml;
+use crate::program;
 
 fn top(fake: Option<&FakeNvml>, args: &[&str]) -> (Option<i32>, String, String) {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
-    command.arg("top").args(args).current_dir(folder.path());
+    let mut command = program::dualpool(&folder, &[&["top"], args].concat());
     let others = std::env::var_os("LD_LIBRARY_PATH");
     let path = fake.map(|fake| fake.folder().to_path_buf()).into_iter();
     let path = path.chain(others.iter().flat_map(std::env::split_paths));
     command.env("LD_LIBRARY_PATH", std::env::join_paths(path).unwrap());
     let output = command.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (output.status.code(), program::text(&output.stdout), program::text(&output.stderr))
 }
 
 #[test]

@@ -1,9 +1,14 @@
 //! `--profile` from outside: what the tools are called with, what they are given to see, and what comes of it. The tool is a script.
 
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+#[path = "../support/program.rs"]
+mod program;
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use program::{root, text};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -33,7 +38,7 @@ struct Bench(TempDir);
 impl Bench {
     fn new() -> Bench {
         let bench = Bench(tempfile::tempdir().unwrap());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/profile");
+        let source = root().join("tests/profile");
         std::fs::create_dir(bench.path("bin")).unwrap();
         symlink(source.join("nsys"), bench.path("bin/nsys")).unwrap();
         let mut compiler = Command::new("cc");
@@ -52,18 +57,20 @@ impl Bench {
     }
 
     fn dualpool(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
-        command.args(args).current_dir(&self.0).env("STAND_IN", self.0.path());
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DUALPOOL_")) {
-            command.env_remove(name);
-        }
+        let mut command = program::dualpool(&self.0, args);
+        command.env("STAND_IN", self.0.path());
         command
     }
 
     /// With the stand-in as the first tool on PATH.
     fn with_tool(&self, args: &[&str]) -> Output {
-        let path = std::env::var("PATH").unwrap();
-        self.dualpool(args).env("PATH", format!("{}:{path}", self.path("bin").display())).output().unwrap()
+        self.tooled(args).output().unwrap()
+    }
+
+    fn tooled(&self, args: &[&str]) -> Command {
+        let (path, mut command) = (std::env::var("PATH").unwrap(), self.dualpool(args));
+        command.env("PATH", format!("{}:{path}", self.path("bin").display()));
+        command
     }
 
     /// With no tool at all.
@@ -80,10 +87,6 @@ impl Bench {
 fn succeeded(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 #[test]
@@ -114,7 +117,85 @@ fn nsys_watches_a_second_run_of_the_program_and_its_report_becomes_the_profile()
     assert_eq!((&profile["copies"][1]["bytes"], &profile["copies"][1]["gb_per_s"]), (&6_000_000.into(), &100.0.into()));
     assert_eq!(profile["devices"][0]["overlap_us"], 40.0);
     assert!(shown.contains("Profile, by Nsight Systems") && shown.contains("100.00 GB/s"), "{shown}");
-    assert!(bench.path(dir).join("run.json").exists() && !bench.path(dir).join("profile.csv.part").exists());
+    assert!(bench.path(dir).join("run.json").exists());
+    for name in ["profile.csv.part", "profile.sqlite"] {
+        assert!(!bench.path(dir).join(name).exists(), "{name} is left behind");
+    }
+}
+
+/// A run that is not over before it is stopped.
+const LONG: [&str; 20] = [
+    "run",
+    "dual_pool",
+    "--device",
+    "virtual",
+    "--arms",
+    "shared_round_robin",
+    "--profile",
+    "nsys",
+    "--rate",
+    "8",
+    "--prefill-burst",
+    "1",
+    "--decode-requests",
+    "5",
+    "--continue-requests",
+    "0",
+    "--repetitions",
+    "50",
+    "--out",
+    "run",
+];
+
+/// It ended as by one Ctrl-C: its figures are there, and what the tool saw.
+#[track_caller]
+fn ended_in_order(bench: &Bench, code: Option<i32>, said: &str) {
+    assert_eq!((code, said.matches("stopping").count()), (Some(130), 1), "{said}");
+    let run: Value = serde_json::from_str(&bench.read("run/run.json")).unwrap();
+    assert_eq!(run["interrupted"], true);
+    assert!(bench.path("run/summary.json").exists(), "{said}");
+    assert_eq!(bench.profile("run")["source"], "nsys");
+}
+
+#[test]
+fn the_tools_signal_behind_a_ctrl_c_is_not_a_second_one() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("ctrl-c"), "").unwrap();
+    let output = bench.with_tool(&LONG);
+    ended_in_order(&bench, output.status.code(), &text(&output.stderr));
+}
+
+#[test]
+fn what_asks_this_program_alone_to_end_ends_the_watched_run_in_order() {
+    let bench = Bench::new();
+    let mut child = bench.tooled(&LONG).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("measurement ")).expect("the run ended before its measurement");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+    let rest: Vec<String> = lines.collect();
+    ended_in_order(&bench, child.wait().unwrap().code(), &rest.join("\n"));
+}
+
+#[test]
+fn a_profile_that_cannot_be_written_changes_nothing_about_the_run() {
+    let bench = Bench::new();
+    std::fs::create_dir_all(bench.path("run/profile.json")).unwrap();
+    let output = bench.with_tool(&[&MIGRATION[..], &["--profile", "minimal", "--out", "run"]].concat());
+    succeeded(&output);
+    assert!(
+        text(&output.stderr).contains("note: there is no profile.json: cannot write run/profile.json"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn a_run_that_never_began_leaves_no_profile_in_a_folder_that_was_there() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("run")).unwrap();
+    let args = ["run", "dual_pool", "--profile", "minimal", "--device", "cpu", "--venv", "nowhere", "--out", "run"];
+    assert_eq!(bench.without_tool(&args).status.code(), Some(1));
+    assert_eq!(std::fs::read_dir(bench.path("run")).into_iter().flatten().count(), 0);
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use super::Check;
 use crate::config::{DeviceKind, Settings};
 use crate::core::Bytes;
-use crate::device::{self, Device, Gpus};
+use crate::device::{self, Device, Gpus, memory_available};
+use crate::engine::weight_bytes;
+use crate::telemetry::can_write_in;
 
 pub fn gpus(gpus: &Gpus, wanted: DeviceKind) -> Check {
     let why = gpus.why_none.clone().unwrap_or_default();
@@ -55,10 +57,10 @@ fn weights(folder: &Path) -> Result<Bytes, String> {
     if config.get("architectures").is_none() {
         return Err("config.json names no `architectures`, so this is not a model".into());
     }
-    let files = std::fs::read_dir(folder).map_err(|error| error.to_string())?.flatten();
-    let weights = files.filter(|file| file.path().extension().is_some_and(|e| e == "safetensors" || e == "bin"));
-    let total = weights.filter_map(|file| std::fs::metadata(file.path()).ok()).map(|meta| meta.len()).sum();
-    if total == 0 { Err("no .safetensors file in it".into()) } else { Ok(Bytes(total)) }
+    match weight_bytes(folder) {
+        Bytes(0) => Err("no .safetensors file in it".into()),
+        weights => Ok(weights),
+    }
 }
 
 /// What a CPU engine takes besides weights and KV cache: interpreter, torch, activations.
@@ -69,7 +71,7 @@ fn memory(settings: &Settings, weights: Bytes) -> Check {
     let each = weights.0 + Bytes::from_mib(settings.engine.kv_cache_mib + ENGINE_OVERHEAD_MIB).0;
     let needed = Bytes(engines * each);
     let Some(free) = memory_available() else {
-        return Check::poor("memory", "cannot read /proc/meminfo", format_args!("see that {needed} are free"));
+        return Check::poor("memory", "/proc/meminfo does not tell how much is free", format_args!("see that {needed} are free"));
     };
     let what = format!("{free} free, about {needed} needed for {engines} engines");
     if free.0 >= needed.0 {
@@ -77,13 +79,6 @@ fn memory(settings: &Settings, weights: Bytes) -> Check {
     } else {
         Check::missing("memory", what, "lower --kv-cache-mib, or take a smaller model")
     }
-}
-
-fn memory_available() -> Option<Bytes> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(Bytes(kib << 10))
 }
 
 /// The folders that a run writes to.
@@ -95,13 +90,9 @@ pub fn folders(settings: &Settings) -> Vec<Check> {
 }
 
 fn folder(name: &'static str, path: &Path, mend: &str) -> Check {
-    // What does not exist yet is made in the nearest folder that does.
-    let existing = path.ancestors().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p }).find(|p| p.exists());
-    let existing = existing.unwrap_or(Path::new("."));
-    match nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK) {
-        Ok(()) if existing.is_dir() => Check::good(name, format_args!("{} can be written", path.display())),
-        Ok(()) => Check::missing(name, format_args!("{} is not a folder", existing.display()), mend),
-        Err(error) => Check::missing(name, format_args!("{} cannot be written: {error}", existing.display()), mend),
+    match can_write_in(path) {
+        Ok(()) => Check::good(name, format_args!("{} can be written", path.display())),
+        Err(why) => Check::missing(name, why, mend),
     }
 }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use super::Cli;
 use super::failure::FAILED;
 use super::flags::SettingFlags;
+use super::terminal::print;
 use crate::device::Gpus;
 
 /// Mends whatever set-up brings.
@@ -80,14 +81,12 @@ pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
     checks.extend(machine::model_and_memory(settings, loaded.device));
     checks.extend(machine::folders(settings));
     checks.push(machine::shared_memory());
-    for check in &checks {
-        println!("{check}");
-    }
+    let lines: String = checks.iter().map(|check| format!("{check}\n")).collect();
     let missing = checks.iter().filter(|check| matches!(check.state, State::Missing { .. })).count();
     if missing == 0 {
-        println!("\nall that a run needs is here");
+        print(&format!("{lines}\nall that a run needs is here\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("\n{missing} of {} things are missing", checks.len());
+    print(&format!("{lines}\n{missing} of {} things are missing\n", checks.len()))?;
     Ok(ExitCode::from(FAILED))
 }

@@ -14,7 +14,8 @@ const ASK: &str = "
 import json, os, sys, sysconfig
 from importlib.metadata import distributions
 var = sysconfig.get_config_var
-found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in distributions()}
+# A damaged one has no name.
+found = {name.lower().replace('_', '-'): d.version for d in distributions() if (name := d.metadata['Name'])}
 print(json.dumps({
     'python': sys.version.split()[0],
     'libpython': os.path.realpath(os.path.join(var('LIBDIR') or '', var('INSTSONAME') or '')) if var('Py_ENABLE_SHARED') else None,

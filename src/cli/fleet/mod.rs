@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
+use super::program;
 use crate::config::{Settings, VirtualKv};
 use crate::controller::{Controller, GpuWatch};
 use crate::core::{Clock, Micros, MonotonicClock};
@@ -49,9 +50,9 @@ async fn start_engines(
     fault: Fault,
 ) -> anyhow::Result<Controller> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-    let watch = watch_gpus(settings, placements, clock.clone());
-    let controller = engines(settings, placements, links, progress, clock, fault).await?;
-    match watch {
+    let controller = engines(settings, placements, links, progress, clock.clone(), fault).await?;
+    // Not before: while engines start nobody takes samples, and those that are dropped would look like a fault.
+    match watch_gpus(settings, placements, clock) {
         Some(Ok(watch)) => controller.watch_gpus(watch).await,
         // GPUs that cannot be watched can still serve.
         Some(Err(error)) => controller.note_gpus(format!("{error}; samples.jsonl has no samples of them.")).await,
@@ -130,8 +131,8 @@ async fn virtual_engines(
 }
 
 fn gpu_places(indices: &[u32]) -> anyhow::Result<Vec<KvPlace>> {
-    let program =
-        std::env::current_exe().context("cannot find this program, which holds the GPU memory in a process of its own")?;
+    // It holds the GPU memory, in processes of their own.
+    let program = program::again()?;
     let place = |&index: &u32| Ok(KvPlace::Gpu { uuid: gpu_of_virtual(index)?, program: program.clone() });
     indices.iter().map(place).collect()
 }

@@ -17,10 +17,10 @@ use super::Cli;
 use super::failure::FAILED;
 use super::flags::SettingFlags;
 use super::run;
-use super::terminal::Terminal;
+use super::terminal::{Terminal, print};
 use crate::config::{ProfileKind, Settings, UNDER_PROFILER};
-use crate::harness::folder::Identity;
-use crate::harness::target::Target;
+use crate::harness::folder::{Identity, REQUESTS};
+use crate::harness::target::{self, Target};
 use crate::telemetry::profile::{Profile, in_process};
 use crate::telemetry::{RequestRecord, replace_json};
 use tool::Tool;
@@ -42,16 +42,13 @@ enum Subject {
 /// What `dualpool profile migration` sets, unless flags say otherwise.
 const MIGRATION: [(&str, &str); 3] = [("run.arms", "full_disaggregation"), ("run.repetitions", "1"), ("telemetry.profile", "nsys")];
 
-/// The file of a run that this program's own timings are in.
-const RECORDS: &str = "requests.jsonl";
-
 /// The file that a profiled run leaves.
 const FILE: &str = "profile.json";
 
 pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     let Subject::Migration = args.subject;
     let settings = args.settings.clone().with_defaults("dualpool profile migration", &MIGRATION);
-    run::run(&run::Args::dual_pool(settings), cli, terminal)
+    run::run(&run::Args::of(target::DUAL_POOL, false, settings), cli, terminal)
 }
 
 /// What a run is watched with, and where.
@@ -78,7 +75,7 @@ impl Watched<'_> {
             settings.run.out = Identity::now(self.target.name, Path::new("")).dir;
         }
         let dir = settings.run.out.clone();
-        if [RECORDS, "run.json"].iter().any(|file| dir.join(file).exists()) {
+        if [self.target.file, "run.json"].iter().any(|file| dir.join(file).exists()) {
             // Another run's folder, which the target refuses; nothing of ours goes into it either.
             return run(&settings);
         }
@@ -90,16 +87,15 @@ impl Watched<'_> {
         };
         let out = if chosen { vec![] } else { vec![OsStr::new("--out"), dir.as_os_str()] };
         let status = capture::watch(tool, &found, &dir, self.arguments.iter().map(OsString::as_os_str).chain(out))?;
-        if dir.join(RECORDS).exists() || dir.join(tool.report()).exists() {
-            let profile = match capture::read(tool, &found, &dir) {
-                Ok(profile) => Profile { report: Some(tool.report().to_owned()), ..profile },
+        if self.left_something(&dir) || dir.join(tool.report()).exists() {
+            self.keep(&dir, || match capture::read(tool, &found, &dir) {
+                Ok(profile) => Ok(Profile { report: Some(tool.report().to_owned()), ..profile }),
                 Err(error) => {
                     let why = format!("{} gave nothing to read: {error:#}; these are this program's own timings", tool.name());
                     self.terminal.line(&format!("note: {why}"));
-                    own_timings(&dir, Some(why))?
+                    own_timings(&dir, Some(why))
                 }
-            };
-            self.keep(&dir, profile)?;
+            });
         }
         // None when a signal ended the tool.
         Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)))
@@ -112,30 +108,40 @@ impl Watched<'_> {
         note: Option<String>,
         run: impl FnOnce(&Settings) -> anyhow::Result<ExitCode>,
     ) -> anyhow::Result<ExitCode> {
-        let code = run(settings)?;
+        let outcome = run(settings);
         let dir = &settings.run.out;
-        // A run that was stopped before it began leaves no folder.
-        if dir.exists() {
-            self.keep(dir, own_timings(dir, note)?)?;
+        if self.left_something(dir) {
+            self.keep(dir, || own_timings(dir, note));
         }
-        Ok(code)
+        outcome
     }
 
-    /// Writes `profile.json` in one go, and shows it.
-    fn keep(&self, dir: &Path, profile: Profile) -> anyhow::Result<()> {
+    /// Not so when it was stopped before it began; a run that failed later has a profile as well.
+    fn left_something(&self, dir: &Path) -> bool {
+        dir.join(self.target.file).exists()
+    }
+
+    /// Writes `profile.json` in one go, and shows it. Without one the run is what it was, so that is noted and no failure.
+    fn keep(&self, dir: &Path, profile: impl FnOnce() -> anyhow::Result<Profile>) {
+        if let Err(error) = profile().and_then(|profile| self.write(dir, profile)) {
+            self.terminal.line(&format!("note: there is no {FILE}: {error:#}"));
+        }
+    }
+
+    fn write(&self, dir: &Path, profile: Profile) -> anyhow::Result<()> {
         let profile = Profile { asked: self.settings.telemetry.profile, ..profile };
         let path = dir.join(FILE);
         replace_json(&path, &profile).with_context(|| format!("cannot write {}", path.display()))?;
-        if !self.quiet {
-            print!("\n{}profile:   {}\n", show::text(&profile), path.display());
+        if self.quiet {
+            return Ok(());
         }
-        Ok(())
+        print(&format!("\n{}profile:   {}\n", show::text(&profile), path.display()))
     }
 }
 
 /// What the run's own records say of copies and engines; `note` says why nobody better was asked.
 fn own_timings(dir: &Path, note: Option<String>) -> anyhow::Result<Profile> {
-    let path = dir.join(RECORDS);
+    let path = dir.join(REQUESTS);
     let requests = match fs::File::open(&path) {
         Ok(file) => read(BufReader::new(file)).with_context(|| format!("cannot read {}", path.display()))?,
         // A target that serves no requests moves no KV for any.

@@ -57,10 +57,10 @@ pub fn text(profile: &Profile) -> String {
         let peak = kernel.dram_peak_share.map(|share| format!(" ({:.0} % of its peak)", share * 100.0));
         let _ = writeln!(
             out,
-            "  {}: {} launches, {:.2} ms{}{}",
+            "  {}: {} launches, {}{}{}",
             kernel.name,
             kernel.launches,
-            kernel.time_us / 1e3,
+            kernel.time_us.map_or("time not measured".into(), |us| format!("{:.2} ms", us / 1e3)),
             rate.unwrap_or_default(),
             peak.unwrap_or_default(),
         );

@@ -61,6 +61,14 @@ impl Tool {
         }
     }
 
+    /// What the tool leaves beside its report when it prints it.
+    pub fn export(self) -> Option<&'static str> {
+        match self {
+            Tool::Nsys => Some("profile.sqlite"),
+            Tool::Ncu => None,
+        }
+    }
+
     /// What comes before the command that is to be watched. Engines are processes of their own, started by `spawn`: without being
     /// told, neither tool would see one of them.
     pub fn watch(self, dir: &Path) -> Vec<OsString> {

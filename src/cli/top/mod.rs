@@ -8,16 +8,15 @@ mod snapshot;
 mod tests;
 mod view;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
-use super::terminal::columns;
+use super::terminal::{columns, print};
 use crate::core::{Clock, Micros, MonotonicClock};
 use live::Live;
 use runs::Runs;
@@ -56,12 +55,8 @@ fn once(mut runs: Runs) -> anyhow::Result<ExitCode> {
     live.wait_for_reading(FIRST_READING_MAX);
     let snapshot = Snapshot::new(runs.look(MonotonicClock::new().now()), &live);
     let width = if io::stdout().is_terminal() { columns() } else { COLUMNS_OF_A_PIPE };
-    let text = text(&snapshot, width)?;
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads a pipe may have seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        written => written.context("cannot write to standard output").map(|()| ExitCode::SUCCESS),
-    }
+    print(&text(&snapshot, width)?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The whole frame as lines of text, however high it is.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 
-use crate::core::{Micros, Time};
+use crate::core::{Micros, Time, age};
 use crate::report::RunInfo;
 use crate::telemetry::Sample;
 
@@ -44,8 +44,16 @@ pub(super) struct Runs {
     named: Option<PathBuf>,
     /// The one chosen with the arrow keys; none = the newest.
     chosen: Option<PathBuf>,
-    /// How samples.jsonl of the run watched was seen last, and when it changed.
-    seen: Option<(PathBuf, u64, Time)>,
+    seen: Option<Seen>,
+}
+
+/// How samples.jsonl of the run watched was seen last.
+struct Seen {
+    run: PathBuf,
+    length: u64,
+    /// When that length was found, and how old the file was by its own date then.
+    found: Time,
+    age: Micros,
 }
 
 impl Runs {
@@ -59,13 +67,17 @@ impl Runs {
     pub fn look(&mut self, now: Time) -> Option<Watched> {
         let folder =
             self.named.clone().or(self.chosen.clone()).or_else(|| newest_first(Path::new(ARTIFACTS)).into_iter().next())?;
-        let (samples, length) = tail(&folder.join("samples.jsonl")).unwrap_or_default();
-        let changed = match self.seen.take() {
-            Some((seen, before, at)) if seen == folder && before == length => at,
-            _ => now,
+        let file = folder.join("samples.jsonl");
+        let (samples, length) = tail(&file).unwrap_or_default();
+        let seen = match self.seen.take() {
+            Some(seen) if seen.run == folder && seen.length == length => seen,
+            _ => {
+                let date = fs::metadata(&file).and_then(|file| file.modified());
+                Seen { run: folder.clone(), length, found: now, age: date.map(age).unwrap_or_default() }
+            }
         };
-        self.seen = Some((folder.clone(), length, changed));
-        let silent = now.since(changed);
+        let silent = seen.age + now.since(seen.found);
+        self.seen = Some(seen);
         let status = match folder.join("summary.json").exists() {
             true => Status::Finished,
             false if silent >= SILENCE_MIN => Status::Silent(silent),
@@ -118,6 +130,8 @@ fn tail(path: &Path) -> io::Result<(Vec<Sample>, u64)> {
 mod tests {
     use super::*;
 
+    const DATE_TO_COME: std::time::Duration = std::time::Duration::from_secs(1 << 33);
+
     const LINE: &str = r#"{"arm":"a","repetition":0,"at_us":5,"engine":0,"role":"shared","waiting":1,"running":2,"kv_usage":null,"prefix_hits":null}"#;
 
     #[test]
@@ -137,15 +151,30 @@ mod tests {
     #[test]
     fn a_run_is_running_until_its_file_stands_still_and_finished_with_its_summary() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("samples.jsonl"), LINE).unwrap();
+        let file = dir.path().join("samples.jsonl");
+        // Its date is still to come, so that the test may take its time.
+        let write = |text: &str| {
+            fs::write(&file, text).unwrap();
+            File::options().append(true).open(&file).unwrap().set_modified(SystemTime::UNIX_EPOCH + DATE_TO_COME).unwrap();
+        };
+        write(LINE);
         let mut runs = Runs::new(Some(dir.path().into())).unwrap();
         let mut status = |at: u64| runs.look(Time(at)).unwrap().status;
         assert_eq!((status(1_000), status(2_000)), (Status::Running, Status::Running));
         assert_eq!(status(4_001_000), Status::Silent(Micros(4_000_000)));
-        fs::write(dir.path().join("samples.jsonl"), format!("{LINE}\n{LINE}")).unwrap();
+        write(&format!("{LINE}\n{LINE}"));
         assert_eq!(status(5_000_000), Status::Running);
         fs::write(dir.path().join("summary.json"), "{}").unwrap();
         assert_eq!(status(5_000_000), Status::Finished);
+    }
+
+    #[test]
+    fn a_run_that_ended_long_ago_is_not_running_at_the_first_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("samples.jsonl")).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let status = Runs::new(Some(dir.path().into())).unwrap().look(Time(0)).unwrap().status;
+        assert!(matches!(status, Status::Silent(time) if time.as_secs() > 1e9), "{status:?}");
     }
 
     #[test]

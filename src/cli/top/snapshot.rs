@@ -127,7 +127,14 @@ impl Moment {
             _ => None,
         });
         let mut engines: BTreeMap<EngineId, Vec<&EngineSample>> = BTreeMap::new();
-        of_run.for_each(|sample| engines.entry(sample.engine).or_default().push(sample));
+        for sample in of_run {
+            let samples = engines.entry(sample.engine).or_default();
+            // Runs that are not measured bear the same label: where time falls, another one began.
+            if samples.last().is_some_and(|last| sample.at_us < last.at_us) {
+                samples.clear();
+            }
+            samples.push(sample);
+        }
         let row = |samples: &Vec<&EngineSample>| {
             let &sample = samples.last()?;
             Some(EngineRow { device: devices.get(&sample.engine).cloned(), moves_per_s: rate(samples), sample: sample.clone() })

@@ -38,8 +38,8 @@ fn info(devices: &[&str]) -> RunInfo {
             dtype: "bfloat16".into(),
             os: "Debian".into(),
             cpu: "EPYC".into(),
-            cores: 2,
-            memory_bytes: 1,
+            cores: Some(2),
+            memory_bytes: Some(1),
             gpus: vec![],
             engines: engines
                 .map(|(id, device)| EnvironmentEngine {
@@ -104,6 +104,16 @@ fn a_run_on_cores() {
     let none = Some("no NVIDIA driver is installed".to_string());
     let snapshot = Snapshot::of(Some(watched), None, none, vec![]);
     insta::assert_snapshot!(text(&snapshot, 100).unwrap());
+}
+
+#[test]
+fn a_run_before_it_with_the_same_label_is_not_part_of_its_rates() {
+    let before = [(50_000, 900), (52_000, 950)];
+    let now = [(1_000, 4), (3_000, 10)];
+    let samples = before.iter().chain(&now).map(|&(at, moves)| engine(0, at, Role::Decode, (0, 1), None, moves)).collect();
+    let snapshot = Snapshot::of(Some(watched(Status::Running, &["cores 0"], samples)), None, Some("no driver".into()), vec![]);
+    let moment = snapshot.run.unwrap().moment.unwrap();
+    assert_eq!((moment.at, moment.moves_per_s()), (Micros(3_000_000), Some(3.0)));
 }
 
 fn old_run() -> EngineSample {

@@ -1,14 +1,15 @@
 //! Throughput from counters that only grow, for chips without GPM: bytes over PCIe and over all NVLinks.
 
-use std::ffi::{c_int, c_uint};
+use std::ffi::c_uint;
 
 use nvml_wrapper::Device;
-use nvml_wrapper::error::{NvmlError, nvml_try};
+use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::sys_exports::field_id::{
     NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX, NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX, NVML_FI_DEV_PCIE_COUNT_RX_BYTES,
     NVML_FI_DEV_PCIE_COUNT_TX_BYTES,
 };
 
+use super::fields::field_values;
 use crate::core::Time;
 
 const COUNTERS: usize = 4;
@@ -23,22 +24,6 @@ const FIELDS: [(c_uint, c_uint, u64); COUNTERS] = [
     (NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX, ALL_LINKS, 1024),
     (NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX, ALL_LINKS, 1024),
 ];
-
-/// `nvmlFieldValue_t`. `nvml-wrapper` asks for link 0 alone, so this call is made here.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct FieldValue {
-    field: c_uint,
-    scope: c_uint,
-    timestamp: i64,
-    latency_us: i64,
-    value_type: c_uint,
-    result: c_uint,
-    value: u64,
-}
-
-/// `NVML_VALUE_TYPE_UNSIGNED_INT`: only the lower half of the value is written.
-const UNSIGNED_INT: c_uint = 1;
 
 /// Bytes per second, sent and received.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -70,16 +55,11 @@ impl Counters {
 }
 
 fn counts(device: &Device<'_>) -> Result<[Option<u64>; COUNTERS], NvmlError> {
-    let mut fields = FIELDS.map(|(field, scope, _)| FieldValue { field, scope, ..FieldValue::default() });
-    let call = device.nvml().lib().nvmlDeviceGetFieldValues.as_ref().map_err(|_| NvmlError::FunctionNotFound)?;
-    // SAFETY: the handle is of a live `Nvml`, `FieldValue` has the layout of `nvmlFieldValue_t`, and the count is the array's length.
-    nvml_try(unsafe { call(device.handle(), COUNTERS as c_int, fields.as_mut_ptr().cast()) })?;
-    let mut bytes = [None; COUNTERS];
-    for ((bytes, field), (.., unit)) in bytes.iter_mut().zip(fields).zip(FIELDS) {
-        let value = if field.value_type == UNSIGNED_INT { field.value & u64::from(u32::MAX) } else { field.value };
-        *bytes = nvml_try(field.result).is_ok().then(|| value.saturating_mul(unit));
+    let mut counts = field_values(device, FIELDS.map(|(field, scope, _)| (field, scope)))?;
+    for (count, (.., unit)) in counts.iter_mut().zip(FIELDS) {
+        *count = count.map(|count| count.saturating_mul(unit));
     }
-    Ok(bytes)
+    Ok(counts)
 }
 
 fn throughput(before: [Option<u64>; COUNTERS], now: [Option<u64>; COUNTERS], seconds: f64) -> Throughput {

@@ -4,6 +4,7 @@
 //! the others are read on.
 
 mod counters;
+mod fields;
 mod gpm;
 mod probe;
 mod sampler;
@@ -16,6 +17,7 @@ use thiserror::Error;
 use crate::core::Time;
 use crate::telemetry::GpuReading;
 
+pub(super) use fields::field_values;
 pub use sampler::{Sampler, Which};
 
 /// One reading of every GPU that is sampled, in NVML's order.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nvml_wrapper::Nvml;
 
@@ -21,11 +22,16 @@ pub enum Which {
     Uuids(Vec<Arc<str>>),
 }
 
-/// Reads GPUs until it is dropped, which waits for the reading under way and for nothing else.
+/// How long the end of a sampler waits for the reading under way: a driver that hangs must not hold up what ends with it.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// Reads GPUs until it is dropped, which waits for the reading under way, at most `STOP_MAX`, and for nothing else.
 #[derive(Debug)]
 pub struct Sampler {
     /// Dropping it tells the thread to end.
     stop: Option<SyncSender<()>>,
+    /// Closed by the thread's end.
+    ended: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,16 +49,27 @@ impl Sampler {
         let no_nvml = |error| SamplerError::NoNvml { why: gpu::explained(&error) };
         let nvml = gpu::open(library).map_err(no_nvml)?;
         let gpus = found(&nvml, which)?;
-        let (stop, stopped) = sync_channel(0);
-        let work = move || run(&nvml, &gpus, period, clock.as_ref(), &stopped, sink);
+        let ((stop, stopped), (ending, ended)) = (sync_channel(0), sync_channel(0));
+        let work = move || {
+            run(nvml, &gpus, period, clock.as_ref(), &stopped, sink);
+            drop(ending);
+        };
         let thread = std::thread::Builder::new().name("nvml".into()).spawn(work).map_err(SamplerError::Thread)?;
-        Ok(Sampler { stop: Some(stop), thread: Some(thread) })
+        Ok(Sampler { stop: Some(stop), ended, thread: Some(thread) })
     }
 }
 
 impl Drop for Sampler {
     fn drop(&mut self) {
         drop(self.stop.take());
+        if self.ended.recv_timeout(STOP_MAX) == Err(RecvTimeoutError::Timeout) {
+            // All that it uses is its own, so it can be left where it is.
+            tracing::warn!(
+                "the driver has not answered for {} s: the thread that watches the GPUs is left behind",
+                STOP_MAX.as_secs()
+            );
+            return;
+        }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -117,8 +134,9 @@ impl<'nvml> Watched<'nvml> {
     }
 }
 
-fn run(nvml: &Nvml, gpus: &[Found], period: Micros, clock: &dyn Clock, stopped: &Receiver<()>, mut sink: impl FnMut(Round) + Send) {
-    let mut watched: Vec<Watched<'_>> = gpus.iter().map(|gpu| Watched::open(nvml, gpu, clock.now())).collect();
+/// Closes NVML at the end, which may hang as well.
+fn run(nvml: Nvml, gpus: &[Found], period: Micros, clock: &dyn Clock, stopped: &Receiver<()>, mut sink: impl FnMut(Round) + Send) {
+    let mut watched: Vec<Watched<'_>> = gpus.iter().map(|gpu| Watched::open(&nvml, gpu, clock.now())).collect();
     let mut due = clock.now();
     for turn in 0.. {
         // A reading that took longer than a period delays the next one and is not made up for.

@@ -5,8 +5,8 @@ use super::pci::{PciDevice, is_nvswitch};
 use super::tree::{Object, Tree, XmlError, above, is};
 use crate::report::topology::{Gpu, NvLink, NvLinkEnd, NvLinkPeer};
 
-/// hwloc counts in MB/s.
-const MB: u64 = 1_000_000;
+/// hwloc and NVML count in MB/s.
+pub(super) const MB: u64 = 1_000_000;
 
 /// What hwloc's matrix of NVLink bandwidths says of each GPU; none where there is no matrix. It holds GPUs, switches and, on POWER machines, processors.
 pub(super) fn of_tree(tree: &Tree, gpus: &[PciDevice]) -> Result<Option<Vec<Vec<NvLinkPeer>>>, XmlError> {
@@ -16,14 +16,18 @@ pub(super) fn of_tree(tree: &Tree, gpus: &[PciDevice]) -> Result<Option<Vec<Vec<
     let matrix = Matrix::read(tree, matrix)?;
     let objects: Vec<Option<Object>> = matrix.objects.iter().map(|name| object_named(tree, kind, name)).collect();
     for (row, gpu) in objects.iter().enumerate().filter_map(|(row, object)| Some((row, gpu_of((*object)?, gpus)?))) {
-        let rate = gpus[gpu].model().as_deref().and_then(rate_of_model);
+        let nominal = gpus[gpu].model().as_deref().and_then(rate_of_model);
         for (column, object) in objects.iter().enumerate().filter(|(column, _)| *column != row && matrix.at(row, *column) > 0) {
             let Some(object) = *object else { continue };
-            let bytes_per_s = matrix.at(row, column).saturating_mul(MB);
+            let mb_per_s = matrix.at(row, column);
+            let (links, bytes_per_s) = match nominal {
+                Some(rate) => (mb_per_s / shown_by_hwloc(rate), mb_per_s.saturating_mul(rate) / shown_by_hwloc(rate)),
+                None => (0, mb_per_s.saturating_mul(MB)),
+            };
             peers[gpu].push(NvLinkPeer {
                 to: end(object, gpus),
                 pci_bus_id: pci_of(object).and_then(|pci| pci.attribute("pci_busid")).map(str::to_owned),
-                links: rate.map(|rate| (bytes_per_s / rate) as u32).filter(|links| *links > 0),
+                links: (links > 0).then_some(links as u32),
                 version: None,
                 bytes_per_s: Some(bytes_per_s),
             });
@@ -56,28 +60,40 @@ fn end(object: Object, gpus: &[PciDevice]) -> NvLinkEnd {
     }
 }
 
+const GB: u64 = 1000 * MB;
+
+/// The links of GA102 are slower than those of other chips of their generation: 112.5 GB/s for four, both ways.
+const GA102: u64 = 112_500 * MB / 8;
+
 /// Of one link, one way, by the GPU's name: NVIDIA's published rates of each generation (NVLink 1: 20 GB/s, 2 to 4: 25, 5: 50).
-fn rate_of_model(model: &str) -> Option<u64> {
-    const RATES_GB: [(&str, u64); 16] = [
-        ("P100", 20),
-        ("V100", 25),
-        ("A100", 25),
-        ("A800", 25),
-        ("A30", 25),
-        ("A40", 25),
-        ("A6000", 25),
-        ("H100", 25),
-        ("H800", 25),
-        ("H200", 25),
-        ("H20", 25),
-        ("GH200", 25),
-        ("B100", 50),
-        ("B200", 50),
-        ("B300", 50),
-        ("GB200", 50),
+pub(super) fn rate_of_model(model: &str) -> Option<u64> {
+    const RATES: [(&str, u64); 18] = [
+        ("P100", 20 * GB),
+        ("V100", 25 * GB),
+        ("A100", 25 * GB),
+        ("A800", 25 * GB),
+        ("A30", 25 * GB),
+        ("A40", GA102),
+        ("A6000", GA102),
+        ("3090", GA102),
+        ("H100", 25 * GB),
+        ("H800", 25 * GB),
+        ("H200", 25 * GB),
+        ("H20", 25 * GB),
+        ("GH200", 25 * GB),
+        ("B100", 50 * GB),
+        ("B200", 50 * GB),
+        ("B300", 50 * GB),
+        ("GB200", 50 * GB),
+        ("GB300", 50 * GB),
     ];
     let mut words = model.split(|c: char| !c.is_alphanumeric());
-    words.find_map(|word| RATES_GB.iter().find(|(name, _)| *name == word)).map(|(_, rate)| rate * 1000 * MB)
+    words.find_map(|word| RATES.iter().find(|(name, _)| *name == word)).map(|(_, rate)| *rate)
+}
+
+/// The same in hwloc's matrix, in MB/s: it goes by the version of a link alone, so GA102's are as fast there as all of their generation.
+fn shown_by_hwloc(rate: u64) -> u64 {
+    if rate == GA102 { 25_000 } else { rate / MB }
 }
 
 /// Of one link, one way, by the number that NVML gives its version, which is not the generation's.
@@ -92,7 +108,7 @@ pub(super) fn of_nvml_version(version: u32) -> Option<(&'static str, u64)> {
         7 => ("5.0", 50),
         _ => return None,
     };
-    Some((generation, gb * 1000 * MB))
+    Some((generation, gb * GB))
 }
 
 /// What lies between two GPUs. All switches of a machine are one fabric: NVIDIA builds no other, and the links from switch to switch
@@ -121,4 +137,23 @@ fn fabric(peers: &[NvLinkPeer]) -> Option<NvLinkPeer> {
         version: sum.version.filter(|version| peer.version.as_ref() == Some(version)),
         ..sum
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_go_by_whole_words_of_the_name() {
+        let rates = [
+            ("NVIDIA A100-SXM4-80GB", Some(25 * GB)),
+            ("NVIDIA RTX A6000", Some(14_062_500_000)),
+            ("NVIDIA GeForce RTX 3090", Some(14_062_500_000)),
+            ("NVIDIA GB300", Some(50 * GB)),
+            ("NVIDIA A10", None),
+        ];
+        for (model, rate) in rates {
+            assert_eq!(rate_of_model(model), rate, "{model}");
+        }
+    }
 }

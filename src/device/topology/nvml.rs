@@ -7,11 +7,13 @@ use std::ffi::{OsStr, c_ulong};
 use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus, TopologyLevel};
 use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_NVLINK_GET_SPEED;
 
 use super::bus_id::PciBusId;
-use super::nvlink::of_nvml_version;
+use super::nvlink::{MB, of_nvml_version, rate_of_model};
 use crate::core::{Bytes, CpuList};
 use crate::device::gpu;
+use crate::device::nvml::field_values;
 use crate::report::topology::{Mig, NvLinkEnd, NvLinkPeer, P2p, PciPath};
 
 pub(super) struct Facts {
@@ -124,10 +126,18 @@ fn numbers(words: &[c_ulong]) -> CpuList {
     bits.collect()
 }
 
+struct ActiveLink {
+    /// NVML's number for it.
+    version: Option<u32>,
+    /// One way.
+    bytes_per_s: Option<u64>,
+}
+
 /// The active links, those to the same place as one; none where the driver does not say.
 fn nvlinks(device: &Device, gpus: &[PciBusId]) -> Option<Vec<NvLinkPeer>> {
-    let mut peers: BTreeMap<(NvLinkEnd, Option<PciBusId>), (u32, Option<u32>)> = BTreeMap::new();
-    for link in (0..LINKS_MAX).map(|link| device.link_wrapper_for(link)) {
+    let model = device.name().ok();
+    let mut peers: BTreeMap<(NvLinkEnd, Option<PciBusId>), Vec<ActiveLink>> = BTreeMap::new();
+    for (number, link) in (0..LINKS_MAX).map(|number| (number, device.link_wrapper_for(number))) {
         match link.is_active() {
             Ok(true) => {}
             // A chip without NVLink answers with the one, and with the other about links that it has not.
@@ -142,20 +152,27 @@ fn nvlinks(device: &Device, gpus: &[PciBusId]) -> Option<Vec<NvLinkPeer>> {
             // Virtual machines hide the switches' addresses; NVLinks of NVIDIA's own lead nowhere else.
             _ => NvLinkEnd::NvSwitch,
         };
-        let known = peers.entry((end, bus_id)).or_insert((0, link.version().ok()));
-        known.0 += 1;
+        let version = link.version().ok();
+        let by_table = || model.as_deref().and_then(rate_of_model).or_else(|| Some(of_nvml_version(version?)?.1));
+        peers.entry((end, bus_id)).or_default().push(ActiveLink { version, bytes_per_s: speed(device, number).or_else(by_table) });
     }
-    let peer = |((to, bus_id), (links, version)): ((NvLinkEnd, Option<PciBusId>), (u32, Option<u32>))| {
-        let of_version = version.and_then(of_nvml_version);
+    let peer = |((to, bus_id), links): ((NvLinkEnd, Option<PciBusId>), Vec<ActiveLink>)| {
+        let version = links.first().and_then(|link| of_nvml_version(link.version?));
         NvLinkPeer {
             to,
             pci_bus_id: bus_id.map(|id| id.to_string()),
-            links: Some(links),
-            version: of_version.map(|(version, _)| version.to_owned()),
-            bytes_per_s: of_version.map(|(_, rate)| rate * u64::from(links)),
+            links: Some(links.len() as u32),
+            version: version.map(|(version, _)| version.to_owned()),
+            bytes_per_s: links.iter().map(|link| link.bytes_per_s).sum(),
         }
     };
     Some(peers.into_iter().map(peer).collect())
+}
+
+/// What the driver says of one link, one way, in bytes per second. Older ones do not.
+fn speed(device: &Device, link: u32) -> Option<u64> {
+    let [mb_per_s] = field_values(device, [(NVML_FI_DEV_NVLINK_GET_SPEED, link)]).ok()?;
+    mb_per_s.filter(|mb| *mb > 0)?.checked_mul(MB)
 }
 
 fn path(level: TopologyLevel) -> PciPath {

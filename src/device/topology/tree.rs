@@ -6,7 +6,7 @@ use roxmltree::{Document, Node, ParsingOptions};
 use thiserror::Error;
 
 use super::bitmap::Bitmap;
-use crate::core::CpuList;
+use crate::core::{CPUS_MAX, CpuList};
 
 /// One object of the topology.
 pub(super) type Object<'t> = Node<'t, 't>;
@@ -46,8 +46,8 @@ impl<'t> Tree<'t> {
         if text.trim().is_empty() {
             return Err(XmlError::Empty);
         }
-        if let Some(depth) = nesting(text).filter(|depth| *depth > DEPTH_MAX) {
-            return Err(XmlError::NotXml(format!("its elements lie {depth} deep, and at most {DEPTH_MAX} are read")));
+        if too_deep(text) {
+            return Err(XmlError::NotXml(format!("its elements lie more than {DEPTH_MAX} deep")));
         }
         // Every file of hwloc names its DTD.
         let options = ParsingOptions { allow_dtd: true, nodes_limit: ELEMENTS_MAX, ..ParsingOptions::default() };
@@ -116,7 +116,8 @@ impl<'t> Tree<'t> {
 
     pub(super) fn os_index(&self, object: Object) -> Result<u32, XmlError> {
         let value = object.attribute("os_index").unwrap_or_default();
-        value.parse().map_err(|_| self.wrong(object, "os_index", value, "a number"))
+        let number = value.parse().ok().filter(|&number: &u32| (number as usize) < CPUS_MAX);
+        number.ok_or_else(|| self.wrong(object, "os_index", value, "a number below 65536"))
     }
 
     /// The version of hwloc that wrote the file.
@@ -126,21 +127,23 @@ impl<'t> Tree<'t> {
     }
 }
 
-/// How deep the elements lie, so that a hostile file cannot exhaust the parser's stack. Comments and texts are not told apart, which
-/// errs on neither side for files that hwloc wrote.
-fn nesting(text: &str) -> Option<usize> {
-    let (mut depth, mut deepest) = (0usize, 0);
-    for (at, _) in text.match_indices('<') {
-        let tag = &text[at + 1..];
+/// Whether the elements lie deeper than is read, so that a hostile file cannot exhaust the parser's stack. Comments and texts are not told
+/// apart, which errs on neither side for files that hwloc wrote.
+fn too_deep(text: &str) -> bool {
+    let mut depth = 0usize;
+    // No tag has a `<` in it, so each part is looked at once, whatever the file is.
+    for tag in text.split('<').skip(1) {
         if tag.starts_with('/') {
             depth = depth.saturating_sub(1);
         } else if !tag.starts_with(['!', '?']) {
             let closes_itself = tag.split('>').next().is_some_and(|tag| tag.ends_with('/'));
             depth += usize::from(!closes_itself);
-            deepest = deepest.max(depth);
+        }
+        if depth > DEPTH_MAX {
+            return true;
         }
     }
-    (deepest > 0).then_some(deepest)
+    false
 }
 
 fn newer(root: Node) -> Option<String> {

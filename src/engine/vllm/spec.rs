@@ -11,6 +11,8 @@ use super::folder::EngineFolder;
 use super::tuning::TuningFile;
 use crate::config::EngineSettings;
 use crate::core::{Bytes, CpuList, EngineId};
+use crate::device::memory_available;
+use crate::engine::weight_bytes;
 
 /// One engine to start.
 #[derive(Clone, Debug)]
@@ -173,29 +175,15 @@ fn check_cores(spec: &EngineSpec) -> Result<(), StartError> {
 /// necessarily the engine. GPU engines are told by vLLM itself.
 fn check_memory(specs: &[EngineSpec]) -> Result<(), StartError> {
     let cpu: Vec<_> = specs.iter().filter(|spec| matches!(spec.pin, Pin::Cores(_))).collect();
-    let (Some(first), Some(available)) = (cpu.first(), available_memory()) else { return Ok(()) };
-    let weights = Bytes(weight_bytes(&first.settings.model));
+    let (Some(first), Some(available)) = (cpu.first(), memory_available()) else { return Ok(()) };
+    // Loading in another dtype may take up to twice as much, or half.
+    let weights = weight_bytes(&first.settings.model);
     let kv_cache = Bytes::from_mib(first.settings.kv_cache_mib);
     let engines = cpu.len() as u64;
     if (weights.0 + kv_cache.0) * engines <= available.0 {
         return Ok(());
     }
     Err(StartError::Memory { model: first.settings.model.clone(), engines, weights, kv_cache, available })
-}
-
-/// Size of the weight files; loading in another dtype may take up to twice as much, or half.
-fn weight_bytes(model: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(model) else { return 0 };
-    let weights = |path: &Path| path.extension().is_some_and(|ext| ext == "safetensors" || ext == "bin");
-    // Through links: caches of models are made of them.
-    entries.flatten().filter(|e| weights(&e.path())).filter_map(|e| std::fs::metadata(e.path()).ok()).map(|m| m.len()).sum()
-}
-
-fn available_memory() -> Option<Bytes> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(Bytes(kib << 10))
 }
 
 #[cfg(test)]

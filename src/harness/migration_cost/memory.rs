@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -12,7 +11,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
 
 use crate::config::{VirtualEngineSettings, VirtualKv};
-use crate::core::Bytes;
+use crate::core::{Bytes, Program};
 use crate::device::cuda::{Driver, GpuUuid};
 use crate::device::{CoreSet, Device};
 use crate::engine::virtual_engine::kv::{KvPlace, Shape, Store};
@@ -68,8 +67,8 @@ pub struct Lent {
     pub keeper: Option<Store>,
 }
 
-/// `program` is this program, for the process that holds GPU memory.
-pub fn lend(spot: &Spot, bytes: Bytes, program: &Path) -> anyhow::Result<Lent> {
+/// `program` is started for the process that holds GPU memory.
+pub fn lend(spot: &Spot, bytes: Bytes, program: &Program) -> anyhow::Result<Lent> {
     match spot {
         Spot::Cores(set) => {
             let fd = touched(set, bytes).with_context(|| format!("cannot get {bytes} of memory on {set}"))?;
@@ -82,10 +81,10 @@ pub fn lend(spot: &Spot, bytes: Bytes, program: &Path) -> anyhow::Result<Lent> {
 /// Tokens in a block of GPU memory; its size is all that matters here.
 const BLOCK_SIZE: u32 = 16;
 
-fn on_gpu(uuid: GpuUuid, bytes: Bytes, program: &Path) -> anyhow::Result<Lent> {
+fn on_gpu(uuid: GpuUuid, bytes: Bytes, program: &Program) -> anyhow::Result<Lent> {
     let one = Shape { block_size: BLOCK_SIZE, blocks: 1 };
     let shape = Shape { blocks: u32::try_from(bytes.0 / one.bytes())?, ..one };
-    let store = Store::open(&KvPlace::Gpu { uuid, program: program.to_path_buf() }, shape)?;
+    let store = Store::open(&KvPlace::Gpu { uuid, program: program.clone() }, shape)?;
     let MemoryKind::Cuda { uuid, segments } = store.kind() else { bail!("the process that holds GPU memory gave another kind") };
     let segments = segments.iter().map(|segment| segment.ipc(uuid)).collect::<Result<Vec<_>, _>>()?;
     Ok(Lent { memory: Memory::Cuda { segments }, keeper: Some(store) })
@@ -127,7 +126,7 @@ mod tests {
     #[test]
     fn memory_of_a_core_set_is_whole_and_can_be_mapped() {
         let spot = Spot::Cores(machine_core_sets(1).unwrap().remove(0));
-        let lent = lend(&spot, Bytes((9 << 20) + 4096), Path::new("not needed")).unwrap();
+        let lent = lend(&spot, Bytes((9 << 20) + 4096), &Program::default()).unwrap();
         let mut transport = ShmTransport::new();
         transport.map(EngineId(0), lent.memory).unwrap();
         let mut sum = |offset| transport.checksum(EngineId(0), &mut [(offset, 4096)].into_iter(), &Stop::default()).unwrap();

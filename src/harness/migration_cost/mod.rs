@@ -16,11 +16,11 @@ use anyhow::{Context, bail};
 use super::folder::{FolderError, Identity};
 use super::{Progress, target};
 use crate::config::Settings;
-use crate::core::Bytes;
+use crate::core::{Bytes, Program};
 use crate::device::{Machine, Placement};
-use crate::migrate::{CopyClass, KernelSettings, LinkCost, Transport, Transports};
+use crate::migrate::{CalibrationError, CopyClass, KernelSettings, LinkCost, Transport, Transports};
 use crate::report::measure::{quantile, sorted};
-use crate::telemetry::replace_json;
+use crate::telemetry::{can_write_in, replace_json};
 use fit::Observed;
 use plans::Shape;
 use sweep::{FROM, Point, TO};
@@ -42,12 +42,21 @@ pub struct Calibrated {
     pub calibration: Option<PathBuf>,
 }
 
+/// The machine that is measured, and this program as it runs there.
+#[derive(Debug)]
+pub struct Here {
+    pub machine: Machine,
+    pub program: Program,
+    /// What it was called with.
+    pub command: Vec<String>,
+}
+
 /// Measures every ordered pair of the engines' memories and writes both files; the second one only where later runs look for any.
 pub fn run(
     settings: &Settings,
     scale: &Scale,
     placements: &[Placement],
-    machine: Machine,
+    here: Here,
     progress: &dyn Progress,
 ) -> anyhow::Result<Calibrated> {
     let identity = Identity::now(target::MIGRATION_COST.name, &settings.run.out);
@@ -55,10 +64,17 @@ pub fn run(
     if artifact.exists() {
         return Err(FolderError::Taken { path: identity.dir }.into());
     }
+    // Now, and not after minutes of copying.
+    let calibration = settings.migrate.calibration_file();
+    can_write_in(&identity.dir).map_err(|source| FolderError::Write { path: identity.dir.clone(), source })?;
+    if let Some(path) = &calibration {
+        let folder = path.parent().unwrap_or(path);
+        can_write_in(folder).map_err(|source| CalibrationError::Write { path: path.clone(), source })?;
+    }
     let spots = placements.iter().map(|placement| Spot::of(&placement.device, &settings.virtual_engines));
     let spots = spots.collect::<anyhow::Result<Vec<Spot>>>()?;
     let bench = Bench {
-        program: std::env::current_exe().context("cannot find this program, which holds GPU memory in a process of its own")?,
+        program: here.program,
         kernels: KernelSettings::new(settings),
         scale: *scale,
         seed: settings.workload.seed,
@@ -77,18 +93,17 @@ pub fn run(
         target: target::MIGRATION_COST.name.into(),
         id: identity.id,
         started_at: identity.started_at,
-        command: std::env::args().collect(),
+        command: here.command,
         dualpool: env!("CARGO_PKG_VERSION").into(),
-        machine,
+        machine: here.machine,
         memory_bytes: scale.memory,
         repeats: scale.repeats,
         seed: bench.seed,
         links,
     };
     replace_json(&artifact, &cost).map_err(|source| FolderError::Write { path: identity.dir, source })?;
-    let (copy_costs, calibration) = (cost.copy_costs()?, settings.migrate.calibration_file());
     if let Some(path) = &calibration {
-        copy_costs.write(path)?;
+        cost.copy_costs()?.write(path)?;
     }
     Ok(Calibrated { cost, artifact, calibration })
 }
@@ -108,7 +123,7 @@ fn pairs(spots: &[Spot]) -> Vec<(&Spot, &Spot)> {
 
 /// What measuring any link takes.
 struct Bench<'a> {
-    program: PathBuf,
+    program: Program,
     kernels: KernelSettings,
     scale: Scale,
     seed: u64,

@@ -16,9 +16,10 @@ const CACHED: f64 = 1.1;
 /// The calibration as text of at most `columns` columns.
 pub fn table(cost: &MigrationCost, columns: u16) -> String {
     let (columns, machine) = (columns.max(COLUMNS_MIN), &cost.machine);
+    let threads = cost.machine.threads.map_or("unknown".into(), |count| count.to_string());
     let mut text = format!(
         "{} {} - {}, {} hardware threads; medians of {} copies each, a first one apart\n",
-        cost.target, cost.id, machine.cpu, machine.threads, cost.repeats
+        cost.target, cost.id, machine.cpu, threads, cost.repeats
     );
     for link in &cost.links {
         of_link(link, columns, &mut text);

@@ -44,10 +44,9 @@ pub fn what_was_run(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
         row("model", format!("{}, {}", env.model, env.dtype));
         row("versions", format!("dualpool {}, {}", env.dualpool, env.backend));
         let gpus = if env.gpus.is_empty() { "no GPU".to_string() } else { env.gpus.join(", ") };
-        row(
-            "machine",
-            format!("{}, {}, {}, {gpus}, {}", env.cpu, count(env.cores.into(), "core"), Bytes(env.memory_bytes), env.os),
-        );
+        let cores = env.cores.map_or("cores not known".into(), |cores| count(cores.into(), "core"));
+        let memory = env.memory_bytes.map_or("memory not known".into(), |bytes| Bytes(bytes).to_string());
+        row("machine", format!("{}, {cores}, {memory}, {gpus}, {}", env.cpu, env.os));
         for e in &env.engines {
             row(&e.id.to_string(), format!("{}, {} KV blocks of {} tokens", e.device, e.kv_blocks, e.block_size));
         }

@@ -197,7 +197,7 @@ fn legend(topology: &Topology) -> String {
     }
     out += "  NV#   that many NVLinks, direct or through NVSwitches\n  ?     not known\n";
     for nic in &topology.nics {
-        out += &format!("  NIC{:2} {} ({})\n", nic.index, nic.names.join(", "), nic.pci_bus_id);
+        out += &format!("  {:5} {} ({})\n", format!("NIC{}", nic.index), nic.names.join(", "), nic.pci_bus_id);
     }
     out
 }

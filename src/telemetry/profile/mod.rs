@@ -107,7 +107,8 @@ pub struct Kernels {
     pub name: String,
     pub device: String,
     pub launches: u64,
-    pub time_us: f64,
+    /// Over all launches; none when that of one was not measured.
+    pub time_us: Option<f64>,
     /// Read from and written to the device's memory.
     pub dram_bytes: Option<u64>,
     pub dram_gb_per_s: Option<f64>,
@@ -120,9 +121,10 @@ fn gb_per_s(bytes: u64, time_us: f64) -> Option<f64> {
     (time_us > 0.0).then(|| bytes as f64 / time_us / 1e3)
 }
 
-/// The kernels that took the longest, in that order.
+/// The kernels that took the longest, in that order; those of which it is not known come last.
 fn longest(mut kernels: Vec<Kernels>) -> Vec<Kernels> {
-    kernels.sort_by(|a, b| b.time_us.total_cmp(&a.time_us));
+    let time = |kernel: &Kernels| kernel.time_us.unwrap_or(-1.0);
+    kernels.sort_by(|a, b| time(b).total_cmp(&time(a)));
     kernels.truncate(KERNELS_MAX);
     kernels
 }

@@ -68,7 +68,7 @@ fn sum(name: &str, device: &str, launches: &[Launch]) -> Kernels {
         name: name.to_owned(),
         device: device.to_owned(),
         launches: launches.len() as u64,
-        time_us: time_us.unwrap_or(0.0),
+        time_us,
         dram_bytes: bytes,
         dram_gb_per_s: bytes.zip(time_us).and_then(|(bytes, time_us)| gb_per_s(bytes, time_us)),
         dram_peak_share: weighted.zip(time_us).filter(|(_, time)| *time > 0.0).map(|(weighted, time)| weighted / time),
@@ -87,12 +87,20 @@ mod tests {
         let profile = extract(DETAILS).unwrap();
         assert_eq!((profile.source, profile.copies.len(), profile.devices.len()), (Source::Ncu, 0, 0));
         let [gather, scatter] = &profile.kernels[..] else { panic!("{:?}", profile.kernels) };
-        assert_eq!((gather.name.as_str(), gather.launches, gather.time_us), ("kv_gather", 2, 40.0));
+        assert_eq!((gather.name.as_str(), gather.launches, gather.time_us), ("kv_gather", 2, Some(40.0)));
         assert_eq!((gather.dram_bytes, gather.dram_gb_per_s), (Some(80_000_000), Some(2000.0)));
         // 50 % for 10 us and 90 % for 30 us.
         assert!((gather.dram_peak_share.unwrap() - 0.8).abs() < 1e-9);
         // One counter was not available.
-        assert_eq!((scatter.launches, scatter.time_us, scatter.dram_bytes), (1, 12.5, None));
+        assert_eq!((scatter.launches, scatter.time_us, scatter.dram_bytes), (1, Some(12.5), None));
+    }
+
+    #[test]
+    fn a_time_that_was_not_measured_is_none_and_comes_last() {
+        let profile = extract(&DETAILS.replacen("30,000", "n/a", 1)).unwrap();
+        let kernels: Vec<_> = profile.kernels.iter().map(|kernel| (kernel.name.as_str(), kernel.time_us)).collect();
+        assert_eq!(kernels, [("kv_scatter", Some(12.5)), ("kv_gather", None)]);
+        assert_eq!((profile.kernels[1].dram_bytes, profile.kernels[1].dram_gb_per_s), (Some(80_000_000), None));
     }
 
     #[test]

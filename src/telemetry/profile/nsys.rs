@@ -88,7 +88,7 @@ pub fn extract(csv: &str) -> Result<Profile, ExtractError> {
         name: name.to_owned(),
         device: device.to_owned(),
         launches: sum.count,
-        time_us: sum.time_us,
+        time_us: Some(sum.time_us),
         dram_bytes: None,
         dram_gb_per_s: None,
         dram_peak_share: None,
@@ -164,9 +164,9 @@ mod tests {
         assert_eq!(
             listed,
             [
-                ("void flash_fwd<128, true>(Params)", 2, 200.0),
-                ("void flash_fwd<128, true>(Params)", 1, 50.0),
-                ("kv_scatter", 1, 20.0)
+                ("void flash_fwd<128, true>(Params)", 2, Some(200.0)),
+                ("void flash_fwd<128, true>(Params)", 1, Some(50.0)),
+                ("kv_scatter", 1, Some(20.0))
             ]
         );
     }

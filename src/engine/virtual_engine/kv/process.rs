@@ -3,8 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shape::{LAYERS, Shape};
 use super::store::Content;
-use crate::core::{BlockId, Bytes};
+use crate::core::{BlockId, Bytes, Program};
 use crate::device::cuda::{self, DeviceMemory, Driver, GpuUuid, Stream};
 use crate::migrate::wire::{MemoryKind, Segment};
 
@@ -56,13 +55,13 @@ pub struct KvProcess {
 }
 
 impl KvProcess {
-    pub fn start(program: &Path, uuid: GpuUuid, shape: Shape) -> anyhow::Result<KvProcess> {
+    pub fn start(program: &Program, uuid: GpuUuid, shape: Shape) -> anyhow::Result<KvProcess> {
         let order = serde_json::to_string(&Order { uuid, shape })?;
-        let mut command = Command::new(program);
+        let mut command = program.command();
         command.args([SUBCOMMAND, &order]).stdin(Stdio::piped()).stdout(Stdio::piped());
         // Out of the terminal's way: Ctrl-C is for the program, whose engines need the memory while they end.
         command.process_group(0);
-        let child = command.spawn().with_context(|| format!("cannot start {} {SUBCOMMAND}", program.display()))?;
+        let child = command.spawn().with_context(|| format!("cannot start {} {SUBCOMMAND}", program.path.display()))?;
         KvProcess::greet(child, uuid, PATIENCE)
     }
 
@@ -225,6 +224,8 @@ impl GpuMemory {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     /// What a shell script says in place of a process that holds memory.

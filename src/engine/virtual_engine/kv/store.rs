@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 
 use anyhow::Context;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::KvProcess;
 use super::shape::{LAYERS, Shape};
-use crate::core::BlockId;
+use crate::core::{BlockId, Program};
 use crate::device::cuda::GpuUuid;
 use crate::migrate::wire::MemoryKind;
 
@@ -23,7 +22,7 @@ pub enum KvPlace {
     /// On this GPU, held by a process of this program.
     Gpu {
         uuid: GpuUuid,
-        program: PathBuf,
+        program: Program,
     },
 }
 

@@ -1,4 +1,4 @@
-//! Field values: counters that only grow.
+//! Field values: counters that only grow, and the speed of links.
 
 use std::ffi::c_int;
 
@@ -42,6 +42,9 @@ fn counted(view: &View<'_>, field: u32, scope: u32) -> Option<u64> {
                 return None;
             }
             so_far(view.now.nvlink_mib_s[usize::from(field == NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX)] / share, 1024.0)
+        }
+        NVML_FI_DEV_NVLINK_GET_SPEED => {
+            view.gpu.nvlinks.get(scope as usize).filter(|link| link.active && !refused("nvlink"))?.mb_per_s
         }
         NVML_FI_DEV_PCIE_COUNT_TX_BYTES | NVML_FI_DEV_PCIE_COUNT_RX_BYTES => {
             if refused("pcie") || !view.gpu.pcie_counters {

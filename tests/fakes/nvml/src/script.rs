@@ -84,6 +84,9 @@ pub struct NvLink {
     pub version: u32,
     #[serde(default = "yes")]
     pub active: bool,
+    /// Its speed one way; none = an older driver, which does not tell.
+    #[serde(default)]
+    pub mb_per_s: Option<u64>,
 }
 
 fn yes() -> bool {

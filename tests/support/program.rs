@@ -1,0 +1,29 @@
+//! The program, started as a user would start it.
+
+use std::path::Path;
+use std::process::Command;
+
+/// The program with these arguments, in this folder.
+pub fn dualpool(folder: impl AsRef<Path>, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dualpool"));
+    without_settings(&mut command).args(args).current_dir(folder);
+    command
+}
+
+/// The settings of whoever runs the tests are none of the test's.
+pub fn without_settings(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DUALPOOL_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// What a program said, as it is shown when a test fails.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The folder of this project.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
