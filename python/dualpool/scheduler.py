@@ -172,9 +172,11 @@ class TunableScheduler(_Tunable, Scheduler):
 
     def _start_loads(self, arrived: list[Request], *args, **kwargs):
         """A step of vLLM's that sees these legs and nothing else."""
-        hidden = self._queues((), arrived, ())
+        waiting = create_request_queue(self.policy)
+        waiting.prepend_requests(arrived)
+        hidden = self._swap([], waiting, create_request_queue(self.policy))
         output = super().schedule(*args, **kwargs)
-        started, left, loading = self._queues(*hidden)
+        started, left, loading = self._swap(*hidden)
         self._no_room = (left.peek_request().request_id, self._blocks_left()) if left else None
         # One whose KV lay in the prefix cache needs no load and has its token already.
         self.running.extend(started)
@@ -182,14 +184,11 @@ class TunableScheduler(_Tunable, Scheduler):
         getattr(self, LOADING_QUEUE).prepend_requests(loading)
         return output
 
-    def _queues(self, running, waiting, loading):
+    def _swap(self, running, waiting, loading):
         """Lets vLLM see these requests only; returns those it saw before."""
         before = self.running, self.waiting, getattr(self, LOADING_QUEUE)
-        self.running = list(running)
-        self.waiting, others = create_request_queue(self.policy), create_request_queue(self.policy)
-        self.waiting.prepend_requests(waiting)
-        others.prepend_requests(loading)
-        setattr(self, LOADING_QUEUE, others)
+        self.running, self.waiting = running, waiting
+        setattr(self, LOADING_QUEUE, loading)
         return before
 
     def _blocks_left(self) -> int:
