@@ -4,7 +4,9 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use dualpool::config::RouterSettings;
-use dualpool::core::{Class, EngineId, FinishReason, HeldKv, LegId, Micros, Objectives, Request, RequestId, Time, TokenId, Tuning};
+use dualpool::core::{
+    Class, EngineId, FinishReason, HeldKv, LegId, Micros, Objectives, Priority, Request, RequestId, Time, TokenId, Tuning,
+};
 use dualpool::router::policy::Ask;
 use dualpool::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router};
 
@@ -13,7 +15,15 @@ const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(500_000), itl_us
 
 fn request(id: u64, prompt: &std::sync::Arc<[TokenId]>) -> Request {
     let (prompt, class) = (prompt.clone(), Class::Long);
-    Request { id: RequestId(id), prompt, max_tokens: 32, ignore_eos: true, class, objectives: OBJECTIVES }
+    Request {
+        id: RequestId(id),
+        prompt,
+        max_tokens: 32,
+        ignore_eos: true,
+        class,
+        priority: Priority::Normal,
+        objectives: OBJECTIVES,
+    }
 }
 
 /// A router with four requests on each engine, or where its policy put them.
@@ -70,7 +80,7 @@ fn life(c: &mut Criterion) {
                 id += 1;
                 let now = Time(id);
                 let leg = |leg| LegId { request: RequestId(id), leg };
-                let output = |leg, finish| Event::Output { leg, tokens: &[7], finish };
+                let output = |leg, finish| Event::Output { leg, tokens: &[7], cached_tokens: None, finish };
                 router.handle(now, Event::Arrived(request(id, &prompt)), &mut actions);
                 let held = Some(HeldKv { tokens: 1024 });
                 router.handle(now, output(leg(0), Some((&FinishReason::Length, held))), &mut actions);

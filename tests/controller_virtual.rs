@@ -6,8 +6,8 @@ use std::time::Duration;
 use dualpool::config::{RouterSettings, TelemetrySettings};
 use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream, Unsettled};
 use dualpool::core::{
-    Class, Clock, EngineId, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, RejectReason, RequestError, Role, TokenId,
-    Tuning, seeded,
+    Class, Clock, EngineId, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, Priority, RejectReason, RequestError, Role,
+    TokenId, Tuning, seeded,
 };
 use dualpool::engine::virtual_engine::{Fingerprint, VirtualEngine, VirtualFleet, VirtualMover, VirtualSettings};
 use dualpool::engine::{Engine, EngineInfo, TokenizeError};
@@ -60,6 +60,7 @@ fn request(index: u32, prompt_tokens: usize, max_tokens: u32) -> NewRequest {
         max_tokens,
         ignore_eos: true,
         class: if prompt_tokens < 256 { Class::Short } else { Class::Long },
+        priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) },
         index,
     }
@@ -184,7 +185,7 @@ async fn a_dropped_stream_cancels_even_when_no_token_flows() {
     // Many short steps before the first token: 1000 prompt tokens in chunks of 16.
     let rig = rig_at(2, 1.0);
     let small = Tuning { max_num_batched_tokens: Some(16), ..Tuning::default() };
-    let arrangement = Arrangement::shared("slow", PolicyKind::SharedRoundRobin, 2, small);
+    let arrangement = Arrangement::shared("slow", PolicyKind::RoundRobin, 2, small);
     rig.controller.arrange(&arrangement).await.unwrap();
     rig.controller.record("slow", 0, rig.clock.now()).await;
     let stream = rig.controller.submit(request(0, 1000, 8)).await;

@@ -5,6 +5,7 @@ mod error;
 mod keys;
 mod load;
 mod origin;
+mod router;
 mod settings;
 mod validate;
 
@@ -12,5 +13,6 @@ pub use error::{ConfigError, Problem};
 pub use keys::written;
 pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, default_values, load, values};
 pub use origin::Origin;
+pub use router::RouterSettings;
 pub use settings::*;
 pub use validate::check;

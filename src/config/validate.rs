@@ -46,6 +46,7 @@ const RULES: &[Rule] = &[
     rule("router.max_in_flight", COUNT, |s| s.router.max_in_flight > 0),
     rule("router.prefill_ctx_thresh", COUNT, |s| s.router.prefill_ctx_thresh > 0),
     rule("router.resumes_max", COUNT_OR_NONE, |_| true),
+    rule("router.tick_ms", COUNT, |s| s.router.tick_ms > 0),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),

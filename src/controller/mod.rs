@@ -15,11 +15,11 @@ use anyhow::{Context, bail};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{RouterSettings, TelemetrySettings};
-use crate::core::{Class, Clock, EngineId, Objectives, RejectReason, Request, RequestError, RequestId, Time, TokenId};
+use crate::core::{Class, Clock, EngineId, Objectives, Priority, RejectReason, Request, RequestError, RequestId, Time, TokenId};
 use crate::engine::{EngineEvents, EngineInfo, Fleet};
 use crate::migrate::{KvMover, MoveEvent};
 use crate::router::{Arrangement, ArrangementError, CostModel};
-use crate::telemetry::{EngineSample, GpuSample, RequestRecord, Sample};
+use crate::telemetry::{EngineSample, GpuSample, NoteRecord, RequestRecord, Sample};
 
 pub use gpus::GpuWatch;
 use task::{Command, Condition, Task};
@@ -40,6 +40,7 @@ pub struct NewRequest {
     pub max_tokens: u32,
     pub ignore_eos: bool,
     pub class: Class,
+    pub priority: Priority,
     pub objectives: Objectives,
     /// The request's place in the workload, copied to its record.
     pub index: u32,
@@ -47,8 +48,8 @@ pub struct NewRequest {
 
 impl NewRequest {
     pub fn numbered(self, id: RequestId) -> Request {
-        let NewRequest { prompt, max_tokens, ignore_eos, class, objectives, index: _ } = self;
-        Request { id, prompt, max_tokens, ignore_eos, class, objectives }
+        let NewRequest { prompt, max_tokens, ignore_eos, class, priority, objectives, index: _ } = self;
+        Request { id, prompt, max_tokens, ignore_eos, class, priority, objectives }
     }
 }
 
@@ -96,6 +97,8 @@ pub struct Recording {
     pub samples: Vec<EngineSample>,
     /// Empty where no GPU is watched.
     pub gpus: Vec<GpuSample>,
+    /// What the router noted of its decisions.
+    pub notes: Vec<NoteRecord>,
 }
 
 /// What is left of the requests so far. All of it is 0 once a fleet without faults has settled.
@@ -134,7 +137,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Takes over the fleet; in a tokio runtime. `mover` is none for engines that cannot move KV. Serves by `shared_least_load` until
+    /// Takes over the fleet; in a tokio runtime. `mover` is none for engines that cannot move KV. Serves by `least_load` until
     /// it is given an arrangement.
     pub fn start(
         fleet: Fleet,
@@ -148,7 +151,7 @@ impl Controller {
         let (gone, gone_receiver) = mpsc::unbounded_channel();
         let engines = fleet.iter().map(|engine| engine.info().clone()).collect();
         let task = Task::new(fleet.clone(), mover, router, clock.clone());
-        tokio::spawn(task.run(command_receiver, gone_receiver, events, telemetry.sample_ms));
+        tokio::spawn(task.run(command_receiver, gone_receiver, events, telemetry.sample_ms, router.tick_ms));
         Controller { commands, gone, fleet, engines, clock, next_id: Arc::default() }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::core::{EngineId, EngineStats, RequestError, RequestId, Role, Time};
-use crate::telemetry::{EngineSample, GpuReading, GpuSample, Sample};
+use crate::telemetry::{EngineSample, GpuReading, GpuSample, NoteRecord, RouterNote, Sample};
 
 use super::Recording;
 use super::timeline::{RunLabel, Timeline};
@@ -68,6 +68,16 @@ impl Tape {
         let RunLabel { arm, repetition, origin } = &self.run;
         let (arm, repetition, at_us) = (arm.clone(), *repetition, at.since(*origin));
         self.kept.gpus.push(GpuSample { arm, repetition, at_us, engines, reading });
+    }
+
+    /// The router noted something.
+    pub fn note(&mut self, at: Time, note: RouterNote) {
+        if self.kept.notes.len() >= ENTRIES_MAX {
+            self.dropped += 1;
+            return;
+        }
+        let RunLabel { arm, repetition, origin } = &self.run;
+        self.kept.notes.push(NoteRecord { arm: arm.clone(), repetition: *repetition, at_us: at.since(*origin), note });
     }
 
     /// A KV move into this engine succeeded.

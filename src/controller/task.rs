@@ -123,8 +123,9 @@ impl Task {
         mut gone: mpsc::UnboundedReceiver<RequestId>,
         mut events: EngineEvents,
         sample_ms: u64,
+        tick_ms: u64,
     ) {
-        let mut sample = every(sample_ms);
+        let (mut sample, mut tick) = (every(sample_ms), every(tick_ms));
         let answer = loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -137,6 +138,7 @@ impl Task {
                 Some(event) = next_move(&mut self.moves) => self.move_event(event),
                 Some(round) = next_round(&mut self.gpus) => self.gpu_round(round),
                 _ = sample.tick() => self.sample(),
+                _ = tick.tick() => self.feed(Event::Tick),
             }
         };
         // No further command is taken: whoever waits in the queue is told by its closed channel.
@@ -287,6 +289,7 @@ impl Task {
             self.feed(Event::Output {
                 leg: output.leg,
                 tokens: &output.tokens,
+                cached_tokens: output.cached_tokens,
                 finish: output.finish.as_ref().map(|finish| (&finish.reason, finish.held)),
             });
         }
@@ -357,6 +360,18 @@ impl Task {
             }
             Action::Abort { engine, leg } => self.fleet[engine.index()].abort(leg),
             Action::Release { engine, leg } => self.release(engine, leg),
+            Action::Tune { engine, tuning } => {
+                if let Err(error) = self.fleet[engine.index()].tune(tuning) {
+                    tracing::warn!(%engine, ?tuning, error = format!("{error:#}"), "the engine keeps its scheduler settings");
+                }
+            }
+            Action::Note(note) => {
+                tracing::debug!(?note, "the router decided");
+                let now = self.clock.now();
+                if let Some(tape) = &mut self.tape {
+                    tape.note(now, *note);
+                }
+            }
             Action::Emit { request, tokens } => {
                 let Some(client) = self.clients.get_mut(&request) else { return };
                 let at = self.clock.now();

@@ -14,11 +14,11 @@ pub const LONG_PROMPT_TOKENS_MIN: u32 = 256;
 #[serde(rename_all = "snake_case")]
 pub enum PolicyKind {
     /// All engines alike, in turn.
-    SharedRoundRobin,
+    RoundRobin,
     /// All engines alike; the one with the least work, counting what was dispatched and not yet reported.
-    SharedLeastLoad,
+    LeastLoad,
     /// All engines alike; long prompts to the engine with the fewest of them in prefill, short ones by a weighted count.
-    SharedBalanced,
+    Balanced,
     /// Long prompts to the prefill pool, short ones to the decode pool, each for its whole life; KV never moves.
     Dedicated,
     /// Long prompts prefill in the prefill pool and move to the decode pool when that is predicted to be better; short ones stay.
@@ -29,9 +29,9 @@ pub enum PolicyKind {
 
 impl PolicyKind {
     pub const ALL: [PolicyKind; 6] = [
-        PolicyKind::SharedRoundRobin,
-        PolicyKind::SharedLeastLoad,
-        PolicyKind::SharedBalanced,
+        PolicyKind::RoundRobin,
+        PolicyKind::LeastLoad,
+        PolicyKind::Balanced,
         PolicyKind::Dedicated,
         PolicyKind::DualPool,
         PolicyKind::FullDisaggregation,
@@ -40,9 +40,9 @@ impl PolicyKind {
     /// The name users give it, which is also its serde form.
     pub fn name(self) -> &'static str {
         match self {
-            PolicyKind::SharedRoundRobin => "shared_round_robin",
-            PolicyKind::SharedLeastLoad => "shared_least_load",
-            PolicyKind::SharedBalanced => "shared_balanced",
+            PolicyKind::RoundRobin => "round_robin",
+            PolicyKind::LeastLoad => "least_load",
+            PolicyKind::Balanced => "balanced",
             PolicyKind::Dedicated => "dedicated",
             PolicyKind::DualPool => "dual_pool",
             PolicyKind::FullDisaggregation => "full_disaggregation",
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn one_role_and_one_tuning_per_engine() {
-        let arrangement = Arrangement::shared("ll", PolicyKind::SharedLeastLoad, 2, NONE);
+        let arrangement = Arrangement::shared("ll", PolicyKind::LeastLoad, 2, NONE);
         assert_eq!(arrangement.validate(2), Ok(()));
         assert!(arrangement.validate(3).unwrap_err().to_string().contains("2 roles for 3 engines"));
     }

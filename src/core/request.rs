@@ -81,6 +81,7 @@ pub struct Request {
     /// Go on to `max_tokens` even when the model ends its answer sooner (benchmarks need equal work).
     pub ignore_eos: bool,
     pub class: Class,
+    pub priority: Priority,
     pub objectives: Objectives,
 }
 

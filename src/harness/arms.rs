@@ -68,10 +68,10 @@ impl Pools {
         }
         let untuned = Tuning::default();
         match name {
-            "shared_round_robin" => self.shared(name, PolicyKind::SharedRoundRobin, untuned),
+            "shared_round_robin" => self.shared(name, PolicyKind::RoundRobin, untuned),
             // Where nothing was searched, `auto` has no ground to split.
-            "shared_least_load" | "auto" => self.shared(name, PolicyKind::SharedLeastLoad, untuned),
-            "shared_tuned" => self.shared(name, PolicyKind::SharedBalanced, untuned),
+            "shared_least_load" | "auto" => self.shared(name, PolicyKind::LeastLoad, untuned),
+            "shared_tuned" => self.shared(name, PolicyKind::Balanced, untuned),
             "dedicated" => self.split(name, PolicyKind::Dedicated, untuned, untuned),
             "full_disaggregation" => self.split(name, PolicyKind::FullDisaggregation, untuned, untuned),
             ONE_ENGINE => self.one_engine(),
@@ -134,12 +134,12 @@ mod tests {
 
     #[test]
     fn every_arm_has_an_arrangement_under_its_own_name_and_what_was_found_wins() {
-        let found = BTreeMap::from([("auto".to_string(), pools().shared("any", PolicyKind::SharedBalanced, Tuning::default()))]);
+        let found = BTreeMap::from([("auto".to_string(), pools().shared("any", PolicyKind::Balanced, Tuning::default()))]);
         for name in ARMS {
             assert_eq!(pools().arm(name, &found).name, name);
         }
-        assert_eq!(pools().arm("auto", &found).policy, PolicyKind::SharedBalanced);
-        assert_eq!(pools().arm("auto", &BTreeMap::new()).policy, PolicyKind::SharedLeastLoad);
+        assert_eq!(pools().arm("auto", &found).policy, PolicyKind::Balanced);
+        assert_eq!(pools().arm("auto", &BTreeMap::new()).policy, PolicyKind::LeastLoad);
         assert_eq!(pools().arm("dual_pool", &BTreeMap::new()).policy, PolicyKind::DualPool);
         assert_eq!(pools().arm(ONE_ENGINE, &found).policy, PolicyKind::Dedicated);
     }

@@ -284,6 +284,7 @@ pub(super) fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewReq
         max_tokens: item.max_tokens,
         ignore_eos: true,
         class: item.class,
+        priority: item.priority,
         objectives: Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(objectives.itl_ms) },
         index: item.index,
     }

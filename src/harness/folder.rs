@@ -13,10 +13,13 @@ use thiserror::Error;
 use super::samples::SamplesFile;
 use crate::controller::{Controller, Recording};
 use crate::report::{RunInfo, Summary};
-use crate::telemetry::replace_json;
+use crate::telemetry::{NoteRecord, replace_json};
 
 /// One line per request that ended.
 pub const REQUESTS: &str = "requests.jsonl";
+
+/// One line per note of the router; only there when it noted something.
+pub const DECISIONS: &str = "decisions.jsonl";
 
 #[derive(Debug, Error)]
 pub enum FolderError {
@@ -53,6 +56,7 @@ pub struct RunFolder {
     id: String,
     started_at: String,
     requests: BufWriter<File>,
+    decisions: Option<BufWriter<File>>,
     /// Shared with the task that shows the samples of the run under way.
     samples: Arc<Mutex<SamplesFile>>,
 }
@@ -70,7 +74,7 @@ impl RunFolder {
             _ => write(source),
         })?;
         let samples = Arc::new(Mutex::new(SamplesFile::create(&dir.join("samples.jsonl")).map_err(write)?));
-        Ok(RunFolder { id, started_at, requests, samples, dir })
+        Ok(RunFolder { id, started_at, requests, decisions: None, samples, dir })
     }
 
     pub fn dir(&self) -> &Path {
@@ -89,8 +93,20 @@ impl RunFolder {
     /// Appends what one arm's run recorded, and flushes it.
     pub fn append(&mut self, recording: &Recording) -> Result<(), FolderError> {
         let written = lines(&mut self.requests, &recording.requests)
-            .and_then(|()| lock(&self.samples).keep(&recording.samples, &recording.gpus));
+            .and_then(|()| lock(&self.samples).keep(&recording.samples, &recording.gpus))
+            .and_then(|()| self.append_notes(&recording.notes));
         written.map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+    }
+
+    fn append_notes(&mut self, notes: &[NoteRecord]) -> std::io::Result<()> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let file = match self.decisions.take() {
+            Some(file) => file,
+            None => BufWriter::new(File::create(self.dir.join(DECISIONS))?),
+        };
+        lines(self.decisions.insert(file), notes)
     }
 
     /// From now on the samples of every run stand in `samples.jsonl` as they are taken, until the next `append` or `end_samples`.

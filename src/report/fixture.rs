@@ -25,23 +25,11 @@ struct Service {
     stall: f64,
 }
 
-const LEAST_LOAD: Service = Service {
-    policy: PolicyKind::SharedLeastLoad,
-    short_ttft: 210.0,
-    long_ttft: 900.0,
-    itl: 28.0,
-    stall_share: 0.05,
-    stall: 620.0,
-};
-const ROUND_ROBIN: Service = Service { policy: PolicyKind::SharedRoundRobin, short_ttft: 330.0, ..LEAST_LOAD };
-const TUNED: Service = Service {
-    policy: PolicyKind::SharedBalanced,
-    short_ttft: 120.0,
-    long_ttft: 1250.0,
-    itl: 36.0,
-    stall_share: 0.12,
-    stall: 140.0,
-};
+const LEAST_LOAD: Service =
+    Service { policy: PolicyKind::LeastLoad, short_ttft: 210.0, long_ttft: 900.0, itl: 28.0, stall_share: 0.05, stall: 620.0 };
+const ROUND_ROBIN: Service = Service { policy: PolicyKind::RoundRobin, short_ttft: 330.0, ..LEAST_LOAD };
+const TUNED: Service =
+    Service { policy: PolicyKind::Balanced, short_ttft: 120.0, long_ttft: 1250.0, itl: 36.0, stall_share: 0.12, stall: 140.0 };
 const DEDICATED: Service =
     Service { policy: PolicyKind::Dedicated, short_ttft: 85.0, long_ttft: 1500.0, itl: 27.0, stall_share: 0.06, stall: 240.0 };
 const FULL: Service = Service {
@@ -153,7 +141,7 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
         .into_iter()
         .zip([0.71, 0.88, 0.86])
         .map(|(chunk, goodput_share)| {
-            let mut arrangement = arrangement("shared_tuned", PolicyKind::SharedBalanced);
+            let mut arrangement = arrangement("shared_tuned", PolicyKind::Balanced);
             let tuning = Tuning { max_num_batched_tokens: Some(chunk + 64), long_prefill_token_threshold: Some(chunk) };
             arrangement.tunings = vec![tuning; 2];
             SearchTrial {
@@ -207,7 +195,7 @@ fn environment() -> Environment {
 
 fn roles(policy: PolicyKind) -> [Role; 2] {
     match policy {
-        PolicyKind::SharedRoundRobin | PolicyKind::SharedLeastLoad | PolicyKind::SharedBalanced => [Role::Shared; 2],
+        PolicyKind::RoundRobin | PolicyKind::LeastLoad | PolicyKind::Balanced => [Role::Shared; 2],
         PolicyKind::Dedicated | PolicyKind::DualPool | PolicyKind::FullDisaggregation => [Role::Prefill, Role::Decode],
     }
 }

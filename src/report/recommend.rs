@@ -89,9 +89,9 @@ fn compared(first: &Arm, second: &Arm, summary: &Summary) -> Option<bool> {
 fn complexity(arm: &Arm) -> (u8, usize) {
     let Some(arrangement) = arm.arrangement else { return (u8::MAX, 0) };
     let policy = match arrangement.policy {
-        PolicyKind::SharedLeastLoad => 0,
-        PolicyKind::SharedRoundRobin => 1,
-        PolicyKind::SharedBalanced => 2,
+        PolicyKind::LeastLoad => 0,
+        PolicyKind::RoundRobin => 1,
+        PolicyKind::Balanced => 2,
         PolicyKind::Dedicated => 3,
         PolicyKind::FullDisaggregation => 4,
         PolicyKind::DualPool => 5,

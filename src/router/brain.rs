@@ -19,6 +19,8 @@ pub struct Router {
     pub(super) costs: CostModel,
     pub(super) copies: CopyTable,
     pub(super) policy: Box<dyn Policy>,
+    /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on.
+    cached: Vec<u32>,
     pub(super) settings: RouterSettings,
     /// The time of the last event: how old a device's signals are counts from it.
     now: Time,
@@ -29,14 +31,15 @@ pub struct Router {
 }
 
 impl Router {
-    /// A router over these engines, by `EngineId`. It serves by `shared_least_load` until it is given an arrangement.
+    /// A router over these engines, by `EngineId`. It serves by `least_load` until it is given an arrangement.
     pub fn new(fleet: &[EngineFacts], settings: &RouterSettings) -> Router {
         let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts));
         Router {
             engines: engines.collect(),
             costs: CostModel::default(),
             copies: CopyTable::new(fleet.len()),
-            policy: policy::build(PolicyKind::SharedLeastLoad),
+            policy: policy::build(PolicyKind::LeastLoad),
+            cached: vec![0; fleet.len()],
             settings: settings.clone(),
             now: Time::default(),
             long_prompt_tokens_min: settings.prefill_ctx_thresh,
@@ -75,13 +78,14 @@ impl Router {
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
-            Event::Output { leg, tokens, finish } => self.output(now, leg, tokens, finish, actions),
+            Event::Output { leg, tokens, cached_tokens: _, finish } => self.output(now, leg, tokens, finish, actions),
             Event::KvMoved { leg, copy, bytes, ok } => self.kv_moved(leg, copy, bytes, ok, actions),
             Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
             Event::DeviceSignals { engine, signals } => self.device_said(now, engine, signals),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
             Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
+            Event::Tick => {}
             Event::ShutDown => self.shut_down(actions),
         }
     }
@@ -140,15 +144,18 @@ impl Router {
 
     /// Where a request that starts now goes. None only when no engine is alive.
     pub fn decide(&mut self, ask: &Ask) -> Option<Plan> {
-        let Router { engines, costs, copies, policy, long_prompt_tokens_min, now, .. } = self;
-        policy.place(&FleetView { engines, costs, copies, long_prompt_tokens_min: *long_prompt_tokens_min, now: *now }, ask)
+        self.deciding(|policy, fleet| policy.place(fleet, ask))
     }
 
     /// Where a request whose KV is on engine `from` decodes.
     pub(super) fn decide_decode(&mut self, ask: &Ask, from: EngineId) -> Option<EngineId> {
-        let Router { engines, costs, copies, policy, long_prompt_tokens_min, now, .. } = self;
-        let fleet = FleetView { engines, costs, copies, long_prompt_tokens_min: *long_prompt_tokens_min, now: *now };
-        policy.decode_on(&fleet, ask, from)
+        self.deciding(|policy, fleet| policy.decode_on(fleet, ask, from))
+    }
+
+    fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>) -> T) -> T {
+        let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, .. } = self;
+        let long_prompt_tokens_min = *long_prompt_tokens_min;
+        decide(policy.as_mut(), &FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now: *now })
     }
 
     /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.

@@ -2,8 +2,9 @@
 
 use crate::core::{
     Bytes, DeviceSignals, EngineId, EngineStats, FinishReason, HeldKv, Leg, LegId, Micros, Request, RequestError, RequestId,
-    TokenId,
+    TokenId, Tuning,
 };
+use crate::telemetry::RouterNote;
 
 use super::CopyLine;
 
@@ -17,6 +18,8 @@ pub enum Event<'a> {
     Output {
         leg: LegId,
         tokens: &'a [TokenId],
+        /// Prompt tokens that the engine did not compute; known with the leg's first output.
+        cached_tokens: Option<u32>,
         finish: Option<(&'a FinishReason, Option<HeldKv>)>,
     },
     /// The mover finished (or gave up) the copy that `leg` waits for.
@@ -49,6 +52,8 @@ pub enum Event<'a> {
         to: EngineId,
         lines: &'a [CopyLine],
     },
+    /// Time has passed. Comes every `router.tick_ms`, so that what is due with time and not with an event is done.
+    Tick,
     /// Nobody will be served any more: every request ends.
     ShutDown,
 }
@@ -70,6 +75,13 @@ pub enum Action {
         engine: EngineId,
         leg: LegId,
     },
+    /// Change an engine's scheduler settings from its next step on.
+    Tune {
+        engine: EngineId,
+        tuning: Tuning,
+    },
+    /// Something the router decided, for who reads the artifacts later. Nothing needs to be done about it.
+    Note(Box<RouterNote>),
     /// Tokens for the client, in order.
     Emit {
         request: RequestId,

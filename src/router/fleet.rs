@@ -269,6 +269,8 @@ pub struct FleetView<'a> {
     pub engines: &'a [EngineState],
     pub costs: &'a CostModel,
     pub copies: &'a CopyTable,
+    /// By engine: tokens from the start of the prompt at hand whose KV its prefix cache is believed to hold.
+    pub cached: &'a [u32],
     pub long_prompt_tokens_min: u32,
     pub now: Time,
 }
@@ -331,6 +333,11 @@ impl<'a> FleetView<'a> {
     /// Predicted time from the last output of the prefill leg to the decode leg being ready for a step.
     pub fn handoff(&self, from: EngineId, to: EngineId, tokens: f64) -> f64 {
         self.costs.handoff_us + self.copy(from, to, tokens)
+    }
+
+    /// Tokens of the prompt at hand that this engine need not compute.
+    pub fn cached(&self, engine: EngineId) -> u32 {
+        self.cached.get(engine.index()).copied().unwrap_or(0)
     }
 
     pub fn is_long(&self, prompt_tokens: u32) -> bool {

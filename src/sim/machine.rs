@@ -110,9 +110,9 @@ impl<'a> Machine<'a> {
                 let at = usize::from(engine);
                 self.busy[at] = false;
                 let (outputs, stats) = self.engines[at].finish_step();
-                for LegOutput { leg, tokens, finish, .. } in &outputs {
+                for LegOutput { leg, tokens, cached_tokens, finish } in &outputs {
                     let finish = finish.as_ref().map(|finish| (&finish.reason, finish.held));
-                    self.feed(Event::Output { leg: *leg, tokens, finish });
+                    self.feed(Event::Output { leg: *leg, tokens, cached_tokens: *cached_tokens, finish });
                 }
                 self.feed(Event::EngineStats { engine: EngineId(engine), stats });
                 self.kick(at);
@@ -143,6 +143,8 @@ impl<'a> Machine<'a> {
                 }
                 Action::Abort { engine, leg } => self.engines[engine.index()].abort(leg),
                 Action::Release { engine, leg } => drop(self.engines[engine.index()].release(leg)),
+                Action::Tune { engine, tuning } => self.engines[engine.index()].tune(tuning),
+                Action::Note(_) => {}
                 Action::Emit { request, tokens } => {
                     let served = &mut self.served[request.0 as usize];
                     served.token_us.extend(tokens.iter().map(|_| Micros(self.now.0)));

@@ -3,10 +3,12 @@
 
 mod file;
 mod gpu;
+mod note;
 pub mod nvtx;
 pub mod profile;
 mod record;
 
 pub use file::{can_write_in, replace_file, replace_json};
 pub use gpu::{GpuProcess, GpuReading, GpuSample, Throttle, UtilSource};
+pub use note::{NoteRecord, RouterNote};
 pub use record::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord, Sample};

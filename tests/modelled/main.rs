@@ -46,10 +46,10 @@ fn a_split_keeps_both_tails_short_where_a_shared_pool_trades_them() {
     for rate in RATES {
         let load = Load::balanced(rate, 200.0);
         println!("\n{rate} requests/s, ITL objective 200 ms (first engine, second engine: tokens per step / per long prompt)");
-        let default = serve(&shared(PolicyKind::SharedLeastLoad, Tuning::default()), &load);
-        serve(&shared(PolicyKind::SharedRoundRobin, Tuning::default()), &load);
-        serve(&shared(PolicyKind::SharedLeastLoad, tuned(128, 0)), &load);
-        let best_shared = serve(&shared(PolicyKind::SharedBalanced, tuned(224, 64)), &load);
+        let default = serve(&shared(PolicyKind::LeastLoad, Tuning::default()), &load);
+        serve(&shared(PolicyKind::RoundRobin, Tuning::default()), &load);
+        serve(&shared(PolicyKind::LeastLoad, tuned(128, 0)), &load);
+        let best_shared = serve(&shared(PolicyKind::Balanced, tuned(224, 64)), &load);
         serve(&split(PolicyKind::Dedicated, Tuning::default(), Tuning::default()), &load);
         let full = serve(&split(PolicyKind::FullDisaggregation, Tuning::default(), Tuning::default()), &load);
         serve(&split(PolicyKind::DualPool, Tuning::default(), Tuning::default()), &load);
@@ -71,7 +71,7 @@ fn under_a_tight_itl_objective_a_split_serves_most() {
         let load = Load::balanced(rate, 50.0);
         println!("\n{rate} requests/s, ITL objective 50 ms");
         let shared: Vec<Figures> = [(224, 64), (96, 32), (64, 32), (48, 32), (40, 24), (40, 16), (32, 16)]
-            .map(|(batched, long)| serve(&shared(PolicyKind::SharedBalanced, tuned(batched, long)), &load))
+            .map(|(batched, long)| serve(&shared(PolicyKind::Balanced, tuned(batched, long)), &load))
             .to_vec();
         let best_shared = shared.iter().map(Figures::goodput).fold(0.0, f64::max);
         let dual = serve(&split(PolicyKind::DualPool, tuned(256, 0), tuned(40, 24)), &load).goodput();

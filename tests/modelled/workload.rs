@@ -1,6 +1,6 @@
 //! Requests with Poisson arrivals.
 
-use dualpool::core::{Class, Micros, Objectives, Request, RequestId, Time, TokenId, seeded};
+use dualpool::core::{Class, Micros, Objectives, Priority, Request, RequestId, Time, TokenId, seeded};
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
@@ -36,6 +36,7 @@ impl Load {
                 max_tokens: self.max_tokens,
                 ignore_eos: true,
                 class,
+                priority: Priority::Normal,
                 objectives: Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(self.itl_ms) },
             };
             (Time(Micros::from_secs(at_s).0), request)

@@ -7,7 +7,9 @@ use std::time::Duration;
 use dualpool::cli::fleet;
 use dualpool::config::{DeviceKind, Settings};
 use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
-use dualpool::core::{Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, RequestError, TokenId, Tuning, seeded};
+use dualpool::core::{
+    Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, RequestError, TokenId, Tuning, seeded,
+};
 use dualpool::device::{self, Gpus};
 use dualpool::harness::Silent;
 use dualpool::migrate::Fault;
@@ -63,6 +65,7 @@ pub fn request(prompt: Arc<[TokenId]>, max_tokens: u32, index: u32) -> NewReques
         max_tokens,
         ignore_eos: true,
         class: Class::Short,
+        priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros::from_secs(10.0), itl_us_max: Micros::from_secs(10.0) },
         index,
     }
@@ -86,7 +89,7 @@ pub async fn finish(mut replies: ReplyStream) -> (Vec<TokenId>, Result<(), Reque
 
 /// What one engine answers to each prompt when it is alone with it.
 pub async fn reference(controller: &Controller, prompts: &[Arc<[TokenId]>], max_tokens: u32) -> Vec<Vec<TokenId>> {
-    let alone = Arrangement::shared("alone", PolicyKind::SharedRoundRobin, 2, Tuning::default());
+    let alone = Arrangement::shared("alone", PolicyKind::RoundRobin, 2, Tuning::default());
     controller.arrange(&alone).await.expect("an idle fleet");
     let mut answers = Vec::new();
     for (index, prompt) in prompts.iter().enumerate() {

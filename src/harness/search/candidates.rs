@@ -36,30 +36,30 @@ pub fn candidates(pools: &Pools, engine: &EngineInfo, short_prompt_tokens: u32, 
         pools.split(name, policy, prefill, decode)
     };
     let mut all = vec![
-        shared(PolicyKind::SharedBalanced, balanced),
+        shared(PolicyKind::Balanced, balanced),
         split(PolicyKind::DualPool, start, balanced),
-        shared(PolicyKind::SharedLeastLoad, start),
+        shared(PolicyKind::LeastLoad, start),
         split(PolicyKind::DualPool, sliced, objective),
         split(PolicyKind::Dedicated, start, start),
-        shared(PolicyKind::SharedBalanced, objective),
+        shared(PolicyKind::Balanced, objective),
         split(PolicyKind::FullDisaggregation, start, start),
         split(PolicyKind::DualPool, sliced, steady),
-        shared(PolicyKind::SharedRoundRobin, start),
-        shared(PolicyKind::SharedBalanced, within),
+        shared(PolicyKind::RoundRobin, start),
+        shared(PolicyKind::Balanced, within),
         split(PolicyKind::DualPool, sliced, within),
         split(PolicyKind::DualPool, start, tight),
-        shared(PolicyKind::SharedLeastLoad, tight),
-        shared(PolicyKind::SharedBalanced, wide),
+        shared(PolicyKind::LeastLoad, tight),
+        shared(PolicyKind::Balanced, wide),
     ];
     let around = [(1, 3), (1, 2), (2, 3), (1, 1), (4, 3), (2, 1)].map(|(up, down)| step_tokens.saturating_mul(up) / down);
     for tokens in around.into_iter().chain([short.saturating_mul(3) / 2]) {
         for slice in [short, tokens / 2, tokens / 4].map(|slice| slice.min(tokens).min(short).max(1)) {
-            all.push(shared(PolicyKind::SharedBalanced, tuning(tokens, slice)));
+            all.push(shared(PolicyKind::Balanced, tuning(tokens, slice)));
             all.push(split(PolicyKind::DualPool, sliced, tuning(tokens, slice)));
         }
         all.push(split(PolicyKind::DualPool, start, tuning(tokens, 0)));
         all.push(split(PolicyKind::DualPool, sliced, tuning(tokens, 0)));
-        all.push(shared(PolicyKind::SharedLeastLoad, tuning(tokens, 0)));
+        all.push(shared(PolicyKind::LeastLoad, tuning(tokens, 0)));
     }
     all.push(split(PolicyKind::FullDisaggregation, sliced, start));
     let mut seen: Vec<(PolicyKind, Vec<Tuning>)> = Vec::new();
@@ -121,7 +121,7 @@ pub(super) mod tests {
     #[test]
     fn short_prompts_of_64_tokens_give_the_known_strong_points() {
         let names = names(2048, 64);
-        let known = ["shared_balanced 224/64", "dual_pool prefill as started decode 224/64", "shared_least_load as started"];
+        let known = ["balanced 224/64", "dual_pool prefill as started decode 224/64", "least_load as started"];
         for expected in known {
             assert!(names.iter().any(|n| n == expected), "{expected} is not among {names:?}");
         }
@@ -149,7 +149,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_step_of_few_tokens_still_has_slices() {
-        let shared = |a: &Arrangement| a.policy == PolicyKind::SharedBalanced;
+        let shared = |a: &Arrangement| a.policy == PolicyKind::Balanced;
         for candidate in candidates(&pools(), &engine(2048), 64, 1).into_iter().filter(shared) {
             let slices = candidate.tunings.iter().filter_map(|t| t.long_prefill_token_threshold);
             assert!(slices.into_iter().all(|slice| slice > 0), "{}", candidate.name);

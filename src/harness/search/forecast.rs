@@ -97,7 +97,7 @@ mod tests {
     fn the_forecast_knows_a_tuned_engine_from_one_that_is_not() {
         let forecasts = forecasts(200.0);
         let of = |name: &str| forecasts.iter().find(|f| f.arrangement.name == name).unwrap().score.goodput_share;
-        assert!(of("shared_balanced 224/64") > of("shared_least_load as started") + 0.1);
+        assert!(of("balanced 224/64") > of("least_load as started") + 0.1);
         assert!(of("dual_pool prefill 256/0 decode 144/0") > of("full_disaggregation prefill as started decode as started") + 0.1);
     }
 

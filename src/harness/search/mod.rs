@@ -58,7 +58,7 @@ impl Purpose {
 pub const PURPOSES: [Purpose; 3] = [
     Purpose {
         arm: "shared_tuned",
-        accepts: |p| matches!(p, PolicyKind::SharedRoundRobin | PolicyKind::SharedLeastLoad | PolicyKind::SharedBalanced),
+        accepts: |p| matches!(p, PolicyKind::RoundRobin | PolicyKind::LeastLoad | PolicyKind::Balanced),
     },
     Purpose { arm: "dual_pool", accepts: |p| p == PolicyKind::DualPool },
     Purpose { arm: "auto", accepts: |_| true },
@@ -269,7 +269,7 @@ mod tests {
     fn each_purpose_gets_the_best_it_accepts() {
         // In order: balanced, dual pool, least load, dual pool (tight).
         let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[1; 4]), &PURPOSES);
-        assert_eq!(found.arrangements["shared_tuned"].name, "shared_balanced 224/64");
+        assert_eq!(found.arrangements["shared_tuned"].name, "balanced 224/64");
         assert_eq!(found.arrangements["dual_pool"].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.arrangements["auto"].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.trials.len(), 4);
@@ -288,7 +288,7 @@ mod tests {
     fn a_lucky_short_trial_does_not_beat_those_that_went_on() {
         let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[1, 2, 2, 2]), &PURPOSES);
         assert_eq!(found.arrangements["auto"].name, "dual_pool prefill as started decode 224/64");
-        assert_eq!(found.arrangements["shared_tuned"].name, "shared_least_load as started");
+        assert_eq!(found.arrangements["shared_tuned"].name, "least_load as started");
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
             field.iter_mut().zip(forecasts).for_each(|(tried, forecast)| tried.forecast = forecast);
             choose(&field, &PURPOSES).arrangements["shared_tuned"].name.clone()
         };
-        let (balanced, least_load) = ("shared_balanced 224/64", "shared_least_load as started");
+        let (balanced, least_load) = ("balanced 224/64", "least_load as started");
         assert_eq!(chosen(&[0.1, 0.1, 0.2], [0.9, 0.9, 0.9]), balanced);
         assert_eq!(chosen(&[0.1, 0.1, 0.2], [0.7, 0.9, 0.9]), least_load);
         assert_eq!(chosen(&[0.1, 0.1, 50.0], [0.7, 0.9, 0.9]), balanced);

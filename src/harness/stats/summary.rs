@@ -109,7 +109,7 @@ mod tests {
         };
         let arrangement = |name: &&str| Arrangement {
             name: name.to_string(),
-            policy: PolicyKind::SharedLeastLoad,
+            policy: PolicyKind::LeastLoad,
             roles: vec![],
             tunings: vec![],
             long_prompt_tokens_min: 256,

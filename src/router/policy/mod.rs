@@ -5,12 +5,12 @@
 //! sampling period, and everything that arrives within one period would chase the same reading; so it decides between engines whose
 //! scores are equal, and against a device that is lost, and nothing else. A policy that weighs it must take none for "not known".
 
+mod balanced;
 mod dedicated;
 mod dual_pool;
 mod full_disaggregation;
-mod shared_balanced;
-mod shared_least_load;
-mod shared_round_robin;
+mod least_load;
+mod round_robin;
 
 use crate::core::{EngineId, Objectives, Role};
 
@@ -47,9 +47,9 @@ pub trait Policy: Send {
 
 pub fn build(kind: PolicyKind) -> Box<dyn Policy> {
     match kind {
-        PolicyKind::SharedRoundRobin => Box::<shared_round_robin::SharedRoundRobin>::default(),
-        PolicyKind::SharedLeastLoad => Box::<shared_least_load::SharedLeastLoad>::default(),
-        PolicyKind::SharedBalanced => Box::<shared_balanced::SharedBalanced>::default(),
+        PolicyKind::RoundRobin => Box::<round_robin::RoundRobin>::default(),
+        PolicyKind::LeastLoad => Box::<least_load::LeastLoad>::default(),
+        PolicyKind::Balanced => Box::<balanced::Balanced>::default(),
         PolicyKind::Dedicated => Box::<dedicated::Dedicated>::default(),
         PolicyKind::DualPool => Box::<dual_pool::DualPool>::default(),
         PolicyKind::FullDisaggregation => Box::<full_disaggregation::FullDisaggregation>::default(),

@@ -35,7 +35,7 @@ fn of_equal_engines_the_one_on_the_healthier_device_is_chosen() {
         DeviceSignals { busy: Some(0.9), ..DeviceSignals::default() },
         DeviceSignals { lost: true, ..DeviceSignals::default() },
     ] {
-        let mut router = router(PolicyKind::SharedLeastLoad);
+        let mut router = router(PolicyKind::LeastLoad);
         said(&mut router, START, A, trouble);
         said(&mut router, START, B, DeviceSignals { busy: Some(0.0), slowed: Some(false), ..DeviceSignals::default() });
         assert_eq!(places(&mut router), [B; 4], "{trouble:?}");
@@ -44,7 +44,7 @@ fn of_equal_engines_the_one_on_the_healthier_device_is_chosen() {
 
 #[test]
 fn signals_that_are_too_old_count_as_none() {
-    let mut router = router(PolicyKind::SharedLeastLoad);
+    let mut router = router(PolicyKind::LeastLoad);
     said(&mut router, START, A, DeviceSignals { slowed: Some(true), ..DeviceSignals::default() });
     let still = START.plus(DEVICE_SIGNALS_AGE_MAX);
     assert_eq!(router.engines()[0].device(still).map(|(at, _)| at), Some(START));
@@ -58,26 +58,27 @@ fn signals_that_are_too_old_count_as_none() {
 
 #[test]
 fn unknown_signals_and_a_policy_without_signals_change_nothing() {
-    let mut silent = router(PolicyKind::SharedLeastLoad);
+    let mut silent = router(PolicyKind::LeastLoad);
     said(&mut silent, START, A, DeviceSignals::default());
     assert_eq!(places(&mut silent), [A, B, A, B]);
-    let mut blind = router(PolicyKind::SharedRoundRobin);
+    let mut blind = router(PolicyKind::RoundRobin);
     said(&mut blind, START, A, DeviceSignals { slowed: Some(true), ..DeviceSignals::default() });
     assert_eq!(places(&mut blind), [A, B, A, B]);
 }
 
 #[test]
 fn load_outweighs_a_device_that_is_slowed_and_not_one_that_is_lost() {
-    use crate::core::{Class, Request, RequestId};
+    use crate::core::{Class, Priority, Request, RequestId};
     let request = |id| Request {
         id: RequestId(id),
         prompt: vec![1; 64].into(),
         max_tokens: 16,
         ignore_eos: true,
         class: Class::Short,
+        priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros::from_ms(500.0), itl_us_max: Micros::from_ms(100.0) },
     };
-    let mut router = router(PolicyKind::SharedLeastLoad);
+    let mut router = router(PolicyKind::LeastLoad);
     said(&mut router, START, A, DeviceSignals { slowed: Some(true), ..DeviceSignals::default() });
     router.handle(START, Event::Arrived(request(0)), &mut Vec::new());
     assert_eq!(router.load(B).depth(), 1);

@@ -179,7 +179,7 @@ fn shutdown_ends_every_request_and_says_so() {
 #[test]
 fn a_request_is_resumed_only_so_often() {
     let settings = RouterSettings { resumes_max: 1, ..RouterSettings::default() };
-    let shared = Arrangement::shared("rr", PolicyKind::SharedRoundRobin, 3, Tuning::default());
+    let shared = Arrangement::shared("rr", PolicyKind::RoundRobin, 3, Tuning::default());
     let mut stage = Stage::with(3, &shared, &settings);
     stage.arrive(0, 100, 6);
     stage.give(stage.leg_of(0), 2);
@@ -241,12 +241,12 @@ fn what_cannot_be_served_is_rejected_at_once() {
 fn an_arrangement_is_refused_while_busy_or_when_it_does_not_fit() {
     let mut stage = Stage::pair(PolicyKind::DualPool);
     stage.arrive(0, 100, 4);
-    let shared = Arrangement::shared("ll", PolicyKind::SharedLeastLoad, 2, Tuning::default());
+    let shared = Arrangement::shared("ll", PolicyKind::LeastLoad, 2, Tuning::default());
     assert_eq!(stage.router.arrange(&shared), Err(ArrangementError::Busy { in_flight: 1 }));
     stage.give(stage.leg_of(0), 4);
     stage.router.arrange(&shared).unwrap();
     let too_large = Tuning { max_num_batched_tokens: Some(4096), ..Tuning::default() };
-    let error = stage.router.arrange(&Arrangement::shared("big", PolicyKind::SharedLeastLoad, 2, too_large)).unwrap_err();
+    let error = stage.router.arrange(&Arrangement::shared("big", PolicyKind::LeastLoad, 2, too_large)).unwrap_err();
     assert!(error.to_string().contains("engine-0 to 4096; allowed are 1 to 2048"), "{error}");
 
     let cannot_move = super::script::FACTS;
@@ -259,12 +259,17 @@ fn an_arrangement_is_refused_while_busy_or_when_it_does_not_fit() {
 
 #[test]
 fn words_of_unknown_legs_change_nothing() {
-    let mut stage = Stage::pair(PolicyKind::SharedRoundRobin);
+    let mut stage = Stage::pair(PolicyKind::RoundRobin);
     stage.arrive(0, 100, 2);
     let leg = stage.leg_of(0);
     stage.give(leg, 2);
     for late in [leg, crate::core::LegId { request: RequestId(77), leg: 0 }] {
-        let event = crate::router::Event::Output { leg: late, tokens: &[1], finish: Some((&FinishReason::Length, None)) };
+        let event = crate::router::Event::Output {
+            leg: late,
+            tokens: &[1],
+            cached_tokens: None,
+            finish: Some((&FinishReason::Length, None)),
+        };
         assert_eq!(stage.feed(event), []);
     }
     assert_eq!(stage.cancel(0), []);

@@ -15,7 +15,7 @@ fn objectives(ttft_ms: f64, itl_ms: f64) -> Objectives {
 
 #[test]
 fn round_robin_takes_turns() {
-    let mut stage = shared(PolicyKind::SharedRoundRobin, 3);
+    let mut stage = shared(PolicyKind::RoundRobin, 3);
     let engines: Vec<u16> = (0..6)
         .map(|request| {
             stage.arrive(request, 100, 4);
@@ -27,7 +27,7 @@ fn round_robin_takes_turns() {
 
 #[test]
 fn a_herd_between_two_reports_spreads() {
-    let mut stage = shared(PolicyKind::SharedLeastLoad, 4);
+    let mut stage = shared(PolicyKind::LeastLoad, 4);
     for request in 0..40 {
         stage.arrive(request, 100, 16);
     }
@@ -43,7 +43,7 @@ fn a_herd_between_two_reports_spreads() {
 
 #[test]
 fn least_load_sees_progress_and_a_full_cache() {
-    let mut stage = shared(PolicyKind::SharedLeastLoad, 2);
+    let mut stage = shared(PolicyKind::LeastLoad, 2);
     stage.arrive(0, 3000, 8);
     let (busy, other) = (stage.engine_of(0), EngineId(1 - stage.engine_of(0).0));
     stage.arrive(1, 1500, 8);
@@ -64,7 +64,7 @@ fn least_load_sees_progress_and_a_full_cache() {
 
 #[test]
 fn the_last_chunk_of_one_prompt_is_no_progress_of_the_next() {
-    let mut stage = shared(PolicyKind::SharedLeastLoad, 1);
+    let mut stage = shared(PolicyKind::LeastLoad, 1);
     let report = |steps, computed| EngineStats { running: 1, steps, prompt_tokens_computed: computed, ..EngineStats::default() };
     stage.arrive(0, 1000, 8);
     stage.arrive(1, 1000, 8);
@@ -79,7 +79,7 @@ fn the_last_chunk_of_one_prompt_is_no_progress_of_the_next() {
 
 #[test]
 fn balanced_keeps_long_prompts_apart_and_shorts_off_them() {
-    let mut stage = shared(PolicyKind::SharedBalanced, 2);
+    let mut stage = shared(PolicyKind::Balanced, 2);
     stage.arrive(0, 1000, 8);
     stage.arrive(1, 1000, 8);
     assert_ne!(stage.engine_of(0), stage.engine_of(1));
@@ -192,7 +192,7 @@ fn an_engine_with_all_seats_taken_has_no_room() {
 
 #[test]
 fn no_itl_objective_is_too_loose() {
-    let mut stage = shared(PolicyKind::SharedLeastLoad, 1);
+    let mut stage = shared(PolicyKind::LeastLoad, 1);
     for request in 0..3 {
         stage.arrive_with(request, 100, 1, Objectives { itl_us_max: Micros(u64::MAX), ..objectives(500.0, 0.0) });
     }
@@ -203,7 +203,7 @@ fn no_itl_objective_is_too_loose() {
 
 #[test]
 fn what_an_engine_said_of_its_cache_before_it_fell_idle_does_not_count() {
-    let mut stage = shared(PolicyKind::SharedLeastLoad, 1);
+    let mut stage = shared(PolicyKind::LeastLoad, 1);
     let full = EngineStats { kv_usage: 0.9, ..EngineStats::default() };
     stage.arrive(0, 100, 1);
     stage.stats(A, full);
@@ -219,7 +219,7 @@ fn what_an_engine_said_of_its_cache_before_it_fell_idle_does_not_count() {
 
 #[test]
 fn a_spoiled_calibration_does_not_reach_a_score() {
-    let mut stage = shared(PolicyKind::SharedLeastLoad, 2);
+    let mut stage = shared(PolicyKind::LeastLoad, 2);
     stage.router.set_costs(CostModel { prefill_us: f64::NAN, decode_us: f64::NEG_INFINITY, ..CostModel::default() });
     for request in 0..8 {
         stage.arrive(request, 100, 8);
@@ -229,7 +229,7 @@ fn a_spoiled_calibration_does_not_reach_a_score() {
 
 #[test]
 fn costs_are_learnt_from_whole_steps_only() {
-    let mut stage = shared(PolicyKind::SharedRoundRobin, 1);
+    let mut stage = shared(PolicyKind::RoundRobin, 1);
     let before = *stage.router.costs();
     let report =
         |steps: u64, outputs: u64, running| EngineStats { steps, output_tokens: outputs, running, ..EngineStats::default() };

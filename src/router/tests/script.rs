@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::RouterSettings;
 use crate::core::{
-    Bytes, Class, EngineId, EngineStats, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Objectives, Request, RequestError,
-    RequestId, Time, TokenId, Tuning,
+    Bytes, Class, EngineId, EngineStats, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Objectives, Priority, Request,
+    RequestError, RequestId, Time, TokenId, Tuning,
 };
 use crate::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router};
 
@@ -128,6 +128,7 @@ impl Stage {
                 self.held.remove(&(*engine, *leg));
                 self.released.insert((*engine, *leg));
             }
+            Action::Tune { .. } | Action::Note(_) => {}
             Action::Emit { request, tokens } => {
                 let client = self.clients.get_mut(request).unwrap();
                 assert!(client.result.is_none(), "{request} got tokens after its end");
@@ -149,7 +150,15 @@ impl Stage {
     pub fn arrive_with(&mut self, request: u64, prompt_tokens: usize, max_tokens: u32, objectives: Objectives) -> Vec<Action> {
         let (id, prompt) = (RequestId(request), prompt(request, prompt_tokens));
         self.clients.insert(id, Client { prompt: prompt.clone(), max_tokens, ..Client::default() });
-        let request = Request { id, prompt: prompt.into(), max_tokens, ignore_eos: true, class: Class::Short, objectives };
+        let request = Request {
+            id,
+            prompt: prompt.into(),
+            max_tokens,
+            ignore_eos: true,
+            class: Class::Short,
+            priority: Priority::Normal,
+            objectives,
+        };
         self.feed(Event::Arrived(request))
     }
 
@@ -169,7 +178,7 @@ impl Stage {
         if live.given.len() == live.leg.max_tokens as usize {
             return self.end(leg, &tokens, &FinishReason::Length);
         }
-        self.feed(Event::Output { leg, tokens: &tokens, finish: None })
+        self.feed(Event::Output { leg, tokens: &tokens, cached_tokens: None, finish: None })
     }
 
     /// The leg gives these tokens and ends; it leaves its KV behind if it was told to. An engine that aborts or fails a leg does not
@@ -182,7 +191,7 @@ impl Stage {
         }
         let says = holds && matches!(reason, FinishReason::Length | FinishReason::Stop);
         let held = says.then_some(HeldKv { tokens: live.leg.prompt.len() as u32 });
-        self.feed(Event::Output { leg, tokens, finish: Some((reason, held)) })
+        self.feed(Event::Output { leg, tokens, cached_tokens: None, finish: Some((reason, held)) })
     }
 
     /// The copy that the leg waits for is over.

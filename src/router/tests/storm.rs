@@ -94,7 +94,12 @@ fn storm(policy: PolicyKind, seed: u64) {
                 if let Some(&leg) = stage.sent.choose(rng)
                     && !stage.live.contains_key(&leg)
                 {
-                    stage.feed(Event::Output { leg, tokens: &[7], finish: Some((&FinishReason::Length, None)) });
+                    stage.feed(Event::Output {
+                        leg,
+                        tokens: &[7],
+                        cached_tokens: None,
+                        finish: Some((&FinishReason::Length, None)),
+                    });
                 }
             }
             24..25 if rng.random_bool(0.1) => stage.cut(EngineId(rng.random_range(0..4))),

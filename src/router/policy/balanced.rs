@@ -7,11 +7,11 @@ use crate::router::{EngineState, FleetView};
 use super::{Ask, Plan, Policy, Turn};
 
 #[derive(Default)]
-pub(super) struct SharedBalanced {
+pub(super) struct Balanced {
     turn: Turn,
 }
 
-impl Policy for SharedBalanced {
+impl Policy for Balanced {
     fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
         let start = self.turn.next();
         let next_step = |engine: &EngineState| {

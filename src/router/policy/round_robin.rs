@@ -4,11 +4,11 @@ use super::{Ask, Plan, Policy, Turn};
 use crate::router::FleetView;
 
 #[derive(Default)]
-pub(super) struct SharedRoundRobin {
+pub(super) struct RoundRobin {
     turn: Turn,
 }
 
-impl Policy for SharedRoundRobin {
+impl Policy for RoundRobin {
     fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
         fleet.in_turn(self.turn.next()).map(|engine| Plan::Whole(engine.id))
     }

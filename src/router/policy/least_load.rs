@@ -8,11 +8,11 @@ use crate::router::FleetView;
 const KV_PRESSURE_US: f64 = 150_000.0;
 
 #[derive(Default)]
-pub(super) struct SharedLeastLoad {
+pub(super) struct LeastLoad {
     turn: Turn,
 }
 
-impl Policy for SharedLeastLoad {
+impl Policy for LeastLoad {
     fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
         let score = |engine: &crate::router::EngineState| {
             let kv = engine.kv_usage().min(0.999);
