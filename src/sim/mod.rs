@@ -8,6 +8,9 @@ mod client;
 mod clock;
 mod faults;
 mod machine;
+#[cfg(test)]
+mod tests;
+pub mod torture;
 mod totals;
 
 use thiserror::Error;
