@@ -31,6 +31,7 @@ enum Due {
     LeaseEnds(EngineId, LegId),
     Stats(EngineId, Box<EngineStats>),
     Leaves(RequestId),
+    LinkBreaks(EngineId),
     Dies(EngineId),
     DeathNoticed(EngineId),
     Tick,
@@ -51,6 +52,8 @@ struct Engine<'a> {
     /// In a step.
     busy: bool,
     alive: bool,
+    /// Has its link to the mover.
+    linked: bool,
     /// The router's count of its legs, since when, and what it came to until then: legs times microseconds.
     depth: u64,
     depth_since: Time,
@@ -107,6 +110,7 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
                 scheduler,
                 busy: false,
                 alive: true,
+                linked: true,
                 depth: 0,
                 depth_since: Time(0),
                 depth_area: 0,
@@ -117,6 +121,9 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
         let mut agenda = Agenda::new();
         for (engine, at) in mishaps.deaths(engines.len()) {
             agenda.schedule(at, Due::Dies(engine));
+        }
+        for link in &faults.cut_link {
+            agenda.schedule(Time(link.at_ms * 1_000), Due::LinkBreaks(link.engine));
         }
         Ok(Machine {
             simulation,
@@ -214,6 +221,7 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
                     self.feed(Event::Cancelled(request));
                 }
             }
+            Due::LinkBreaks(engine) => self.link_breaks(engine),
             Due::Dies(engine) => self.dies(engine),
             Due::DeathNoticed(engine) => self.feed(Event::EngineDied { engine, why: "the simulation killed it" }),
             Due::Tick => self.tick(),
@@ -270,6 +278,9 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
 
     /// The engine holds blocks for a leg that ended.
     fn held(&mut self, engine: EngineId, leg: LegId) {
+        if !self.engines[engine.index()].linked {
+            return self.release(engine, leg); // Nobody could come for them.
+        }
         let lease = Micros(self.simulation.faults.lease_ms * 1_000);
         self.agenda.schedule(self.now.plus(lease), Due::LeaseEnds(engine, leg));
         if let Some(late) = self.mishaps.mover_says() {
@@ -297,9 +308,10 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
         if let Some(at) = self.copies.iter().position(|&from| from == (source.engine, source.leg)) {
             self.copies.swap_remove(at);
         }
-        let from = &mut self.engines[source.engine.index()];
-        let reachable = from.alive && !self.mishaps.copy_fails();
-        let kv = from.scheduler.held(source.leg).filter(|_| reachable);
+        let from = &self.engines[source.engine.index()];
+        let held = from.scheduler.held(source.leg).filter(|_| from.alive && from.linked);
+        let fails = self.mishaps.copy_fails() || !self.engines[to.index()].linked;
+        let kv = held.filter(|_| !fails);
         if !self.engines[to.index()].alive {
             return; // Nobody waits for it any more; who held the blocks hears from the router.
         }
@@ -325,6 +337,15 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
         }
         self.kick(source.engine);
         self.kick(to);
+    }
+
+    fn link_breaks(&mut self, id: EngineId) {
+        let engine = &mut self.engines[id.index()];
+        if engine.alive && std::mem::replace(&mut engine.linked, false) {
+            engine.scheduler.release_all();
+            self.feed(Event::KvLost { engine: id });
+            self.kick(id);
+        }
     }
 
     fn dies(&mut self, id: EngineId) {

@@ -200,6 +200,16 @@ impl Scheduler {
         false
     }
 
+    /// All blocks held for legs that are over go back to the pool.
+    pub fn release_all(&mut self) {
+        let mut held: Vec<LegId> = self.held.keys().copied().collect();
+        // In an order that does not depend on how the map came to be: the cache is overwritten in it.
+        held.sort_unstable();
+        for leg in held {
+            self.release(leg);
+        }
+    }
+
     /// The KV held for this leg.
     pub fn held(&self, leg: LegId) -> Option<Fingerprint> {
         self.held.get(&leg).map(|held| held.kv)
