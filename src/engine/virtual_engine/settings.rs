@@ -63,6 +63,8 @@ pub struct VirtualSettings {
     pub max_num_batched_tokens: u32,
     pub max_num_seqs: u32,
     pub vocab_size: u32,
+    /// Whether blocks keep their KV for later prompts that begin alike, until they are needed.
+    pub prefix_cache: bool,
     /// Bytes of KV per token, for the figures of a move.
     pub kv_bytes_per_token: u64,
     /// Model time that passes per second of real time.
@@ -79,6 +81,7 @@ impl Default for VirtualSettings {
             max_num_batched_tokens: 2048,
             max_num_seqs: 64,
             vocab_size: 32_000,
+            prefix_cache: true,
             kv_bytes_per_token: 23_040,
             speed: 1.0,
         }
