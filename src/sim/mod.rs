@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod faults;
 mod machine;
+pub mod scenario;
 mod totals;
 
 use thiserror::Error;

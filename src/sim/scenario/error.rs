@@ -32,10 +32,6 @@ impl ScenarioError {
         let line = text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
         ScenarioError::Syntax { scenario: scenario.to_string(), line, why: error.message().to_string() }
     }
-
-    pub(super) fn wrong(scenario: &Scenario, source: ArrangementError) -> ScenarioError {
-        ScenarioError::Arrangement { scenario: scenario.name.clone(), source }
-    }
 }
 
 /// Refuses a value of this scenario for which `fine` does not hold.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Faults;
 use crate::config::FlagValue;
-use crate::core::{Arrangement, ArrangementError, EngineId, LONG_PROMPT_TOKENS_MIN, Micros, Objectives, PolicyKind, Role, Tuning};
+use crate::core::{Arrangement, LONG_PROMPT_TOKENS_MIN, Micros, Objectives, PolicyKind, Role, Tuning};
 use crate::engine::virtual_engine::VirtualSettings;
 use crate::router::CostModel;
 use crate::workload::ModelLimits;
@@ -130,7 +130,7 @@ impl Scenario {
         require(self, "tiers.count", engines, engines <= ENGINES_MAX.into(), format!("at most {ENGINES_MAX} engines together"))?;
         self.faults.check(engines as usize).map_err(|source| ScenarioError::Faults { scenario: self.name.clone(), source })?;
         self.traffic.check(self)?;
-        self.optimized(self.policy.name(), self.policy).map(drop).map_err(|error| ScenarioError::wrong(self, error))
+        self.optimized(self.policy.name(), self.policy).map(drop)
     }
 
     /// The tier of every engine, by `EngineId`: the tiers' engines follow each other in the order of the file.
@@ -165,7 +165,7 @@ impl Scenario {
     }
 
     /// The tiers' roles and tunings where the policy tells pools apart, all engines alike where it does not.
-    pub fn optimized(&self, name: &str, policy: PolicyKind) -> Result<Arrangement, ArrangementError> {
+    pub fn optimized(&self, name: &str, policy: PolicyKind) -> Result<Arrangement, ScenarioError> {
         if !policy.needs_pools() {
             return Ok(self.baseline(name, policy));
         }
@@ -173,7 +173,7 @@ impl Scenario {
         let (roles, tunings) = tiers.iter().map(|tier| (tier.role, tier.tuning)).unzip();
         let long_prompt_tokens_min = self.long_prompt_tokens_min;
         let arrangement = Arrangement { name: name.to_string(), policy, roles, tunings, long_prompt_tokens_min };
-        arrangement.validate(tiers.len())?;
+        arrangement.validate(tiers.len()).map_err(|source| ScenarioError::Arrangement { scenario: self.name.clone(), source })?;
         Ok(arrangement)
     }
 
@@ -218,11 +218,5 @@ impl Scenario {
         let mut out = Vec::new();
         walk(&format!("scenario {}", self.name), "router", &self.router, &mut out);
         out
-    }
-
-    /// The engines of a tier.
-    pub fn ids_of(&self, name: &str) -> Vec<EngineId> {
-        let tiers = self.tier_of().into_iter().enumerate();
-        tiers.filter(|(_, tier)| tier.name == name).map(|(i, _)| EngineId(i as u16)).collect()
     }
 }

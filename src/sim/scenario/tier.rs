@@ -79,7 +79,9 @@ impl Tier {
         let cost = self.cost_per_hour.unwrap_or(0.0);
         require(scenario, &key("cost_per_hour"), cost, cost.is_finite() && cost >= 0.0, "at least 0; leave it out if not known")?;
         let most = self.max_num_batched_tokens;
-        for (name, tuning) in [(key("tuning.max_num_batched_tokens"), self.tuning), ("shared_tuning".into(), scenario.shared_tuning)] {
+        for (name, tuning) in
+            [(key("tuning.max_num_batched_tokens"), self.tuning), ("shared_tuning".into(), scenario.shared_tuning)]
+        {
             let tuned = tuning.max_num_batched_tokens.unwrap_or(most);
             let expected = format!("from 1 to {most}, the max_num_batched_tokens of tier `{}`", self.name);
             require(scenario, &name, tuned, (1..=most).contains(&tuned), expected)?;
@@ -102,7 +104,6 @@ impl Tier {
             context_us: context_us * penalty,
             copy_us: self.link.latency_us,
             copy_us_per_token: kv_bytes_per_token as f64 / (self.link.gb_per_s * 1e3),
-            ..Timing::default()
         }
     }
 }
