@@ -140,7 +140,8 @@ impl PhaseSpec {
         let longs = self.long_prompt.filter(|_| self.long_share > 0.0);
         let longs = longs.map_or(String::new(), |long| format!(", {} % of them {}", self.long_share * 100.0, long.words()));
         let lasts = self.lasts_s.map_or(String::new(), |lasts| format!(" for {lasts} s"));
-        format!("{rate:.4} requests/s{bursts}, {} prompt tokens{longs}, {} output tokens{lasts}", prompt.words(), output.words())
+        let rate = (rate * 1e3).round() / 1e3;
+        format!("{rate} requests/s{bursts}, {} prompt tokens{longs}, {} output tokens{lasts}", prompt.words(), output.words())
     }
 
     /// The same with prompts as long as the answers were, and answers as long as the prompts: what was prefill-heavy is decode-heavy.
