@@ -105,7 +105,7 @@ fn policies_and_modes_are_arms() {
     assert_eq!(arms, [("baseline", "round_robin"), ("least_load", "least_load"), ("dual_pool", "dual_pool")]);
     assert!(refused(here.path(), &["simulate", "--policy", "best"]).contains("there are round_robin, least_load"));
     let said = refused(here.path(), &args);
-    assert!(said.contains("out holds a run already"), "{said}");
+    assert!(said.contains("the run folder out already holds a run"), "{said}");
 }
 
 #[test]

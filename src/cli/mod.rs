@@ -21,6 +21,7 @@ mod simulate;
 mod terminal;
 mod top;
 mod topology;
+mod torture;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -70,6 +71,8 @@ enum Command {
     Report(report::Args),
     /// Show what this machine is made of, or the one that a file shows: GPUs, NUMA nodes, NICs, and how far apart they are.
     Topology(topology::Args),
+    /// Simulate fleets, clients and faults drawn at random, and check after each that all went as it must.
+    Torture(torture::Args),
     /// Print the effective settings and where each came from.
     Config(config::Args),
     /// Check that everything a run needs is there; each missing thing comes with the command that mends it.
@@ -116,6 +119,7 @@ fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Plot(args) => plot::run(args),
         Command::Report(args) => report::run(args),
         Command::Topology(args) => topology::run(args),
+        Command::Torture(args) => torture::run(args),
         Command::Config(args) => config::run(args, &cli),
         Command::Doctor(args) => doctor::run(args, &cli),
         Command::Completions(args) => completions::run(args),

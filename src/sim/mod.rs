@@ -9,6 +9,9 @@ mod clock;
 mod faults;
 mod machine;
 pub mod scenario;
+#[cfg(test)]
+mod tests;
+pub mod torture;
 mod totals;
 
 use thiserror::Error;

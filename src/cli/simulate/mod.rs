@@ -39,13 +39,13 @@ pub struct Args {
     #[command(flatten)]
     traffic: TrafficFlags,
     /// Engines that prefill (every role but decode) take so many times as long for their decodes.
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, default_value_t = 1.0)]
     decode_cost_penalty: f64,
     /// Objective: time to first token [default: the scenario's].
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     slo_ttft_ms: Option<f64>,
     /// Objective: longest gap between two tokens [default: the scenario's].
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     slo_itl_ms: Option<f64>,
     /// Of traffic, noise and faults: the same seed gives the same bytes.
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -10,13 +10,13 @@ use crate::sim::scenario::{LengthsSpec, PhaseSpec, Scenario, ScenarioError};
 #[command(next_help_heading = "Traffic")]
 pub struct TrafficFlags {
     /// Requests per second, on average.
-    #[arg(long, value_name = "RPS", conflicts_with = "trace")]
+    #[arg(long, value_name = "RPS", allow_negative_numbers = true, conflicts_with = "trace")]
     arrival_rate: Option<f64>,
     /// Variance of the gap between arrivals over its squared mean: 1 is Poisson. With --burst-s: rate in a burst over the mean rate.
-    #[arg(long, value_name = "FACTOR", conflicts_with = "trace")]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, conflicts_with = "trace")]
     burst_factor: Option<f64>,
     /// Bursts last so many seconds on average, and nothing arrives between them.
-    #[arg(long, value_name = "S", requires = "burst_factor", conflicts_with = "trace")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, requires = "burst_factor", conflicts_with = "trace")]
     burst_s: Option<f64>,
     /// Requests, at most.
     #[arg(long, value_name = "N")]
@@ -28,13 +28,13 @@ pub struct TrafficFlags {
     #[arg(long, value_name = "LENGTHS", conflicts_with = "trace")]
     output_tokens: Option<Lengths>,
     /// From so many seconds on, prompts are as long as the answers were and answers as long as the prompts.
-    #[arg(long, value_name = "S", conflicts_with = "trace")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, conflicts_with = "trace")]
     flip_at: Option<f64>,
     /// Replay a trace (Azure LLM CSV, Mooncake JSONL or dualpool JSONL) in place of the scenario's traffic.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Gaps between the trace's requests are divided by this.
-    #[arg(long, value_name = "FACTOR", requires = "trace")]
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, requires = "trace")]
     replay_speed: Option<f64>,
     /// Requests of the trace that are replayed, at most.
     #[arg(long, value_name = "N", requires = "trace", conflicts_with = "requests")]

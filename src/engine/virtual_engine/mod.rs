@@ -19,4 +19,4 @@ pub use fleet::{VirtualFleet, start_with_memory};
 pub use mover::VirtualMover;
 pub use scheduler::{LoadRequest, Scheduler, StepCost, StepOutput};
 pub use settings::{Timing, VirtualSettings};
-pub use text::Fingerprint;
+pub use text::{Fingerprint, text_after};

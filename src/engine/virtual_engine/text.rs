@@ -1,6 +1,6 @@
 //! What a virtual engine "says": each token is a function of all tokens before it.
 
-use crate::core::TokenId;
+use crate::core::{FinishReason, TokenId};
 
 /// The token that ends an answer, for legs that do not ignore it.
 pub(super) const END: TokenId = 0;
@@ -38,6 +38,21 @@ impl Fingerprint {
     pub(super) fn damaged(self) -> Fingerprint {
         Fingerprint(!self.0)
     }
+}
+
+/// What a virtual engine says after this prompt, and why it ends there.
+pub fn text_after(prompt: &[TokenId], max_tokens: u32, ignore_eos: bool, vocab_size: u32) -> (Vec<TokenId>, FinishReason) {
+    let mut kv = Fingerprint::EMPTY.extend(prompt);
+    let mut tokens = Vec::new();
+    while (tokens.len() as u32) < max_tokens {
+        let token = kv.next(vocab_size);
+        tokens.push(token);
+        kv = kv.push(token);
+        if token == END && !ignore_eos {
+            return (tokens, FinishReason::Stop);
+        }
+    }
+    (tokens, FinishReason::Length)
 }
 
 #[cfg(test)]

@@ -173,3 +173,116 @@ fn what_can_never_fit_fails_at_once() {
     scheduler.submit(leg(0, 5000, 4));
     assert!(matches!(&scheduler.take_ended()[0].finish.as_ref().unwrap().reason, FinishReason::Error(why) if why.contains("5004")));
 }
+
+/// Serves one leg alone. Returns its tokens and how much of its prompt was cached.
+fn serve(scheduler: &mut Scheduler, leg: Leg) -> (Vec<TokenId>, u32) {
+    scheduler.submit(leg);
+    let (mut tokens, mut cached) = (Vec::new(), None);
+    while scheduler.begin_step().is_some() {
+        for output in finish(scheduler) {
+            tokens.extend(output.token);
+            cached = cached.or(output.cached_tokens);
+        }
+    }
+    (tokens, cached.unwrap())
+}
+
+fn small_blocks(kv_blocks: u32) -> VirtualSettings {
+    VirtualSettings { block_size: 16, kv_blocks, ..VirtualSettings::default() }
+}
+
+/// A leg with these tokens for a prompt.
+fn saying(request: u64, prompt: &[TokenId]) -> Leg {
+    Leg { prompt: prompt.into(), ..leg(request, 0, 4) }
+}
+
+#[test]
+fn a_prompt_that_begins_as_an_earlier_one_is_computed_from_where_they_part() {
+    let mut scheduler = Scheduler::new(&small_blocks(64));
+    let first: Vec<TokenId> = (1..=50).collect();
+    let (said, cached) = serve(&mut scheduler, saying(0, &first));
+    assert_eq!(cached, 0);
+    // The next turn of the conversation: 54 tokens are as before, of which the last one's KV was never computed.
+    let second: Vec<TokenId> = first.iter().chain(&said).copied().chain(900..910).collect();
+    let (after, cached) = serve(&mut scheduler, saying(1, &second));
+    assert_eq!(cached, 48, "three full blocks of sixteen");
+    let stats = scheduler.stats();
+    assert_eq!((stats.prefix_queries, stats.prefix_hits), (50 + 64, 48));
+    assert_eq!(stats.prompt_tokens_computed, 50 + 16);
+    let mut elsewhere = Scheduler::new(&VirtualSettings { prefix_cache: false, ..small_blocks(64) });
+    assert_eq!(serve(&mut elsewhere, saying(1, &second)), (after, 0), "the text does not depend on the cache");
+    assert_eq!(elsewhere.stats().prefix_queries, 0);
+}
+
+#[test]
+fn answers_are_found_too_and_the_last_token_is_always_computed() {
+    let mut scheduler = Scheduler::new(&small_blocks(64));
+    let prompt: Vec<TokenId> = (1..=30).collect();
+    let (said, _) = serve(&mut scheduler, saying(0, &prompt));
+    let longer: Vec<TokenId> = prompt.iter().chain(&said).copied().chain([7]).collect();
+    assert_eq!(serve(&mut scheduler, saying(1, &longer)).1, 32, "two tokens of the second block were the answer's");
+    let whole: Vec<TokenId> = longer[..32].to_vec();
+    assert_eq!(serve(&mut scheduler, saying(2, &whole)).1, 16, "all but its last block, for it needs an output");
+}
+
+#[test]
+fn blocks_that_were_unused_longest_are_overwritten_first() {
+    let mut scheduler = Scheduler::new(&small_blocks(6));
+    let prompt = |from: u32| -> Vec<TokenId> { (from..from + 33).collect() };
+    // Three blocks each, of which two are full.
+    for (request, from) in [(0, 1000), (1, 2000)] {
+        serve(&mut scheduler, saying(request, &prompt(from)));
+    }
+    assert_eq!(scheduler.evictions(), 0);
+    assert_eq!(serve(&mut scheduler, saying(2, &prompt(1000))).1, 32, "used again, so now the other one is older");
+    serve(&mut scheduler, saying(3, &prompt(3000)));
+    assert!(scheduler.evictions() > 0);
+    assert_eq!(serve(&mut scheduler, saying(4, &prompt(1000))).1, 32);
+    assert_eq!(serve(&mut scheduler, saying(5, &prompt(2000))).1, 0);
+    assert!(scheduler.is_idle());
+}
+
+#[test]
+fn legs_that_run_beside_each_other_share_their_prefix() {
+    let mut scheduler = Scheduler::new(&small_blocks(8));
+    let prompt: Vec<TokenId> = (1..=60).collect();
+    serve(&mut scheduler, saying(0, &prompt));
+    // Four blocks for each alone; together three for both and one for each.
+    scheduler.submit(saying(1, &prompt));
+    scheduler.submit(saying(2, &prompt));
+    let cost = scheduler.begin_step().unwrap();
+    assert_eq!((cost.prompt_tokens, scheduler.blocks_in_use()), (24, 5));
+    let tokens = |leg: u64, outputs: &[(LegId, TokenId)]| -> Vec<TokenId> {
+        outputs.iter().filter(|(id, _)| id.request.0 == leg).map(|&(_, token)| token).collect()
+    };
+    let mut outputs: Vec<_> = finish(&mut scheduler).iter().map(|output| (output.leg, output.token.unwrap())).collect();
+    outputs.extend(drain(&mut scheduler));
+    assert_eq!(tokens(1, &outputs), tokens(2, &outputs));
+    assert!(scheduler.is_idle());
+}
+
+#[test]
+fn a_cache_is_reset_only_while_no_block_is_in_use() {
+    let mut scheduler = Scheduler::new(&small_blocks(64));
+    let prompt: Vec<TokenId> = (1..=50).collect();
+    serve(&mut scheduler, Leg { hold: true, ..saying(0, &prompt) });
+    assert!(!scheduler.reset_prefix_cache(), "blocks are held");
+    assert!(scheduler.release(leg(0, 0, 1).id) && scheduler.reset_prefix_cache());
+    assert_eq!(serve(&mut scheduler, saying(1, &prompt)).1, 0);
+}
+
+#[test]
+fn loaded_kv_can_be_found_by_others_unless_it_is_wrong() {
+    let prompt: Vec<TokenId> = (1..=50).collect();
+    for wrong in [false, true] {
+        let mut scheduler = Scheduler::new(&small_blocks(64));
+        let mut comes = saying(0, &prompt);
+        comes.load = Some(KvSource { engine: EngineId(1), leg: comes.id, tokens: 49 });
+        scheduler.submit(comes.clone());
+        scheduler.begin_step();
+        let kv = Fingerprint::EMPTY.extend(&prompt[..49]);
+        scheduler.loaded(comes.id, Some(if wrong { kv.damaged() } else { kv }));
+        drain(&mut scheduler);
+        assert_eq!(serve(&mut scheduler, saying(1, &prompt)).1, if wrong { 0 } else { 48 });
+    }
+}
