@@ -42,6 +42,7 @@ impl<'a> Machine<'a> {
         arrangement: &Arrangement,
         settings: &'a VirtualSettings,
         costs: CostModel,
+        router: &RouterSettings,
         requests: &'a [(Time, Request)],
         seed: u64,
     ) -> Result<Machine<'a>, SimError> {
@@ -53,8 +54,7 @@ impl<'a> Machine<'a> {
             kv_transfer: true,
         };
         let engines = arrangement.roles.len();
-        let in_flight = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };
-        let mut router = Router::new(&vec![facts; engines], &in_flight);
+        let mut router = Router::new(&vec![facts; engines], router);
         router.arrange(arrangement)?;
         router.set_costs(costs);
         let tuned = |&tuning: &_| {
@@ -62,7 +62,7 @@ impl<'a> Machine<'a> {
             scheduler.tune(tuning);
             scheduler
         };
-        let served = || Served { token_us: Vec::new(), tokens: Vec::new(), end: None };
+        let served = || Served { admitted: None, token_us: Vec::new(), tokens: Vec::new(), end: None };
         Ok(Machine {
             now: Time(0),
             due: BinaryHeap::new(),
@@ -138,6 +138,7 @@ impl<'a> Machine<'a> {
         for action in actions.drain(..) {
             match action {
                 Action::Submit { engine, leg } => {
+                    self.served[leg.id.request.0 as usize].admitted.get_or_insert(Micros(self.now.0));
                     self.engines[engine.index()].submit(leg);
                     self.kick(engine.index());
                 }
@@ -187,7 +188,7 @@ impl<'a> Machine<'a> {
                 prompt_tokens: request.prompt_tokens(),
                 objectives: request.objectives,
                 arrived_us: Micros(arrived.0),
-                admitted_us: Some(Micros(arrived.0)),
+                admitted_us: served.admitted,
                 token_us: served.token_us,
                 tokens: served.tokens,
                 legs: Vec::new(),

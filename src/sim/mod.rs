@@ -5,6 +5,7 @@ mod machine;
 
 use thiserror::Error;
 
+use crate::config::RouterSettings;
 use crate::core::{Arrangement, ArrangementError, Micros, Request, RequestError, Time};
 use crate::engine::virtual_engine::{Timing, VirtualSettings};
 use crate::router::CostModel;
@@ -32,7 +33,20 @@ pub fn serve(
     requests: &[(Time, Request)],
     seed: u64,
 ) -> Result<Vec<RequestRecord>, SimError> {
-    machine::Machine::new(arrangement, engine, costs, requests, seed)?.run(arrangement)
+    let router = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };
+    serve_with(&router, arrangement, engine, costs, requests, seed)
+}
+
+/// The same with a router of these settings.
+pub fn serve_with(
+    router: &RouterSettings,
+    arrangement: &Arrangement,
+    engine: &VirtualSettings,
+    costs: CostModel,
+    requests: &[(Time, Request)],
+    seed: u64,
+) -> Result<Vec<RequestRecord>, SimError> {
+    machine::Machine::new(arrangement, engine, costs, router, requests, seed)?.run(arrangement)
 }
 
 /// The timing of engines that cost what the router has learned.
@@ -50,6 +64,7 @@ pub fn timing(costs: &CostModel) -> Timing {
 
 /// What a request got, while it is being served.
 struct Served {
+    admitted: Option<Micros>,
     token_us: Vec<Micros>,
     tokens: Vec<u32>,
     end: Option<(Micros, Result<(), RequestError>)>,
