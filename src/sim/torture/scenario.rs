@@ -125,6 +125,7 @@ fn router(rng: &mut Rng) -> RouterSettings {
         prefill_ctx_thresh: rng.random_range(8..=256),
         resumes_max: rng.random_range(0..=4),
         tick_ms: rng.random_range(1..=100),
+        ..RouterSettings::default()
     }
 }
 
