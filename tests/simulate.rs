@@ -50,7 +50,7 @@ fn scenario(folder: &Path, from: &str, to: &str) -> String {
 #[test]
 fn every_built_in_serves_all_its_requests_in_both_modes() {
     let here = folder();
-    for (i, scenario) in ["flagship_vs_mid", "mig_slices", "2P2D", "1p3d"].into_iter().enumerate() {
+    for (i, scenario) in ["flagship_vs_mid", "mig_slices", "flip", "2P2D", "1p3d"].into_iter().enumerate() {
         let out = format!("out{i}");
         let table = prints(here.path(), &["simulate", "--scenario", scenario, "--requests", "60", "--out", &out]);
         assert!(table.starts_with("SIMULATED: figures of a model"), "{table}");

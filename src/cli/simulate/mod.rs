@@ -27,7 +27,7 @@ use traffic::TrafficFlags;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// flagship_vs_mid, mig_slices, a fleet such as 2P2D, or a TOML file.
+    /// flagship_vs_mid, mig_slices, flip, a fleet such as 2P2D, or a TOML file.
     #[arg(long, value_name = "NAME|FILE", default_value = "2P2D")]
     scenario: String,
     /// Serve by these policies, an arm each; without --mode instead of the two modes.

@@ -3,13 +3,14 @@
 use super::{Scenario, ScenarioError};
 
 /// `2P2D` stands for every number of prefill and decode engines.
-pub const NAMES: [&str; 3] = ["flagship_vs_mid", "mig_slices", "2P2D (any xPyD)"];
+pub const NAMES: [&str; 4] = ["flagship_vs_mid", "mig_slices", "flip", "2P2D (any xPyD)"];
 
 /// None where there is no built-in of this name.
 pub(super) fn get(name: &str) -> Option<Result<Scenario, ScenarioError>> {
     let text = match name {
         "flagship_vs_mid" => include_str!("flagship_vs_mid.toml"),
         "mig_slices" => include_str!("mig_slices.toml"),
+        "flip" => include_str!("flip.toml"),
         _ => return x_p_y_d(name),
     };
     Some(Scenario::parse(name, text))
@@ -39,7 +40,7 @@ mod tests {
 
     #[test]
     fn every_built_in_is_sound_and_says_what_it_is() {
-        for name in ["flagship_vs_mid", "mig_slices", "1P1D", "2p2d", "8P8D"] {
+        for name in ["flagship_vs_mid", "mig_slices", "flip", "1P1D", "2p2d", "8P8D"] {
             let scenario = Scenario::open(name).unwrap();
             assert!(scenario.about.len() > 40 && scenario.cost_per_hour().is_some(), "{name}");
             assert!(scenario.traffic.items(&scenario, 1).is_ok(), "{name}");
