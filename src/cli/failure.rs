@@ -9,7 +9,9 @@ use crate::harness::folder::FolderError;
 use crate::harness::target::UnknownTarget;
 use crate::migrate::CalibrationError;
 use crate::report::LoadError;
+use crate::sim::scenario::ScenarioError;
 use crate::workload::WorkloadError;
+use crate::workload::trace::TraceError;
 
 /// Something went wrong.
 pub const FAILED: u8 = 1;
@@ -43,6 +45,8 @@ fn judge(error: &anyhow::Error) -> (u8, Option<&'static str>) {
         .or(is(error.is::<DeviceError>(), USAGE, "`dualpool doctor` lists the devices of this machine"))
         .or(is(error.is::<UnknownTarget>(), USAGE, "`dualpool list-targets` says what each target does"))
         .or(is(error.is::<WorkloadError>(), USAGE, "`dualpool config` shows every setting and where it came from"))
+        .or(is(error.is::<ScenarioError>(), USAGE, "docs/simulate.md says what a scenario holds"))
+        .or(is(error.is::<TraceError>(), USAGE, "docs/workloads.md says what traces can be read"))
         .or(is(error.is::<FolderError>(), USAGE, "without --out every run gets a folder of its own under artifacts/"))
         .or(is(error.is::<CalibrationError>(), USAGE, "--calibration none runs without one"))
         .or(is(error.is::<LoadError>(), FAILED, "`dualpool run` prints the run folder as its last line"))

@@ -77,6 +77,10 @@ const SET: &str = "set";
 pub struct SettingFlags(Vec<FlagValue>);
 
 impl SettingFlags {
+    pub fn of(values: Vec<FlagValue>) -> SettingFlags {
+        SettingFlags(values)
+    }
+
     pub fn values(&self) -> Vec<FlagValue> {
         self.0.clone()
     }
@@ -123,7 +127,8 @@ fn arg(flag: &SettingFlag) -> Arg {
     Arg::new(flag.flag).long(flag.flag).allow_negative_numbers(flag.value.is_some())
 }
 
-fn assignment(text: &str) -> Result<(String, String), String> {
+/// `KEY=VALUE`.
+pub fn assignment(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as router.resumes_max=2")?;
     Ok((key.trim().to_string(), value.to_string()))
 }

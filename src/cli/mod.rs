@@ -11,11 +11,13 @@ mod hold_gpu_memory;
 mod interrupt;
 mod list_targets;
 mod log;
+mod plot;
 mod profile;
 mod program;
 mod progress;
 mod report;
 mod run;
+mod simulate;
 mod terminal;
 mod top;
 mod topology;
@@ -61,6 +63,10 @@ enum Command {
     ListTargets,
     /// Watch a run while it goes on, and this machine's GPUs.
     Top(top::Args),
+    /// Serve a modelled fleet's traffic with the real router, in seconds and without engines; every figure is a forecast.
+    Simulate(simulate::Args),
+    /// Draw runs and simulations: TTFT, ITL, goodput and queue depth, as SVG and PNG.
+    Plot(plot::Args),
     /// Rebuild the table and report.html from a run's artifacts.
     Report(report::Args),
     /// Show what this machine is made of, or the one that a file shows: GPUs, NUMA nodes, NICs, and how far apart they are.
@@ -109,6 +115,8 @@ fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Profile(args) => profile::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
         Command::Top(args) => top::run(args),
+        Command::Simulate(args) => simulate::run(args, &cli),
+        Command::Plot(args) => plot::run(args),
         Command::Report(args) => report::run(args),
         Command::Topology(args) => topology::run(args),
         Command::Torture(args) => torture::run(args),

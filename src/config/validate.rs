@@ -25,6 +25,9 @@ const PATH: &str = "a path";
 /// Requests of one repetition, at most: their records are kept in memory until the run is over.
 const REQUESTS_MAX: u64 = 100_000;
 
+/// An hour: who waits longer waits for nothing.
+const PATIENCE_MS_MAX: u64 = 3_600_000;
+
 /// Every setting whose type alone does not say what is allowed; the texts also explain values of the wrong type.
 const RULES: &[Rule] = &[
     rule("engine.model", "the path of a model's folder", |s| !s.engine.model.as_os_str().is_empty()),
@@ -47,6 +50,26 @@ const RULES: &[Rule] = &[
     rule("router.prefill_ctx_thresh", COUNT, |s| s.router.prefill_ctx_thresh > 0),
     rule("router.resumes_max", COUNT_OR_NONE, |_| true),
     rule("router.tick_ms", COUNT, |s| s.router.tick_ms > 0),
+    rule("router.admission.queue_max", "a whole number from 0 to 100000", |s| s.router.admission.queue_max <= 100_000),
+    rule(
+        "router.admission.patience_ms",
+        "three whole numbers up to 3600000, for priorities 1, 2 and 3, each at least the one before it",
+        |s| s.router.admission.patience_ms.is_sorted() && s.router.admission.patience_ms[2] <= PATIENCE_MS_MAX,
+    ),
+    rule("router.admission.window", "off or aimd", |_| true),
+    rule("router.admission.window_tokens_min", COUNT, |s| s.router.admission.window_tokens_min > 0),
+    rule("router.admission.window_tokens_max", "at least router.admission.window_tokens_min", |s| {
+        s.router.admission.window_tokens_max >= s.router.admission.window_tokens_min
+    }),
+    rule("router.admission.window_step_tokens", COUNT, |s| s.router.admission.window_step_tokens > 0),
+    rule("router.admission.window_cut", "a share over 0 and under 1", |s| {
+        s.router.admission.window_cut > 0.0 && s.router.admission.window_cut < 1.0
+    }),
+    rule("router.admission.reject", "off, naive or predictive", |_| true),
+    rule("router.admission.reject_over", "three numbers over 0, for priorities 1, 2 and 3, each at most the one before it", |s| {
+        let over = s.router.admission.reject_over;
+        over.into_iter().all(is_positive) && over.is_sorted_by(|higher, lower| higher >= lower)
+    }),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),

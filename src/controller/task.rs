@@ -66,7 +66,7 @@ pub(super) struct Task {
     mover: Option<Box<dyn KvMover>>,
     moves: Option<mpsc::Receiver<MoveEvent>>,
     clock: Arc<dyn Clock>,
-    /// One per request that is not over, so at most `router.max_in_flight`.
+    /// One per request that is not over, so at most `router.max_in_flight` and those that wait for admission.
     clients: HashMap<RequestId, Client>,
     tape: Option<Tape>,
     gpus: Option<Box<GpuWatch>>,

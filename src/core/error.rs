@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::EngineId;
+use super::{EngineId, Priority};
 
 /// The phase of a request's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,6 +36,20 @@ pub enum RejectReason {
         "prompt of {prompt_tokens} tokens plus {max_tokens} output tokens is over the model's context of {max_model_len}; shorten it"
     )]
     TooLong { prompt_tokens: u32, max_tokens: u32, max_model_len: u32 },
+    #[error(
+        "{queued} requests of priority {priority} wait, the most that `router.admission.queue_max` allows; retry in {retry_after_ms} ms"
+    )]
+    QueueFull { priority: Priority, queued: u32, retry_after_ms: u64 },
+    #[error(
+        "its first token would come after {predicted_ms} ms, and {allowed_ms} ms are allowed (objective {objective_ms} ms times \
+         `router.admission.reject_over`); retry in {retry_after_ms} ms or allow more"
+    )]
+    WouldMissTtft { predicted_ms: u64, allowed_ms: u64, objective_ms: u64, retry_after_ms: u64 },
+    #[error(
+        "its tokens would come up to {predicted_ms} ms apart, and {allowed_ms} ms are allowed (objective {objective_ms} ms times \
+         `router.admission.reject_over`); retry in {retry_after_ms} ms or allow more"
+    )]
+    WouldMissItl { predicted_ms: u64, allowed_ms: u64, objective_ms: u64, retry_after_ms: u64 },
     #[error("the prompt is empty; send at least one token")]
     EmptyPrompt,
     #[error("max_tokens is 0; ask for at least one token")]
@@ -44,6 +58,18 @@ pub enum RejectReason {
     NoEngine,
     #[error("the controller is shutting down")]
     ShuttingDown,
+}
+
+impl RejectReason {
+    /// When the same request is likely to be let in, where waiting helps and the router can tell how long.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match *self {
+            RejectReason::QueueFull { retry_after_ms, .. }
+            | RejectReason::WouldMissTtft { retry_after_ms, .. }
+            | RejectReason::WouldMissItl { retry_after_ms, .. } => Some(retry_after_ms),
+            _ => None,
+        }
+    }
 }
 
 /// Why a request ended without all its tokens.

@@ -45,6 +45,21 @@ pub enum Priority {
     Low = 3,
 }
 
+impl Priority {
+    pub const ALL: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+
+    /// This priority's place in a list of one element per priority, highest first.
+    pub fn index(self) -> usize {
+        self as usize - 1
+    }
+}
+
+impl std::fmt::Display for Priority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (*self as u8).fmt(f)
+    }
+}
+
 impl TryFrom<u8> for Priority {
     type Error = String;
 

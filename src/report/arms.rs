@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::figures::figures;
+use super::plot::Key;
 use super::{ArmSummary, Artifacts};
 use crate::core::Arrangement;
 use crate::telemetry::{EngineSample, RequestRecord};
@@ -53,8 +54,7 @@ pub fn arms(artifacts: &Artifacts) -> Vec<Arm<'_>> {
     let counted = artifacts.summary.as_ref().map(|_| complete_repetitions(&artifacts.run.arms, &artifacts.requests));
     let mut arms: Vec<Arm> = names.into_iter().map(|name| arm(artifacts, name, counted.as_deref())).collect();
     for (i, arm) in arms.iter_mut().filter(|a| !a.control).enumerate() {
-        arm.letter = letter(i);
-        arm.class = format!("arm a{} d{}", i % COLOURS, i / COLOURS % 3);
+        (arm.letter, arm.class) = (letter(i), class(i));
     }
     for i in 0..arms.len() {
         if arms[i].control {
@@ -85,8 +85,13 @@ fn arm<'a>(artifacts: &'a Artifacts, name: &'a str, counted: Option<&[u32]>) -> 
     Arm { name, letter: String::new(), class: "arm ac".to_string(), control, arrangement, requests, samples, figures }
 }
 
+/// Colour and dash of the arm with this place among those that are no controls.
+pub fn class(index: usize) -> String {
+    format!("arm a{} d{}", index % COLOURS, index / COLOURS % 3)
+}
+
 /// A to Z, then AA, AB ...
-fn letter(index: usize) -> String {
+pub fn letter(index: usize) -> String {
     let own = char::from(b'A' + (index % 26) as u8);
     match index / 26 {
         0 => own.to_string(),
@@ -95,6 +100,10 @@ fn letter(index: usize) -> String {
 }
 
 impl Arm<'_> {
+    pub fn key(&self) -> Key<'_> {
+        Key { letter: &self.letter, class: &self.class }
+    }
+
     /// The first repetition with records: the one that pictures of a single repetition show.
     pub fn pictured(&self) -> Option<u32> {
         let repetitions = self.requests.iter().map(|r| r.repetition).chain(self.samples.iter().map(|s| s.repetition));

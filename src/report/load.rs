@@ -77,7 +77,7 @@ fn finished(samples: Vec<Sample>, requests: &[RequestRecord], notes: &mut Vec<St
 }
 
 /// A JSON file; none when there is no such file.
-fn document<T: DeserializeOwned>(path: &Path, mend: &'static str) -> Result<Option<T>, LoadError> {
+pub(super) fn document<T: DeserializeOwned>(path: &Path, mend: &'static str) -> Result<Option<T>, LoadError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::config::RouterSettings;
 use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
 
+use super::admission::Admission;
 use super::flight::Flight;
 use super::policy::{self, Ask, Plan, Policy};
 use super::{
@@ -13,7 +14,8 @@ use super::{
 
 /// Decides where every request goes and follows it to its end.
 ///
-/// Its memory is bounded: at most `router.max_in_flight` requests and aborted legs, each with its own tokens.
+/// Its memory is bounded: at most `router.max_in_flight` requests and aborted legs, each with its own tokens, and three times
+/// `router.admission.queue_max` requests that wait.
 pub struct Router {
     pub(super) engines: Vec<EngineState>,
     pub(super) costs: CostModel,
@@ -23,11 +25,12 @@ pub struct Router {
     cached: Vec<u32>,
     pub(super) settings: RouterSettings,
     /// The time of the last event: how old a device's signals are counts from it.
-    now: Time,
+    pub(super) now: Time,
     pub(super) long_prompt_tokens_min: u32,
     pub(super) flights: HashMap<RequestId, Flight>,
     /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
     pub(super) draining: HashMap<LegId, EngineId>,
+    pub(super) admission: Admission,
 }
 
 impl Router {
@@ -45,6 +48,7 @@ impl Router {
             long_prompt_tokens_min: settings.prefill_ctx_thresh,
             flights: HashMap::new(),
             draining: HashMap::new(),
+            admission: Admission::new(&settings.admission, fleet.len()),
         }
     }
 
@@ -85,13 +89,19 @@ impl Router {
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
             Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
-            Event::Tick => {}
+            Event::Tick => self.mind_gate(now, actions),
             Event::ShutDown => self.shut_down(actions),
         }
+        self.open_gate(now, actions);
     }
 
-    /// Requests that are not over, and aborted legs that their engine has not ended yet.
+    /// Requests that are not over, those that wait for admission included, and aborted legs that their engine has not ended yet.
     pub fn in_flight(&self) -> usize {
+        self.admitted() + self.admission.queue_len()
+    }
+
+    /// The same without those that wait: what `router.max_in_flight` bounds.
+    pub(super) fn admitted(&self) -> usize {
         self.flights.len() + self.draining.len()
     }
 
@@ -122,7 +132,7 @@ impl Router {
         self.copies.forget_learnt();
     }
 
-    /// Why a request cannot be admitted now.
+    /// Why a request cannot be served, whenever it came.
     pub(super) fn refusal(&self, request: &Request) -> Option<RejectReason> {
         let alive = self.engines.iter().filter(|engine| engine.alive);
         let Some(max_model_len) = alive.map(|engine| engine.facts.max_model_len).min() else {
@@ -138,24 +148,23 @@ impl Router {
         if prompt_tokens.saturating_add(max_tokens) > max_model_len {
             return Some(RejectReason::TooLong { prompt_tokens, max_tokens, max_model_len });
         }
-        let in_flight = self.in_flight() as u32;
-        (in_flight >= self.settings.max_in_flight).then_some(RejectReason::TooManyInFlight { in_flight })
+        None
     }
 
     /// Where a request that starts now goes. None only when no engine is alive.
     pub fn decide(&mut self, ask: &Ask) -> Option<Plan> {
-        self.deciding(|policy, fleet| policy.place(fleet, ask))
+        self.deciding(|policy, fleet, _| policy.place(fleet, ask))
     }
 
     /// Where a request whose KV is on engine `from` decodes.
     pub(super) fn decide_decode(&mut self, ask: &Ask, from: EngineId) -> Option<EngineId> {
-        self.deciding(|policy, fleet| policy.decode_on(fleet, ask, from))
+        self.deciding(|policy, fleet, _| policy.decode_on(fleet, ask, from))
     }
 
-    fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>) -> T) -> T {
-        let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, .. } = self;
+    pub(super) fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>, &Admission) -> T) -> T {
+        let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, admission, .. } = self;
         let long_prompt_tokens_min = *long_prompt_tokens_min;
-        decide(policy.as_mut(), &FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now: *now })
+        decide(policy.as_mut(), &FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now: *now }, admission)
     }
 
     /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.

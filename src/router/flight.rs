@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::core::{Bytes, EngineId, KvSource, LegId, Micros, Phase, Request, Time, TokenId};
 
+use super::admission::Admitted;
 use super::fleet::LegLoad;
 use super::policy::Ask;
 
@@ -17,11 +18,13 @@ pub(super) struct Journey {
     pub legs: u16,
     /// Times the request was resumed after an engine's death.
     pub resumes: u32,
+    /// What it was let in with, until its first token: none where nobody wants to know.
+    pub admitted: Option<Admitted>,
 }
 
 impl Journey {
     pub fn new(request: Request) -> Journey {
-        Journey { request, tokens: Vec::new(), legs: 0, resumes: 0 }
+        Journey { request, tokens: Vec::new(), legs: 0, resumes: 0, admitted: None }
     }
 
     pub fn remaining(&self) -> u32 {
@@ -64,6 +67,8 @@ pub(super) struct Stay {
     pub load: LegLoad,
     /// When the stay began, which is when the one before it ended.
     pub since: Time,
+    /// When it began to decode here, if it does.
+    pub decodes_since: Option<Time>,
     /// Tokens to be loaded, and what the mover reported of that.
     pub loading: Option<Loading>,
 }

@@ -1,7 +1,8 @@
 //! The life of a request: one function per thing that can happen to it.
 
 use crate::core::{
-    Bytes, EngineId, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Phase, Request, RequestError, RequestId, Time, TokenId,
+    Bytes, EngineId, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Phase, RejectReason, Request, RequestError, RequestId,
+    Time, TokenId,
 };
 
 use super::fleet::LegLoad;
@@ -12,25 +13,25 @@ use super::{Action, Router};
 impl Router {
     pub(super) fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
         let id = request.id;
-        if self.flights.contains_key(&id) {
+        if self.flights.contains_key(&id) || self.is_queued(id) {
             return; // Ids are unique; the request that has this one goes on.
         }
         if let Some(reason) = self.refusal(&request) {
             let result = Err(RequestError::Rejected { reason });
             return actions.push(Action::Finish { request: id, result });
         }
-        if self.place(now, Journey::new(request), actions).is_err() {
-            // Admission found an engine alive, and every policy falls back to any engine alive.
-            let result = Err(RequestError::Rejected { reason: crate::core::RejectReason::NoEngine });
-            actions.push(Action::Finish { request: id, result });
-        }
+        self.admit(now, request, actions);
     }
 
     pub(super) fn cancelled(&mut self, request: RequestId, actions: &mut Vec<Action>) {
-        self.cut_short(request, |phase| RequestError::Cancelled { phase }, actions);
+        let error = |phase| RequestError::Cancelled { phase };
+        if !self.leaves_queue(request, error, actions) {
+            self.cut_short(request, error, actions);
+        }
     }
 
     pub(super) fn shut_down(&mut self, actions: &mut Vec<Action>) {
+        self.clear_queue(|phase| RequestError::ShutDown { phase }, actions);
         let mut requests: Vec<RequestId> = self.flights.keys().copied().collect();
         requests.sort_unstable();
         for request in requests {
@@ -82,6 +83,7 @@ impl Router {
     /// The request's leg gave tokens.
     fn progressed(&mut self, now: Time, request: RequestId, tokens: &[TokenId], actions: &mut Vec<Action>) {
         let Some(Flight { journey, stay, held }) = self.flights.get_mut(&request) else { return };
+        let admitted = journey.admitted.take().filter(|_| journey.legs == 1).map(|admitted| (admitted, journey.ask()));
         journey.tokens.extend_from_slice(tokens);
         let engine = &mut self.engines[stay.engine.index()];
         let (first, prefill, given) = (!stay.load.started, stay.load.prefill, tokens.len() as u32);
@@ -100,6 +102,11 @@ impl Router {
         }
         engine.started(prefill);
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
+        if !stay.split {
+            stay.decodes_since = Some(now);
+            let at_most = f64::from(stay.left) * self.costs.step(0.0, engine.load.running as f64);
+            self.admission.decodes.began(stay.engine, now, at_most);
+        }
         // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
         if let Some(Loading { from, tokens, copied: Some((copy, bytes)) }) = stay.loading {
@@ -108,6 +115,9 @@ impl Router {
             let copied = if bytes == Bytes(0) { 0 } else { tokens };
             self.costs.observe_handoff(copied, copy, now.since(stay.since), joining);
             self.copies.observe(from, stay.engine, copied, copy);
+        }
+        if let Some((admitted, ask)) = admitted {
+            self.first_token(now, admitted, &ask);
         }
     }
 
@@ -191,18 +201,26 @@ impl Router {
                 actions.push(Action::Finish { request, result });
             }
         }
+        if !self.engines.iter().any(|engine| engine.alive) {
+            self.clear_queue(|_| RequestError::Rejected { reason: RejectReason::NoEngine }, actions);
+        }
     }
 
     /// Sends the request where the policy says, from wherever it stands. Fails when no engine is alive.
     fn place(&mut self, now: Time, journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
-        let ask = journey.ask();
-        let (engine, split) = match self.decide(&ask).ok_or(())? {
+        let plan = self.decide(&journey.ask()).ok_or(())?;
+        self.start(now, journey, plan, actions);
+        Ok(())
+    }
+
+    /// Sends the request where the plan says.
+    pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Plan, actions: &mut Vec<Action>) {
+        let (engine, split) = match plan {
             Plan::Whole(engine) => (engine, false),
             // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere.
-            Plan::Split(engine) => (engine, ask.outputs > 1 && self.can_hand_over(engine)),
+            Plan::Split(engine) => (engine, journey.remaining() > 1 && self.can_hand_over(engine)),
         };
         self.send(now, journey, engine, split, None, actions);
-        Ok(())
     }
 
     fn can_hand_over(&self, from: EngineId) -> bool {
@@ -246,6 +264,7 @@ impl Router {
                 objectives: ask.objectives,
             },
             since: now,
+            decodes_since: None,
             loading: load.map(|source| Loading { from: source.engine, tokens: source.tokens, copied: None }),
         };
         self.engines[engine.index()].load.enter(&stay.load);
@@ -258,6 +277,9 @@ impl Router {
         let flight = self.flights.remove(&request)?;
         let engine = &mut self.engines[flight.stay.engine.index()];
         engine.left(&flight.stay.load);
+        if let Some(began) = flight.stay.decodes_since {
+            self.decode_over(flight.stay.engine, began);
+        }
         Some(flight)
     }
 }

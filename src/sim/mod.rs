@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod faults;
 mod machine;
+pub mod scenario;
 #[cfg(test)]
 mod tests;
 pub mod torture;
@@ -113,8 +114,20 @@ pub fn serve(
     seed: u64,
 ) -> Result<Vec<RequestRecord>, SimError> {
     let router = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };
+    serve_with(&router, arrangement, engine, costs, requests, seed)
+}
+
+/// The same with a router of these settings.
+pub fn serve_with(
+    router: &RouterSettings,
+    arrangement: &Arrangement,
+    engine: &VirtualSettings,
+    costs: CostModel,
+    requests: &[(Time, Request)],
+    seed: u64,
+) -> Result<Vec<RequestRecord>, SimError> {
     let engines = vec![engine.clone(); arrangement.roles.len()];
-    let simulation = Simulation { engines: &engines, arrangement, router: &router, costs, faults: &Faults::default(), seed };
+    let simulation = Simulation { engines: &engines, arrangement, router, costs, faults: &Faults::default(), seed };
     let mut records = Vec::with_capacity(requests.len());
     let given: Vec<_> = requests.iter().map(|(_, request)| request.id).collect();
     simulation.serve(requests.iter().cloned(), |record| records.push(record))?;

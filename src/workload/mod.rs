@@ -1,8 +1,8 @@
 //! The requests of one repetition: how long they are, when they arrive, what they ask for. Pure and seeded: the same settings,
 //! seed and rate give the same requests on every machine, so that arms are compared on equal work.
 //!
-//! `Workload` makes the mixes of `dual_pool`, a repetition at a time. `Mixed`, `TwoWave` and `PrefixSessions` make theirs one by one,
-//! and so does a `trace`, of any length.
+//! `Workload` makes the mixes of `dual_pool`, a repetition at a time. `Mixed`, `Phases`, `TwoWave` and `PrefixSessions` make theirs one
+//! by one, and so does a `trace`, of any length.
 
 mod arrivals;
 mod check;
@@ -11,6 +11,7 @@ mod lengths;
 mod mix;
 mod mixed;
 mod parameter;
+mod phases;
 mod process;
 mod sessions;
 mod tokens;
@@ -30,6 +31,7 @@ pub use lengths::Lengths;
 pub use mix::mix_name;
 pub use mixed::Mixed;
 pub use parameter::ParameterError;
+pub use phases::{Phase, Phases};
 pub use process::ArrivalProcess;
 pub use sessions::PrefixSessions;
 pub use two_wave::TwoWave;

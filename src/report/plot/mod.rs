@@ -1,12 +1,15 @@
 //! Plots as SVG, written by hand: colours come from the page's style sheet, so that one drawing serves light, dark and paper.
 
+mod curve;
 mod ecdf;
 mod forest;
 mod lanes;
 mod map;
+pub mod picture;
 mod queue;
 mod stages;
 
+pub use curve::{Curve, Distribution};
 pub use ecdf::ecdfs;
 pub use forest::forest;
 pub use lanes::lanes;
@@ -21,6 +24,14 @@ use super::words::figure;
 pub const WIDTH: f64 = 1120.0;
 /// Of the style sheet's text in plots, in pixels.
 const CHARACTER_WIDTH: f64 = 6.6;
+
+/// What tells an arm from the others in a plot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key<'a> {
+    pub letter: &'a str,
+    /// Selects colour and dash in the style sheet.
+    pub class: &'a str,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scale {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Anchor, Axis, Scale, WIDTH, drawing, label, path, plain, x_axis, y_axis};
+use super::{Anchor, Axis, Key, Scale, WIDTH, drawing, label, path, plain, x_axis, y_axis};
 use crate::core::{EngineId, Micros, Role};
 use crate::report::arms::Arm;
 use crate::report::markup::Markup;
@@ -13,37 +13,45 @@ const HEIGHT: f64 = 190.0;
 const PANEL: f64 = WIDTH / COLUMNS as f64;
 
 /// Of each pool: when, and how deep.
-type Depths = BTreeMap<Role, Vec<(f64, f64)>>;
+pub(super) type Depths = BTreeMap<Role, Vec<(f64, f64)>>;
 
 pub fn queues(m: &mut Markup, arms: &[&Arm]) {
-    let depths: Vec<Depths> = arms.iter().map(|a| depths(a)).collect();
-    let points = || depths.iter().flat_map(BTreeMap::values).flatten();
+    let panels: Vec<(Key, &str, Depths)> = arms.iter().map(|arm| (arm.key(), arm.name, depths(arm))).collect();
+    let name = "s since the start of the repetition";
+    drawing(m, height(panels.len()), "Queue depth over time per pool and arm", |m| grid(m, name, &panels));
+}
+
+/// What so many panels need.
+pub(super) fn height(panels: usize) -> f64 {
+    panels.div_ceil(COLUMNS) as f64 * HEIGHT
+}
+
+/// One panel per arm; `seconds_name` says what the seconds count from.
+pub(super) fn grid(m: &mut Markup, seconds_name: &str, panels: &[(Key, &str, Depths)]) {
+    let points = || panels.iter().flat_map(|(_, _, depths)| depths.values()).flatten();
     let seconds = points().map(|p| p.0).fold(1e-3, f64::max);
     let deepest = 1.05 * points().map(|p| p.1).fold(1.0, f64::max);
-    let height = arms.len().div_ceil(COLUMNS) as f64 * HEIGHT;
-    drawing(m, height, "Queue depth over time per pool and arm", |m| {
-        for (i, (arm, depths)) in arms.iter().zip(&depths).enumerate() {
-            let (left, top) = ((i % COLUMNS) as f64 * PANEL + 34.0, (i / COLUMNS) as f64 * HEIGHT + 24.0);
-            let (right, bottom) = (left + PANEL - 52.0, top + HEIGHT - 70.0);
-            let x = Axis { scale: Scale::Linear, low: 0.0, high: seconds, from: left, to: right };
-            let y = Axis { scale: Scale::Linear, low: 0.0, high: deepest, from: bottom, to: top };
-            label(m, left, top - 9.0, Anchor::Start, &format!("letter {}", arm.class), &arm.letter);
-            label(m, left + 20.0, top - 9.0, Anchor::Start, "panel", arm.name);
-            x_axis(m, &x, (top, bottom), "s since the start of the repetition", plain);
-            y_axis(m, &y, (left, right), plain);
-            for (role, points) in depths {
-                let points: Vec<(f64, f64)> = points.iter().map(|&(at, depth)| (x.at(at), y.at(depth))).collect();
-                path(m, &points, &format!("depth {}", role.name()));
-            }
-            if depths.is_empty() {
-                label(m, (left + right) / 2.0, (top + bottom) / 2.0, Anchor::Middle, "row faint", "not measured");
-            }
+    for (i, (key, name, depths)) in panels.iter().enumerate() {
+        let (left, top) = ((i % COLUMNS) as f64 * PANEL + 34.0, (i / COLUMNS) as f64 * HEIGHT + 24.0);
+        let (right, bottom) = (left + PANEL - 52.0, top + HEIGHT - 70.0);
+        let x = Axis { scale: Scale::Linear, low: 0.0, high: seconds, from: left, to: right };
+        let y = Axis { scale: Scale::Linear, low: 0.0, high: deepest, from: bottom, to: top };
+        label(m, left, top - 9.0, Anchor::Start, &format!("letter {}", key.class), key.letter);
+        label(m, left + 20.0, top - 9.0, Anchor::Start, "panel", name);
+        x_axis(m, &x, (top, bottom), seconds_name, plain);
+        y_axis(m, &y, (left, right), plain);
+        for (role, points) in depths {
+            let points: Vec<(f64, f64)> = points.iter().map(|&(at, depth)| (x.at(at), y.at(depth))).collect();
+            path(m, &points, &format!("depth {}", role.name()));
         }
-    });
+        if depths.is_empty() {
+            label(m, (left + right) / 2.0, (top + bottom) / 2.0, Anchor::Middle, "row faint", "not measured");
+        }
+    }
 }
 
 /// The depth of a pool is the sum of what its engines last said. Engines are sampled together, so a pool gets one point per moment.
-fn depths(arm: &Arm) -> Depths {
+pub(super) fn depths(arm: &Arm) -> Depths {
     let Some(repetition) = arm.pictured() else { return Depths::new() };
     let mut samples: Vec<&EngineSample> = arm.samples.iter().copied().filter(|s| s.repetition == repetition).collect();
     samples.sort_by_key(|s| (s.at_us, s.engine));

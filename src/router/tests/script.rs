@@ -148,17 +148,21 @@ impl Stage {
     }
 
     pub fn arrive_with(&mut self, request: u64, prompt_tokens: usize, max_tokens: u32, objectives: Objectives) -> Vec<Action> {
+        self.arrive_as(Priority::Normal, request, prompt_tokens, max_tokens, objectives)
+    }
+
+    pub fn arrive_as(
+        &mut self,
+        priority: Priority,
+        request: u64,
+        prompt_tokens: usize,
+        max_tokens: u32,
+        objectives: Objectives,
+    ) -> Vec<Action> {
         let (id, prompt) = (RequestId(request), prompt(request, prompt_tokens));
         self.clients.insert(id, Client { prompt: prompt.clone(), max_tokens, ..Client::default() });
-        let request = Request {
-            id,
-            prompt: prompt.into(),
-            max_tokens,
-            ignore_eos: true,
-            class: Class::Short,
-            priority: Priority::Normal,
-            objectives,
-        };
+        let request =
+            Request { id, prompt: prompt.into(), max_tokens, ignore_eos: true, class: Class::Short, priority, objectives };
         self.feed(Event::Arrived(request))
     }
 

@@ -5,8 +5,8 @@ use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
 use super::script::{A, B, Stage, split};
-use crate::config::RouterSettings;
-use crate::core::{EngineId, EngineStats, FinishReason, LegId, Rng, Tuning, seeded};
+use crate::config::{AdmissionSettings, EarlyRejection, RouterSettings, WindowKind};
+use crate::core::{EngineId, EngineStats, FinishReason, LegId, Micros, Objectives, Priority, Rng, Tuning, seeded};
 use crate::router::{Arrangement, Event, PolicyKind};
 
 const REQUESTS: u64 = 40;
@@ -67,9 +67,27 @@ fn stats(rng: &mut Rng) -> EngineStats {
     }
 }
 
+/// Every second storm comes upon a gate.
+fn settings(seed: u64) -> RouterSettings {
+    if seed.is_multiple_of(2) {
+        return RouterSettings { max_in_flight: 24, ..RouterSettings::default() };
+    }
+    let reject = [EarlyRejection::Off, EarlyRejection::Naive, EarlyRejection::Predictive][seed as usize % 3];
+    let admission = AdmissionSettings {
+        queue_max: 3,
+        patience_ms: [0, 20, 60],
+        window: WindowKind::Aimd,
+        window_tokens_min: 100,
+        window_tokens_max: 2_000,
+        reject,
+        ..AdmissionSettings::default()
+    };
+    RouterSettings { max_in_flight: 6, admission, ..RouterSettings::default() }
+}
+
 fn storm(policy: PolicyKind, seed: u64) {
     let rng = &mut seeded(seed, "storm");
-    let settings = RouterSettings { max_in_flight: 24, ..RouterSettings::default() };
+    let settings = settings(seed);
     let mut stage = Stage::with(4, &arrangement(policy), &settings);
     let (mut arrived, mut late) = (0, Late::new());
     for _ in 0..STEPS {
@@ -77,7 +95,12 @@ fn storm(policy: PolicyKind, seed: u64) {
         match rng.random_range(0..100) {
             0..15 if arrived < REQUESTS => {
                 let prompt_tokens = *[1, 64, 300, 1000].choose(rng).unwrap_or(&64);
-                stage.arrive(arrived, prompt_tokens, rng.random_range(1..12));
+                let max_tokens = rng.random_range(1..12);
+                let priority = *Priority::ALL.choose(rng).unwrap_or(&Priority::Normal);
+                let objectives = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) };
+                stage.arrive_as(priority, arrived, prompt_tokens, max_tokens, objectives);
+                let queued = stage.router.admission().queued;
+                assert!(queued.iter().all(|&queued| queued <= settings.admission.queue_max), "{queued:?} wait");
                 arrived += 1;
             }
             15..19 => {
@@ -102,6 +125,7 @@ fn storm(policy: PolicyKind, seed: u64) {
                     });
                 }
             }
+            24..25 if rng.random_bool(0.5) => drop(stage.feed(Event::Tick)),
             24..25 if rng.random_bool(0.1) => stage.cut(EngineId(rng.random_range(0..4))),
             25..30 if !late.is_empty() => {
                 let (leg, ok) = late.swap_remove(rng.random_range(0..late.len()));

@@ -1,0 +1,197 @@
+//! `dualpool simulate`: a scenario's fleet, modelled, behind the real router.
+
+mod arms;
+mod observer;
+mod output;
+mod requests;
+mod traffic;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::Cli;
+use super::flags::{SettingFlags, assignment};
+use super::terminal::print;
+use crate::config::{FlagValue, RouterSettings};
+use crate::core::{Arrangement, Clock, Micros, MonotonicClock};
+use crate::device::Gpus;
+use crate::report::simulated::{EngineWork, Replayed, SIMULATION_SCHEMA, Simulated, SimulatedArm, SimulatedObjectives, table};
+use crate::sim::scenario::{Scenario, ScenarioError};
+use crate::sim::{Simulation, Totals};
+
+use arms::{Mode, policy};
+use observer::Recorder;
+use output::Output;
+use requests::Source;
+use traffic::TrafficFlags;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// flagship_vs_mid, mig_slices, flip, a fleet such as 2P2D, or a TOML file.
+    #[arg(long, value_name = "NAME|FILE", default_value = "2P2D")]
+    scenario: String,
+    /// Serve by these policies, an arm each; without --mode instead of the two modes.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = policy)]
+    policy: Vec<crate::core::PolicyKind>,
+    /// baseline: round robin over all engines alike; optimized: as the scenario arranges its fleet [default: both, side by side].
+    #[arg(long)]
+    mode: Option<Mode>,
+    #[command(flatten)]
+    traffic: TrafficFlags,
+    /// Engines that prefill (every role but decode) take so many times as long for their decodes.
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true, default_value_t = 1.0)]
+    decode_cost_penalty: f64,
+    /// Objective: time to first token [default: the scenario's].
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    slo_ttft_ms: Option<f64>,
+    /// Objective: longest gap between two tokens [default: the scenario's].
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    slo_itl_ms: Option<f64>,
+    /// Of traffic, noise and faults: the same seed gives the same bytes.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Print one line of JSON per request and one for the figures, in place of the table.
+    #[arg(long)]
+    log_json: bool,
+    /// Leave simulation.json, requests.jsonl and decisions.jsonl in this folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Set any of the router's settings, such as router.max_in_flight=100; repeatable.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = router_setting)]
+    set: Vec<(String, String)>,
+}
+
+pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
+    let scenario = args.scenario()?;
+    let router = args.router(&scenario, cli)?;
+    let source = args.traffic.source(&scenario)?;
+    let arms = arms::of(&scenario, args.mode, &args.policy)?;
+    let mut output = Output::open(args.log_json, args.out.as_deref())?;
+    let (clock, mut speed) = (MonotonicClock::new(), Speed::default());
+    let (mut served, mut trace) = (Vec::with_capacity(arms.len()), None);
+    for arrangement in &arms {
+        let began = clock.now();
+        let (arm, totals, replayed) = args.serve(&scenario, &router, arrangement, &source, &mut output)?;
+        speed.add(&totals, clock.now().since(began));
+        trace = replayed;
+        served.push(arm);
+    }
+    let simulated = args.simulated(&scenario, &source, trace, served);
+    output.finish(&simulated)?;
+    if !args.log_json {
+        print(&format!("{}{}\n", table(&simulated), speed.words()))?;
+        if let Some(out) = &args.out {
+            print(&format!("artifacts: {0}\nplot:      dualpool plot {0}\n", out.display()))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    /// The scenario with what the flags change of it.
+    fn scenario(&self) -> Result<Scenario, ScenarioError> {
+        let mut scenario = Scenario::open(&self.scenario)?;
+        let objectives = &mut scenario.objectives;
+        objectives.ttft_ms = self.slo_ttft_ms.unwrap_or(objectives.ttft_ms);
+        objectives.itl_ms = self.slo_itl_ms.unwrap_or(objectives.itl_ms);
+        self.traffic.apply(&mut scenario)?;
+        scenario.check()?;
+        let penalty = self.decode_cost_penalty;
+        if !(penalty.is_finite() && penalty > 0.0) {
+            let (scenario, key, value) = (scenario.name, "--decode-cost-penalty".into(), penalty.to_string());
+            return Err(ScenarioError::Value { scenario, key, value, expected: "a factor over 0; 1 changes nothing".into() });
+        }
+        Ok(scenario)
+    }
+
+    /// Settings as ever, above them the scenario's, and above these the flags.
+    fn router(&self, scenario: &Scenario, cli: &Cli) -> anyhow::Result<RouterSettings> {
+        let set = self.set.iter().map(|(key, text)| FlagValue { flag: "--set".into(), key: key.clone(), text: text.clone() });
+        let flags = scenario.router_settings().into_iter().chain(set).collect();
+        Ok(cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router)
+    }
+
+    fn serve(
+        &self,
+        scenario: &Scenario,
+        router: &RouterSettings,
+        arrangement: &Arrangement,
+        source: &Source,
+        output: &mut Output,
+    ) -> anyhow::Result<(SimulatedArm, Totals, Option<Replayed>)> {
+        let engines = scenario.engines(arrangement, self.decode_cost_penalty);
+        let costs = scenario.costs(arrangement, &engines);
+        let simulation = Simulation { engines: &engines, arrangement, router, costs, faults: &scenario.faults, seed: self.seed };
+        let mut requests = source.open(scenario, self.seed)?;
+        let mut recorder = Recorder::new(&arrangement.name, output);
+        let totals = simulation.observe(&mut requests, &mut recorder)?;
+        let tally = recorder.finish()?;
+        let replayed = requests.end()?;
+        let work: Vec<EngineWork> = scenario
+            .tier_of()
+            .iter()
+            .zip(&totals.engines)
+            .map(|(tier, did)| EngineWork {
+                tier: tier.name.clone(),
+                busy: did.busy,
+                output_tokens: did.output_tokens,
+                prompt_tokens_computed: did.prompt_tokens_computed,
+                prompt_tokens_cached: did.prompt_tokens_cached,
+                died: did.died,
+            })
+            .collect();
+        Ok((tally.finish(arrangement, &work, scenario.cost_per_hour()), totals, replayed))
+    }
+
+    fn simulated(&self, scenario: &Scenario, source: &Source, trace: Option<Replayed>, arms: Vec<SimulatedArm>) -> Simulated {
+        Simulated {
+            schema: SIMULATION_SCHEMA,
+            simulated: true,
+            dualpool: env!("CARGO_PKG_VERSION").into(),
+            scenario: scenario.name.clone(),
+            about: scenario.about.clone(),
+            workload: source.words(scenario),
+            trace,
+            seed: self.seed,
+            decode_cost_penalty: self.decode_cost_penalty,
+            objectives: SimulatedObjectives { ttft_ms: scenario.objectives.ttft_ms, itl_ms: scenario.objectives.itl_ms },
+            arms,
+        }
+    }
+}
+
+/// How fast the model ran. Real time goes to the terminal only: files of one seed are the same on every machine.
+#[derive(Default)]
+struct Speed {
+    simulated: Micros,
+    took: Micros,
+    steps: u64,
+}
+
+impl Speed {
+    fn add(&mut self, totals: &Totals, took: Micros) {
+        self.simulated += totals.ended;
+        self.took += took;
+        self.steps += totals.steps;
+    }
+
+    fn words(&self) -> String {
+        let took = self.took.as_secs().max(1e-6);
+        format!(
+            "{:.0} s of the fleet's time in {:.1} s of this machine's ({:.0} times as fast): {} engine steps, {:.0} a second",
+            self.simulated.as_secs(),
+            self.took.as_secs(),
+            self.simulated.as_secs() / took,
+            self.steps,
+            self.steps as f64 / took
+        )
+    }
+}
+
+fn router_setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = assignment(text)?;
+    if key.starts_with("router.") {
+        return Ok((key, value));
+    }
+    Err(format!("`{key}` is none of the router's settings (router.*); engines and traffic are the scenario's"))
+}

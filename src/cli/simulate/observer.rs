@@ -1,0 +1,55 @@
+//! What becomes of the records of one arm while it is simulated: they are counted, written where they are wanted, and forgotten.
+
+use super::output::Output;
+use crate::core::Micros;
+use crate::report::simulated::Tally;
+use crate::sim::Observer;
+use crate::telemetry::{EngineSample, NoteRecord, RequestRecord, RouterNote};
+
+/// How often queue depths are looked at, in the model's time.
+const SAMPLE_EVERY: Micros = Micros(100_000);
+
+pub struct Recorder<'a> {
+    arm: &'a str,
+    tally: Tally,
+    output: &'a mut Output,
+    /// The first failure to write; nothing is written after it.
+    failed: Option<anyhow::Error>,
+}
+
+impl<'a> Recorder<'a> {
+    pub fn new(arm: &'a str, output: &'a mut Output) -> Recorder<'a> {
+        Recorder { arm, tally: Tally::new(SAMPLE_EVERY), output, failed: None }
+    }
+
+    pub fn finish(self) -> anyhow::Result<Tally> {
+        self.failed.map_or(Ok(self.tally), Err)
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut Output) -> anyhow::Result<()>) {
+        if self.failed.is_none() {
+            self.failed = write(self.output).err();
+        }
+    }
+}
+
+impl Observer for Recorder<'_> {
+    fn request(&mut self, record: RequestRecord) {
+        self.tally.request(&record);
+        self.write(|output| output.request(&record));
+    }
+
+    fn note(&mut self, at_us: Micros, note: RouterNote) {
+        self.tally.note(&note);
+        let record = NoteRecord { arm: self.arm.to_string(), repetition: 0, at_us, note };
+        self.write(|output| output.note(&record));
+    }
+
+    fn sample_every(&self) -> Option<Micros> {
+        Some(SAMPLE_EVERY)
+    }
+
+    fn sample(&mut self, sample: EngineSample) {
+        self.tally.sample(&sample);
+    }
+}
