@@ -103,7 +103,7 @@ fn config_as_json_names_value_and_origin() {
 fn targets_are_listed() {
     let listed = dualpool(&["list-targets"]).prints();
     let names: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names, ["dual_pool", "topology_probe", "migration_cost"]);
+    assert_eq!(names, ["dual_pool", "dynamic_router", "topology_probe", "migration_cost"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Typed settings: defaults < TOML file < environment < flags. Unknown keys and impossible values are errors that name the key, the
 //! value and what is allowed.
 
+mod dynamic_router;
 mod error;
 mod keys;
 mod load;
@@ -9,6 +10,7 @@ mod router;
 mod settings;
 mod validate;
 
+pub use dynamic_router::{DynamicRouterSettings, ROUTER_ARM, WorkloadKind};
 pub use error::{ConfigError, Problem};
 pub use keys::written;
 pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, default_values, load, values};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::LONG_PROMPT_TOKENS_MIN;
+use crate::core::{LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -15,10 +15,18 @@ pub struct RouterSettings {
     pub resumes_max: u32,
     /// How often the router looks at what is due with time.
     pub tick_ms: u64,
+    /// What the router routes by where no arm of a benchmark says otherwise (`--policy`).
+    pub policy: PolicyKind,
 }
 
 impl Default for RouterSettings {
     fn default() -> Self {
-        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, resumes_max: 3, tick_ms: 50 }
+        RouterSettings {
+            max_in_flight: 1024,
+            prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN,
+            resumes_max: 3,
+            tick_ms: 50,
+            policy: PolicyKind::Balanced,
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::keys::written;
 use super::load::values;
-use super::{ARMS, ConfigError, DeviceKind, Origin, Problem, Settings};
+use super::{ARMS, ConfigError, DeviceKind, Origin, Problem, ROUTER_ARM, Settings, WorkloadKind};
+use crate::core::PolicyKind;
 
 struct Rule {
     key: &'static str,
@@ -47,6 +48,7 @@ const RULES: &[Rule] = &[
     rule("router.prefill_ctx_thresh", COUNT, |s| s.router.prefill_ctx_thresh > 0),
     rule("router.resumes_max", COUNT_OR_NONE, |_| true),
     rule("router.tick_ms", COUNT, |s| s.router.tick_ms > 0),
+    rule("router.policy", "the name of a policy that needs no pools, such as `least_load`", |s| !s.router.policy.needs_pools()),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),
@@ -72,6 +74,26 @@ const RULES: &[Rule] = &[
     rule("run.out", PATH, |_| true),
     rule("run.bootstrap_resamples", "a whole number of at least 100", |s| s.run.bootstrap_resamples >= 100),
     rule("run.search_budget_s", COUNT, |s| s.run.search_budget_s > 0),
+    rule("run.expectations", "the path of a folder, or `none`", |s| !s.run.expectations.as_os_str().is_empty()),
+    rule("run.update_expectations", SWITCH, |_| true),
+    rule("dynamic_router.arms", ROUTER_ARMS, |s| s.dynamic_router.arms.iter().all(|arm| is_router_arm(arm))),
+    rule(
+        "dynamic_router.workloads",
+        "mixed, two_wave_imbalance, prefix_sessions and trace, each once; empty = all but the last",
+        |s| {
+            let kinds = &s.dynamic_router.workloads;
+            kinds.iter().enumerate().all(|(i, kind)| !kinds[..i].contains(kind))
+        },
+    ),
+    rule("dynamic_router.requests", COUNT, |s| s.dynamic_router.requests > 0),
+    rule("dynamic_router.rounds", COUNT, |s| s.dynamic_router.rounds > 0),
+    rule("dynamic_router.sessions", COUNT, |s| s.dynamic_router.sessions > 0),
+    rule("dynamic_router.trace", "the path of a trace, or empty", |_| true),
+    rule("dynamic_router.replay_speed", "a number from 0.001 to 1000000", |s| {
+        (1e-3..=1e6).contains(&s.dynamic_router.replay_speed)
+    }),
+    rule("dynamic_router.offset", COUNT_OR_NONE, |_| true),
+    rule("dynamic_router.limit", COUNT_OR_NONE, |_| true),
     rule("telemetry.sample_ms", COUNT, |s| s.telemetry.sample_ms > 0),
     rule("telemetry.gpu_sample_ms", "a whole number from 10 to 60000", |s| (10..=60_000).contains(&s.telemetry.gpu_sample_ms)),
     rule("telemetry.log", "a filter such as `warn` or `info,dualpool::engine=debug`", |s| {
@@ -81,6 +103,12 @@ const RULES: &[Rule] = &[
     rule("virtual.speed", POSITIVE, |s| is_positive(s.virtual_engines.speed)),
     rule("telemetry.profile", "none, minimal, nsys or ncu", |_| true),
 ];
+
+const ROUTER_ARMS: &str = "policies for engines that are all alike, and dynamic_router for the one of router.policy";
+
+fn is_router_arm(arm: &str) -> bool {
+    arm == ROUTER_ARM || PolicyKind::ALL.iter().any(|policy| policy.name() == arm && !policy.needs_pools())
+}
 
 fn is_share(x: f64) -> bool {
     x > 0.0 && x <= 1.0
@@ -203,4 +231,11 @@ fn arms(s: &Settings, require: &mut Require) {
     let known = arms.iter().all(|arm| ARMS.contains(&arm.as_str()));
     let once = arms.iter().enumerate().all(|(i, arm)| !arms[..i].contains(arm));
     require(!arms.is_empty() && known && once, "run.arms", format!("at least one of {}, each once", ARMS.join(", ")));
+
+    let arms = &s.dynamic_router.arms;
+    let once = arms.iter().enumerate().all(|(i, arm)| !arms[..i].contains(arm));
+    require(!arms.is_empty() && once, "dynamic_router.arms", format!("at least one, each once, of {ROUTER_ARMS}"));
+    let trace = s.dynamic_router.workloads.contains(&WorkloadKind::Trace);
+    let text = "the path of a trace where dynamic_router.workloads has `trace`".into();
+    require(!trace || s.dynamic_router.names_trace(), "dynamic_router.trace", text);
 }

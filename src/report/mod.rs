@@ -8,12 +8,15 @@ mod load;
 mod markup;
 pub mod measure;
 mod objective_map;
+pub mod overview;
 mod plot;
 mod recommend;
+mod routing;
+pub mod settle;
 mod table;
 mod terminal;
 pub mod topology;
-mod words;
+pub(crate) mod words;
 
 #[cfg(test)]
 mod fixture;
@@ -24,5 +27,7 @@ pub use figures::figures;
 pub use html::{ReportError, html, write_html};
 pub use load::{Artifacts, LoadError, load};
 pub use objective_map::{Leaders, ObjectiveMap};
+pub use overview::{Overview, load_parts};
 pub use recommend::{Recommendation, recommend};
+pub use routing::routing;
 pub use terminal::print;

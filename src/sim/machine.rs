@@ -184,6 +184,8 @@ impl<'a> Machine<'a> {
                 id: request.id,
                 index: index as u32,
                 class: request.class,
+                wave: None,
+                turn: None,
                 prompt_tokens: request.prompt_tokens(),
                 objectives: request.objectives,
                 arrived_us: Micros(arrived.0),
