@@ -5,8 +5,9 @@
 
 mod demand;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use async_trait::async_trait;
+use thiserror::Error;
 
 use super::drive::{DriveError, Driver, Pace, Work};
 use super::pair;
@@ -35,11 +36,16 @@ const SATURATING_SHARE: f64 = 0.5;
 /// The policies that compete for the saturation.
 const SATURATING: [PolicyKind; 2] = [PolicyKind::RoundRobin, PolicyKind::LeastLoad];
 
+/// Arms were named, and they are another target's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("run.arms (--arms) are arms of dual_pool; the arms of dynamic_router are policies: use --policies")]
+pub struct ArmsOfDualPool;
+
 /// Checks the settings and makes the run's folders. Engines take long to start: call this before.
 pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
     config::check(settings)?;
     if settings.run.arms != RunSettings::default().arms {
-        bail!("run.arms (--arms) are arms of dual_pool; the arms of dynamic_router are policies: use --policies");
+        return Err(ArmsOfDualPool.into());
     }
     // What the vocabulary is, only the engines know; for the check any will do.
     let model = ModelLimits { vocab_size: u32::MAX, max_model_len: settings.engine.max_model_len };
