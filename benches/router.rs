@@ -28,8 +28,14 @@ fn request(id: u64, prompt: &std::sync::Arc<[TokenId]>) -> Request {
 
 /// A router with four requests on each engine, or where its policy put them.
 fn loaded(policy: PolicyKind, engines: usize) -> Router {
-    let facts =
-        EngineFacts { max_model_len: 8192, max_num_batched_tokens: 2048, max_num_seqs: 64, kv_tokens: 1 << 20, kv_transfer: true };
+    let facts = EngineFacts {
+        max_model_len: 8192,
+        max_num_batched_tokens: 2048,
+        max_num_seqs: 64,
+        kv_tokens: 1 << 20,
+        kv_transfer: true,
+        prefix_block_tokens: 16,
+    };
     let settings = RouterSettings { max_in_flight: 4096, ..RouterSettings::default() };
     let mut router = Router::new(&vec![facts; engines], &settings);
     let ids: Vec<EngineId> = (0..engines as u16).map(EngineId).collect();

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::{LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
+use super::PrefixSettings;
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouterSettings {
@@ -17,6 +19,8 @@ pub struct RouterSettings {
     pub tick_ms: u64,
     /// What the router routes by where no arm of a benchmark says otherwise (`--policy`).
     pub policy: PolicyKind,
+    /// What it believes of the engines' prefix caches.
+    pub prefix: PrefixSettings,
 }
 
 impl Default for RouterSettings {
@@ -27,6 +31,7 @@ impl Default for RouterSettings {
             resumes_max: 3,
             tick_ms: 50,
             policy: PolicyKind::Balanced,
+            prefix: PrefixSettings::default(),
         }
     }
 }

@@ -49,6 +49,11 @@ const RULES: &[Rule] = &[
     rule("router.resumes_max", COUNT_OR_NONE, |_| true),
     rule("router.tick_ms", COUNT, |s| s.router.tick_ms > 0),
     rule("router.policy", "the name of a policy that needs no pools, such as `least_load`", |s| !s.router.policy.needs_pools()),
+    rule("router.prefix.track", "auto, always or never", |_| true),
+    rule("router.prefix.block_tokens", "0 (the engines' own) or a multiple of 16", |s| {
+        s.router.prefix.block_tokens.is_multiple_of(16)
+    }),
+    rule("router.prefix.blocks_max", "a whole number from 1 to 67108864", |s| (1..=1 << 26).contains(&s.router.prefix.blocks_max)),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),

@@ -7,20 +7,24 @@ use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Req
 
 use super::flight::Flight;
 use super::policy::{self, Ask, Plan, Policy};
+use super::prefix::PrefixIndex;
 use super::{
     Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind,
 };
 
 /// Decides where every request goes and follows it to its end.
 ///
-/// Its memory is bounded: at most `router.max_in_flight` requests and aborted legs, each with its own tokens.
+/// Its memory is bounded: at most `router.max_in_flight` requests and aborted legs, each with its own tokens, and
+/// `router.prefix.blocks_max` blocks of prefixes.
 pub struct Router {
     pub(super) engines: Vec<EngineState>,
     pub(super) costs: CostModel,
     pub(super) copies: CopyTable,
     pub(super) policy: Box<dyn Policy>,
-    /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on.
-    cached: Vec<u32>,
+    /// What the engines' prefix caches are believed to hold. None when nobody asks.
+    pub(super) prefix: Option<PrefixIndex>,
+    /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on. Zeros between decisions.
+    pub(super) cached: Vec<u32>,
     pub(super) settings: RouterSettings,
     /// The time of the last event: how old a device's signals are counts from it.
     now: Time,
@@ -39,6 +43,7 @@ impl Router {
             costs: CostModel::default(),
             copies: CopyTable::new(fleet.len()),
             policy: policy::build(PolicyKind::LeastLoad),
+            prefix: None,
             cached: vec![0; fleet.len()],
             settings: settings.clone(),
             now: Time::default(),
@@ -68,6 +73,7 @@ impl Router {
         }
         self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
         self.policy = policy::build(arrangement.policy);
+        self.track_prefixes();
         self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;
         Ok(())
     }
@@ -78,12 +84,16 @@ impl Router {
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
-            Event::Output { leg, tokens, cached_tokens: _, finish } => self.output(now, leg, tokens, finish, actions),
+            Event::Output { leg, tokens, cached_tokens, finish } => {
+                self.prefix_reported(leg, cached_tokens);
+                self.output(now, leg, tokens, finish, actions);
+            }
             Event::KvMoved { leg, copy, bytes, ok } => self.kv_moved(leg, copy, bytes, ok, actions),
             Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
             Event::DeviceSignals { engine, signals } => self.device_said(now, engine, signals),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
+            Event::PrefixCacheReset { engine } => self.prefixes_gone(engine),
             Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
             Event::Tick => {}
             Event::ShutDown => self.shut_down(actions),
@@ -142,7 +152,7 @@ impl Router {
         (in_flight >= self.settings.max_in_flight).then_some(RejectReason::TooManyInFlight { in_flight })
     }
 
-    /// Where a request that starts now goes. None only when no engine is alive.
+    /// Where a request that starts now goes, by what was looked up of its prompt. None only when no engine is alive.
     pub fn decide(&mut self, ask: &Ask) -> Option<Plan> {
         self.deciding(|policy, fleet| policy.place(fleet, ask))
     }
@@ -155,7 +165,9 @@ impl Router {
     fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>) -> T) -> T {
         let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, .. } = self;
         let long_prompt_tokens_min = *long_prompt_tokens_min;
-        decide(policy.as_mut(), &FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now: *now })
+        let decision = decide(policy.as_mut(), &FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now: *now });
+        cached.fill(0);
+        decision
     }
 
     /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.

@@ -30,6 +30,8 @@ pub struct EngineFacts {
     pub kv_tokens: u64,
     /// Whether the engine can hold and load KV blocks.
     pub kv_transfer: bool,
+    /// Tokens per block of its prefix cache; 0 when it caches no prefixes.
+    pub prefix_block_tokens: u32,
 }
 
 /// One leg's share of an engine's load.

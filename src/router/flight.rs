@@ -6,6 +6,7 @@ use crate::core::{Bytes, EngineId, KvSource, LegId, Micros, Phase, Request, Time
 
 use super::fleet::LegLoad;
 use super::policy::Ask;
+use super::prefix::Chain;
 
 /// What outlives a change of engine.
 #[derive(Debug)]
@@ -17,11 +18,13 @@ pub(super) struct Journey {
     pub legs: u16,
     /// Times the request was resumed after an engine's death.
     pub resumes: u32,
+    /// Names of the prefixes of prompt and tokens, as far as they were needed.
+    pub chain: Chain,
 }
 
 impl Journey {
     pub fn new(request: Request) -> Journey {
-        Journey { request, tokens: Vec::new(), legs: 0, resumes: 0 }
+        Journey { request, tokens: Vec::new(), legs: 0, resumes: 0, chain: Chain::default() }
     }
 
     pub fn remaining(&self) -> u32 {
@@ -62,6 +65,8 @@ pub(super) struct Stay {
     /// Output tokens still expected of this leg.
     pub left: u32,
     pub load: LegLoad,
+    /// Prompt tokens that the engine's prefix cache was believed to hold when the leg was sent.
+    pub believed: u32,
     /// When the stay began, which is when the one before it ended.
     pub since: Time,
     /// Tokens to be loaded, and what the mover reported of that.

@@ -99,6 +99,9 @@ impl Router {
             return;
         }
         engine.started(prefill);
+        if let Some(prefix) = &mut self.prefix {
+            prefix.used(stay.engine, &journey.chain, stay.load.context - given);
+        }
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
         // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
@@ -137,8 +140,13 @@ impl Router {
 
     /// The prefill leg is over, and its engine holds the blocks: on to an engine that decodes, chosen by the signals of this moment.
     /// Where nobody can take the blocks, the request stays.
-    fn hand_over(&mut self, now: Time, journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
-        let to = if self.engines[from.index()].moves_kv() { self.decide_decode(&journey.ask(), from) } else { None };
+    fn hand_over(&mut self, now: Time, mut journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
+        let to = if self.engines[from.index()].moves_kv() {
+            self.look_up(&mut journey);
+            self.decide_decode(&journey.ask(), from)
+        } else {
+            None
+        };
         let engine = to.unwrap_or(from);
         // An engine does not load from itself; what its prefix cache kept serves instead.
         let (load, unused) = if engine == from { (None, held) } else { (held, None) };
@@ -164,14 +172,16 @@ impl Router {
             let load = &mut self.engines[stay.engine.index()].load;
             load.leave(&stay.load);
             stay.phase = Phase::Prefill;
-            stay.load.prefill = prompt;
-            stay.load.long = prompt >= self.long_prompt_tokens_min;
+            stay.believed = self.prefix.as_ref().map_or(0, |prefix| prefix.cached_on(stay.engine, &journey.chain, prompt));
+            stay.load.prefill = prompt - stay.believed;
+            stay.load.long = stay.load.prefill >= self.long_prompt_tokens_min;
             load.enter(&stay.load);
         }
     }
 
     pub(super) fn engine_died(&mut self, now: Time, dead: EngineId, why: &str, actions: &mut Vec<Action>) {
         self.engines[dead.index()].died();
+        self.prefixes_gone(dead);
         self.draining.retain(|_, engine| *engine != dead);
         let mut stranded = Vec::new();
         for (&request, flight) in &mut self.flights {
@@ -194,7 +204,8 @@ impl Router {
     }
 
     /// Sends the request where the policy says, from wherever it stands. Fails when no engine is alive.
-    fn place(&mut self, now: Time, journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
+    fn place(&mut self, now: Time, mut journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
+        self.look_up(&mut journey);
         let ask = journey.ask();
         let (engine, split) = match self.decide(&ask).ok_or(())? {
             Plan::Whole(engine) => (engine, false),
@@ -230,7 +241,10 @@ impl Router {
             load,
             hold: split,
         };
-        let prefill = ask.prompt_tokens - load.map_or(0, |source| source.tokens.min(ask.prompt_tokens));
+        // A leg that loads gets from elsewhere what its engine has not cached; else that is computed.
+        let cached = self.cached_on(engine, &mut journey);
+        let believed = if load.is_none() { cached } else { 0 };
+        let prefill = ask.prompt_tokens - load.map_or(believed, |source| source.tokens.min(ask.prompt_tokens));
         let stay = Stay {
             leg: id,
             engine,
@@ -245,6 +259,7 @@ impl Router {
                 started: false,
                 objectives: ask.objectives,
             },
+            believed,
             since: now,
             loading: load.map(|source| Loading { from: source.engine, tokens: source.tokens, copied: None }),
         };
@@ -255,7 +270,8 @@ impl Router {
 
     /// Takes the request out of the books, and its leg off its engine.
     fn take_off(&mut self, request: RequestId) -> Option<Flight> {
-        let flight = self.flights.remove(&request)?;
+        let mut flight = self.flights.remove(&request)?;
+        self.prefix_left(&mut flight);
         let engine = &mut self.engines[flight.stay.engine.index()];
         engine.left(&flight.stay.load);
         Some(flight)

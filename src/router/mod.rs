@@ -8,7 +8,9 @@ mod event;
 mod fleet;
 mod flight;
 mod life;
+mod locality;
 pub mod policy;
+pub mod prefix;
 
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,11 @@ pub enum Plan {
 }
 
 pub trait Policy: Send {
+    /// Whether it looks at `FleetView::cached`. For a policy that does not, no prompt is looked up.
+    fn wants_cached(&self) -> bool {
+        false
+    }
+
     /// Where the request starts. None only when no engine is alive.
     fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan>;
 

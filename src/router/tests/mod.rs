@@ -1,5 +1,6 @@
 //! The router against scripted engines, on a clock that the test moves.
 
+mod caches;
 mod devices;
 mod life;
 mod links;

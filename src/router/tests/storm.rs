@@ -4,8 +4,8 @@
 use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
-use super::script::{A, B, Stage, split};
-use crate::config::RouterSettings;
+use super::script::{A, B, OBJECTIVES, Stage, prompt, split};
+use crate::config::{PrefixTracking, RouterSettings};
 use crate::core::{EngineId, EngineStats, FinishReason, LegId, Rng, Tuning, seeded};
 use crate::router::{Arrangement, Event, PolicyKind};
 
@@ -69,15 +69,22 @@ fn stats(rng: &mut Rng) -> EngineStats {
 
 fn storm(policy: PolicyKind, seed: u64) {
     let rng = &mut seeded(seed, "storm");
-    let settings = RouterSettings { max_in_flight: 24, ..RouterSettings::default() };
+    let mut settings = RouterSettings { max_in_flight: 24, ..RouterSettings::default() };
+    if seed % 2 == 1 {
+        settings.prefix.track = PrefixTracking::Always;
+    }
     let mut stage = Stage::with(4, &arrangement(policy), &settings);
     let (mut arrived, mut late) = (0, Late::new());
     for _ in 0..STEPS {
         let leg = stage.live.keys().copied().choose(rng);
+        // What no engine can have cached is said, too.
+        stage.cached_tokens = *[None, Some(0), Some(64), Some(5000)].choose(rng).unwrap_or(&None);
         match rng.random_range(0..100) {
             0..15 if arrived < REQUESTS => {
                 let prompt_tokens = *[1, 64, 300, 1000].choose(rng).unwrap_or(&64);
-                stage.arrive(arrived, prompt_tokens, rng.random_range(1..12));
+                // Few texts, so that some are in a cache.
+                let text = prompt(arrived % 5, prompt_tokens);
+                stage.arrive_as(arrived, text, rng.random_range(1..12), OBJECTIVES);
                 arrived += 1;
             }
             15..19 => {
