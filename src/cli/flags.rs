@@ -37,6 +37,7 @@ const FLAGS: &[SettingFlag] = &[
     flag("decode-gpus", "pools.decode_gpus", "LIST", "Devices of the decode pool"),
     flag("prefill-ctx-thresh", "router.prefill_ctx_thresh", "TOKENS", "Prompts of at least this many tokens count as long"),
     flag("max-in-flight", "router.max_in_flight", "N", "Requests admitted and not yet over, at most"),
+    switch("explain", "router.explain", "Note the terms of every candidate of every placement in decisions.jsonl"),
     flag("lease-ms", "migrate.lease_ms", "MS", "How long an engine keeps blocks that nobody fetched"),
     switch("verify-kv", "migrate.verify_kv", "Compare checksums of source and destination blocks of every copy"),
     flag("run-dir", "migrate.run_dir", "DIR", "Folder of the control socket [default: a fresh temporary one]"),

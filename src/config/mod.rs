@@ -6,7 +6,9 @@ mod keys;
 mod load;
 mod origin;
 mod router;
+mod score;
 mod settings;
+mod signals;
 mod validate;
 
 pub use error::{ConfigError, Problem};
@@ -14,5 +16,7 @@ pub use keys::written;
 pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, default_values, load, values};
 pub use origin::Origin;
 pub use router::RouterSettings;
+pub use score::{CacheAwareSettings, ScoreSettings};
 pub use settings::*;
+pub use signals::SignalSettings;
 pub use validate::check;

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::LONG_PROMPT_TOKENS_MIN;
 
+use super::{CacheAwareSettings, ScoreSettings, SignalSettings};
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouterSettings {
@@ -15,10 +17,27 @@ pub struct RouterSettings {
     pub resumes_max: u32,
     /// How often the router looks at what is due with time.
     pub tick_ms: u64,
+    /// Seed of what policies draw at random.
+    pub seed: u64,
+    /// Note the terms of every candidate of every placement (`--explain`).
+    pub explain: bool,
+    pub signals: SignalSettings,
+    pub score: ScoreSettings,
+    pub cache_aware: CacheAwareSettings,
 }
 
 impl Default for RouterSettings {
     fn default() -> Self {
-        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, resumes_max: 3, tick_ms: 50 }
+        RouterSettings {
+            max_in_flight: 1024,
+            prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN,
+            resumes_max: 3,
+            tick_ms: 50,
+            seed: 1,
+            explain: false,
+            signals: SignalSettings::default(),
+            score: ScoreSettings::default(),
+            cache_aware: CacheAwareSettings::default(),
+        }
     }
 }

@@ -96,6 +96,7 @@ impl Task {
                     max_num_seqs: info.max_num_seqs,
                     kv_tokens: u64::from(info.block_size) * u64::from(info.kv_blocks),
                     kv_transfer: info.kv_transfer && mover.is_some(),
+                    cost_per_hour: None,
                 }
             })
             .collect();

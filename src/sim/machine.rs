@@ -51,6 +51,7 @@ impl<'a> Machine<'a> {
             max_num_seqs: settings.max_num_seqs,
             kv_tokens: u64::from(settings.kv_blocks) * u64::from(settings.block_size),
             kv_transfer: true,
+            cost_per_hour: None,
         };
         let engines = arrangement.roles.len();
         let in_flight = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };

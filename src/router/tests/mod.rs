@@ -1,8 +1,12 @@
-//! The router against scripted engines, on a clock that the test moves.
+//! The router against scripted engines, on a clock that the test moves; and decisions alone, on fleets that are made up.
 
+mod deciding;
 mod devices;
 mod life;
 mod links;
+mod made_up;
 mod placing;
+mod scores;
 mod script;
 mod storm;
+mod watching;

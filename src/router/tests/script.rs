@@ -13,8 +13,14 @@ use crate::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router}
 pub const A: EngineId = EngineId(0);
 pub const B: EngineId = EngineId(1);
 
-pub const FACTS: EngineFacts =
-    EngineFacts { max_model_len: 4096, max_num_batched_tokens: 2048, max_num_seqs: 64, kv_tokens: 32_768, kv_transfer: true };
+pub const FACTS: EngineFacts = EngineFacts {
+    max_model_len: 4096,
+    max_num_batched_tokens: 2048,
+    max_num_seqs: 64,
+    kv_tokens: 32_768,
+    kv_transfer: true,
+    cost_per_hour: None,
+};
 
 /// A leg on an engine.
 #[derive(Clone, Debug)]
