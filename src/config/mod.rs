@@ -8,7 +8,9 @@ mod load;
 mod origin;
 mod prefix;
 mod router;
+mod score;
 mod settings;
+mod signals;
 mod validate;
 
 pub use dynamic_router::{DynamicRouterSettings, ROUTER_ARM, WorkloadKind};
@@ -18,5 +20,7 @@ pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, def
 pub use origin::Origin;
 pub use prefix::{PrefixSettings, PrefixTracking};
 pub use router::RouterSettings;
+pub use score::{CacheAwareSettings, ScoreSettings};
 pub use settings::*;
+pub use signals::SignalSettings;
 pub use validate::check;

@@ -6,6 +6,8 @@ use crate::core::{LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
 use super::PrefixSettings;
 
+use super::{CacheAwareSettings, ScoreSettings, SignalSettings};
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouterSettings {
@@ -21,6 +23,13 @@ pub struct RouterSettings {
     pub policy: PolicyKind,
     /// What it believes of the engines' prefix caches.
     pub prefix: PrefixSettings,
+    /// Seed of what policies draw at random.
+    pub seed: u64,
+    /// Note the terms of every candidate of every placement (`--explain`).
+    pub explain: bool,
+    pub signals: SignalSettings,
+    pub score: ScoreSettings,
+    pub cache_aware: CacheAwareSettings,
 }
 
 impl Default for RouterSettings {
@@ -30,8 +39,13 @@ impl Default for RouterSettings {
             prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN,
             resumes_max: 3,
             tick_ms: 50,
-            policy: PolicyKind::Balanced,
+            policy: PolicyKind::PredictedLatency,
             prefix: PrefixSettings::default(),
+            seed: 1,
+            explain: false,
+            signals: SignalSettings::default(),
+            score: ScoreSettings::default(),
+            cache_aware: CacheAwareSettings::default(),
         }
     }
 }

@@ -21,6 +21,7 @@ const COUNT: &str = "a whole number of at least 1";
 const COUNT_OR_NONE: &str = "a whole number of at least 0";
 const SWITCH: &str = "true or false";
 const POSITIVE: &str = "a number over 0";
+const WEIGHT: &str = "a number of at least 0";
 const PATH: &str = "a path";
 
 /// Requests of one repetition, at most: their records are kept in memory until the run is over.
@@ -54,6 +55,27 @@ const RULES: &[Rule] = &[
         s.router.prefix.block_tokens.is_multiple_of(16)
     }),
     rule("router.prefix.blocks_max", "a whole number from 1 to 67108864", |s| (1..=1 << 26).contains(&s.router.prefix.blocks_max)),
+    rule("router.seed", COUNT_OR_NONE, |_| true),
+    rule("router.explain", SWITCH, |_| true),
+    rule("router.signals.tau_ms", COUNT, |s| s.router.signals.tau_ms > 0),
+    rule("router.signals.age_max_ms", COUNT, |s| s.router.signals.age_max_ms > 0),
+    rule("router.signals.warm_up_requests", COUNT_OR_NONE, |_| true),
+    rule("router.score.ttft", WEIGHT, |s| is_weight(s.router.score.ttft)),
+    rule("router.score.itl", WEIGHT, |s| is_weight(s.router.score.itl)),
+    rule("router.score.prefill_rate", WEIGHT, |s| is_weight(s.router.score.prefill_rate)),
+    rule("router.score.decode_rate", WEIGHT, |s| is_weight(s.router.score.decode_rate)),
+    rule("router.score.memory", WEIGHT, |s| is_weight(s.router.score.memory)),
+    rule("router.score.locality", WEIGHT, |s| is_weight(s.router.score.locality)),
+    rule("router.score.queue", WEIGHT, |s| is_weight(s.router.score.queue)),
+    rule("router.score.urgency", WEIGHT, |s| is_weight(s.router.score.urgency)),
+    rule("router.score.handoff", WEIGHT, |s| is_weight(s.router.score.handoff)),
+    rule("router.score.cost", WEIGHT, |s| is_weight(s.router.score.cost)),
+    rule("router.score.temperature", WEIGHT, |s| is_weight(s.router.score.temperature)),
+    rule("router.cache_aware.match_min", "a share over 0, at most 1", |s| is_share(s.router.cache_aware.match_min)),
+    rule("router.cache_aware.imbalance_abs", COUNT_OR_NONE, |_| true),
+    rule("router.cache_aware.imbalance_rel", "a number of at least 1", |s| {
+        s.router.cache_aware.imbalance_rel >= 1.0 && s.router.cache_aware.imbalance_rel.is_finite()
+    }),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),
@@ -121,6 +143,10 @@ fn is_share(x: f64) -> bool {
 
 fn is_positive(x: f64) -> bool {
     x > 0.0 && x.is_finite()
+}
+
+fn is_weight(x: f64) -> bool {
+    x >= 0.0 && x.is_finite()
 }
 
 fn is_pool(devices: &[u32]) -> bool {

@@ -21,6 +21,6 @@ pub use ids::{BlockId, EngineId, LegId, RequestId, SessionId, TokenId};
 pub use leg::{FinishReason, HeldKv, KvSource, Leg, LegFinish, LegOutput, LegStep, PREFILL_TOKENS_MIN, Tuning};
 pub use program::Program;
 pub use request::{Class, Objectives, Priority, Request, Role};
-pub use rng::{Rng, seeded};
+pub use rng::{Rng, seeded, split_mix};
 pub use signals::{DeviceSignals, EngineStats};
 pub use units::{Bytes, Micros};

@@ -198,8 +198,8 @@ fn environment() -> Environment {
 
 fn roles(policy: PolicyKind) -> [Role; 2] {
     match policy {
-        PolicyKind::RoundRobin | PolicyKind::LeastLoad | PolicyKind::Balanced => [Role::Shared; 2],
         PolicyKind::Dedicated | PolicyKind::DualPool | PolicyKind::FullDisaggregation => [Role::Prefill, Role::Decode],
+        _ => [Role::Shared; 2],
     }
 }
 

@@ -1,15 +1,18 @@
 //! `Router`: what it is made of, what it can be asked, and admission. What happens to a request is in `life`.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::config::RouterSettings;
 use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
+use crate::telemetry::{Placed, RouterNote};
 
 use super::flight::Flight;
 use super::policy::{self, Ask, Plan, Policy};
 use super::prefix::PrefixIndex;
 use super::{
-    Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind,
+    Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, Explanation, FleetView, Load,
+    PolicyKind,
 };
 
 /// Decides where every request goes and follows it to its end.
@@ -23,6 +26,9 @@ pub struct Router {
     pub(super) policy: Box<dyn Policy>,
     /// What the engines' prefix caches are believed to hold. None when nobody asks.
     pub(super) prefix: Option<PrefixIndex>,
+    policy_kind: PolicyKind,
+    /// What the decision at hand is made of; none unless somebody wants to know.
+    explanation: Option<RefCell<Explanation>>,
     /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on. Zeros between decisions.
     pub(super) cached: Vec<u32>,
     pub(super) settings: RouterSettings,
@@ -37,13 +43,15 @@ pub struct Router {
 impl Router {
     /// A router over these engines, by `EngineId`. It serves by `least_load` until it is given an arrangement.
     pub fn new(fleet: &[EngineFacts], settings: &RouterSettings) -> Router {
-        let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts));
+        let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts, &settings.signals));
         Router {
             engines: engines.collect(),
             costs: CostModel::default(),
             copies: CopyTable::new(fleet.len()),
-            policy: policy::build(PolicyKind::LeastLoad),
+            policy: policy::build(PolicyKind::LeastLoad, settings),
             prefix: None,
+            policy_kind: PolicyKind::LeastLoad,
+            explanation: settings.explain.then(RefCell::default),
             cached: vec![0; fleet.len()],
             settings: settings.clone(),
             now: Time::default(),
@@ -72,7 +80,8 @@ impl Router {
             }
         }
         self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
-        self.policy = policy::build(arrangement.policy);
+        self.policy = policy::build(arrangement.policy, &self.settings);
+        self.policy_kind = arrangement.policy;
         self.track_prefixes();
         self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;
         Ok(())
@@ -163,11 +172,32 @@ impl Router {
     }
 
     fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>) -> T) -> T {
-        let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, .. } = self;
-        let long_prompt_tokens_min = *long_prompt_tokens_min;
-        let decision = decide(policy.as_mut(), &FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now: *now });
+        let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, explanation, .. } = self;
+        let (long_prompt_tokens_min, now) = (*long_prompt_tokens_min, *now);
+        if let Some(explanation) = explanation {
+            explanation.get_mut().clear();
+        }
+        let explaining = explanation.as_ref();
+        let fleet = FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now, explaining };
+        let decision = decide(policy.as_mut(), &fleet);
+        if let Some(explanation) = explanation {
+            explanation.get_mut().decided_with(cached);
+        }
         cached.fill(0);
         decision
+    }
+
+    /// Notes what the decision just made was made of, if somebody wants to know.
+    pub(super) fn explain(&mut self, request: RequestId, ask: &Ask, from: Option<EngineId>, plan: Plan, actions: &mut Vec<Action>) {
+        let Some(explanation) = &mut self.explanation else { return };
+        let (chosen, split) = match plan {
+            Plan::Whole(engine) => (engine, false),
+            Plan::Split(engine) => (engine, true),
+        };
+        let Ask { prompt_tokens, outputs, .. } = *ask;
+        let (policy, candidates) = (self.policy_kind, explanation.get_mut().take());
+        let placed = Placed { request, policy, prompt_tokens, outputs, from, chosen, split, candidates };
+        actions.push(Action::Note(Box::new(RouterNote::Placed(placed))));
     }
 
     /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.
@@ -191,7 +221,9 @@ impl Router {
     }
 
     pub(super) fn reported(&mut self, now: Time, engine: EngineId, stats: EngineStats) {
-        if let Some((took, prompt_tokens, decodes)) = self.engines[engine.index()].report(now, stats) {
+        let engine = &mut self.engines[engine.index()];
+        if let Some((took, prompt_tokens, decodes)) = engine.report(now, stats) {
+            engine.signals.stepped(now, took, self.costs.step(prompt_tokens, decodes));
             self.costs.observe_step(took, prompt_tokens, decodes);
         }
     }

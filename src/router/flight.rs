@@ -69,6 +69,8 @@ pub(super) struct Stay {
     pub believed: u32,
     /// When the stay began, which is when the one before it ended.
     pub since: Time,
+    /// When it gave its last tokens; when it began, while it has given none.
+    pub last: Time,
     /// Tokens to be loaded, and what the mover reported of that.
     pub loading: Option<Loading>,
 }

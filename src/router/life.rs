@@ -95,9 +95,12 @@ impl Router {
             ..stay.load
         };
         engine.load.enter(&stay.load);
+        let gap = now.since(std::mem::replace(&mut stay.last, now));
         if !first {
-            return;
+            return engine.signals.more_tokens(now, gap, given);
         }
+        let times = stay.loading.is_none().then(|| (now.since(stay.since), self.costs.alone(prefill.into())));
+        engine.signals.first_token(now, times);
         engine.started(prefill);
         if let Some(prefix) = &mut self.prefix {
             prefix.used(stay.engine, &journey.chain, stay.load.context - given);
@@ -141,13 +144,17 @@ impl Router {
     /// The prefill leg is over, and its engine holds the blocks: on to an engine that decodes, chosen by the signals of this moment.
     /// Where nobody can take the blocks, the request stays.
     fn hand_over(&mut self, now: Time, mut journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
+        let ask = journey.ask();
         let to = if self.engines[from.index()].moves_kv() {
             self.look_up(&mut journey);
-            self.decide_decode(&journey.ask(), from)
+            self.decide_decode(&ask, from)
         } else {
             None
         };
         let engine = to.unwrap_or(from);
+        if to.is_some() {
+            self.explain(journey.request.id, &ask, Some(from), Plan::Whole(engine), actions);
+        }
         // An engine does not load from itself; what its prefix cache kept serves instead.
         let (load, unused) = if engine == from { (None, held) } else { (held, None) };
         release(unused, actions);
@@ -212,6 +219,8 @@ impl Router {
             // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere.
             Plan::Split(engine) => (engine, ask.outputs > 1 && self.can_hand_over(engine)),
         };
+        let plan = if split { Plan::Split(engine) } else { Plan::Whole(engine) };
+        self.explain(journey.request.id, &ask, None, plan, actions);
         self.send(now, journey, engine, split, None, actions);
         Ok(())
     }
@@ -261,6 +270,7 @@ impl Router {
             },
             believed,
             since: now,
+            last: now,
             loading: load.map(|source| Loading { from: source.engine, tokens: source.tokens, copied: None }),
         };
         self.engines[engine.index()].load.enter(&stay.load);

@@ -53,6 +53,7 @@ impl<'a> Machine<'a> {
             kv_transfer: true,
             // Virtual engines cache no prefixes.
             prefix_block_tokens: 0,
+            cost_per_hour: None,
         };
         let engines = arrangement.roles.len();
         let in_flight = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };

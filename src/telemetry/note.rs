@@ -1,8 +1,10 @@
 //! What the router noted of its decisions: why it did what the other records show that it did. Lines of `decisions.jsonl`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::core::{EngineId, Micros, Role};
+use crate::core::{EngineId, Micros, PolicyKind, RequestId, Role};
 
 /// A decision of the router that concerns more than where one leg went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -10,6 +12,37 @@ use crate::core::{EngineId, Micros, Role};
 pub enum RouterNote {
     /// An engine changed pools.
     RoleChanged { engine: EngineId, from: Role, to: Role, why: String },
+    /// A leg was placed; noted only with `router.explain`.
+    Placed(Placed),
+}
+
+/// Where a leg of a request went, and what spoke for and against each engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    pub request: RequestId,
+    pub policy: PolicyKind,
+    /// Prompt and output tokens so far, and output tokens to come.
+    pub prompt_tokens: u32,
+    pub outputs: u32,
+    /// The engine that holds the KV of the prompt; none for a leg that starts with its prompt.
+    pub from: Option<EngineId>,
+    pub chosen: EngineId,
+    /// The chosen engine only prefills, and the request moves on.
+    pub split: bool,
+    /// Best first.
+    pub candidates: Vec<Candidate>,
+}
+
+/// One engine, as a policy saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub engine: EngineId,
+    /// What the policy ranks by: the lowest wins, unless the policy draws. None when the policy could not score the engine.
+    pub score: Option<f64>,
+    /// Tokens from the start of the prompt that its prefix cache was believed to hold.
+    pub cached_tokens: u32,
+    /// By name.
+    pub terms: BTreeMap<String, f64>,
 }
 
 /// A note, with the run it was made in and when, counted from the run's start.

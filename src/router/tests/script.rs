@@ -20,6 +20,7 @@ pub const FACTS: EngineFacts = EngineFacts {
     kv_tokens: 32_768,
     kv_transfer: true,
     prefix_block_tokens: 16,
+    cost_per_hour: None,
 };
 
 pub const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) };
