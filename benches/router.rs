@@ -3,9 +3,10 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use dualpool::config::RouterSettings;
+use dualpool::config::{RouterSettings, SignalSettings};
 use dualpool::core::{
-    Class, EngineId, FinishReason, HeldKv, LegId, Micros, Objectives, Priority, Request, RequestId, Time, TokenId, Tuning,
+    Class, EngineId, EngineStats, FinishReason, HeldKv, LegId, Micros, Objectives, Priority, Request, RequestId, Time, TokenId,
+    Tuning,
 };
 use dualpool::router::policy::Ask;
 use dualpool::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router};
@@ -27,10 +28,21 @@ fn request(id: u64, prompt: &std::sync::Arc<[TokenId]>) -> Request {
 }
 
 /// A router with four requests on each engine, or where its policy put them.
-fn loaded(policy: PolicyKind, engines: usize) -> Router {
-    let facts =
-        EngineFacts { max_model_len: 8192, max_num_batched_tokens: 2048, max_num_seqs: 64, kv_tokens: 1 << 20, kv_transfer: true };
-    let settings = RouterSettings { max_in_flight: 4096, ..RouterSettings::default() };
+fn loaded(policy: PolicyKind, engines: usize) -> (Router, Vec<Action>) {
+    let facts = EngineFacts {
+        max_model_len: 8192,
+        max_num_batched_tokens: 2048,
+        max_num_seqs: 64,
+        kv_tokens: 1 << 20,
+        kv_transfer: true,
+        prefix_block_tokens: 16,
+        cost_per_hour: None,
+    };
+    let settings = RouterSettings {
+        max_in_flight: 4096,
+        signals: SignalSettings { warm_up_requests: 0, ..SignalSettings::default() },
+        ..RouterSettings::default()
+    };
     let mut router = Router::new(&vec![facts; engines], &settings);
     let ids: Vec<EngineId> = (0..engines as u16).map(EngineId).collect();
     let (prefill, decode) = ids.split_at(engines / 2);
@@ -48,14 +60,53 @@ fn loaded(policy: PolicyKind, engines: usize) -> Router {
         let prompt = if id % 4 == 0 { &long } else { &short };
         router.handle(Time(id), Event::Arrived(request(1 << 32 | id, prompt)), &mut actions);
     }
+    (router, actions)
+}
+
+/// The same with every signal of every engine known and fresh.
+fn watched(policy: PolicyKind, engines: usize) -> Router {
+    let (mut router, sent) = loaded(policy, engines);
+    let legs = sent.iter().filter_map(|action| match action {
+        Action::Submit { engine, leg } => Some((*engine, leg.id)),
+        _ => None,
+    });
+    let mut actions = Vec::new();
+    for (engine, leg) in legs {
+        for round in 1..4 {
+            let now = Time(20_000 * round);
+            router.handle(now, Event::Output { leg, tokens: &[7], cached_tokens: None, finish: None }, &mut actions);
+            let (tokens, running) = (64 * round, 4);
+            let stats = EngineStats {
+                running,
+                steps: round,
+                prompt_tokens_computed: tokens,
+                output_tokens: tokens,
+                ..EngineStats::default()
+            };
+            router.handle(now, Event::EngineStats { engine, stats }, &mut actions);
+        }
+    }
     router
+}
+
+/// The policies that go by all there is, on what they go by.
+fn scoring(c: &mut Criterion) {
+    let mut group = c.benchmark_group("scoring");
+    for policy in [PolicyKind::Score, PolicyKind::PredictedLatency] {
+        for engines in [8, 64] {
+            let mut router = watched(policy, engines);
+            let ask = Ask { prompt_tokens: 4096, outputs: 32, objectives: OBJECTIVES };
+            group
+                .bench_function(BenchmarkId::new(policy.name(), engines), |b| b.iter(|| black_box(router.decide(black_box(&ask)))));
+        }
+    }
 }
 
 fn decision(c: &mut Criterion) {
     let mut group = c.benchmark_group("decision");
     for policy in PolicyKind::ALL {
         for engines in ENGINES {
-            let mut router = loaded(policy, engines);
+            let (mut router, _) = loaded(policy, engines);
             let asks = [64, 1024].map(|prompt_tokens| Ask { prompt_tokens, outputs: 32, objectives: OBJECTIVES });
             let mut turn = 0;
             group.bench_function(BenchmarkId::new(policy.name(), engines), |b| {
@@ -73,7 +124,7 @@ fn life(c: &mut Criterion) {
     let mut group = c.benchmark_group("life");
     let prompt: std::sync::Arc<[TokenId]> = vec![1; 1024].into();
     for engines in ENGINES {
-        let mut router = loaded(PolicyKind::FullDisaggregation, engines);
+        let (mut router, _) = loaded(PolicyKind::FullDisaggregation, engines);
         let (mut actions, mut id) = (Vec::<Action>::new(), 0);
         group.bench_function(BenchmarkId::new("full_disaggregation", engines), |b| {
             b.iter(|| {
@@ -95,5 +146,5 @@ fn life(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, decision, life);
+criterion_group!(benches, decision, scoring, life);
 criterion_main!(benches);

@@ -112,7 +112,39 @@ fn simulations_drawn_at_random_go_as_they_must() {
 fn targets_are_listed() {
     let listed = dualpool(&["list-targets"]).prints();
     let names: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names, ["dual_pool", "topology_probe", "migration_cost"]);
+    assert_eq!(names, ["dual_pool", "dynamic_router", "topology_probe", "migration_cost"]);
+}
+
+#[test]
+fn a_router_is_measured_and_reported_again_with_how_it_settled() {
+    let args = ["run", "dynamic_router", "--quick", "--device", "virtual", "--set", "virtual.speed=20", "--out", "here"];
+    let mut run = dualpool(&args);
+    run.command.args(["--workload", "two_wave_imbalance", "--policies", "least_load,dynamic_router", "--settle"]);
+    let output = run.output();
+    let (shown, said) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    for word in
+        ["foreground", "mix two_wave_imbalance", "dynamic_router against least_load", "TPOT in ms", "here/two_wave_imbalance"]
+    {
+        assert!(shown.contains(word), "`{word}` is missing in: {shown}");
+    }
+    assert!(said.contains("--update-expectations"), "nothing was accepted yet: {said}");
+    let again = run.again(&["report", "--settle", "here"]).prints();
+    assert!(again.contains("TPOT in ms") && again.contains("foreground"), "{again}");
+}
+
+#[test]
+fn what_a_router_cannot_be_measured_with_is_a_matter_of_usage() {
+    let refuses = |args: &[&str], words: &[&str]| {
+        let all = [&["run", "dynamic_router", "--device", "virtual"], args].concat();
+        dualpool(&all).refuses(2, words);
+    };
+    refuses(&["--workload", "trace"], &["dynamic_router.trace"]);
+    refuses(&["--trace", "nowhere.jsonl"], &["cannot open the trace nowhere.jsonl"]);
+    refuses(&["--policies", "dual_pool"], &["dynamic_router.arms"]);
+    refuses(&["--policy", "magic"], &["router.policy"]);
+    refuses(&["--arms", "auto"], &["use --policies"]);
+    refuses(&["--max-model-len", "2000", "--max-num-batched-tokens", "1024"], &["mixed", "long_prompt.max"]);
 }
 
 #[test]

@@ -5,13 +5,15 @@ use std::process::ExitCode;
 
 use crate::config::ConfigError;
 use crate::device::DeviceError;
+use crate::harness::dynamic_router::ArmsOfDualPool;
+use crate::harness::expectations::ExpectationsError;
 use crate::harness::folder::FolderError;
 use crate::harness::target::UnknownTarget;
 use crate::migrate::CalibrationError;
 use crate::report::LoadError;
 use crate::sim::scenario::ScenarioError;
-use crate::workload::WorkloadError;
 use crate::workload::trace::TraceError;
+use crate::workload::{ParameterError, WorkloadError};
 
 /// Something went wrong.
 pub const FAILED: u8 = 1;
@@ -47,6 +49,9 @@ fn judge(error: &anyhow::Error) -> (u8, Option<&'static str>) {
         .or(is(error.is::<WorkloadError>(), USAGE, "`dualpool config` shows every setting and where it came from"))
         .or(is(error.is::<ScenarioError>(), USAGE, "docs/simulate.md says what a scenario holds"))
         .or(is(error.is::<TraceError>(), USAGE, "docs/workloads.md says what traces can be read"))
+        .or(is(error.is::<ParameterError>(), USAGE, "`dualpool config` shows every setting and where it came from"))
+        .or(is(error.is::<ArmsOfDualPool>(), USAGE, "`dualpool list-targets` says what each target does"))
+        .or(is(error.is::<ExpectationsError>(), USAGE, "docs/dynamic-router.md says what expectations are"))
         .or(is(error.is::<FolderError>(), USAGE, "without --out every run gets a folder of its own under artifacts/"))
         .or(is(error.is::<CalibrationError>(), USAGE, "--calibration none runs without one"))
         .or(is(error.is::<LoadError>(), FAILED, "`dualpool run` prints the run folder as its last line"))

@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use super::terminal::{columns, print};
 use crate::harness::topology_probe;
 use crate::report::simulated::{load_simulation, table};
-use crate::report::{self, topology};
+use crate::report::{self, settle, topology};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// The folder of a run, as `dualpool run` printed it, or of a simulation.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
+    /// Print also how TTFT and TPOT settled in the course of a repetition, arm by arm.
+    #[arg(long)]
+    settle: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -27,8 +30,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         print(&table(&simulated))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let artifacts = report::load(&args.folder)?;
-    print(&report::print(&artifacts, columns()))?;
-    print(&format!("report: {}\n", report::write_html(&args.folder)?.display()))?;
+    for (i, artifacts) in report::load_parts(&args.folder)?.iter().enumerate() {
+        let gap = if i > 0 { "\n\n" } else { "" };
+        print(&format!("{gap}{}", report::print(artifacts, columns())))?;
+        if args.settle {
+            print(&format!("\n{}", settle::table(artifacts)))?;
+        }
+        print(&format!("report: {}\n", report::write_html(&artifacts.dir)?.display()))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! `dualpool run TARGET`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,23 +18,26 @@ use crate::config::Settings;
 use crate::core::{Clock, MonotonicClock};
 use crate::device::{self, Device, Gpus, Placement};
 use crate::harness::target::{self, Target};
-use crate::harness::{Cancel, Outcome, Progress, dual_pool, environment};
-use crate::report;
+use crate::harness::{Cancel, Outcome, Progress, dual_pool, dynamic_router, environment};
+use crate::report::{self, Overview, settle};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// What to run; `dualpool list-targets` lists them.
     target: String,
-    /// Print the target's JSON (`dual_pool`: summary.json) instead of its table.
+    /// Print the target's JSON (`dual_pool`: summary.json; `dynamic_router`: an array of one per workload) instead of its table.
     #[arg(long)]
     json: bool,
+    /// Print also how TTFT and TPOT settled in the course of a repetition, arm by arm.
+    #[arg(long, conflicts_with = "json")]
+    settle: bool,
     #[command(flatten)]
     settings: SettingFlags,
 }
 
 impl Args {
     pub fn of(target: Target, json: bool, settings: SettingFlags) -> Args {
-        Args { target: target.name.to_owned(), json, settings }
+        Args { target: target.name.to_owned(), json, settle: false, settings }
     }
 }
 
@@ -50,43 +53,50 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
         } else if target == target::MIGRATION_COST {
             calibrate::measure(settings, &gpus, args.json, terminal)
         } else {
-            dual_pool(args, settings, &gpus, terminal)
+            serving(target, args, settings, &gpus, terminal)
         }
     })
 }
 
-fn dual_pool(args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+/// The targets that serve requests.
+fn serving(target: Target, args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     let placements = device::choose(&settings.pools, gpus)?;
     let links = fleet::links(settings, &placements, gpus)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
-    let outcome = runtime.block_on(measure(settings, &placements, links, terminal));
+    let outcomes = runtime.block_on(measure(target, settings, &placements, links, terminal));
     // What is left are tasks that wait for nothing; none may keep the program from ending.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
-    let Some(outcome) = outcome? else {
+    let Some((dir, outcomes)) = outcomes? else {
         terminal.line("stopped before the engines were ready; nothing was measured");
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    show(&outcome.dir, args.json)?;
-    Ok(verdict(&outcome, terminal))
+    show(&dir, args)?;
+    Ok(verdict(&outcomes, terminal))
 }
 
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// None when the user stopped it before there was anything to keep.
 async fn measure(
+    target: Target,
     settings: &Settings,
     placements: &[Placement],
     links: Links,
     terminal: &Terminal,
-) -> anyhow::Result<Option<Outcome>> {
+) -> anyhow::Result<Option<(PathBuf, Vec<Outcome>)>> {
     let cancel = Cancel::new();
     interrupt::watch(cancel.clone(), terminal.clone()).context("cannot listen for Ctrl-C")?;
     let bars = Arc::new(Bars::new(terminal));
     for note in notes(placements) {
         bars.note(&note);
     }
-    let mut prepared = dual_pool::prepare(settings, program::command_line())?;
+    let command = program::command_line();
+    let mut prepared = match target == target::DYNAMIC_ROUTER {
+        true => dynamic_router::prepare(settings, command)?,
+        false => dual_pool::prepare(settings, command)?,
+    };
+    let dir = prepared.dir().to_path_buf();
     prepared.noted(links.note);
 
     let clock = MonotonicClock::new();
@@ -107,11 +117,11 @@ async fn measure(
     prepared.took("engine start", clock.now().since(started).into());
 
     let environment = environment::gather(controller.engines(), settings, gpu_names(placements));
-    let outcome = prepared.run(&controller, environment, bars.as_ref(), &cancel).await;
+    let outcomes = prepared.run(&controller, environment, bars.as_ref(), &cancel).await;
     bars.phase("engine stop", 0);
     controller.shutdown().await;
     bars.finish();
-    outcome.map(Some)
+    outcomes.map(|outcomes| Some((dir, outcomes)))
 }
 
 fn notes(placements: &[Placement]) -> Vec<String> {
@@ -128,20 +138,41 @@ fn gpu_names(placements: &[Placement]) -> Vec<String> {
     placements.iter().filter_map(name).collect()
 }
 
-fn show(dir: &Path, json: bool) -> anyhow::Result<()> {
-    if json {
-        let path = dir.join("summary.json");
-        return print(&std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?);
+fn show(dir: &Path, args: &Args) -> anyhow::Result<()> {
+    if args.json {
+        return print(&summaries(dir)?);
     }
-    let table = report::print(&report::load(dir)?, columns());
-    print(&format!("{table}\nartifacts: {}\nreport:    {}\n", dir.display(), dir.join("report.html").display()))
+    for (i, artifacts) in report::load_parts(dir)?.iter().enumerate() {
+        let gap = if i > 0 { "\n\n" } else { "" };
+        let table = report::print(artifacts, columns());
+        let settled = if args.settle { format!("\n{}", settle::table(artifacts)) } else { String::new() };
+        let dir = &artifacts.dir;
+        print(&format!("{gap}{table}{settled}\nartifacts: {}\nreport:    {}\n", dir.display(), dir.join("report.html").display()))?;
+    }
+    Ok(())
 }
 
-fn verdict(outcome: &Outcome, terminal: &Terminal) -> ExitCode {
-    for fault in &outcome.faults {
+/// The summary of a run; of one in parts, an array with that of each part.
+fn summaries(dir: &Path) -> anyhow::Result<String> {
+    let read = |dir: &Path| {
+        let path = dir.join("summary.json");
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    match Overview::read(dir)? {
+        None => read(dir),
+        Some(Overview { parts }) => {
+            let parts = parts.iter().map(|part| dir.join(part)).filter(|dir| dir.is_dir());
+            Ok(format!("[{}]\n", parts.map(|dir| read(&dir)).collect::<anyhow::Result<Vec<_>>>()?.join(",")))
+        }
+    }
+}
+
+fn verdict(outcomes: &[Outcome], terminal: &Terminal) -> ExitCode {
+    let faults: Vec<&String> = outcomes.iter().flat_map(|outcome| &outcome.faults).collect();
+    for fault in &faults {
         terminal.line(&format!("error: {fault}; see requests.jsonl in the run folder"));
     }
-    ExitCode::from(match (outcome.interrupted, outcome.faults.is_empty()) {
+    ExitCode::from(match (outcomes.iter().any(|outcome| outcome.interrupted), faults.is_empty()) {
         // Its requests were cut short, so what they say of faults says nothing.
         (true, _) => INTERRUPTED,
         (false, false) => FAILED,

@@ -2,19 +2,27 @@
 //! value and what is allowed.
 
 mod admission;
+mod dynamic_router;
 mod error;
 mod keys;
 mod load;
 mod origin;
+mod prefix;
 mod router;
+mod score;
 mod settings;
+mod signals;
 mod validate;
 
 pub use admission::{AdmissionSettings, EarlyRejection, WindowKind};
+pub use dynamic_router::{DynamicRouterSettings, ROUTER_ARM, WorkloadKind};
 pub use error::{ConfigError, Problem};
 pub use keys::written;
 pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, default_values, load, values};
 pub use origin::Origin;
+pub use prefix::{PrefixSettings, PrefixTracking};
 pub use router::RouterSettings;
+pub use score::{CacheAwareSettings, ScoreSettings};
 pub use settings::*;
+pub use signals::SignalSettings;
 pub use validate::check;

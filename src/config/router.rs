@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::AdmissionSettings;
-use crate::core::LONG_PROMPT_TOKENS_MIN;
+use super::{AdmissionSettings, CacheAwareSettings, PrefixSettings, ScoreSettings, SignalSettings};
+use crate::core::{LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,6 +17,17 @@ pub struct RouterSettings {
     /// How often the router looks at what is due with time.
     pub tick_ms: u64,
     pub admission: AdmissionSettings,
+    /// What the router routes by where no arm of a benchmark says otherwise (`--policy`).
+    pub policy: PolicyKind,
+    /// What it believes of the engines' prefix caches.
+    pub prefix: PrefixSettings,
+    /// Seed of what policies draw at random.
+    pub seed: u64,
+    /// Note the terms of every candidate of every placement (`--explain`).
+    pub explain: bool,
+    pub signals: SignalSettings,
+    pub score: ScoreSettings,
+    pub cache_aware: CacheAwareSettings,
 }
 
 impl Default for RouterSettings {
@@ -27,6 +38,13 @@ impl Default for RouterSettings {
             resumes_max: 3,
             tick_ms: 50,
             admission: AdmissionSettings::default(),
+            policy: PolicyKind::PredictedLatency,
+            prefix: PrefixSettings::default(),
+            seed: 1,
+            explain: false,
+            signals: SignalSettings::default(),
+            score: ScoreSettings::default(),
+            cache_aware: CacheAwareSettings::default(),
         }
     }
 }

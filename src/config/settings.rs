@@ -1,11 +1,11 @@
 //! Every setting, with its default. The key of a field is its path: `engine.max_model_len` (TOML table `[engine]`, environment
 //! variable `DUALPOOL_ENGINE__MAX_MODEL_LEN`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::RouterSettings;
+use super::{DynamicRouterSettings, RouterSettings};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,6 +17,7 @@ pub struct Settings {
     pub workload: WorkloadSettings,
     pub objectives: ObjectiveSettings,
     pub run: RunSettings,
+    pub dynamic_router: DynamicRouterSettings,
     pub telemetry: TelemetrySettings,
     #[serde(rename = "virtual")]
     pub virtual_engines: VirtualEngineSettings,
@@ -251,6 +252,17 @@ pub struct RunSettings {
     pub bootstrap_resamples: u32,
     /// Time for the search that tunes `shared_tuned`, `dual_pool` and `auto`.
     pub search_budget_s: u64,
+    /// The folder of what was accepted of earlier runs, a file per kind of machine, that a run is held against; `none` = no such thing.
+    pub expectations: PathBuf,
+    /// Whether this run's ratios are what later ones are held against.
+    pub update_expectations: bool,
+}
+
+impl RunSettings {
+    /// The folder of expectations; none where the run is held against nothing.
+    pub fn expectations_folder(&self) -> Option<&Path> {
+        (self.expectations.as_path() != Path::new("none")).then_some(&self.expectations)
+    }
 }
 
 impl Default for RunSettings {
@@ -263,6 +275,8 @@ impl Default for RunSettings {
             out: PathBuf::new(),
             bootstrap_resamples: 2000,
             search_budget_s: 90,
+            expectations: "expectations".into(),
+            update_expectations: false,
         }
     }
 }

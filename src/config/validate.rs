@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::keys::written;
 use super::load::values;
-use super::{ARMS, ConfigError, DeviceKind, Origin, Problem, Settings};
+use super::{ARMS, ConfigError, DeviceKind, Origin, Problem, ROUTER_ARM, Settings, WorkloadKind};
+use crate::core::PolicyKind;
 
 struct Rule {
     key: &'static str,
@@ -20,6 +21,7 @@ const COUNT: &str = "a whole number of at least 1";
 const COUNT_OR_NONE: &str = "a whole number of at least 0";
 const SWITCH: &str = "true or false";
 const POSITIVE: &str = "a number over 0";
+const WEIGHT: &str = "a number of at least 0";
 const PATH: &str = "a path";
 
 /// Requests of one repetition, at most: their records are kept in memory until the run is over.
@@ -70,6 +72,33 @@ const RULES: &[Rule] = &[
         let over = s.router.admission.reject_over;
         over.into_iter().all(is_positive) && over.is_sorted_by(|higher, lower| higher >= lower)
     }),
+    rule("router.policy", "the name of a policy that needs no pools, such as `least_load`", |s| !s.router.policy.needs_pools()),
+    rule("router.prefix.track", "auto, always or never", |_| true),
+    rule("router.prefix.block_tokens", "0 (the engines' own) or a multiple of 16", |s| {
+        s.router.prefix.block_tokens.is_multiple_of(16)
+    }),
+    rule("router.prefix.blocks_max", "a whole number from 1 to 67108864", |s| (1..=1 << 26).contains(&s.router.prefix.blocks_max)),
+    rule("router.seed", COUNT_OR_NONE, |_| true),
+    rule("router.explain", SWITCH, |_| true),
+    rule("router.signals.tau_ms", COUNT, |s| s.router.signals.tau_ms > 0),
+    rule("router.signals.age_max_ms", COUNT, |s| s.router.signals.age_max_ms > 0),
+    rule("router.signals.warm_up_requests", COUNT_OR_NONE, |_| true),
+    rule("router.score.ttft", WEIGHT, |s| is_weight(s.router.score.ttft)),
+    rule("router.score.itl", WEIGHT, |s| is_weight(s.router.score.itl)),
+    rule("router.score.prefill_rate", WEIGHT, |s| is_weight(s.router.score.prefill_rate)),
+    rule("router.score.decode_rate", WEIGHT, |s| is_weight(s.router.score.decode_rate)),
+    rule("router.score.memory", WEIGHT, |s| is_weight(s.router.score.memory)),
+    rule("router.score.locality", WEIGHT, |s| is_weight(s.router.score.locality)),
+    rule("router.score.queue", WEIGHT, |s| is_weight(s.router.score.queue)),
+    rule("router.score.urgency", WEIGHT, |s| is_weight(s.router.score.urgency)),
+    rule("router.score.handoff", WEIGHT, |s| is_weight(s.router.score.handoff)),
+    rule("router.score.cost", WEIGHT, |s| is_weight(s.router.score.cost)),
+    rule("router.score.temperature", WEIGHT, |s| is_weight(s.router.score.temperature)),
+    rule("router.cache_aware.match_min", "a share over 0, at most 1", |s| is_share(s.router.cache_aware.match_min)),
+    rule("router.cache_aware.imbalance_abs", COUNT_OR_NONE, |_| true),
+    rule("router.cache_aware.imbalance_rel", "a number of at least 1", |s| {
+        s.router.cache_aware.imbalance_rel >= 1.0 && s.router.cache_aware.imbalance_rel.is_finite()
+    }),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),
@@ -95,6 +124,26 @@ const RULES: &[Rule] = &[
     rule("run.out", PATH, |_| true),
     rule("run.bootstrap_resamples", "a whole number of at least 100", |s| s.run.bootstrap_resamples >= 100),
     rule("run.search_budget_s", COUNT, |s| s.run.search_budget_s > 0),
+    rule("run.expectations", "the path of a folder, or `none`", |s| !s.run.expectations.as_os_str().is_empty()),
+    rule("run.update_expectations", SWITCH, |_| true),
+    rule("dynamic_router.arms", ROUTER_ARMS, |s| s.dynamic_router.arms.iter().all(|arm| is_router_arm(arm))),
+    rule(
+        "dynamic_router.workloads",
+        "mixed, two_wave_imbalance, prefix_sessions and trace, each once; empty = all but the last",
+        |s| {
+            let kinds = &s.dynamic_router.workloads;
+            kinds.iter().enumerate().all(|(i, kind)| !kinds[..i].contains(kind))
+        },
+    ),
+    rule("dynamic_router.requests", COUNT, |s| s.dynamic_router.requests > 0),
+    rule("dynamic_router.rounds", COUNT, |s| s.dynamic_router.rounds > 0),
+    rule("dynamic_router.sessions", COUNT, |s| s.dynamic_router.sessions > 0),
+    rule("dynamic_router.trace", "the path of a trace, or empty", |_| true),
+    rule("dynamic_router.replay_speed", "a number from 0.001 to 1000000", |s| {
+        (1e-3..=1e6).contains(&s.dynamic_router.replay_speed)
+    }),
+    rule("dynamic_router.offset", COUNT_OR_NONE, |_| true),
+    rule("dynamic_router.limit", COUNT_OR_NONE, |_| true),
     rule("telemetry.sample_ms", COUNT, |s| s.telemetry.sample_ms > 0),
     rule("telemetry.gpu_sample_ms", "a whole number from 10 to 60000", |s| (10..=60_000).contains(&s.telemetry.gpu_sample_ms)),
     rule("telemetry.log", "a filter such as `warn` or `info,dualpool::engine=debug`", |s| {
@@ -106,12 +155,22 @@ const RULES: &[Rule] = &[
     rule("telemetry.profile", "none, minimal, nsys or ncu", |_| true),
 ];
 
+const ROUTER_ARMS: &str = "policies for engines that are all alike, and dynamic_router for the one of router.policy";
+
+fn is_router_arm(arm: &str) -> bool {
+    arm == ROUTER_ARM || PolicyKind::ALL.iter().any(|policy| policy.name() == arm && !policy.needs_pools())
+}
+
 fn is_share(x: f64) -> bool {
     x > 0.0 && x <= 1.0
 }
 
 fn is_positive(x: f64) -> bool {
     x > 0.0 && x.is_finite()
+}
+
+fn is_weight(x: f64) -> bool {
+    x >= 0.0 && x.is_finite()
 }
 
 fn is_pool(devices: &[u32]) -> bool {
@@ -227,4 +286,11 @@ fn arms(s: &Settings, require: &mut Require) {
     let known = arms.iter().all(|arm| ARMS.contains(&arm.as_str()));
     let once = arms.iter().enumerate().all(|(i, arm)| !arms[..i].contains(arm));
     require(!arms.is_empty() && known && once, "run.arms", format!("at least one of {}, each once", ARMS.join(", ")));
+
+    let arms = &s.dynamic_router.arms;
+    let once = arms.iter().enumerate().all(|(i, arm)| !arms[..i].contains(arm));
+    require(!arms.is_empty() && once, "dynamic_router.arms", format!("at least one, each once, of {ROUTER_ARMS}"));
+    let trace = s.dynamic_router.workloads.contains(&WorkloadKind::Trace);
+    let text = "the path of a trace where dynamic_router.workloads has `trace`".into();
+    require(!trace || s.dynamic_router.names_trace(), "dynamic_router.trace", text);
 }

@@ -242,9 +242,11 @@ impl Controller {
     pub async fn reset_prefix_caches(&self) -> anyhow::Result<()> {
         let Condition { dead, .. } = self.ask(Command::Condition).await?;
         for engine in self.fleet.iter().filter(|engine| !dead.contains(&engine.info().id)) {
+            let id = engine.info().id;
             if !engine.reset_prefix_cache().await {
-                bail!("{} kept its prefix cache: blocks of it are in use; settle the fleet first", engine.info().id);
+                bail!("{id} kept its prefix cache: blocks of it are in use; settle the fleet first");
             }
+            self.ask(|answer| Command::PrefixCacheReset(id, answer)).await?;
         }
         Ok(())
     }

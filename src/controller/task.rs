@@ -45,6 +45,7 @@ pub(super) enum Command {
     Condition(oneshot::Sender<Condition>),
     Costs(oneshot::Sender<CostModel>),
     SetCosts(CostModel, oneshot::Sender<()>),
+    PrefixCacheReset(EngineId, oneshot::Sender<()>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -96,6 +97,8 @@ impl Task {
                     max_num_seqs: info.max_num_seqs,
                     kv_tokens: u64::from(info.block_size) * u64::from(info.kv_blocks),
                     kv_transfer: info.kv_transfer && mover.is_some(),
+                    prefix_block_tokens: if info.prefix_caching { info.block_size } else { 0 },
+                    cost_per_hour: None,
                 }
             })
             .collect();
@@ -221,6 +224,10 @@ impl Task {
             }
             Command::SetCosts(costs, answer) => {
                 self.router.set_costs(costs);
+                let _ = answer.send(());
+            }
+            Command::PrefixCacheReset(engine, answer) => {
+                self.feed(Event::PrefixCacheReset { engine });
                 let _ = answer.send(());
             }
             // `run` takes it out before.

@@ -150,6 +150,8 @@ impl Timeline {
             id: request,
             index: self.index,
             class: self.class,
+            wave: None,
+            turn: None,
             prompt_tokens: self.prompt_tokens,
             objectives: self.objectives,
             arrived_us: since(self.arrived),

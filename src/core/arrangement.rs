@@ -17,6 +17,14 @@ pub enum PolicyKind {
     RoundRobin,
     /// All engines alike; the one with the least work, counting what was dispatched and not yet reported.
     LeastLoad,
+    /// All engines alike; the less loaded one of two that are drawn.
+    PowerOfTwo,
+    /// All engines alike; the one whose prefix cache holds most of the prompt, unless that one is overloaded.
+    CacheAware,
+    /// The best weighted sum of signals, each between 0 and 1. In two pools, prefill and decode are scored apart.
+    Score,
+    /// The least predicted time that the request takes and takes from others. In two pools, staying is weighed against moving.
+    PredictedLatency,
     /// All engines alike; long prompts to the engine with the fewest of them in prefill, short ones by a weighted count.
     Balanced,
     /// Long prompts to the prefill pool, short ones to the decode pool, each for its whole life; KV never moves.
@@ -28,9 +36,13 @@ pub enum PolicyKind {
 }
 
 impl PolicyKind {
-    pub const ALL: [PolicyKind; 6] = [
+    pub const ALL: [PolicyKind; 10] = [
         PolicyKind::RoundRobin,
         PolicyKind::LeastLoad,
+        PolicyKind::PowerOfTwo,
+        PolicyKind::CacheAware,
+        PolicyKind::Score,
+        PolicyKind::PredictedLatency,
         PolicyKind::Balanced,
         PolicyKind::Dedicated,
         PolicyKind::DualPool,
@@ -42,6 +54,10 @@ impl PolicyKind {
         match self {
             PolicyKind::RoundRobin => "round_robin",
             PolicyKind::LeastLoad => "least_load",
+            PolicyKind::PowerOfTwo => "power_of_two",
+            PolicyKind::CacheAware => "cache_aware",
+            PolicyKind::Score => "score",
+            PolicyKind::PredictedLatency => "predicted_latency",
             PolicyKind::Balanced => "balanced",
             PolicyKind::Dedicated => "dedicated",
             PolicyKind::DualPool => "dual_pool",

@@ -23,6 +23,6 @@ pub use leg::{FinishReason, HeldKv, KvSource, Leg, LegFinish, LegOutput, LegStep
 pub use map::{IdHasher, IdMap};
 pub use program::Program;
 pub use request::{Class, Objectives, Priority, Request, Role};
-pub use rng::{Rng, seeded};
+pub use rng::{Rng, seeded, split_mix};
 pub use signals::{DeviceSignals, EngineStats};
 pub use units::{Bytes, Micros};

@@ -51,6 +51,9 @@ pub struct EngineInfo {
     pub max_num_seqs: u32,
     /// Whether the engine can hold and load KV blocks.
     pub kv_transfer: bool,
+    /// Whether the engine keeps the KV of prompts for later ones that begin alike.
+    #[serde(default)]
+    pub prefix_caching: bool,
     /// Process id of the engine; none for engines without a process of their own.
     pub pid: Option<u32>,
 }

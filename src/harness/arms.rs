@@ -98,9 +98,14 @@ pub fn servable(pools: &Pools, arms: &[String], kv_transfer: bool) -> Result<(Ve
     Ok((named(kept), named(dropped)))
 }
 
+/// The name of an arm's control.
+pub fn control_name(arm: &str) -> String {
+    format!("{arm}{CONTROL_SUFFIX}")
+}
+
 /// The same arrangement under the control's name.
 pub fn control(arm: &Arrangement) -> Arrangement {
-    Arrangement { name: format!("{}{CONTROL_SUFFIX}", arm.name), ..arm.clone() }
+    Arrangement { name: control_name(&arm.name), ..arm.clone() }
 }
 
 #[cfg(test)]

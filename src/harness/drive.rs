@@ -76,6 +76,8 @@ pub(super) enum DriveError {
     Costs(anyhow::Error),
     #[error("the search's simulation failed: {0}")]
     Forecast(anyhow::Error),
+    #[error(transparent)]
+    Workload(anyhow::Error),
     #[error(
         "no request was completed in the calibration, so there is no load to derive a rate from; see the engines' log, or set \
          workload.rate"
@@ -206,9 +208,10 @@ impl<'a> Driver<'a> {
             return Err(DriveError::Lost { arm: arm.clone(), recorded: recording.requests.len(), requests: items.len() });
         }
         recording.requests.sort_by_key(|r| r.index);
-        if pace == Pace::OpenLoop {
-            // A request that this process sent late has waited since it was due: the delay is the request's, never ours to hide.
-            for (record, item) in recording.requests.iter_mut().zip(items) {
+        for (record, item) in recording.requests.iter_mut().zip(items) {
+            (record.wave, record.turn) = (item.wave, item.turn);
+            if pace == Pace::OpenLoop {
+                // A request that this process sent late has waited since it was due: the delay is the request's, never ours to hide.
                 record.arrived_us = item.at;
             }
         }

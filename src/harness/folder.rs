@@ -30,8 +30,9 @@ pub enum FolderError {
 }
 
 /// What names a run, and where it leaves its files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Identity {
+    pub target: String,
     pub id: String,
     /// UTC, RFC 3339.
     pub started_at: String,
@@ -45,16 +46,19 @@ impl Identity {
         // Two runs started in the same second differ in the process id.
         let id = format!("{}-{:x}", now.strftime("%Y%m%dT%H%M%SZ"), std::process::id());
         let dir = if out.as_os_str().is_empty() { Path::new("artifacts").join(target).join(&id) } else { out.to_path_buf() };
-        Identity { started_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), id, dir }
+        Identity { target: target.to_string(), started_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), id, dir }
+    }
+
+    /// Of a part of this run, which leaves its files in a folder of its own in that of the run.
+    pub fn part(&self, name: &str) -> Identity {
+        Identity { dir: self.dir.join(name), ..self.clone() }
     }
 }
 
 /// A run's folder, open for writing.
 #[derive(Debug)]
 pub struct RunFolder {
-    dir: PathBuf,
-    id: String,
-    started_at: String,
+    run: Identity,
     requests: BufWriter<File>,
     decisions: Option<BufWriter<File>>,
     /// Shared with the task that shows the samples of the run under way.
@@ -62,10 +66,9 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder: `out`, or `artifacts/<target>/<id>` when that is empty. Fails when it cannot be written or holds a run, so
-    /// call it before engines are started.
-    pub fn create(target: &str, out: &Path) -> Result<RunFolder, FolderError> {
-        let Identity { id, started_at, dir } = Identity::now(target, out);
+    /// Makes the folder. Fails when it cannot be written or holds a run, so call it before engines are started.
+    pub fn create(run: Identity) -> Result<RunFolder, FolderError> {
+        let dir = run.dir.clone();
         let write = |source| FolderError::Write { path: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(write)?;
         let open = |name: &str| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).map(BufWriter::new);
@@ -74,20 +77,24 @@ impl RunFolder {
             _ => write(source),
         })?;
         let samples = Arc::new(Mutex::new(SamplesFile::create(&dir.join("samples.jsonl")).map_err(write)?));
-        Ok(RunFolder { id, started_at, requests, decisions: None, samples, dir })
+        Ok(RunFolder { run, requests, decisions: None, samples })
     }
 
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.run.dir
+    }
+
+    pub fn target(&self) -> &str {
+        &self.run.target
     }
 
     pub fn id(&self) -> &str {
-        &self.id
+        &self.run.id
     }
 
     /// UTC, RFC 3339.
     pub fn started_at(&self) -> &str {
-        &self.started_at
+        &self.run.started_at
     }
 
     /// Appends what one arm's run recorded, and flushes it.
@@ -95,7 +102,7 @@ impl RunFolder {
         let written = lines(&mut self.requests, &recording.requests)
             .and_then(|()| lock(&self.samples).keep(&recording.samples, &recording.gpus))
             .and_then(|()| self.append_notes(&recording.notes));
-        written.map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+        written.map_err(|source| FolderError::Write { path: self.run.dir.clone(), source })
     }
 
     fn append_notes(&mut self, notes: &[NoteRecord]) -> std::io::Result<()> {
@@ -104,7 +111,7 @@ impl RunFolder {
         }
         let file = match self.decisions.take() {
             Some(file) => file,
-            None => BufWriter::new(File::create(self.dir.join(DECISIONS))?),
+            None => BufWriter::new(File::create(self.run.dir.join(DECISIONS))?),
         };
         lines(self.decisions.insert(file), notes)
     }
@@ -130,7 +137,7 @@ impl RunFolder {
 
     /// Leaves in `samples.jsonl` what was appended, and shows nothing more.
     pub fn end_samples(&self) -> Result<(), FolderError> {
-        lock(&self.samples).end().map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+        lock(&self.samples).end().map_err(|source| FolderError::Write { path: self.run.dir.clone(), source })
     }
 
     pub fn write_run(&self, run: &RunInfo) -> Result<(), FolderError> {
@@ -145,15 +152,15 @@ impl RunFolder {
     pub fn abandon(self) {
         for name in [REQUESTS, "samples.jsonl"] {
             // A file that cannot be removed is an empty one left behind; there is nobody to whom it matters.
-            let _ = fs::remove_file(self.dir.join(name));
+            let _ = fs::remove_file(self.run.dir.join(name));
         }
         // Fails, rightly, when the user's folder holds other things.
-        let _ = fs::remove_dir(&self.dir);
+        let _ = fs::remove_dir(&self.run.dir);
     }
 
     /// Writes a JSON file in one go: readers see the file before or the file after, never a part.
     fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), FolderError> {
-        replace_json(&self.dir.join(name), value).map_err(|source| FolderError::Write { path: self.dir.clone(), source })
+        replace_json(&self.run.dir.join(name), value).map_err(|source| FolderError::Write { path: self.run.dir.clone(), source })
     }
 }
 
@@ -179,7 +186,7 @@ mod tests {
     #[test]
     fn records_are_on_disk_after_each_append() {
         let dir = tempfile::tempdir().unwrap();
-        let mut folder = RunFolder::create("dual_pool", &dir.path().join("deep/run")).unwrap();
+        let mut folder = RunFolder::create(Identity::now("dual_pool", &dir.path().join("deep/run"))).unwrap();
         let requests = synthetic::arm("a", 1, 3, 1.0);
         for appended in 1..=2 {
             folder.append(&Recording { requests: requests.clone(), ..Recording::default() }).unwrap();
@@ -194,7 +201,7 @@ mod tests {
     fn a_folder_that_cannot_be_written_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "in the way").unwrap();
-        let error = RunFolder::create("dual_pool", &dir.path().join("file/run")).unwrap_err().to_string();
+        let error = RunFolder::create(Identity::now("dual_pool", &dir.path().join("file/run"))).unwrap_err().to_string();
         assert!(error.starts_with("cannot write the run folder") && error.contains("file/run"), "{error}");
     }
 
@@ -202,10 +209,10 @@ mod tests {
     fn an_abandoned_folder_is_gone_unless_it_holds_something_else() {
         let dir = tempfile::tempdir().unwrap();
         let fresh = dir.path().join("fresh");
-        RunFolder::create("dual_pool", &fresh).unwrap().abandon();
+        RunFolder::create(Identity::now("dual_pool", &fresh)).unwrap().abandon();
         assert!(!fresh.exists());
         fs::write(dir.path().join("notes.txt"), "mine").unwrap();
-        RunFolder::create("dual_pool", dir.path()).unwrap().abandon();
+        RunFolder::create(Identity::now("dual_pool", dir.path())).unwrap().abandon();
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["notes.txt"]);
     }
@@ -213,14 +220,14 @@ mod tests {
     #[test]
     fn a_folder_with_a_run_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        RunFolder::create("dual_pool", dir.path()).unwrap();
-        assert!(matches!(RunFolder::create("dual_pool", dir.path()), Err(FolderError::Taken { .. })));
+        RunFolder::create(Identity::now("dual_pool", dir.path())).unwrap();
+        assert!(matches!(RunFolder::create(Identity::now("dual_pool", dir.path())), Err(FolderError::Taken { .. })));
     }
 
     #[test]
     fn ids_are_utc_times_and_a_suffix() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = RunFolder::create("dual_pool", dir.path()).unwrap();
+        let folder = RunFolder::create(Identity::now("dual_pool", dir.path())).unwrap();
         assert!(folder.id().contains("T") && folder.id().contains("Z-"), "{}", folder.id());
         assert!(folder.started_at().parse::<Timestamp>().is_ok());
     }

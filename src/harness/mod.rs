@@ -1,8 +1,9 @@
 //! Benchmark targets: paired runs of arms over the same engines and requests, and what can be said of their difference.
 //!
-//! `dual_pool` is the whole course of a run; each step of it has a module of its own: `saturation` finds the rate to offer, `search`
-//! tunes the arms that are to be tuned, `pair` runs all arms in turn through `drive`, `folder` keeps what they recorded, and `stats`
-//! turns the records into the figures and verdicts of `summary.json`.
+//! `run` is the whole course of a run, the same for all targets; `dual_pool` and `dynamic_router` say what is particular to them. Each step
+//! has a module of its own: `saturation` finds the rate to offer, `search` tunes the arms that are to be tuned, `pair` runs all arms in
+//! turn through `drive`, `folder` keeps what they recorded, `stats` turns the records into the figures and verdicts of `summary.json`,
+//! and `expectations` holds them against what was accepted before.
 //!
 //! `migration_cost` measures what copies of KV cost, without engines.
 
@@ -10,13 +11,17 @@ pub mod arms;
 mod cancel;
 mod drive;
 pub mod dual_pool;
+pub mod dynamic_router;
 pub mod environment;
+pub mod expectations;
+mod faults;
 pub mod folder;
 mod identical;
 pub mod migration_cost;
 mod pair;
 mod phases;
 mod progress;
+mod run;
 mod samples;
 mod saturation;
 pub mod search;
@@ -25,5 +30,5 @@ pub mod target;
 pub mod topology_probe;
 
 pub use cancel::Cancel;
-pub use dual_pool::Outcome;
 pub use progress::{Progress, Silent};
+pub use run::{Outcome, Prepared};

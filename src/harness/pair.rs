@@ -3,13 +3,13 @@
 use std::cmp::Reverse;
 
 use super::arms::{self, ONE_ENGINE};
-use super::drive::{DriveError, Driver, Pace, Work};
+use super::drive::{DriveError, Driver, Work};
 use super::folder::{FolderError, RunFolder};
+use super::run::Plan;
 use crate::core::seeded;
 use crate::report::RunInfo;
 use crate::router::Arrangement;
 use crate::telemetry::{EngineSample, RequestRecord};
-use crate::workload::Workload;
 
 /// All that the measured runs recorded.
 #[derive(Debug, Default)]
@@ -54,40 +54,35 @@ pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
     (0..count).map(|_| u64::from(rand::Rng::random::<u32>(&mut rng))).collect()
 }
 
-/// What is measured: the arms of `run`, on the workloads of its seeds.
-pub(super) struct Measurement<'a> {
-    pub run: &'a RunInfo,
-    pub workload: &'a Workload,
-    pub vocab_size: u32,
-    pub pace: Pace,
-}
-
-impl Measurement<'_> {
-    /// Runs every arm for every seed. What an arm recorded is in the folder as soon as it is over, and when a run fails, what there
-    /// is by then is returned.
-    pub async fn all(&self, driver: &Driver<'_>, folder: &mut RunFolder) -> Result<Measured, FolderError> {
-        let mut measured = Measured::default();
-        let repetitions = self.run.seeds.len();
-        for (repetition, &seed) in (0u32..).zip(&self.run.seeds) {
-            let items = self.workload.generate(self.vocab_size, seed, self.run.rate_rps);
-            for arm in order(self.run.arms.len(), repetition, repetitions as u32) {
-                let arm = &self.run.arms[arm];
-                let what = format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1);
-                match driver.run(&what, arm, repetition, Work { items: &items, pace: self.pace }).await {
-                    Ok(recording) => {
-                        folder.append(&recording)?;
-                        measured.requests.extend(recording.requests);
-                        measured.samples.extend(recording.samples);
-                    }
-                    Err(error) => {
-                        measured.stopped = Some(error);
-                        return Ok(measured);
-                    }
+/// Runs every arm of `run` for every seed of it, on the requests of `plan`. What an arm recorded is in the folder as soon as it is over,
+/// and when a run fails, what there is by then is returned.
+pub(super) async fn measure(
+    plan: &dyn Plan,
+    run: &RunInfo,
+    driver: &Driver<'_>,
+    folder: &mut RunFolder,
+) -> Result<Measured, FolderError> {
+    let mut measured = Measured::default();
+    let repetitions = run.seeds.len();
+    for (repetition, &seed) in (0u32..).zip(&run.seeds) {
+        let items = match plan.items(run, seed) {
+            Ok(items) => items,
+            Err(error) => return Ok(Measured { stopped: Some(error), ..measured }),
+        };
+        for arm in order(run.arms.len(), repetition, repetitions as u32) {
+            let arm = &run.arms[arm];
+            let what = format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1);
+            match driver.run(&what, arm, repetition, Work { items: &items, pace: plan.effort().pace }).await {
+                Ok(recording) => {
+                    folder.append(&recording)?;
+                    measured.requests.extend(recording.requests);
+                    measured.samples.extend(recording.samples);
                 }
+                Err(error) => return Ok(Measured { stopped: Some(error), ..measured }),
             }
         }
-        Ok(measured)
     }
+    Ok(measured)
 }
 
 #[cfg(test)]

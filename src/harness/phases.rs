@@ -7,19 +7,24 @@ use crate::report::PhaseTime;
 
 pub(super) struct Phases<'a> {
     progress: &'a dyn Progress,
+    /// The part of the run that the phases belong to, where it has several.
+    part: Option<&'a str>,
     done: Vec<PhaseTime>,
     current: Option<(String, Instant)>,
 }
 
 impl<'a> Phases<'a> {
-    pub fn new(progress: &'a dyn Progress) -> Phases<'a> {
-        Phases { progress, done: Vec::new(), current: None }
+    pub fn new(progress: &'a dyn Progress, part: Option<&'a str>) -> Phases<'a> {
+        Phases { progress, part, done: Vec::new(), current: None }
     }
 
     /// Ends the phase before, if any, and begins this one.
     pub fn begin(&mut self, name: &str, steps: u32) {
         self.end();
-        self.progress.phase(name, steps);
+        match self.part {
+            Some(part) => self.progress.phase(&format!("{part}: {name}"), steps),
+            None => self.progress.phase(name, steps),
+        }
         self.current = Some((name.to_string(), Instant::now()));
     }
 

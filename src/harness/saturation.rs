@@ -1,28 +1,16 @@
 //! How many requests per second the fleet can take, so that `load` means the same on every machine.
 
-use std::collections::BTreeMap;
-
-use super::arms::Pools;
 use super::drive::{DriveError, Driver, Work};
 use crate::report::measure::is_done;
+use crate::router::Arrangement;
 use crate::telemetry::RequestRecord;
-use crate::workload::Workload;
+use crate::workload::WorkItem;
 
-/// The shared policies that compete; the better one's rate is the saturation.
-const POLICIES: [&str; 2] = ["shared_round_robin", "shared_least_load"];
-
-/// Requests per second completed when all arrive at once, by the best shared policy with engines as they were started.
-pub(super) async fn find(
-    driver: &Driver<'_>,
-    pools: &Pools,
-    workload: &Workload,
-    vocab_size: u32,
-    seed: u64,
-) -> Result<f64, DriveError> {
-    let items = workload.upfront().generate(vocab_size, seed, None);
+/// Requests per second completed when all of `items` arrive at once, by the best of these arms with engines as they were started.
+pub(super) async fn find(driver: &Driver<'_>, arms: &[Arrangement], items: &[WorkItem]) -> Result<f64, DriveError> {
     let mut best = 0.0_f64;
-    for name in POLICIES {
-        let recording = driver.run(name, &pools.arm(name, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+    for arm in arms {
+        let recording = driver.run(&arm.name, arm, 0, Work::open_loop(items)).await?;
         best = best.max(completion_rate(&recording.requests));
     }
     if best > 0.0 { Ok(round(best)) } else { Err(DriveError::NoSaturation) }

@@ -1,7 +1,7 @@
 //! What `dualpool run` can run.
 
 use super::{folder, migration_cost};
-use crate::report::topology;
+use crate::report::{overview, topology};
 
 /// A benchmark target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,12 @@ pub const DUAL_POOL: Target = Target {
     file: folder::REQUESTS,
 };
 
+pub const DYNAMIC_ROUTER: Target = Target {
+    name: "dynamic_router",
+    about: "the router against round robin and least load, on engines that are all alike, under workloads that tell them apart",
+    file: overview::FILE,
+};
+
 pub const TOPOLOGY_PROBE: Target = Target {
     name: "topology_probe",
     about: "what this machine is made of: GPUs, NUMA nodes, NICs, and how far apart they are; `dualpool topology` shows it, too",
@@ -30,7 +36,7 @@ pub const MIGRATION_COST: Target = Target {
     file: migration_cost::FILE,
 };
 
-pub const TARGETS: [Target; 3] = [DUAL_POOL, TOPOLOGY_PROBE, MIGRATION_COST];
+pub const TARGETS: [Target; 4] = [DUAL_POOL, DYNAMIC_ROUTER, TOPOLOGY_PROBE, MIGRATION_COST];
 
 /// The target of this name, or an error that lists them.
 pub fn find(name: &str) -> Result<Target, UnknownTarget> {
@@ -52,7 +58,7 @@ mod tests {
         assert_eq!(find("dual_pool"), Ok(DUAL_POOL));
         assert_eq!(
             find("dualpool").unwrap_err().to_string(),
-            "there is no target `dualpool`; the targets are: dual_pool, topology_probe, migration_cost"
+            "there is no target `dualpool`; the targets are: dual_pool, dynamic_router, topology_probe, migration_cost"
         );
     }
 }

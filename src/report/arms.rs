@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::figures::figures;
 use super::plot::Key;
+use super::routing::routing;
 use super::{ArmSummary, Artifacts};
 use crate::core::Arrangement;
 use crate::telemetry::{EngineSample, RequestRecord};
@@ -80,7 +81,12 @@ fn arm<'a>(artifacts: &'a Artifacts, name: &'a str, counted: Option<&[u32]>) -> 
     let control = summary.map_or(arrangement.is_none() && controlled(name).is_some(), |a| a.control);
     let figures = match summary {
         Some(summary) => summary.clone(),
-        None => figures(name, control, &requests, &samples, &artifacts.run.environment),
+        None => {
+            let environment = &artifacts.run.environment;
+            // A run with a workload of its own is about routing.
+            let routing = artifacts.run.workload.as_ref().map(|_| routing(&requests, &samples, environment));
+            ArmSummary { routing, ..figures(name, control, &requests, &samples, environment) }
+        }
     };
     Arm { name, letter: String::new(), class: "arm ac".to_string(), control, arrangement, requests, samples, figures }
 }

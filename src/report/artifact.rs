@@ -18,6 +18,9 @@ pub struct RunInfo {
     pub environment: Environment,
     /// The effective settings, as `dualpool config` prints them.
     pub settings: serde_json::Value,
+    /// What was served, where `workload.mix` is not it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<RunWorkload>,
     pub arms: Vec<Arrangement>,
     /// The seed of each repetition's workload.
     pub seeds: Vec<u64>,
@@ -30,12 +33,44 @@ pub struct RunInfo {
     pub notes: Vec<String>,
     /// What the search for `shared_tuned`, `dual_pool` and `auto` had to choose from.
     pub search: Vec<SearchTrial>,
+    /// What was accepted of earlier runs on such a machine, under the same settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
     /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.
     pub held_blocks_after: u64,
     /// True when repetitions were reduced by `--quick`: intervals are wider.
     pub quick: bool,
     /// True when the run was stopped before all repetitions were done.
     pub interrupted: bool,
+}
+
+/// A workload that is none of the mixes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunWorkload {
+    pub name: String,
+    /// How its requests arrive: `poisson`, `planned` (at times of the workload's own) or `recorded`.
+    pub arrivals: String,
+    /// What its own times were multiplied by to suit these engines.
+    pub pace: Option<f64>,
+}
+
+/// Ratios that a run is held against, and the file they are from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Expected {
+    pub file: String,
+    /// The run that was accepted.
+    pub run: String,
+    pub ratios: Vec<ExpectedRatio>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExpectedRatio {
+    pub baseline: String,
+    pub candidate: String,
+    pub metric: String,
+    pub ratio: f64,
+    pub ci_low: f64,
+    pub ci_high: f64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,6 +134,32 @@ pub struct Summary {
     pub exact: bool,
     /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.
     pub held_blocks_after: u64,
+    /// How the run stands to what was accepted of earlier ones; not there when nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expectations: Option<Held>,
+}
+
+/// A run held against accepted ratios.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    pub file: String,
+    pub run: String,
+    /// Ratios that both runs have.
+    pub compared: u32,
+    pub behind: Vec<Behind>,
+}
+
+/// A ratio that is worse than what was accepted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Behind {
+    pub baseline: String,
+    pub candidate: String,
+    pub metric: String,
+    pub ratio: f64,
+    /// What was accepted, with its interval.
+    pub accepted: f64,
+    pub ci_low: f64,
+    pub ci_high: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,6 +193,30 @@ pub struct ArmSummary {
     pub engines: Vec<EngineSummary>,
     pub handoffs: HandoffSummary,
     pub errors: Vec<ErrorCount>,
+    /// Where a router is what is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing: Option<RoutingSummary>,
+}
+
+/// What the router's decisions came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoutingSummary {
+    /// Share of the prompt tokens that were in the prefix cache of the engine chosen.
+    pub cached_share: Option<f64>,
+    /// Share of the turns that went to the engine of the turn before.
+    pub same_engine_share: Option<f64>,
+    /// Deepest queue less shallowest, mean over time.
+    pub queue_spread_mean: Option<f64>,
+    pub engines: Vec<EngineQueue>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EngineQueue {
+    pub id: EngineId,
+    /// Waiting and running, mean over time.
+    pub queue_depth_mean: Option<f64>,
+    /// Of the requests sent here, cached or not.
+    pub prompt_tokens: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -148,6 +233,11 @@ pub struct TtftSummary {
     pub long: Quantiles,
     pub prefill_pool: Quantiles,
     pub decode_pool: Quantiles,
+    /// By wave, where requests come in waves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<Quantiles>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreground: Option<Quantiles>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

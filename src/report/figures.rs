@@ -6,6 +6,7 @@ use super::measure::{Repetitions, class_name, itls_ms, quantile, sorted, ttft_ms
 use super::{ArmSummary, EngineSummary, Environment, ErrorCount, HandoffSummary, ItlSummary, PerRole, Quantiles, TtftSummary};
 use crate::core::{Class, EngineId, Micros, Role};
 use crate::telemetry::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord};
+use crate::workload::Wave;
 
 /// Percentiles are nearest ranks over the pooled samples of all repetitions; sums and means are per repetition.
 pub fn figures(
@@ -34,6 +35,7 @@ pub fn figures(
         engines: environment.engines.iter().filter_map(|e| engine(e.id, &e.device, requests)).collect(),
         handoffs: handoffs(requests),
         errors: errors(requests),
+        routing: None,
     }
 }
 
@@ -43,12 +45,15 @@ fn ttft(requests: &[&RequestRecord]) -> TtftSummary {
         Quantiles { p50: quantile(&values, 0.5), p95: quantile(&values, 0.95) }
     };
     let first_from = |r: &RequestRecord, role| r.legs.iter().find(|l| l.first_token_us.is_some()).is_some_and(|l| l.role == role);
+    let wave = |wave| requests.iter().any(|r| r.wave == Some(wave)).then(|| of(&|r| r.wave == Some(wave)));
     TtftSummary {
         overall: of(&|_| true),
         short: of(&|r| r.class == Class::Short),
         long: of(&|r| r.class == Class::Long),
         prefill_pool: of(&|r| first_from(r, Role::Prefill)),
         decode_pool: of(&|r| first_from(r, Role::Decode)),
+        background: wave(Wave::Background),
+        foreground: wave(Wave::Foreground),
     }
 }
 
@@ -151,6 +156,8 @@ mod tests {
             id: RequestId(index.into()),
             index,
             class,
+            wave: None,
+            turn: None,
             prompt_tokens: 10,
             objectives: Objectives { ttft_us_max: Micros(100_000), itl_us_max: Micros(50_000) },
             arrived_us: Micros(arrived),

@@ -123,6 +123,7 @@ fn artifacts(arms: &[(&str, Service)], requests_per_run: u32, repetitions: u32) 
         arms: summaries,
         exact: false,
         held_blocks_after: 0,
+        expectations: None,
     };
     let planned: Vec<Arrangement> =
         arms.iter().filter(|(name, _)| !name.ends_with("_control")).map(|(name, s)| arrangement(name, s.policy)).collect();
@@ -170,6 +171,8 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
             .map(|(name, us)| PhaseTime { name: name.into(), us: Micros(us) })
             .to_vec(),
         notes: vec![],
+        workload: None,
+        expected: None,
         search,
         held_blocks_after: 0,
         quick: false,
@@ -195,8 +198,8 @@ fn environment() -> Environment {
 
 fn roles(policy: PolicyKind) -> [Role; 2] {
     match policy {
-        PolicyKind::RoundRobin | PolicyKind::LeastLoad | PolicyKind::Balanced => [Role::Shared; 2],
         PolicyKind::Dedicated | PolicyKind::DualPool | PolicyKind::FullDisaggregation => [Role::Prefill, Role::Decode],
+        _ => [Role::Shared; 2],
     }
 }
 
@@ -289,6 +292,8 @@ fn request(
         id: RequestId(u64::from(index)),
         index,
         class,
+        wave: None,
+        turn: None,
         prompt_tokens: if long { 1024 } else { 64 },
         objectives: Objectives { ttft_us_max: Micros(if long { 3_000_000 } else { 500_000 }), itl_us_max: Micros(200_000) },
         arrived_us: arrived,

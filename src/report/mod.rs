@@ -8,13 +8,16 @@ mod load;
 mod markup;
 pub mod measure;
 mod objective_map;
+pub mod overview;
 mod plot;
 mod recommend;
+mod routing;
+pub mod settle;
 pub mod simulated;
 mod table;
 mod terminal;
 pub mod topology;
-mod words;
+pub(crate) mod words;
 
 #[cfg(test)]
 mod fixture;
@@ -25,6 +28,8 @@ pub use figures::figures;
 pub use html::{ReportError, html, write_html};
 pub use load::{Artifacts, LoadError, load};
 pub use objective_map::{Leaders, ObjectiveMap};
+pub use overview::{Overview, load_parts};
 pub use plot::{Curve, picture};
 pub use recommend::{Recommendation, recommend};
+pub use routing::routing;
 pub use terminal::print;

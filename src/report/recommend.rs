@@ -91,10 +91,14 @@ fn complexity(arm: &Arm) -> (u8, usize) {
     let policy = match arrangement.policy {
         PolicyKind::LeastLoad => 0,
         PolicyKind::RoundRobin => 1,
-        PolicyKind::Balanced => 2,
-        PolicyKind::Dedicated => 3,
-        PolicyKind::FullDisaggregation => 4,
-        PolicyKind::DualPool => 5,
+        PolicyKind::PowerOfTwo => 2,
+        PolicyKind::Balanced => 3,
+        PolicyKind::CacheAware => 4,
+        PolicyKind::Score => 5,
+        PolicyKind::PredictedLatency => 6,
+        PolicyKind::Dedicated => 7,
+        PolicyKind::FullDisaggregation => 8,
+        PolicyKind::DualPool => 9,
     };
     (policy, arrangement.tunings.iter().filter(|t| **t != Tuning::default()).count())
 }

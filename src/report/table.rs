@@ -9,6 +9,8 @@ pub struct Column {
     pub heading: &'static str,
     pub unit: &'static str,
     figures: &'static [Figure],
+    /// Whether the arms have anything to show in it.
+    shown: fn(&[Arm]) -> bool,
 }
 
 struct Figure {
@@ -38,16 +40,34 @@ const fn depth(read: fn(&ArmSummary) -> Option<f64>) -> Figure {
     Figure { read, write: |v| format!("{v:.1}"), best: Best::None }
 }
 
-const COLUMNS: [Column; 7] = [
-    Column { heading: "goodput", unit: "%", figures: &[highest(|a| a.goodput_share, percent)] },
+const COLUMNS: [Column; 11] = [
+    Column { heading: "goodput", unit: "%", figures: &[highest(|a| a.goodput_share, percent)], shown: always },
     Column {
         heading: "short TTFT",
         unit: "p50/p95 ms",
         figures: &[lowest(|a| a.ttft_ms.short.p50), lowest(|a| a.ttft_ms.short.p95)],
+        shown: |arms| !routed(arms) || any(arms, |a| a.ttft_ms.short.p50),
     },
-    Column { heading: "long TTFT", unit: "p50/p95 ms", figures: &[lowest(|a| a.ttft_ms.long.p50), lowest(|a| a.ttft_ms.long.p95)] },
-    Column { heading: "ITL", unit: "p50/p99 ms", figures: &[lowest(|a| a.itl_ms.p50), lowest(|a| a.itl_ms.p99)] },
-    Column { heading: "output", unit: "tok/s", figures: &[highest(|a| a.output_tokens_per_s, figure)] },
+    Column {
+        heading: "long TTFT",
+        unit: "p50/p95 ms",
+        figures: &[lowest(|a| a.ttft_ms.long.p50), lowest(|a| a.ttft_ms.long.p95)],
+        shown: |arms| !routed(arms) || any(arms, |a| a.ttft_ms.long.p50),
+    },
+    Column {
+        heading: "foreground TTFT",
+        unit: "p50/p95 ms",
+        figures: &[lowest(|a| a.ttft_ms.foreground?.p50), lowest(|a| a.ttft_ms.foreground?.p95)],
+        shown: |arms| any(arms, |a| a.ttft_ms.foreground?.p50),
+    },
+    Column {
+        heading: "TTFT",
+        unit: "p50/p95 ms",
+        figures: &[lowest(|a| a.ttft_ms.overall.p50), lowest(|a| a.ttft_ms.overall.p95)],
+        shown: routed,
+    },
+    Column { heading: "ITL", unit: "p50/p99 ms", figures: &[lowest(|a| a.itl_ms.p50), lowest(|a| a.itl_ms.p99)], shown: always },
+    Column { heading: "output", unit: "tok/s", figures: &[highest(|a| a.output_tokens_per_s, figure)], shown: always },
     Column {
         heading: "queue",
         unit: "pre/dec",
@@ -56,6 +76,14 @@ const COLUMNS: [Column; 7] = [
             depth(|a| a.queue_depth_mean.decode),
             depth(|a| a.queue_depth_mean.shared),
         ],
+        shown: always,
+    },
+    Column { heading: "spread", unit: "requests", figures: &[depth(|a| a.routing.as_ref()?.queue_spread_mean)], shown: routed },
+    Column {
+        heading: "cached",
+        unit: "% of prompts",
+        figures: &[highest(|a| a.routing.as_ref()?.cached_share, percent)],
+        shown: routed,
     },
     Column {
         heading: "hand-offs",
@@ -68,12 +96,34 @@ const COLUMNS: [Column; 7] = [
                 best: Best::None,
             },
         ],
+        shown: |arms| !routed(arms) || arms.iter().any(|a| a.figures.handoffs.count + a.figures.handoffs.recomputed > 0),
     },
 ];
 
+fn always(_: &[Arm]) -> bool {
+    true
+}
+
+fn any(arms: &[Arm], read: fn(&ArmSummary) -> Option<f64>) -> bool {
+    arms.iter().any(|arm| read(&arm.figures).is_some())
+}
+
+fn routed(arms: &[Arm]) -> bool {
+    arms.iter().any(|arm| arm.figures.routing.is_some())
+}
+
 /// What explains the headings, below the table.
-pub const LEGEND: &str = "* best of the column, controls aside. goodput: share of requests within all their objectives. queue: mean depth \
+const LEGEND: &str = "* best of the column, controls aside. goodput: share of requests within all their objectives. queue: mean depth \
 (waiting + running) of the prefill and the decode pool, or of all engines where they are shared. hand-offs: KV moves, all repetitions. n/m: not measured.";
+
+/// What explains the further headings where a router is what is measured.
+const ROUTING_LEGEND: &str = "spread: deepest queue less the shallowest, mean over time. cached: share of the prompt tokens that were in \
+the prefix cache of the engine chosen.";
+
+/// The legend of a table of these arms.
+pub fn legend(arms: &[Arm]) -> String {
+    if routed(arms) { format!("{LEGEND} {ROUTING_LEGEND}") } else { LEGEND.to_string() }
+}
 
 /// One figure of one arm, as text.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,9 +133,10 @@ pub struct Entry {
 }
 
 /// The columns, and for every arm its entries in each of them.
-pub fn table(arms: &[Arm]) -> (&'static [Column], Vec<Vec<Vec<Entry>>>) {
+pub fn table(arms: &[Arm]) -> (Vec<&'static Column>, Vec<Vec<Vec<Entry>>>) {
+    let columns: Vec<&Column> = COLUMNS.iter().filter(|column| (column.shown)(arms)).collect();
     let mut rows = vec![Vec::new(); arms.len()];
-    for column in &COLUMNS {
+    for column in &columns {
         let mut cells = vec![Vec::new(); arms.len()];
         for figure in column.figures {
             let best = figure.best_text(arms);
@@ -102,7 +153,7 @@ pub fn table(arms: &[Arm]) -> (&'static [Column], Vec<Vec<Vec<Entry>>>) {
             row.push(cell);
         }
     }
-    (&COLUMNS, rows)
+    (columns, rows)
 }
 
 impl Figure {

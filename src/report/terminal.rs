@@ -4,9 +4,9 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, pres
 
 use super::arms::{Arm, arms};
 use super::recommend::{control_differences, is_control, recommend};
-use super::table::{Entry, LEGEND, table};
-use super::words::{count, finding, ms, pairs, percent, sentence};
-use super::{Artifacts, Comparison, Summary};
+use super::table::{Entry, legend, table};
+use super::words::{count, finding, metric, ms, pairs, percent, sentence};
+use super::{Artifacts, Comparison, Held, Summary};
 
 /// Narrower than this no table is readable.
 const COLUMNS_MIN: u16 = 60;
@@ -23,7 +23,7 @@ pub fn print(artifacts: &Artifacts, columns: u16) -> String {
     out.blank();
     out.text.push_str(&arms_table(&arms, columns));
     out.text.push('\n');
-    out.line(LEGEND);
+    out.line(&legend(&arms));
     if let Some(summary) = &artifacts.summary {
         verdicts(summary, &mut out);
         soundness(summary, &arms, &mut out);
@@ -113,6 +113,7 @@ fn soundness(summary: &Summary, arms: &[Arm], out: &mut Paragraphs) {
     let held = summary.held_blocks_after;
     let fault = if held > 0 { ": A FAULT, blocks were lost" } else { "" };
     out.item(&format!("KV blocks still held after the run: {held}{fault}."));
+    expectations(summary).into_iter().for_each(|line| out.item(&line));
 }
 
 /// Hand-offs that did not move their KV, arm by arm.
@@ -139,6 +140,20 @@ pub fn control(summary: &Summary) -> String {
             differences.join(", ")
         ),
     }
+}
+
+/// How the run stands to what was accepted of earlier ones; nothing where nothing was.
+pub fn expectations(summary: &Summary) -> Vec<String> {
+    let Some(Held { file, run, compared, behind }) = &summary.expectations else { return Vec::new() };
+    let held = format!("{} of run {run} ({file})", count((*compared).into(), "accepted ratio"));
+    if behind.is_empty() {
+        return vec![format!("Expectations: behind none of {held}.")];
+    }
+    let lines = behind.iter().map(|b| {
+        let (now, then) = (format!("{:.2}x", b.ratio), format!("{:.2}x ({:.2}-{:.2})", b.accepted, b.ci_low, b.ci_high));
+        format!("BEHIND: {} of {} against {}: {now}, accepted was {then}.", metric(&b.metric), b.candidate, b.baseline)
+    });
+    std::iter::once(format!("Expectations: behind {} of {held}.", behind.len())).chain(lines).collect()
 }
 
 fn recommendation(artifacts: &Artifacts, out: &mut Paragraphs) {

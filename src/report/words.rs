@@ -47,6 +47,7 @@ pub fn metric(key: &str) -> String {
         ["ttft_ms", "overall", q] => format!("TTFT {q}"),
         ["ttft_ms", pool @ ("prefill_pool" | "decode_pool"), q] => format!("TTFT {q} of the {}", pool.replace('_', " ")),
         ["ttft_ms", class, q] => format!("{class} TTFT {q}"),
+        ["routing", "cached_share"] => "cached share".into(),
         ["itl_ms", q] => format!("ITL {q}"),
         ["queue_depth_mean", role] => format!("mean {role} queue depth"),
         ["handoffs", rest] => format!("hand-off {}", rest.replace('_', " ")),

@@ -1,28 +1,37 @@
 //! `Router`: what it is made of, what it can be asked, and admission. What happens to a request is in `life`.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::config::RouterSettings;
 use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
+use crate::telemetry::{Placed, RouterNote};
 
 use super::admission::Admission;
 use super::flight::Flight;
 use super::policy::{self, Ask, Plan, Policy};
+use super::prefix::PrefixIndex;
 use super::{
-    Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind,
+    Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, Explanation, FleetView, Load,
+    PolicyKind,
 };
 
 /// Decides where every request goes and follows it to its end.
 ///
-/// Its memory is bounded: at most `router.max_in_flight` requests and aborted legs, each with its own tokens, and three times
-/// `router.admission.queue_max` requests that wait.
+/// Its memory is bounded: at most `router.max_in_flight` requests and aborted legs, each with its own tokens, three times
+/// `router.admission.queue_max` requests that wait, and `router.prefix.blocks_max` blocks of prefixes.
 pub struct Router {
     pub(super) engines: Vec<EngineState>,
     pub(super) costs: CostModel,
     pub(super) copies: CopyTable,
     pub(super) policy: Box<dyn Policy>,
-    /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on.
-    cached: Vec<u32>,
+    /// What the engines' prefix caches are believed to hold. None when nobody asks.
+    pub(super) prefix: Option<PrefixIndex>,
+    policy_kind: PolicyKind,
+    /// What the decision at hand is made of; none unless somebody wants to know.
+    explanation: Option<RefCell<Explanation>>,
+    /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on. Zeros between decisions.
+    pub(super) cached: Vec<u32>,
     pub(super) settings: RouterSettings,
     /// The time of the last event: how old a device's signals are counts from it.
     pub(super) now: Time,
@@ -36,12 +45,15 @@ pub struct Router {
 impl Router {
     /// A router over these engines, by `EngineId`. It serves by `least_load` until it is given an arrangement.
     pub fn new(fleet: &[EngineFacts], settings: &RouterSettings) -> Router {
-        let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts));
+        let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts, &settings.signals));
         Router {
             engines: engines.collect(),
             costs: CostModel::default(),
             copies: CopyTable::new(fleet.len()),
-            policy: policy::build(PolicyKind::LeastLoad),
+            policy: policy::build(PolicyKind::LeastLoad, settings),
+            prefix: None,
+            policy_kind: PolicyKind::LeastLoad,
+            explanation: settings.explain.then(RefCell::default),
             cached: vec![0; fleet.len()],
             settings: settings.clone(),
             now: Time::default(),
@@ -71,7 +83,9 @@ impl Router {
             }
         }
         self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
-        self.policy = policy::build(arrangement.policy);
+        self.policy = policy::build(arrangement.policy, &self.settings);
+        self.policy_kind = arrangement.policy;
+        self.track_prefixes();
         self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;
         Ok(())
     }
@@ -82,12 +96,16 @@ impl Router {
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
-            Event::Output { leg, tokens, cached_tokens: _, finish } => self.output(now, leg, tokens, finish, actions),
+            Event::Output { leg, tokens, cached_tokens, finish } => {
+                self.prefix_reported(leg, cached_tokens);
+                self.output(now, leg, tokens, finish, actions);
+            }
             Event::KvMoved { leg, copy, bytes, ok } => self.kv_moved(leg, copy, bytes, ok, actions),
             Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
             Event::DeviceSignals { engine, signals } => self.device_said(now, engine, signals),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
+            Event::PrefixCacheReset { engine } => self.prefixes_gone(engine),
             Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
             Event::Tick => self.mind_gate(now, actions),
             Event::ShutDown => self.shut_down(actions),
@@ -151,20 +169,53 @@ impl Router {
         None
     }
 
-    /// Where a request that starts now goes. None only when no engine is alive.
+    /// Where a request that starts now goes, by what was looked up of its prompt. None only when no engine is alive.
     pub fn decide(&mut self, ask: &Ask) -> Option<Plan> {
-        self.deciding(|policy, fleet, _| policy.place(fleet, ask))
+        self.deciding(|policy, fleet| policy.place(fleet, ask))
     }
 
     /// Where a request whose KV is on engine `from` decodes.
     pub(super) fn decide_decode(&mut self, ask: &Ask, from: EngineId) -> Option<EngineId> {
-        self.deciding(|policy, fleet, _| policy.decode_on(fleet, ask, from))
+        self.deciding(|policy, fleet| policy.decode_on(fleet, ask, from))
     }
 
-    pub(super) fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>, &Admission) -> T) -> T {
-        let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, admission, .. } = self;
-        let long_prompt_tokens_min = *long_prompt_tokens_min;
-        decide(policy.as_mut(), &FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now: *now }, admission)
+    pub(super) fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>) -> T) -> T {
+        let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, explanation, .. } = self;
+        let (long_prompt_tokens_min, now) = (*long_prompt_tokens_min, *now);
+        if let Some(explanation) = explanation {
+            explanation.get_mut().clear();
+        }
+        let explaining = explanation.as_ref();
+        let fleet = FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now, explaining };
+        let decision = decide(policy.as_mut(), &fleet);
+        if let Some(explanation) = explanation {
+            explanation.get_mut().decided_with(cached);
+        }
+        cached.fill(0);
+        decision
+    }
+
+    /// Looks at the fleet without deciding anything: by what was looked up of the prompt at hand, if it was.
+    pub(super) fn judging<T>(&mut self, judge: impl FnOnce(&FleetView<'_>, &Admission) -> T) -> T {
+        let Router { engines, costs, copies, cached, long_prompt_tokens_min, now, admission, .. } = self;
+        let (long_prompt_tokens_min, now) = (*long_prompt_tokens_min, *now);
+        let fleet = FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now, explaining: None };
+        let judgement = judge(&fleet, admission);
+        cached.fill(0);
+        judgement
+    }
+
+    /// Notes what the decision just made was made of, if somebody wants to know.
+    pub(super) fn explain(&mut self, request: RequestId, ask: &Ask, from: Option<EngineId>, plan: Plan, actions: &mut Vec<Action>) {
+        let Some(explanation) = &mut self.explanation else { return };
+        let (chosen, split) = match plan {
+            Plan::Whole(engine) => (engine, false),
+            Plan::Split(engine) => (engine, true),
+        };
+        let Ask { prompt_tokens, outputs, .. } = *ask;
+        let (policy, candidates) = (self.policy_kind, explanation.get_mut().take());
+        let placed = Placed { request, policy, prompt_tokens, outputs, from, chosen, split, candidates };
+        actions.push(Action::Note(Box::new(RouterNote::Placed(placed))));
     }
 
     /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.
@@ -188,7 +239,9 @@ impl Router {
     }
 
     pub(super) fn reported(&mut self, now: Time, engine: EngineId, stats: EngineStats) {
-        if let Some((took, prompt_tokens, decodes)) = self.engines[engine.index()].report(now, stats) {
+        let engine = &mut self.engines[engine.index()];
+        if let Some((took, prompt_tokens, decodes)) = engine.report(now, stats) {
+            engine.signals.stepped(now, took, self.costs.step(prompt_tokens, decodes));
             self.costs.observe_step(took, prompt_tokens, decodes);
         }
     }

@@ -55,6 +55,11 @@ impl CostModel {
         steps * self.step(0.0, decodes) + prompt_tokens * self.prefill_us
     }
 
+    /// An idle engine's time to the first token of a prompt.
+    pub fn alone(&self, prompt_tokens: f64) -> f64 {
+        self.step_us + self.prefill_us * prompt_tokens
+    }
+
     /// Tokens that a step of a decoding engine may process so that it takes about `step_max`; at least 1. All count as prompt tokens,
     /// for how many decodes there will be is not known here: look on both sides of this for what an ITL objective needs.
     pub fn batched_tokens_within(&self, step_max: Micros) -> u32 {

@@ -46,6 +46,10 @@ pub enum Event<'a> {
     KvLost {
         engine: EngineId,
     },
+    /// The engine was told to forget all prefixes it had cached, and did.
+    PrefixCacheReset {
+        engine: EngineId,
+    },
     /// What a copy from one engine to another costs by a calibration: one line per way to do it.
     CopyCost {
         from: EngineId,

@@ -2,11 +2,15 @@
 //! the moment it is sent (the in-flight credit that keeps a herd from chasing an old report), and what an engine says of itself only
 //! refines it.
 
+use std::cell::RefCell;
+
 use serde::{Deserialize, Serialize};
 
+use crate::config::SignalSettings;
 use crate::core::{DeviceSignals, EngineId, EngineStats, Micros, Objectives, PREFILL_TOKENS_MIN, Role, Time, Tuning};
 
-use super::{Arrangement, CopyTable, CostModel};
+use super::signals::Busy;
+use super::{Arrangement, CopyTable, CostModel, EngineSignals, Explanation, Signal, Terms};
 
 /// A looser ITL objective counts as this one: an hour, which is none at all, and fits a sum over 2^32 legs.
 const ITL_OBJECTIVE_US_MAX: u64 = 3_600_000_000;
@@ -17,8 +21,17 @@ pub const DEVICE_SIGNALS_AGE_MAX: Micros = Micros(3_000_000);
 /// From this share on, an engine's device counts as busy between engines that are equal in all else.
 const DEVICE_BUSY_MIN: f32 = 0.5;
 
+/// Microseconds of work that a KV cache filled to one half counts for. As the cache fills, the term grows without bound.
+const KV_PRESSURE_US: f64 = 150_000.0;
+
+/// A pace within this range is the cost model's error for that engine's mix of steps, and not another machine.
+const PACE_MODEL_ERROR: std::ops::Range<f64> = 0.8..1.25;
+
+/// An engine is taken to be at most so many times slower, or faster, than the fleet's model.
+const PACE_MAX: f64 = 20.0;
+
 /// What is fixed for an engine's life and matters to a decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EngineFacts {
     /// Longest prompt + output, in tokens.
     pub max_model_len: u32,
@@ -30,6 +43,10 @@ pub struct EngineFacts {
     pub kv_tokens: u64,
     /// Whether the engine can hold and load KV blocks.
     pub kv_transfer: bool,
+    /// Tokens per block of its prefix cache; 0 when it caches no prefixes.
+    pub prefix_block_tokens: u32,
+    /// What it costs to have the engine for an hour, in whatever currency all of them are priced in; none when nobody said.
+    pub cost_per_hour: Option<f64>,
 }
 
 /// One leg's share of an engine's load.
@@ -101,6 +118,7 @@ pub struct EngineState {
     /// It could move KV, and lost its link to the mover.
     pub kv_lost: bool,
     pub load: Load,
+    pub signals: EngineSignals,
     tuning: Tuning,
     /// Prompt tokens the engine reported as computed for legs that have no token yet.
     progress: u64,
@@ -116,7 +134,7 @@ pub struct EngineState {
 }
 
 impl EngineState {
-    pub(super) fn new(id: EngineId, facts: EngineFacts) -> EngineState {
+    pub(super) fn new(id: EngineId, facts: EngineFacts, signals: &SignalSettings) -> EngineState {
         EngineState {
             id,
             facts,
@@ -124,6 +142,7 @@ impl EngineState {
             alive: true,
             kv_lost: false,
             load: Load::default(),
+            signals: EngineSignals::new(signals),
             tuning: Tuning::default(),
             progress: 0,
             settling: 0,
@@ -137,6 +156,7 @@ impl EngineState {
     pub(super) fn arrange(&mut self, arrangement: &Arrangement) {
         self.role = arrangement.roles[self.id.index()];
         self.tuning = arrangement.tunings[self.id.index()];
+        self.signals.forget();
     }
 
     /// The leg's prompt is computed: its tokens are no longer part of what the engine is in the middle of.
@@ -172,13 +192,21 @@ impl EngineState {
         }
         self.settling = 0;
         // Only a step that began when the one before it ended lasted from one report to the next.
-        let back_to_back = stats.steps == before.steps + 1 && before.running > 0;
-        let outputs = stats.output_tokens.saturating_sub(before.output_tokens);
-        back_to_back.then(|| (at.since(then), computed as f64, outputs.saturating_sub(first_tokens.into()) as f64))
+        let back_to_back = stats.steps == before.steps.wrapping_add(1) && before.running > 0;
+        let outputs = stats.output_tokens.saturating_sub(before.output_tokens).saturating_sub(first_tokens.into());
+        let span = at.since(then);
+        if stats.steps < before.steps {
+            // It counts from its start, so it started again.
+            self.signals.restarted();
+        } else if back_to_back || (before.running > 0 && stats.running > 0) {
+            self.signals.worked(at, Busy { span, prompt_tokens: computed, output_tokens: outputs });
+        }
+        back_to_back.then_some((span, computed as f64, outputs as f64))
     }
 
     pub(super) fn died(&mut self) {
         self.alive = false;
+        self.signals.restarted();
         (self.progress, self.settling) = (0, 0);
         self.first_tokens = 0;
     }
@@ -209,7 +237,7 @@ impl EngineState {
         u8::from(busy) + 2 * u8::from(signals.slowed == Some(true))
     }
 
-    fn device_lost(&self, now: Time) -> bool {
+    pub(super) fn device_lost(&self, now: Time) -> bool {
         self.device(now).is_some_and(|(_, signals)| signals.lost)
     }
 
@@ -273,6 +301,8 @@ pub struct FleetView<'a> {
     pub cached: &'a [u32],
     pub long_prompt_tokens_min: u32,
     pub now: Time,
+    /// Where to say what the decision is made of, when somebody wants to know.
+    pub explaining: Option<&'a RefCell<Explanation>>,
 }
 
 impl<'a> FleetView<'a> {
@@ -286,10 +316,16 @@ impl<'a> FleetView<'a> {
     /// The next engine alive, counted from `start`, whatever its load and its device.
     pub fn in_turn(&self, start: usize) -> Option<&'a EngineState> {
         let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
-        from.iter().chain(before).find(|engine| engine.alive)
+        let mut alive = from.iter().chain(before).filter(|engine| engine.alive);
+        if let Some(explanation) = self.explaining {
+            let mut explanation = explanation.borrow_mut();
+            alive.clone().enumerate().for_each(|(turn, engine)| explanation.score(engine.id, turn as f64));
+        }
+        alive.next()
     }
 
-    fn least_where(
+    /// The same over the engines alive that fit.
+    pub fn least_where(
         &self,
         fits: impl Fn(&EngineState) -> bool,
         start: usize,
@@ -302,6 +338,9 @@ impl<'a> FleetView<'a> {
                 continue;
             }
             let score = score(engine);
+            if let Some(explanation) = self.explaining {
+                explanation.borrow_mut().score(engine.id, score);
+            }
             let score = if score.is_finite() { score } else { f64::MAX };
             let rank = (engine.device_lost(self.now), score, engine.device_trouble(self.now));
             if best.is_none_or(|(lowest, _)| rank < lowest) {
@@ -322,6 +361,17 @@ impl<'a> FleetView<'a> {
         of_pool.or_else(|| self.least_where(EngineState::moves_kv, start, &score))
     }
 
+    /// Whether there are two pools, with an engine alive in each.
+    pub fn in_pools(&self) -> bool {
+        let alive = |role| self.engines.iter().any(|engine| engine.alive && engine.role == role);
+        alive(Role::Prefill) && alive(Role::Decode)
+    }
+
+    /// The same view for a side question, which is no part of what is explained.
+    pub fn aside(&self) -> FleetView<'a> {
+        FleetView { explaining: None, ..*self }
+    }
+
     /// Predicted time to copy the KV of so many tokens from one engine to another.
     pub fn copy(&self, from: EngineId, to: EngineId, tokens: f64) -> f64 {
         if from == to {
@@ -340,15 +390,34 @@ impl<'a> FleetView<'a> {
         self.cached.get(engine.index()).copied().unwrap_or(0)
     }
 
+    /// Tokens of a prompt that this engine would have to compute, or to load.
+    pub fn uncached(&self, engine: EngineId, prompt_tokens: f64) -> f64 {
+        (prompt_tokens - f64::from(self.cached(engine))).max(0.0)
+    }
+
+    /// How long the engine's steps are beside those of an engine that the cost model of the whole fleet fits.
+    pub fn pace(&self, engine: &EngineState) -> f64 {
+        let pace = engine.signals.get(Signal::Pace, self.now).unwrap_or(1.0);
+        if PACE_MODEL_ERROR.contains(&pace) { 1.0 } else { pace.clamp(1.0 / PACE_MAX, PACE_MAX) }
+    }
+
+    /// How loaded the engine is: the time in which it would drain what it has, and more the fuller its KV cache is.
+    pub fn load(&self, engine: &EngineState) -> f64 {
+        let kv = engine.kv_usage().min(0.999);
+        self.work(engine) + KV_PRESSURE_US * kv / (1.0 - kv)
+    }
+
     pub fn is_long(&self, prompt_tokens: u32) -> bool {
         prompt_tokens >= self.long_prompt_tokens_min
     }
 
-    /// Predicted time until a prompt sent to this engine now has its first token. Where long prompts have a chunk of their own, a
+    /// Predicted time until a prompt sent to this engine now has its first token, with what its prefix cache holds of the prompt. Where long prompts have a chunk of their own, a
     /// short one is computed beside them; else it waits until all that came before it is done.
     pub fn ttft(&self, engine: &EngineState, prompt_tokens: f64) -> f64 {
         let running = engine.load.running as f64;
         let seat = self.seat_wait(engine);
+        // The last token is computed whatever the cache holds: the first output comes of it.
+        let prompt_tokens = self.uncached(engine.id, prompt_tokens).max(1.0);
         let queue = self.costs.prefill(engine.backlog() + prompt_tokens, engine.chunk(), running);
         let alone = self.costs.prefill(prompt_tokens, engine.chunk_of(prompt_tokens), running);
         let beside = engine.load.long_prefills as f64 * engine.chunk_of(f64::INFINITY);
@@ -376,7 +445,8 @@ impl<'a> FleetView<'a> {
 
     /// Predicted longest step while a prompt sent to this engine now is computed: the ITL of what decodes there.
     pub fn step_beside(&self, engine: &EngineState, prompt_tokens: f64) -> f64 {
-        let prompt = (engine.backlog() + engine.chunk_of(prompt_tokens)).min(engine.chunk());
+        let chunk = engine.chunk_of(self.uncached(engine.id, prompt_tokens));
+        let prompt = (engine.backlog() + chunk).min(engine.chunk());
         self.costs.step(prompt, engine.load.running as f64)
     }
 

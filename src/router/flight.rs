@@ -7,6 +7,7 @@ use crate::core::{Bytes, EngineId, KvSource, LegId, Micros, Phase, Request, Time
 use super::admission::Admitted;
 use super::fleet::LegLoad;
 use super::policy::Ask;
+use super::prefix::Chain;
 
 /// What outlives a change of engine.
 #[derive(Debug)]
@@ -20,11 +21,13 @@ pub(super) struct Journey {
     pub resumes: u32,
     /// What it was let in with, until its first token: none where nobody wants to know.
     pub admitted: Option<Admitted>,
+    /// Names of the prefixes of prompt and tokens, as far as they were needed.
+    pub chain: Chain,
 }
 
 impl Journey {
     pub fn new(request: Request) -> Journey {
-        Journey { request, tokens: Vec::new(), legs: 0, resumes: 0, admitted: None }
+        Journey { request, tokens: Vec::new(), legs: 0, resumes: 0, admitted: None, chain: Chain::default() }
     }
 
     pub fn remaining(&self) -> u32 {
@@ -65,10 +68,14 @@ pub(super) struct Stay {
     /// Output tokens still expected of this leg.
     pub left: u32,
     pub load: LegLoad,
+    /// Prompt tokens that the engine's prefix cache was believed to hold when the leg was sent.
+    pub believed: u32,
     /// When the stay began, which is when the one before it ended.
     pub since: Time,
     /// When it began to decode here, if it does.
     pub decodes_since: Option<Time>,
+    /// When it gave its last tokens; when it began, while it has given none.
+    pub last: Time,
     /// Tokens to be loaded, and what the mover reported of that.
     pub loading: Option<Loading>,
 }

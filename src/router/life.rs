@@ -97,10 +97,16 @@ impl Router {
             ..stay.load
         };
         engine.load.enter(&stay.load);
+        let gap = now.since(std::mem::replace(&mut stay.last, now));
         if !first {
-            return;
+            return engine.signals.more_tokens(now, gap, given);
         }
+        let times = stay.loading.is_none().then(|| (now.since(stay.since), self.costs.alone(prefill.into())));
+        engine.signals.first_token(now, times);
         engine.started(prefill);
+        if let Some(prefix) = &mut self.prefix {
+            prefix.used(stay.engine, &journey.chain, stay.load.context - given);
+        }
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
         if !stay.split {
             stay.decodes_since = Some(now);
@@ -147,9 +153,18 @@ impl Router {
 
     /// The prefill leg is over, and its engine holds the blocks: on to an engine that decodes, chosen by the signals of this moment.
     /// Where nobody can take the blocks, the request stays.
-    fn hand_over(&mut self, now: Time, journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
-        let to = if self.engines[from.index()].moves_kv() { self.decide_decode(&journey.ask(), from) } else { None };
+    fn hand_over(&mut self, now: Time, mut journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
+        let ask = journey.ask();
+        let to = if self.engines[from.index()].moves_kv() {
+            self.look_up(&mut journey);
+            self.decide_decode(&ask, from)
+        } else {
+            None
+        };
         let engine = to.unwrap_or(from);
+        if to.is_some() {
+            self.explain(journey.request.id, &ask, Some(from), Plan::Whole(engine), actions);
+        }
         // An engine does not load from itself; what its prefix cache kept serves instead.
         let (load, unused) = if engine == from { (None, held) } else { (held, None) };
         release(unused, actions);
@@ -174,14 +189,16 @@ impl Router {
             let load = &mut self.engines[stay.engine.index()].load;
             load.leave(&stay.load);
             stay.phase = Phase::Prefill;
-            stay.load.prefill = prompt;
-            stay.load.long = prompt >= self.long_prompt_tokens_min;
+            stay.believed = self.prefix.as_ref().map_or(0, |prefix| prefix.cached_on(stay.engine, &journey.chain, prompt));
+            stay.load.prefill = prompt - stay.believed;
+            stay.load.long = stay.load.prefill >= self.long_prompt_tokens_min;
             load.enter(&stay.load);
         }
     }
 
     pub(super) fn engine_died(&mut self, now: Time, dead: EngineId, why: &str, actions: &mut Vec<Action>) {
         self.engines[dead.index()].died();
+        self.prefixes_gone(dead);
         self.draining.retain(|_, engine| *engine != dead);
         let mut stranded = Vec::new();
         for (&request, flight) in &mut self.flights {
@@ -207,19 +224,22 @@ impl Router {
     }
 
     /// Sends the request where the policy says, from wherever it stands. Fails when no engine is alive.
-    fn place(&mut self, now: Time, journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
+    fn place(&mut self, now: Time, mut journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
+        self.look_up(&mut journey);
         let plan = self.decide(&journey.ask()).ok_or(())?;
         self.start(now, journey, plan, actions);
         Ok(())
     }
 
-    /// Sends the request where the plan says.
+    /// Sends the request where the decision just made says.
     pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Plan, actions: &mut Vec<Action>) {
         let (engine, split) = match plan {
             Plan::Whole(engine) => (engine, false),
             // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere.
             Plan::Split(engine) => (engine, journey.remaining() > 1 && self.can_hand_over(engine)),
         };
+        let plan = if split { Plan::Split(engine) } else { Plan::Whole(engine) };
+        self.explain(journey.request.id, &journey.ask(), None, plan, actions);
         self.send(now, journey, engine, split, None, actions);
     }
 
@@ -248,7 +268,10 @@ impl Router {
             load,
             hold: split,
         };
-        let prefill = ask.prompt_tokens - load.map_or(0, |source| source.tokens.min(ask.prompt_tokens));
+        // A leg that loads gets from elsewhere what its engine has not cached; else that is computed.
+        let cached = self.cached_on(engine, &mut journey);
+        let believed = if load.is_none() { cached } else { 0 };
+        let prefill = ask.prompt_tokens - load.map_or(believed, |source| source.tokens.min(ask.prompt_tokens));
         let stay = Stay {
             leg: id,
             engine,
@@ -263,8 +286,10 @@ impl Router {
                 started: false,
                 objectives: ask.objectives,
             },
+            believed,
             since: now,
             decodes_since: None,
+            last: now,
             loading: load.map(|source| Loading { from: source.engine, tokens: source.tokens, copied: None }),
         };
         self.engines[engine.index()].load.enter(&stay.load);
@@ -274,7 +299,8 @@ impl Router {
 
     /// Takes the request out of the books, and its leg off its engine.
     fn take_off(&mut self, request: RequestId) -> Option<Flight> {
-        let flight = self.flights.remove(&request)?;
+        let mut flight = self.flights.remove(&request)?;
+        self.prefix_left(&mut flight);
         let engine = &mut self.engines[flight.stay.engine.index()];
         engine.left(&flight.stay.load);
         if let Some(began) = flight.stay.decodes_since {

@@ -6,10 +6,15 @@ mod brain;
 mod copies;
 mod cost;
 mod event;
+mod explain;
 mod fleet;
 mod flight;
 mod life;
+mod locality;
 pub mod policy;
+pub mod prefix;
+mod score;
+mod signals;
 
 #[cfg(test)]
 mod tests;
@@ -19,4 +24,6 @@ pub use brain::Router;
 pub use copies::{COPY_LINES_MAX, CopyLine, CopyTable};
 pub use cost::CostModel;
 pub use event::{Action, Event};
+pub use explain::{Explanation, Terms};
 pub use fleet::{DEVICE_SIGNALS_AGE_MAX, EngineFacts, EngineState, FleetView, Load};
+pub use signals::{EngineSignals, Signal};

@@ -15,6 +15,8 @@ impl Client {
             id: request.id,
             index: request.id.0 as u32,
             class: request.class,
+            wave: None,
+            turn: None,
             prompt_tokens: request.prompt_tokens(),
             objectives: request.objectives,
             arrived_us: Micros(arrived.0),

@@ -92,6 +92,8 @@ fn facts(settings: &VirtualSettings) -> EngineFacts {
         max_num_seqs: settings.max_num_seqs,
         kv_tokens: u64::from(settings.kv_blocks) * u64::from(settings.block_size),
         kv_transfer: true,
+        prefix_block_tokens: if settings.prefix_cache { settings.block_size } else { 0 },
+        cost_per_hour: None,
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the router noted of its decisions: why it did what the other records show that it did. Lines of `decisions.jsonl`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::core::{EngineId, Micros, Role};
+use crate::core::{EngineId, Micros, PolicyKind, RequestId, Role};
 
 /// A decision of the router that concerns more than where one leg went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,6 +14,8 @@ pub enum RouterNote {
     RoleChanged { engine: EngineId, from: Role, to: Role, why: String },
     /// How admission stands. At most one per second, and none while nothing of note changes.
     Admission(AdmissionState),
+    /// A leg was placed; noted only with `router.explain`.
+    Placed(Placed),
 }
 
 /// Who is let in, who waits, and who was turned away. Lists are by priority: 1, 2, 3.
@@ -25,6 +29,35 @@ pub struct AdmissionState {
     pub queued: [u32; 3],
     /// Requests turned away by admission control so far: for want of room, or because their objectives would be broken.
     pub rejected: [u64; 3],
+}
+
+/// Where a leg of a request went, and what spoke for and against each engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    pub request: RequestId,
+    pub policy: PolicyKind,
+    /// Prompt and output tokens so far, and output tokens to come.
+    pub prompt_tokens: u32,
+    pub outputs: u32,
+    /// The engine that holds the KV of the prompt; none for a leg that starts with its prompt.
+    pub from: Option<EngineId>,
+    pub chosen: EngineId,
+    /// The chosen engine only prefills, and the request moves on.
+    pub split: bool,
+    /// Best first.
+    pub candidates: Vec<Candidate>,
+}
+
+/// One engine, as a policy saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub engine: EngineId,
+    /// What the policy ranks by: the lowest wins, unless the policy draws. None when the policy could not score the engine.
+    pub score: Option<f64>,
+    /// Tokens from the start of the prompt that its prefix cache was believed to hold.
+    pub cached_tokens: u32,
+    /// By name.
+    pub terms: BTreeMap<String, f64>,
 }
 
 /// A note, with the run it was made in and when, counted from the run's start.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::GpuSample;
 use crate::core::{Bytes, Class, EngineId, Micros, Objectives, RequestError, RequestId, Role, TokenId};
+use crate::workload::{Turn, Wave};
 
 /// The timeline of one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,11 @@ pub struct RequestRecord {
     /// The request's place in the workload: equal in all arms of one repetition, whose requests are compared pair by pair.
     pub index: u32,
     pub class: Class,
+    /// Its wave, and its place in a conversation, where the workload has such a thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<Wave>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
     pub prompt_tokens: u32,
     pub objectives: Objectives,
     pub arrived_us: Micros,

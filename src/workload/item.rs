@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::parameter::{ParameterError, require};
 use crate::core::{Class, Micros, Priority, SessionId, TokenId};
 
@@ -34,7 +36,7 @@ impl WorkItem {
 }
 
 /// A request's place in a conversation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Turn {
     pub session: SessionId,
     /// Counted from 0 within the session.
@@ -42,7 +44,8 @@ pub struct Turn {
 }
 
 /// The wave that a request of `two_wave_imbalance` comes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Wave {
     Background,
     Foreground,

@@ -6,7 +6,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::core::TokenId;
+use crate::core::{TokenId, split_mix};
 
 /// Token ids below this are left out of prompts: that is where vocabularies keep their special tokens.
 const SPECIAL_TOKENS: u32 = 64;
@@ -48,11 +48,11 @@ impl Writer {
         let mut state = self.start(text);
         prompt.reserve(length);
         for _ in 0..length / 2 {
-            let bits = next(&mut state);
+            let bits = split_mix(&mut state);
             prompt.extend([self.token(bits >> 32), self.token(bits & 0xffff_ffff)]);
         }
         if length % 2 == 1 {
-            prompt.push(self.token(next(&mut state) >> 32));
+            prompt.push(self.token(split_mix(&mut state) >> 32));
         }
     }
 
@@ -74,14 +74,6 @@ impl Writer {
     fn token(&self, bits: u64) -> TokenId {
         self.first + ((bits * self.count) >> 32) as u32
     }
-}
-
-/// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -84,6 +84,25 @@ fn under_a_tight_itl_objective_a_split_serves_most() {
 }
 
 #[test]
+fn what_weighs_a_request_by_its_cost_is_no_worse_than_what_counts_work() {
+    for rate in RATES {
+        let load = Load::balanced(rate, 200.0);
+        println!("\n{rate} requests/s, two engines alike");
+        let figures = [
+            PolicyKind::RoundRobin,
+            PolicyKind::LeastLoad,
+            PolicyKind::PowerOfTwo,
+            PolicyKind::CacheAware,
+            PolicyKind::Score,
+            PolicyKind::PredictedLatency,
+        ]
+        .map(|policy| serve(&shared(policy, Tuning::default()), &load));
+        let [_, least_load, .., predicted] = &figures;
+        assert!(predicted.goodput() >= least_load.goodput() - 0.01);
+    }
+}
+
+#[test]
 fn two_engines_per_pool_are_used_alike() {
     let ids = [0, 1, 2, 3].map(EngineId);
     let (prefill, decode) = ids.split_at(2);

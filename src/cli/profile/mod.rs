@@ -21,6 +21,7 @@ use super::terminal::{Terminal, print};
 use crate::config::{ProfileKind, Settings, UNDER_PROFILER};
 use crate::harness::folder::{Identity, REQUESTS};
 use crate::harness::target::{self, Target};
+use crate::report::Overview;
 use crate::telemetry::profile::{Profile, in_process};
 use crate::telemetry::{RequestRecord, replace_json};
 use tool::Tool;
@@ -141,13 +142,20 @@ impl Watched<'_> {
 
 /// What the run's own records say of copies and engines; `note` says why nobody better was asked.
 fn own_timings(dir: &Path, note: Option<String>) -> anyhow::Result<Profile> {
-    let path = dir.join(REQUESTS);
-    let requests = match fs::File::open(&path) {
-        Ok(file) => read(BufReader::new(file)).with_context(|| format!("cannot read {}", path.display()))?,
-        // A target that serves no requests moves no KV for any.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    let parts = Overview::read(dir)?.map_or(vec![String::new()], |overview| overview.parts);
+    let mut requests = Vec::new();
+    for part in parts {
+        let path = dir.join(&part).join(REQUESTS);
+        let mut records = match fs::File::open(&path) {
+            Ok(file) => read(BufReader::new(file)).with_context(|| format!("cannot read {}", path.display()))?,
+            // A target that serves no requests moves no KV for any.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        // Parts have arms of the same names, whose times all begin at 0.
+        records.iter_mut().for_each(|record| record.arm.insert_str(0, &part));
+        requests.extend(records);
+    }
     Ok(Profile { note, ..in_process::profile(&requests) })
 }
 

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::bail;
 
 use crate::core::{Micros, Time, age};
-use crate::report::RunInfo;
+use crate::report::{RunInfo, overview};
 use crate::telemetry::Sample;
 
 /// Where runs are found; `dualpool run` makes them there.
@@ -107,7 +107,10 @@ fn newest_first(artifacts: &Path) -> Vec<PathBuf> {
     let changed = |run: PathBuf| -> Option<(SystemTime, PathBuf)> {
         Some((fs::metadata(run.join("samples.jsonl")).ok()?.modified().ok()?, run))
     };
-    let mut runs: Vec<_> = folders(artifacts).iter().flat_map(|target| folders(target)).filter_map(changed).collect();
+    let of_target = folders(artifacts).into_iter().flat_map(|target| folders(&target));
+    // A run in parts has its samples in the folders of its parts.
+    let with_parts = of_target.flat_map(|run| if run.join(overview::FILE).is_file() { folders(&run) } else { vec![run] });
+    let mut runs: Vec<_> = with_parts.filter_map(changed).collect();
     runs.sort_unstable_by(|a, b| b.cmp(a));
     runs.into_iter().map(|(_, run)| run).collect()
 }

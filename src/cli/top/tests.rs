@@ -57,6 +57,8 @@ fn info(devices: &[&str]) -> RunInfo {
         saturation_rps: None,
         phases: vec![],
         notes: vec![],
+        workload: None,
+        expected: None,
         search: vec![],
         held_blocks_after: 0,
         quick: false,

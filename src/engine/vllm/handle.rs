@@ -67,6 +67,7 @@ impl VllmEngine {
             max_num_batched_tokens: started.max_num_batched_tokens,
             max_num_seqs: started.max_num_seqs,
             kv_transfer: spec.control_socket.is_some(),
+            prefix_caching: spec.settings.enable_prefix_caching,
             pid: lane.pid(),
         };
         Ok(VllmEngine { interpreter, lane, tuning, model: spec.settings.model.clone(), info, _folder: folder })

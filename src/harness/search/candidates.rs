@@ -106,6 +106,7 @@ pub(super) mod tests {
             max_num_batched_tokens,
             max_num_seqs: 64,
             kv_transfer: true,
+            prefix_caching: true,
             pid: None,
         }
     }

@@ -1,33 +1,39 @@
 //! The paired hierarchical bootstrap: draws repetitions with replacement, then within each drawn one its requests, and hands every
 //! arm the same draw. What moved all arms alike (a noisy minute, a hard workload) then cancels in their ratio.
 //!
-//! Requests are drawn within their class: the mix is fixed by design, so its share of long prompts is not left to chance.
+//! Requests are drawn within their class and wave: the mix is fixed by design, so its share of long prompts is not left to chance.
+
+use std::collections::BTreeMap;
 
 use rand::Rng as _;
 
 use crate::core::{Class, Rng};
+use crate::workload::Wave;
 
-/// The requests of a benchmark, as the bootstrap sees them: the classes of the requests of each repetition, by index.
+/// Requests that are drawn among each other.
+pub(super) type Stratum = (Class, Option<Wave>);
+
+/// The requests of a benchmark, as the bootstrap sees them: the strata of the requests of each repetition, by index.
 #[derive(Clone, Debug)]
 pub(super) struct Population {
-    /// For each repetition, the slots of each class.
-    strata: Vec<[Vec<u32>; 2]>,
+    /// For each repetition, the slots of each stratum.
+    strata: Vec<Vec<Vec<u32>>>,
     slots: usize,
 }
 
 impl Population {
-    /// `classes[repetition][index]`. A request's slot is its place in the concatenation of all repetitions.
-    pub fn new(classes: &[Vec<Class>]) -> Population {
+    /// `requests[repetition][index]`. A request's slot is its place in the concatenation of all repetitions.
+    pub fn new(requests: &[Vec<Stratum>]) -> Population {
         let mut slots = 0u32;
-        let strata = classes
+        let strata = requests
             .iter()
             .map(|repetition| {
-                let mut strata = [Vec::new(), Vec::new()];
-                for class in repetition {
-                    strata[usize::from(*class == Class::Long)].push(slots);
+                let mut strata: BTreeMap<Stratum, Vec<u32>> = BTreeMap::new();
+                for stratum in repetition {
+                    strata.entry(*stratum).or_default().push(slots);
                     slots += 1;
                 }
-                strata
+                strata.into_values().collect()
             })
             .collect();
         Population { strata, slots: slots as usize }
@@ -115,7 +121,8 @@ mod tests {
     use crate::report::measure::{quantile, sorted};
 
     fn population() -> Population {
-        let repetition = |longs: usize, shorts: usize| [vec![Class::Long; longs], vec![Class::Short; shorts]].concat();
+        let repetition =
+            |longs: usize, shorts: usize| [vec![(Class::Long, None); longs], vec![(Class::Short, None); shorts]].concat();
         Population::new(&[repetition(2, 5), repetition(2, 5), repetition(2, 5)])
     }
 

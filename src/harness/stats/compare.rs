@@ -25,10 +25,12 @@ pub(super) fn comparisons(arms: &[Arm], population: &Population, resamples: u32,
     let pairs = pairs(arms);
     let control = pairs.iter().copied().find(|&(_, candidate)| arms[candidate].name.ends_with(CONTROL_SUFFIX));
     let noise = control.map(|pair| measurer.measure(pair));
+    let in_waves = arms.iter().any(|arm| arm.observed.in_waves());
     let mut comparisons = Vec::new();
     for pair in pairs {
         let noise = noise.as_ref().filter(|_| control != Some(pair));
-        for (m, (metric, measured)) in metrics().zip(measurer.measure(pair)).enumerate() {
+        let measured = metrics().zip(measurer.measure(pair)).enumerate();
+        for (m, (metric, measured)) in measured.filter(|(_, (metric, _))| in_waves || !metric.of_waves) {
             let noise = noise.and_then(|noise| noise[m]);
             let shown = |value: fn(Measured) -> f64| measured.map(value).filter(|v| v.is_finite());
             comparisons.push(Comparison {
@@ -45,16 +47,19 @@ pub(super) fn comparisons(arms: &[Arm], population: &Population, resamples: u32,
     comparisons
 }
 
-/// Baseline and candidate of each comparison, as places in `arms`: every arm that is not shared, and `auto`, against every shared
-/// one; and the control against its arm.
+/// What other arms are compared with, of all targets.
+const BASELINES: [&str; 5] = ["shared_round_robin", "shared_least_load", "shared_tuned", "round_robin", "least_load"];
+
+/// Baseline and candidate of each comparison, as places in `arms`: every arm that is no baseline against every one that is; and the
+/// control against its arm.
 fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
     let place = |name: &str| arms.iter().position(|a| a.name == name);
-    let baselines = ["shared_round_robin", "shared_least_load", "shared_tuned"].map(place);
+    let baselines = BASELINES.map(place);
     let mut pairs = Vec::new();
     for (i, arm) in arms.iter().enumerate() {
         if let Some(repeated) = arm.name.strip_suffix(CONTROL_SUFFIX) {
             pairs.extend(place(repeated).map(|repeated| (repeated, i)));
-        } else if !arm.name.starts_with("shared_") {
+        } else if !BASELINES.contains(&arm.name.as_str()) {
             pairs.extend(baselines.iter().flatten().map(|&baseline| (baseline, i)));
         }
     }
@@ -157,7 +162,7 @@ mod tests {
     #[test]
     fn identical_data_show_no_difference() {
         let all = compare(&[arm("shared_tuned", 1.0), arm("dual_pool", 1.0), arm("shared_tuned_control", 1.0)]);
-        assert_eq!(all.len(), 2 * metrics().count());
+        assert_eq!(all.len(), 2 * metrics().filter(|metric| !metric.of_waves).count());
         for c in &all {
             assert_eq!((c.ratio, c.ci_low, c.ci_high), (Some(1.0), Some(1.0), Some(1.0)), "{}", c.metric);
             assert_eq!(c.verdict, Verdict::NoDifferenceShown, "{}", c.metric);

@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod compare;
+mod expected;
 mod interval;
 mod metric;
 mod observed;

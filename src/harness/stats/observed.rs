@@ -5,6 +5,7 @@ use super::metric::{REQUEST_METRICS, RUN_METRICS};
 use crate::core::Class;
 use crate::report::measure::{Repetitions, is_done, itls_ms, ttft_ms, within_objectives};
 use crate::telemetry::RequestRecord;
+use crate::workload::Wave;
 
 /// With fewer repetitions nothing is said about requests.
 const REPETITIONS_MIN: usize = 2;
@@ -17,6 +18,7 @@ pub(super) struct Observed {
     ttft: Sorted,
     ttft_short: Sorted,
     ttft_long: Sorted,
+    ttft_foreground: Sorted,
     itl: Sorted,
     /// By slot: whether there was a request, and whether it was within its objectives.
     served: Vec<bool>,
@@ -31,8 +33,8 @@ impl Observed {
     pub fn new(repetitions: &[Vec<&RequestRecord>], first_slot: &[u32], slots: usize) -> Observed {
         let placed =
             || repetitions.iter().zip(first_slot).flat_map(|(requests, first)| requests.iter().map(move |r| (*r, first + r.index)));
-        let ttft = |keep: fn(Class) -> bool| {
-            let values = placed().filter(|(r, _)| keep(r.class)).filter_map(|(r, slot)| Some((ttft_ms(r)?, slot)));
+        let ttft = |keep: fn(&RequestRecord) -> bool| {
+            let values = placed().filter(|(r, _)| keep(r)).filter_map(|(r, slot)| Some((ttft_ms(r)?, slot)));
             Sorted::new(values.collect(), slots)
         };
         let (mut served, mut good) = (vec![false; slots], vec![false; slots]);
@@ -42,8 +44,9 @@ impl Observed {
         }
         Observed {
             ttft: ttft(|_| true),
-            ttft_short: ttft(|class| class == Class::Short),
-            ttft_long: ttft(|class| class == Class::Long),
+            ttft_short: ttft(|r| r.class == Class::Short),
+            ttft_long: ttft(|r| r.class == Class::Long),
+            ttft_foreground: ttft(|r| r.wave == Some(Wave::Foreground)),
             itl: Sorted::new(placed().flat_map(|(r, slot)| itls_ms(r).map(move |itl| (itl, slot))).collect(), slots),
             served,
             good,
@@ -57,7 +60,9 @@ impl Observed {
         let [short_p95] = self.ttft_short.quantiles(draw, [0.95]);
         let [long_p95] = self.ttft_long.quantiles(draw, [0.95]);
         let [itl_p50, itl_p99] = self.itl.quantiles(draw, [0.5, 0.99]);
-        [short_p95, overall_p50, overall_p95, long_p95, itl_p50, itl_p99, self.goodput_share(draw)]
+        let [foreground_p50, foreground_p95] = self.ttft_foreground.quantiles(draw, [0.5, 0.95]);
+        let goodput = self.goodput_share(draw);
+        [foreground_p50, foreground_p95, short_p95, overall_p50, overall_p95, long_p95, itl_p50, itl_p99, goodput]
     }
 
     /// The values of `RUN_METRICS`, repetition by repetition.
@@ -78,6 +83,8 @@ impl Observed {
         let beyond = |sorted: &Sorted, q: f64| sorted.len() as f64 * (1.0 - q) >= 1.0;
         let goodput = self.served.contains(&true);
         let enough = [
+            beyond(&self.ttft_foreground, 0.5),
+            beyond(&self.ttft_foreground, 0.95),
             beyond(&self.ttft_short, 0.95),
             beyond(&self.ttft, 0.5),
             beyond(&self.ttft, 0.95),
@@ -87,6 +94,11 @@ impl Observed {
             goodput,
         ];
         enough.map(|enough| enough && self.repetitions.span_s.len() >= REPETITIONS_MIN)
+    }
+
+    /// Whether the requests came in waves.
+    pub fn in_waves(&self) -> bool {
+        self.ttft_foreground.len() > 0
     }
 
     pub fn failed(&self) -> bool {

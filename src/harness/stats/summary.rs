@@ -4,14 +4,16 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use super::bootstrap::Population;
+use super::bootstrap::{Population, Stratum};
 use super::compare::{Arm, comparisons};
+use super::expected::held;
 use super::observed::Observed;
 use crate::config::Settings;
-use crate::core::Class;
 use crate::harness::arms::CONTROL_SUFFIX;
 use crate::harness::identical::identical;
-use crate::report::{Comparison, LoadError, RunInfo, Summary, SummaryObjectives, complete_repetitions, figures, load};
+use crate::report::{
+    ArmSummary, Comparison, LoadError, RunInfo, Summary, SummaryObjectives, complete_repetitions, figures, load, routing,
+};
 use crate::telemetry::{EngineSample, RequestRecord};
 use crate::workload::{arrivals_name, mix_name};
 
@@ -40,15 +42,23 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         .map(|arm| {
             let requests: Vec<&RequestRecord> = requests.iter().copied().filter(|r| r.arm == arm.name).collect();
             let samples: Vec<&EngineSample> = samples.iter().copied().filter(|s| s.arm == arm.name).collect();
-            figures(&arm.name, arm.name.ends_with(CONTROL_SUFFIX), &requests, &samples, &run.environment)
+            let routing = run.workload.as_ref().map(|_| routing(&requests, &samples, &run.environment));
+            let control = arm.name.ends_with(CONTROL_SUFFIX);
+            ArmSummary { routing, ..figures(&arm.name, control, &requests, &samples, &run.environment) }
         })
         .collect();
     let reference = run.arms.iter().find_map(|arm| arm.name.strip_suffix(CONTROL_SUFFIX)).unwrap_or_default();
+    // Requests that are alone on the engines say nothing of what an arm is for.
+    let comparisons = if settings.run.exact { Vec::new() } else { compared(run, &requests, &complete, &settings) };
+    let (served, arrivals) = match &run.workload {
+        Some(workload) => (workload.name.as_str(), workload.arrivals.as_str()),
+        None => (mix_name(settings.workload.mix), arrivals_name(settings.workload.arrivals)),
+    };
     Ok(Summary {
         target: run.target.clone(),
         environment: run.environment.clone(),
-        mix: mix_name(settings.workload.mix).to_string(),
-        arrivals: if settings.run.exact { ONE_BY_ONE } else { arrivals_name(settings.workload.arrivals) }.to_string(),
+        mix: served.to_string(),
+        arrivals: if settings.run.exact { ONE_BY_ONE } else { arrivals }.to_string(),
         rate_rps: run.rate_rps,
         repetitions: complete.len() as u32,
         objectives: SummaryObjectives {
@@ -57,8 +67,8 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
             itl_ms: settings.objectives.itl_ms,
         },
         arms,
-        // Requests that are alone on the engines say nothing of what an arm is for.
-        comparisons: if settings.run.exact { Vec::new() } else { compared(run, &requests, &complete, &settings) },
+        expectations: run.expected.as_ref().map(|expected| held(expected, &comparisons)),
+        comparisons,
         identical_requests: identical(&requests, reference),
         exact: settings.run.exact,
         held_blocks_after: run.held_blocks_after,
@@ -78,10 +88,11 @@ fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settin
     };
     // All arms of a repetition have the same requests, so the first arm's stand for all.
     let Some(first) = run.arms.first() else { return Vec::new() };
-    let classes: Vec<Vec<Class>> = of(&first.name).iter().map(|requests| requests.iter().map(|r| r.class).collect()).collect();
+    let strata = |requests: &Vec<&RequestRecord>| requests.iter().map(|r| (r.class, r.wave)).collect();
+    let strata: Vec<Vec<Stratum>> = of(&first.name).iter().map(strata).collect();
     let mut slots = 0;
     let mut first_slot = Vec::new();
-    for repetition in &classes {
+    for repetition in &strata {
         first_slot.push(slots as u32);
         slots += repetition.len();
     }
@@ -90,14 +101,14 @@ fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settin
         .iter()
         .map(|arm| Arm { name: arm.name.clone(), observed: Observed::new(&of(&arm.name), &first_slot, slots) })
         .collect();
-    comparisons(&arms, &Population::new(&classes), settings.run.bootstrap_resamples, settings.workload.seed)
+    comparisons(&arms, &Population::new(&strata), settings.run.bootstrap_resamples, settings.workload.seed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::harness::stats::{REQUEST_METRICS, RUN_METRICS, synthetic};
-    use crate::report::{ArmSummary, Environment, EnvironmentEngine, Verdict};
+    use crate::report::{Environment, EnvironmentEngine, Verdict};
     use crate::router::{Arrangement, PolicyKind};
 
     fn run(arms: &[&str]) -> RunInfo {
@@ -140,6 +151,8 @@ mod tests {
             saturation_rps: None,
             phases: vec![],
             notes: vec![],
+            workload: None,
+            expected: None,
             search: vec![],
             held_blocks_after: 0,
             quick: false,
@@ -162,7 +175,8 @@ mod tests {
     fn ratios_are_those_of_the_figures_beside_them() {
         let summary = summarise(&run(&ARMS), &records(&ARMS), &[]).unwrap();
         let arm = |name: &str| summary.arms.iter().find(|a| a.name == name).unwrap();
-        assert_eq!(summary.comparisons.len(), 2 * (REQUEST_METRICS.len() + RUN_METRICS.len()));
+        let all = REQUEST_METRICS.iter().chain(&RUN_METRICS).filter(|metric| !metric.of_waves).count();
+        assert_eq!(summary.comparisons.len(), 2 * all);
         for c in &summary.comparisons {
             let expected = value(arm(&c.candidate), &c.metric).unwrap() / value(arm(&c.baseline), &c.metric).unwrap();
             assert!((c.ratio.unwrap() - expected).abs() < 1e-9, "{c:?}: the figures give {expected}");

@@ -2,7 +2,7 @@
 
 use rand_distr::{Distribution, LogNormal};
 
-use super::bootstrap::Population;
+use super::bootstrap::{Population, Stratum};
 use crate::core::{Class, EngineId, Micros, Objectives, RequestId, Role, seeded};
 use crate::telemetry::{LegRecord, Outcome, RequestRecord};
 
@@ -47,6 +47,8 @@ fn record(arm: &str, repetition: u32, index: u32, ttft_ms: f64, itl_ms: f64) -> 
         id: RequestId(u64::from(repetition * 10_000 + index)),
         index,
         class: if index.is_multiple_of(5) { Class::Long } else { Class::Short },
+        wave: None,
+        turn: None,
         prompt_tokens: 64,
         objectives: Objectives { ttft_us_max: Micros(200_000), itl_us_max: Micros(60_000) },
         arrived_us,
@@ -77,7 +79,7 @@ pub fn by_repetition(requests: &[RequestRecord]) -> Vec<Vec<&RequestRecord>> {
 /// What the bootstrap draws from, for arms with the same requests as this one: population, first slots, number of slots.
 pub(super) fn population(requests: &[RequestRecord]) -> (Population, Vec<u32>, usize) {
     let repetitions = by_repetition(requests);
-    let classes: Vec<Vec<Class>> = repetitions.iter().map(|r| r.iter().map(|r| r.class).collect()).collect();
+    let strata: Vec<Vec<Stratum>> = repetitions.iter().map(|r| r.iter().map(|r| (r.class, r.wave)).collect()).collect();
     let first_slot = (0..repetitions.len()).map(|r| (r * repetitions[0].len()) as u32).collect();
-    (Population::new(&classes), first_slot, requests.len())
+    (Population::new(&strata), first_slot, requests.len())
 }

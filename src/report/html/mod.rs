@@ -59,6 +59,7 @@ fn body(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
     plots::lanes(m, arms);
     tables::handoffs(m, arms);
     tables::engines(m, arms);
+    tables::routing(m, arms);
     tables::search(m, artifacts);
     tables::soundness(m, artifacts, arms);
     run::not_measured(m, artifacts, arms);

@@ -5,8 +5,8 @@ use super::{Markup, absent, list, section};
 use crate::core::{Bytes, Role};
 use crate::report::Artifacts;
 use crate::report::arms::Arm;
-use crate::report::table::{LEGEND, table};
-use crate::report::terminal::{control, lost};
+use crate::report::table::{legend, table};
+use crate::report::terminal::{control, expectations, lost};
 use crate::report::words::{figure, ms, or_not_measured, percent};
 
 type Heading<'a> = (&'a str, &'a str);
@@ -40,7 +40,7 @@ fn named(arm: &Arm) -> String {
 
 pub fn arms(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
     let source = if artifacts.summary.is_some() { "" } else { " Computed from the raw records of what was finished." };
-    section(m, "The arms", &format!("{LEGEND}{source}"));
+    section(m, "The arms", &format!("{}{source}", legend(arms)));
     let (columns, rows) = table(arms);
     let headings: Vec<Heading> = std::iter::once(("arm", "")).chain(columns.iter().map(|c| (c.heading, c.unit))).collect();
     draw(m, &headings, |m| {
@@ -109,6 +109,40 @@ pub fn engines(m: &mut Markup, arms: &[Arm]) {
     });
 }
 
+/// Where a router is what is measured.
+pub fn routing(m: &mut Markup, arms: &[Arm]) {
+    if arms.iter().all(|a| a.figures.routing.is_none()) {
+        return;
+    }
+    let intro = "Which engine got what. Same engine: turns that went to the engine of the turn before. Spread: deepest queue less the \
+                 shallowest, mean over time.";
+    section(m, "Routing", intro);
+    let headings = [
+        ("arm", ""),
+        ("cached", "% of prompts"),
+        ("same engine", "% of turns"),
+        ("spread", "requests"),
+        ("queue by engine", "mean depth"),
+        ("prompt tokens by engine", ""),
+    ];
+    draw(m, &headings, |m| {
+        for (arm, r) in arms.iter().filter_map(|a| Some((a, a.figures.routing.as_ref()?))) {
+            let tenths = |v: f64| format!("{v:.1}");
+            let depths: Vec<String> = r.engines.iter().map(|e| or_not_measured(e.queue_depth_mean, tenths)).collect();
+            let prompts: Vec<String> = r.engines.iter().map(|e| e.prompt_tokens.to_string()).collect();
+            let cells = [
+                named(arm),
+                or_not_measured(r.cached_share, percent),
+                or_not_measured(r.same_engine_share, percent),
+                or_not_measured(r.queue_spread_mean, tenths),
+                depths.join(" / "),
+                prompts.join(" / "),
+            ];
+            row(m, arm.control, &cells);
+        }
+    });
+}
+
 pub fn search(m: &mut Markup, artifacts: &Artifacts) {
     let intro = "A simulation on engines that cost what the router learned of these shortlisted the arrangements; short trials on the \
                  engines chose among them. Scores: higher is better. Arrangements without requests were not on the shortlist.";
@@ -150,6 +184,7 @@ pub fn soundness(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
                 "KV blocks still held after the run: {held}{}",
                 if held > 0 { ": A FAULT, blocks were lost." } else { "." }
             ));
+            said.extend(expectations(summary));
             if summary.identical_requests.is_empty() {
                 said.push("Output tokens were not compared.".into());
             }

@@ -105,13 +105,15 @@ impl Router {
         let Waiting { request, arrived } = waiting;
         let mut journey = Journey::new(request);
         let ask = journey.ask();
+        self.look_up(&mut journey);
         let Some(plan) = self.decide(&ask) else {
             // Every policy falls back to any engine alive, so none is.
             return self.turn_away(&journey.request, RejectReason::NoEngine, actions);
         };
         if self.admission.reject != EarlyRejection::Off {
             let (waited, priority) = (now.since(arrived).0 as f64, journey.request.priority);
-            let objection = self.deciding(|_, fleet, admission| {
+            self.look_up(&mut journey);
+            let objection = self.judging(|fleet, admission| {
                 let forecast = super::forecast::forecast(fleet, &admission.decodes, admission.reject, plan, &ask);
                 admission.objection(&forecast, waited, ask.objectives, priority)
             });
@@ -160,7 +162,7 @@ impl Router {
             return None;
         }
         let wait = self.admission.queue.tokens_before(now, priority) as f64 * us_per_token;
-        self.deciding(|_, fleet, admission| {
+        self.judging(|fleet, admission| {
             // Which engine it will be is open. This one is the least that it can expect; when its turn comes it is looked at again.
             let soonest = fleet.least(None, 0, |engine| fleet.ttft(engine, prompt))?;
             admission.ttft_objection(wait + fleet.ttft(soonest, prompt), objectives, priority)

@@ -1,5 +1,5 @@
 //! Conditional disaggregation. The floor is a plain rule: long prompts prefill in the prefill pool and move, short ones live in the
-//! decode pool. It is departed from only on a prediction:
+//! decode pool; what the decode engine has in its prefix cache makes a prompt shorter. The rule is departed from only on a prediction:
 //!
 //! - a short prompt prefills in the prefill pool and moves when that gives its first token sooner (nothing much is there, and other
 //!   shorts wait on the decode engine), and the gap that the move makes is well within its ITL objective;
@@ -29,7 +29,10 @@ impl Policy for DualPool {
         let prefill = fleet.least(Some(Role::Prefill), start, |engine| fleet.ttft(engine, prompt));
         let decode = fleet.least(Some(Role::Decode), start, |engine| fleet.ttft(engine, prompt));
         match (prefill, decode) {
-            (Some(prefill), Some(decode)) if fleet.is_long(ask.prompt_tokens) => Some(long(fleet, ask, prefill, decode)),
+            // A prompt is as long as what the decode engine would have to compute of it.
+            (Some(prefill), Some(decode)) if fleet.is_long(fleet.uncached(decode.id, prompt) as u32) => {
+                Some(long(fleet, ask, prefill, decode))
+            }
             (Some(prefill), Some(decode)) => Some(short(fleet, ask, prefill, decode)),
             // A pool has no engine alive: whoever is left serves whole requests.
             _ => fleet.least(None, start, |engine| fleet.ttft(engine, prompt)).map(|engine| Plan::Whole(engine.id)),
@@ -43,7 +46,8 @@ fn long(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &Engine
     if prefill.load.depth() == 0 {
         let outputs = f64::from(ask.outputs.saturating_sub(1));
         let stay = outputs * fleet.costs.step(0.0, 1.0);
-        let go = fleet.handoff(prefill.id, decode.id, prompt) + outputs * fleet.costs.step(0.0, decode.load.depth() as f64 + 1.0);
+        let go = fleet.handoff(prefill.id, decode.id, fleet.uncached(decode.id, prompt))
+            + outputs * fleet.costs.step(0.0, decode.load.depth() as f64 + 1.0);
         let longest_step = |engine: &EngineState| fleet.costs.step(engine.batched_tokens(), 1.0);
         let calm = longest_step(prefill) <= itl_max.min(longest_step(decode));
         return if stay < go && calm { Plan::Whole(prefill.id) } else { floor };
@@ -51,7 +55,7 @@ fn long(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &Engine
     let late = fleet.ttft(prefill, prompt) > ttft_max;
     let sooner = fleet.ttft(decode, prompt) <= ttft_max * ROOM_TO_SPARE;
     let calm = fleet.step_beside(decode, prompt) <= itl_max.min(decode.itl_objective()) * ROOM_TO_SPARE;
-    let leaves_room = decode.load.long_prefills == 0 && 2.0 * decode.chunk_of(prompt) <= decode.chunk();
+    let leaves_room = decode.load.long_prefills == 0 && 2.0 * decode.chunk_of(fleet.uncached(decode.id, prompt)) <= decode.chunk();
     if late && sooner && calm && leaves_room { Plan::Whole(decode.id) } else { floor }
 }
 
@@ -67,7 +71,7 @@ fn short(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &Engin
     if ttft > ttft_max || jolt {
         return if ttft_elsewhere <= ttft_max * ROOM_TO_SPARE { elsewhere } else { floor };
     }
-    let handoff = fleet.handoff(prefill.id, decode.id, prompt);
+    let handoff = fleet.handoff(prefill.id, decode.id, fleet.uncached(decode.id, prompt));
     let calm = handoff + decode.joining(fleet.costs, decode.load.running as f64 + 1.0) <= itl_max * ROOM_TO_SPARE;
     if calm && ttft_elsewhere + handoff < ttft { elsewhere } else { floor }
 }

@@ -4,9 +4,6 @@
 use super::{Ask, Plan, Policy, Turn};
 use crate::router::FleetView;
 
-/// Microseconds of work that a KV cache filled to one half counts for. As the cache fills, the term grows without bound.
-const KV_PRESSURE_US: f64 = 150_000.0;
-
 #[derive(Default)]
 pub(super) struct LeastLoad {
     turn: Turn,
@@ -14,10 +11,6 @@ pub(super) struct LeastLoad {
 
 impl Policy for LeastLoad {
     fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
-        let score = |engine: &crate::router::EngineState| {
-            let kv = engine.kv_usage().min(0.999);
-            fleet.work(engine) + KV_PRESSURE_US * kv / (1.0 - kv)
-        };
-        fleet.least(None, self.turn.next(), score).map(|engine| Plan::Whole(engine.id))
+        fleet.least(None, self.turn.next(), |engine| fleet.load(engine)).map(|engine| Plan::Whole(engine.id))
     }
 }

@@ -1,9 +1,14 @@
-//! The router against scripted engines, on a clock that the test moves.
+//! The router against scripted engines, on a clock that the test moves; and decisions alone, on fleets that are made up.
 
 mod admission;
+mod caches;
+mod deciding;
 mod devices;
 mod life;
 mod links;
+mod made_up;
 mod placing;
+mod scores;
 mod script;
 mod storm;
+mod watching;

@@ -13,8 +13,17 @@ use crate::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router}
 pub const A: EngineId = EngineId(0);
 pub const B: EngineId = EngineId(1);
 
-pub const FACTS: EngineFacts =
-    EngineFacts { max_model_len: 4096, max_num_batched_tokens: 2048, max_num_seqs: 64, kv_tokens: 32_768, kv_transfer: true };
+pub const FACTS: EngineFacts = EngineFacts {
+    max_model_len: 4096,
+    max_num_batched_tokens: 2048,
+    max_num_seqs: 64,
+    kv_tokens: 32_768,
+    kv_transfer: true,
+    prefix_block_tokens: 16,
+    cost_per_hour: None,
+};
+
+pub const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) };
 
 /// A leg on an engine.
 #[derive(Clone, Debug)]
@@ -48,6 +57,8 @@ pub struct Stage {
     pub cut: BTreeSet<EngineId>,
     /// Every leg ever sent.
     pub sent: Vec<LegId>,
+    /// What engines say of cached prompt tokens with a leg's first tokens.
+    pub cached_tokens: Option<u32>,
     pub actions: Vec<Action>,
 }
 
@@ -84,6 +95,7 @@ impl Stage {
             dead: BTreeSet::new(),
             cut: BTreeSet::new(),
             sent: Vec::new(),
+            cached_tokens: None,
             actions: Vec::new(),
         }
     }
@@ -143,8 +155,7 @@ impl Stage {
     }
 
     pub fn arrive(&mut self, request: u64, prompt_tokens: usize, max_tokens: u32) -> Vec<Action> {
-        let objectives = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) };
-        self.arrive_with(request, prompt_tokens, max_tokens, objectives)
+        self.arrive_with(request, prompt_tokens, max_tokens, OBJECTIVES)
     }
 
     pub fn arrive_with(&mut self, request: u64, prompt_tokens: usize, max_tokens: u32, objectives: Objectives) -> Vec<Action> {
@@ -159,7 +170,18 @@ impl Stage {
         max_tokens: u32,
         objectives: Objectives,
     ) -> Vec<Action> {
-        let (id, prompt) = (RequestId(request), prompt(request, prompt_tokens));
+        self.arrive_saying(priority, request, prompt(request, prompt_tokens), max_tokens, objectives)
+    }
+
+    pub fn arrive_saying(
+        &mut self,
+        priority: Priority,
+        request: u64,
+        prompt: Vec<TokenId>,
+        max_tokens: u32,
+        objectives: Objectives,
+    ) -> Vec<Action> {
+        let id = RequestId(request);
         self.clients.insert(id, Client { prompt: prompt.clone(), max_tokens, ..Client::default() });
         let request =
             Request { id, prompt: prompt.into(), max_tokens, ignore_eos: true, class: Class::Short, priority, objectives };
@@ -173,6 +195,7 @@ impl Stage {
     /// The leg gives this many tokens, and ends with the last one it was asked for.
     pub fn give(&mut self, leg: LegId, count: usize) -> Vec<Action> {
         let Some(live) = self.live.get_mut(&leg) else { panic!("{leg} is on no engine") };
+        let cached_tokens = if live.given.is_empty() { self.cached_tokens } else { None };
         let mut tokens = Vec::new();
         for _ in 0..count.min(live.leg.max_tokens as usize - live.given.len()) {
             let before: Vec<TokenId> = live.leg.prompt.iter().chain(&live.given).copied().collect();
@@ -180,14 +203,18 @@ impl Stage {
             tokens.extend(live.given.last());
         }
         if live.given.len() == live.leg.max_tokens as usize {
-            return self.end(leg, &tokens, &FinishReason::Length);
+            return self.end_with(leg, &tokens, cached_tokens, &FinishReason::Length);
         }
-        self.feed(Event::Output { leg, tokens: &tokens, cached_tokens: None, finish: None })
+        self.feed(Event::Output { leg, tokens: &tokens, cached_tokens, finish: None })
     }
 
     /// The leg gives these tokens and ends; it leaves its KV behind if it was told to. An engine that aborts or fails a leg does not
     /// say so: the leg may have ended just before, and then the word of that end is dropped.
     pub fn end(&mut self, leg: LegId, tokens: &[TokenId], reason: &FinishReason) -> Vec<Action> {
+        self.end_with(leg, tokens, None, reason)
+    }
+
+    fn end_with(&mut self, leg: LegId, tokens: &[TokenId], cached_tokens: Option<u32>, reason: &FinishReason) -> Vec<Action> {
         let Some(live) = self.live.remove(&leg) else { panic!("{leg} is on no engine") };
         let holds = live.leg.hold && live.waits.is_none() && !self.cut.contains(&live.engine);
         if holds && !self.released.contains(&(live.engine, leg)) {
@@ -195,7 +222,7 @@ impl Stage {
         }
         let says = holds && matches!(reason, FinishReason::Length | FinishReason::Stop);
         let held = says.then_some(HeldKv { tokens: live.leg.prompt.len() as u32 });
-        self.feed(Event::Output { leg, tokens, cached_tokens: None, finish: Some((reason, held)) })
+        self.feed(Event::Output { leg, tokens, cached_tokens, finish: Some((reason, held)) })
     }
 
     /// The copy that the leg waits for is over.

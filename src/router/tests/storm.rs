@@ -4,8 +4,8 @@
 use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
-use super::script::{A, B, Stage, split};
-use crate::config::{AdmissionSettings, EarlyRejection, RouterSettings, WindowKind};
+use super::script::{A, B, Stage, prompt, split};
+use crate::config::{AdmissionSettings, EarlyRejection, PrefixTracking, RouterSettings, WindowKind};
 use crate::core::{EngineId, EngineStats, FinishReason, LegId, Micros, Objectives, Priority, Rng, Tuning, seeded};
 use crate::router::{Arrangement, Event, PolicyKind};
 
@@ -87,18 +87,25 @@ fn settings(seed: u64) -> RouterSettings {
 
 fn storm(policy: PolicyKind, seed: u64) {
     let rng = &mut seeded(seed, "storm");
-    let settings = settings(seed);
+    let mut settings = settings(seed);
+    if seed % 4 >= 2 {
+        settings.prefix.track = PrefixTracking::Always;
+    }
     let mut stage = Stage::with(4, &arrangement(policy), &settings);
     let (mut arrived, mut late) = (0, Late::new());
     for _ in 0..STEPS {
         let leg = stage.live.keys().copied().choose(rng);
+        // What no engine can have cached is said, too.
+        stage.cached_tokens = *[None, Some(0), Some(64), Some(5000)].choose(rng).unwrap_or(&None);
         match rng.random_range(0..100) {
             0..15 if arrived < REQUESTS => {
                 let prompt_tokens = *[1, 64, 300, 1000].choose(rng).unwrap_or(&64);
                 let max_tokens = rng.random_range(1..12);
                 let priority = *Priority::ALL.choose(rng).unwrap_or(&Priority::Normal);
                 let objectives = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) };
-                stage.arrive_as(priority, arrived, prompt_tokens, max_tokens, objectives);
+                // Few texts, so that some are in a cache.
+                let text = prompt(arrived % 5, prompt_tokens);
+                stage.arrive_saying(priority, arrived, text, max_tokens, objectives);
                 let queued = stage.router.admission().queued;
                 assert!(queued.iter().all(|&queued| queued <= settings.admission.queue_max), "{queued:?} wait");
                 arrived += 1;

@@ -81,6 +81,8 @@ mod tests {
             id: RequestId(0),
             index: 0,
             class: Class::Short,
+            wave: None,
+            turn: None,
             prompt_tokens: 1,
             objectives: Objectives { ttft_us_max: Micros(1), itl_us_max: Micros(1) },
             arrived_us: Micros(0),
