@@ -17,6 +17,8 @@ pub struct Faults {
     /// Engines whose link to the mover breaks for good.
     pub cut_link: Vec<CutLink>,
     pub stale_telemetry: StaleTelemetry,
+    /// What engines give reaches the router this much later, in order.
+    pub late_outputs_ms: u64,
     pub lost_messages: LostMessages,
     /// Share of KV copies that fail.
     pub failed_copies: f64,
@@ -32,6 +34,7 @@ impl Default for Faults {
             slow_link: Vec::new(),
             cut_link: Vec::new(),
             stale_telemetry: StaleTelemetry::default(),
+            late_outputs_ms: 0,
             lost_messages: LostMessages::default(),
             failed_copies: 0.0,
             clients_leave: ClientsLeave::default(),

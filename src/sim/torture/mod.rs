@@ -78,6 +78,7 @@ mod tests {
         many("slow links", |s| !s.faults.slow_link.is_empty());
         many("cut links", |s| !s.faults.cut_link.is_empty());
         many("stale telemetry", |s| s.faults.stale_telemetry.dropped > 0.0);
+        many("late outputs", |s| s.faults.late_outputs_ms > 0);
         many("lost messages", |s| s.faults.lost_messages.releases > 0.0);
         many("failed copies", |s| s.faults.failed_copies > 0.0);
         many("clients that leave", |s| s.faults.clients_leave.share > 0.0);

@@ -165,6 +165,9 @@ fn faults(engines: usize, rng: &mut Rng) -> Faults {
         faults.stale_telemetry = StaleTelemetry { late_ms: rng.random_range(0..=500), dropped: rng.random_range(0.0..=1.0) };
     }
     if rng.random_bool(0.4) {
+        faults.late_outputs_ms = rng.random_range(1..=100);
+    }
+    if rng.random_bool(0.4) {
         let (releases, moves) = (rng.random_range(0.0..=1.0), rng.random_range(0.0..=1.0));
         faults.lease_ms = lease_ms;
         faults.lost_messages = LostMessages { releases, moves, late_ms: rng.random_range(0..=200) };

@@ -184,6 +184,7 @@ impl Worst {
         let extra_us = (deaths * faults.engine_death.noticed_after_ms * 1_000) as f64
             + (slow - 1.0) * copies as f64 * legs
             + held
+            + (faults.late_outputs_ms * 1_000) as f64 * legs * f64::from(scenario.router.resumes_max + 1)
             + (scenario.router.tick_ms * 1_000) as f64;
         Worst { alone_us: scenario.requests.iter().map(|(_, request)| alone(request)).collect(), extra_us }
     }

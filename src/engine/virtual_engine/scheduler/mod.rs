@@ -249,10 +249,6 @@ impl Scheduler {
         std::mem::take(&mut self.loads)
     }
 
-    pub fn has_ended(&self) -> bool {
-        !self.ended.is_empty()
-    }
-
     /// Legs that ended outside a step, since the last call.
     pub fn take_ended(&mut self) -> Vec<LegOutput> {
         std::mem::take(&mut self.ended)
