@@ -97,8 +97,9 @@ fn what_weighs_a_request_by_its_cost_is_no_worse_than_what_counts_work() {
             PolicyKind::PredictedLatency,
         ]
         .map(|policy| serve(&shared(policy, Tuning::default()), &load));
-        let [_, least_load, .., predicted] = &figures;
-        assert!(predicted.goodput() >= least_load.goodput() - 0.01);
+        let [_, least_load, .., score, predicted] = &figures;
+        assert!(score.goodput() >= least_load.goodput() - 0.01 && score.short_ttft(0.95) <= 1.05 * least_load.short_ttft(0.95));
+        assert!(predicted.goodput() >= least_load.goodput() && predicted.short_ttft(0.95) <= least_load.short_ttft(0.95));
     }
 }
 

@@ -5,6 +5,7 @@
 //!      + running * prefill                                   while its prompt is computed, everybody's next token waits
 //!      + decode_us * min(outputs * depth, their outputs)     then every step is longer by one more request
 //!      + hand-off                                            if it moves
+//!      + LATE_WEIGHT * (TTFT - its objective)                where it would be late
 //! ```
 //! Least load looks at the engine alone; this looks at what THIS request does to it, so a long prompt goes where few are decoding, and a
 //! short one with a long answer does not mind a prompt that is soon done. In two pools it is also what decides whether to move.
@@ -13,6 +14,10 @@ use crate::core::{EngineId, Role};
 use crate::router::{EngineState, FleetView, Terms};
 
 use super::{Ask, Plan, Policy, Turn};
+
+/// A microsecond beyond the TTFT objective counts as so many more. The sum alone would let a few prompts wait without end where many
+/// requests gain a little by it.
+const LATE_WEIGHT: f64 = 4.0;
 
 #[derive(Default)]
 pub(super) struct PredictedLatency {
@@ -23,6 +28,7 @@ pub(super) struct PredictedLatency {
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
     ttft: f64,
+    late: f64,
     handoff: f64,
     decode: f64,
     /// What others lose while the prompt is computed, and while the answer is.
@@ -38,7 +44,9 @@ impl Cost {
         let (prompt, pace) = (f64::from(ask.prompt_tokens), fleet.pace(engine));
         let computing = fleet.uncached(engine.id, prompt) * fleet.costs.prefill_us;
         let delays_by_prefill = pace * computing * engine.load.running as f64;
-        Cost { ttft: pace * fleet.ttft(engine, prompt), delays_by_prefill, ..self }
+        let ttft = pace * fleet.ttft(engine, prompt);
+        let late = LATE_WEIGHT * (ttft - ask.objectives.ttft_us_max.0 as f64).max(0.0);
+        Cost { ttft, late, delays_by_prefill, ..self }
     }
 
     /// Decoding on this engine, from the first token to the last.
@@ -58,11 +66,12 @@ impl Cost {
     }
 
     fn total(&self) -> f64 {
-        self.ttft + self.handoff + self.decode + self.delays_by_prefill + self.delays_by_decode + self.room
+        self.ttft + self.late + self.handoff + self.decode + self.delays_by_prefill + self.delays_by_decode + self.room
     }
 
     fn say(&self, engine: EngineId, terms: &mut impl Terms) {
         terms.term(engine, "ttft_us", self.ttft);
+        terms.term(engine, "late_us", self.late);
         terms.term(engine, "handoff_us", self.handoff);
         terms.term(engine, "decode_us", self.decode);
         terms.term(engine, "delays_by_prefill_us", self.delays_by_prefill);

@@ -216,6 +216,13 @@ fn the_least_predicted_time_is_everybodys() {
     assert_eq!(place(&made, 64, 16), 0);
     made.engines[0].signals.stepped(Time(59_000_000), Micros(30_000), 10_000.0);
     assert_eq!(place(&made, 64, 16), 1);
+    // Two behind which a long one would be late count for more than four that it holds up.
+    let mut made = Made::new(2);
+    made.decoding(0, 4);
+    made.waiting(1, 1, 1_500);
+    assert_eq!(place(&made, 1_500, 2), 1, "2.1 s");
+    made.waiting(1, 1, 3_000);
+    assert_eq!(place(&made, 1_500, 2), 0, "4.1 s, of 3");
     // A full cache.
     let mut made = Made::of(&[EngineFacts { kv_tokens: 100, ..FACTS }, FACTS]);
     made.decoding(1, 1);
