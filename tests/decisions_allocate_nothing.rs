@@ -46,6 +46,7 @@ const FACTS: EngineFacts = EngineFacts {
     kv_tokens: 1 << 18,
     kv_transfer: true,
     prefix_block_tokens: 16,
+    cost_per_hour: None,
 };
 const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(500_000), itl_us_max: Micros(200_000) };
 

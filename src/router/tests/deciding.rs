@@ -97,7 +97,7 @@ fn every_term_is_between_zero_and_one() {
             for engine in &made.engines {
                 assert_eq!(costs[engine.id.index()].is_finite(), engine.alive, "{stage:?}");
             }
-            for candidate in said.take(&made.cached) {
+            for candidate in said.take() {
                 let sound = candidate.terms.values().all(|term| (0.0..=1.0).contains(term));
                 assert!(sound && candidate.terms.len() >= 7, "{stage:?}: {candidate:?}");
             }

@@ -87,7 +87,9 @@ impl Made {
     }
 
     pub fn explained(&self) -> Vec<Candidate> {
-        self.explanation.borrow_mut().take(&self.cached)
+        let mut explanation = self.explanation.borrow_mut();
+        explanation.decided_with(&self.cached);
+        explanation.take()
     }
 
     /// Where a policy that has decided nothing yet sends it.
@@ -128,6 +130,7 @@ pub fn any_fleet(rng: &mut Rng) -> Made {
             max_num_seqs: *[0, 1, 16, 256].choose(rng).unwrap_or(&1),
             kv_tokens: *[0, 500, 32_768, u64::MAX].choose(rng).unwrap_or(&1),
             kv_transfer: rng.random_bool(0.8),
+            prefix_block_tokens: 16,
             cost_per_hour: *[None, Some(0.0), Some(2.5), Some(f64::NAN), Some(-1.0), Some(f64::MAX)].choose(rng).unwrap_or(&None),
         })
         .collect();
