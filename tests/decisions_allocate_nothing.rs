@@ -47,6 +47,7 @@ const FACTS: EngineFacts = EngineFacts {
     kv_transfer: true,
     cost_per_hour: None,
     prefix_block_tokens: 16,
+    cost_per_hour: None,
 };
 const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(500_000), itl_us_max: Micros(200_000) };
 

@@ -20,9 +20,16 @@ const SCHEMA: u32 = 1;
 const DECIDING: [&str; 9] =
     ["engine.", "pools.", "router.", "migrate.", "workload.", "objectives.", "dynamic_router.", "virtual.", "run.quick"];
 
-/// Of these, what says only where things lie.
-const PLACES: [&str; 6] =
-    ["engine.model", "engine.venv", "engine.start_timeout_s", "migrate.run_dir", "migrate.calibration", "dynamic_router.workloads"];
+/// Of these, those that change where things lie and what is written down, and nothing of what is served.
+const NOT_DECIDING: [&str; 7] = [
+    "engine.model",
+    "engine.venv",
+    "engine.start_timeout_s",
+    "router.explain",
+    "migrate.run_dir",
+    "migrate.calibration",
+    "dynamic_router.workloads",
+];
 
 #[derive(Debug, Error)]
 pub enum ExpectationsError {
@@ -184,7 +191,7 @@ impl Expectations {
 fn identity(run: &RunInfo) -> Option<(String, BTreeMap<String, String>)> {
     let settings: Settings = serde_json::from_value(run.settings.clone()).ok()?;
     let defaults = config::default_values();
-    let decides = |key: &str| DECIDING.iter().any(|prefix| key.starts_with(prefix)) && !PLACES.contains(&key);
+    let decides = |key: &str| DECIDING.iter().any(|prefix| key.starts_with(prefix)) && !NOT_DECIDING.contains(&key);
     let changed = config::values(&settings)
         .into_iter()
         .map(|(key, value)| (config::written(&defaults[&key]), key, config::written(&value)))

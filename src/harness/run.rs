@@ -130,9 +130,17 @@ impl Prepared {
         subjects: Vec<(&'static str, Box<dyn Subject>)>,
     ) -> Result<Prepared, FolderError> {
         let run = Identity::now(target.name, &settings.run.out);
-        let part = |(name, subject)| Ok(Part { name: Some(name), folder: RunFolder::create(run.part(name))?, subject });
-        let parts = subjects.into_iter().map(part).collect::<Result<Vec<_>, FolderError>>()?;
-        Ok(Prepared::new(settings, command, run.dir, parts))
+        let mut prepared = Prepared::new(settings, command, run.dir.clone(), Vec::new());
+        for (name, subject) in subjects {
+            match RunFolder::create(run.part(name)) {
+                Ok(folder) => prepared.parts.push(Part { name: Some(name), folder, subject }),
+                Err(error) => {
+                    prepared.abandon();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(prepared)
     }
 
     fn new(settings: &Settings, command: Vec<String>, dir: PathBuf, parts: Vec<Part>) -> Prepared {
@@ -239,7 +247,8 @@ impl Course<'_> {
 
         let mut measured = match plan.arrange(&driver, &mut run, &mut phases).await {
             Ok(()) => {
-                run.expected = self.expectations.of_part(&run);
+                // An exact run compares tokens, and has no ratios.
+                run.expected = if self.settings.run.exact { None } else { self.expectations.of_part(&run) };
                 folder.write_run(&run)?;
                 phases.begin("measurement", run.arms.len() as u32 * plan.effort().repetitions);
                 pair::measure(plan.as_ref(), &run, &driver, &mut folder).await?

@@ -43,6 +43,7 @@ impl Ours {
             kv_tokens: (BLOCKS / engines * BLOCK) as u64,
             kv_transfer: true,
             prefix_block_tokens: BLOCK as u32,
+            cost_per_hour: None,
         };
         let mut settings = RouterSettings { max_in_flight: 4096, ..RouterSettings::default() };
         settings.prefix.track = PrefixTracking::Always;

@@ -87,11 +87,9 @@ impl Made {
     }
 
     pub fn explained(&self) -> Vec<Candidate> {
-        {
-            let mut explanation = self.explanation.borrow_mut();
-            explanation.decided_with(&self.cached);
-            explanation.take()
-        }
+        let mut explanation = self.explanation.borrow_mut();
+        explanation.decided_with(&self.cached);
+        explanation.take()
     }
 
     /// Where a policy that has decided nothing yet sends it.
