@@ -4,6 +4,7 @@
 mod error;
 mod keys;
 mod load;
+mod migration;
 mod origin;
 mod router;
 mod settings;
@@ -12,6 +13,7 @@ mod validate;
 pub use error::{ConfigError, Problem};
 pub use keys::written;
 pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, default_values, load, values};
+pub use migration::MigrationSettings;
 pub use origin::Origin;
 pub use router::RouterSettings;
 pub use settings::*;

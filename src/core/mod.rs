@@ -10,6 +10,7 @@ mod leg;
 mod program;
 mod request;
 mod rng;
+mod sampling;
 mod signals;
 mod units;
 
@@ -22,5 +23,6 @@ pub use leg::{FinishReason, HeldKv, KvSource, Leg, LegFinish, LegOutput, LegStep
 pub use program::Program;
 pub use request::{Class, Objectives, Priority, Request, Role};
 pub use rng::{Rng, seeded};
+pub use sampling::{Sampling, Stays};
 pub use signals::{DeviceSignals, EngineStats};
 pub use units::{Bytes, Micros};

@@ -6,6 +6,7 @@ use crate::config::RouterSettings;
 use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
 
 use super::flight::Flight;
+use super::migration::Migration;
 use super::policy::{self, Ask, Plan, Policy};
 use super::{
     Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind,
@@ -28,6 +29,7 @@ pub struct Router {
     pub(super) flights: HashMap<RequestId, Flight>,
     /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
     pub(super) draining: HashMap<LegId, EngineId>,
+    pub(super) migration: Migration,
 }
 
 impl Router {
@@ -45,6 +47,7 @@ impl Router {
             long_prompt_tokens_min: settings.prefill_ctx_thresh,
             flights: HashMap::new(),
             draining: HashMap::new(),
+            migration: Migration::new(fleet.len()),
         }
     }
 
@@ -85,7 +88,9 @@ impl Router {
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
             Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
-            Event::Tick => {}
+            Event::Drain { engine } => self.drain(engine),
+            Event::Undrain { engine } => self.undrain(engine),
+            Event::Tick => self.tick(now, actions),
             Event::ShutDown => self.shut_down(actions),
         }
     }
@@ -137,6 +142,9 @@ impl Router {
         }
         if prompt_tokens.saturating_add(max_tokens) > max_model_len {
             return Some(RejectReason::TooLong { prompt_tokens, max_tokens, max_model_len });
+        }
+        if let Some(rule) = request.sampling.wrong() {
+            return Some(RejectReason::Sampling { rule: rule.to_owned() });
         }
         let in_flight = self.in_flight() as u32;
         (in_flight >= self.settings.max_in_flight).then_some(RejectReason::TooManyInFlight { in_flight })

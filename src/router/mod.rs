@@ -4,10 +4,12 @@
 mod brain;
 mod copies;
 mod cost;
+mod drain;
 mod event;
 mod fleet;
 mod flight;
 mod life;
+mod migration;
 pub mod policy;
 
 #[cfg(test)]
@@ -17,5 +19,6 @@ pub use crate::core::{Arrangement, ArrangementError, PolicyKind};
 pub use brain::Router;
 pub use copies::{COPY_LINES_MAX, CopyLine, CopyTable};
 pub use cost::CostModel;
+pub use drain::DrainError;
 pub use event::{Action, Event};
 pub use fleet::{DEVICE_SIGNALS_AGE_MAX, EngineFacts, EngineState, FleetView, Load};

@@ -142,6 +142,7 @@ impl<'a> Machine<'a> {
                     self.kick(engine.index());
                 }
                 Action::Abort { engine, leg } => self.engines[engine.index()].abort(leg),
+                Action::Part { engine, leg } => self.engines[engine.index()].part(leg),
                 Action::Release { engine, leg } => drop(self.engines[engine.index()].release(leg)),
                 Action::Tune { engine, tuning } => self.engines[engine.index()].tune(tuning),
                 Action::Note(_) => {}

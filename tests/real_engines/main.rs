@@ -7,6 +7,7 @@ mod command_line;
 mod deaths;
 mod disconnects;
 mod exact;
+mod moving;
 mod pair;
 
 use std::time::Instant;
@@ -24,6 +25,8 @@ async fn dualpool_over_real_engines() {
     step("a death of the source during the copy", deaths::of_the_source_during_the_copy).await;
     step("a death of the destination during the copy", deaths::of_the_destination_during_the_copy).await;
     step("a death during decode", deaths::during_decode).await;
+    step("a death with fifty requests in flight", deaths::with_fifty_in_flight).await;
+    step("live migration", moving::live_migration).await;
     step("Ctrl-C keeps what is finished", command_line::ctrl_c_ends_engines_and_keeps_finished_work).await;
 }
 

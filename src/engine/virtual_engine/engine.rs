@@ -81,6 +81,10 @@ impl Engine for VirtualEngine {
         self.inbox.push(Command::Abort(leg));
     }
 
+    fn part(&self, leg: LegId) {
+        self.inbox.push(Command::Part(leg));
+    }
+
     fn tune(&self, tuning: Tuning) -> anyhow::Result<()> {
         self.inbox.push(Command::Tune(tuning));
         Ok(())
@@ -219,6 +223,7 @@ impl Core {
                     self.scheduler.submit(leg);
                 }
                 Command::Abort(leg) => self.scheduler.abort(leg),
+                Command::Part(leg) => self.scheduler.part(leg),
                 Command::Tune(tuning) => self.scheduler.tune(tuning),
                 Command::Release(leg) => {
                     if self.scheduler.release(leg) {

@@ -128,6 +128,15 @@ impl Scheduler {
         }
     }
 
+    /// Ends a leg with the token of its next step, and holds its KV.
+    pub fn part(&mut self, leg: LegId) {
+        let here = self.waiting.iter_mut().chain(&mut self.loading).chain(&mut self.loaded).chain(&mut self.running);
+        for sequence in here.filter(|sequence| sequence.leg.id == leg) {
+            sequence.leg.max_tokens = sequence.leg.max_tokens.min(sequence.outputs.len() as u32 + 1);
+            sequence.leg.hold = true;
+        }
+    }
+
     /// The KV that a leg waits for is there; none when it could not be copied, so that the prompt must be computed.
     pub fn loaded(&mut self, leg: LegId, kv: Option<Fingerprint>) {
         let Some(at) = self.loading.iter().position(|sequence| sequence.leg.id == leg) else { return };
@@ -335,12 +344,12 @@ impl Scheduler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{EngineId, RequestId};
+    use crate::core::{EngineId, RequestId, Sampling};
 
     fn leg(request: u64, prompt: usize, max_tokens: u32) -> Leg {
         let prompt = (0..prompt as TokenId).map(|i| i * 7 + request as TokenId + 1).collect();
         let id = LegId { request: RequestId(request), leg: 0 };
-        Leg { id, prompt, max_tokens, ignore_eos: true, load: None, hold: false }
+        Leg { id, prompt, max_tokens, ignore_eos: true, sampling: Sampling::default(), load: None, hold: false }
     }
 
     /// Steps until nothing is left to do.

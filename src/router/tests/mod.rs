@@ -3,6 +3,8 @@
 mod devices;
 mod life;
 mod links;
+mod moving;
 mod placing;
+mod sampling;
 mod script;
 mod storm;
