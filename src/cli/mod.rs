@@ -1,9 +1,11 @@
 //! The command line, one file per subcommand.
 
+mod admin;
 mod calibrate;
 mod completions;
 mod config;
 mod doctor;
+mod drain;
 mod failure;
 mod flags;
 pub mod fleet;
@@ -60,6 +62,8 @@ enum Command {
     ListTargets,
     /// Watch a run while it goes on, and this machine's GPUs.
     Top(top::Args),
+    /// Empty an engine while a run goes on: its requests move to others, and it gets no new ones.
+    Drain(drain::Args),
     /// Rebuild the table and report.html from a run's artifacts.
     Report(report::Args),
     /// Show what this machine is made of, or the one that a file shows: GPUs, NUMA nodes, NICs, and how far apart they are.
@@ -106,6 +110,7 @@ fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Profile(args) => profile::run(args, &cli, &terminal),
         Command::ListTargets => list_targets::run(),
         Command::Top(args) => top::run(args),
+        Command::Drain(args) => drain::run(args),
         Command::Report(args) => report::run(args),
         Command::Topology(args) => topology::run(args),
         Command::Config(args) => config::run(args, &cli),
