@@ -155,8 +155,9 @@ fn a_window_has_a_budget_of_requests_and_of_tokens() {
                 }
             }
         }
-        assert!(moved.len() >= 2, "{moved:?}");
-        assert!(moved.windows(2).all(|pair| pair[1].since(pair[0]) >= window), "{moved:?}");
+        assert!(moved.len() >= 3, "{moved:?}");
+        // One in each window; two of neighbouring windows may be closer.
+        assert!(moved.windows(3).all(|moves| moves[2].since(moves[0]) >= window), "{moved:?}");
         finish(&mut stage);
     }
 }
