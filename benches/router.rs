@@ -5,8 +5,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use dualpool::config::{RouterSettings, SignalSettings};
 use dualpool::core::{
-    Class, EngineId, EngineStats, FinishReason, HeldKv, LegId, Micros, Objectives, Priority, Request, RequestId, Time, TokenId,
-    Tuning,
+    Class, EngineId, EngineStats, FinishReason, HeldKv, LegId, Micros, Objectives, Priority, Request, RequestId, Sampling, Time,
+    TokenId, Tuning,
 };
 use dualpool::router::policy::Ask;
 use dualpool::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router};
@@ -21,6 +21,7 @@ fn request(id: u64, prompt: &std::sync::Arc<[TokenId]>) -> Request {
         prompt,
         max_tokens: 32,
         ignore_eos: true,
+        sampling: Sampling::default(),
         class,
         priority: Priority::Normal,
         objectives: OBJECTIVES,

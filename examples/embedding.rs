@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use dualpool::config::EngineSettings;
-use dualpool::core::{Clock, EngineId, Leg, LegId, MonotonicClock, RequestId};
+use dualpool::core::{Clock, EngineId, Leg, LegId, MonotonicClock, RequestId, Sampling};
 use dualpool::engine::vllm::{self, EngineSpec, Pin};
 use dualpool::engine::{ENGINE_EVENTS_MAX, Engine, EngineEvent, EngineEvents};
 use tokio::sync::mpsc;
@@ -76,7 +76,7 @@ async fn serve(
         *next += 1;
         let prompt = (0..PROMPT_TOKENS).map(|k| (stream as u32 * 7 + k) % 200 + 10).collect();
         left.insert(id, max_tokens as usize);
-        engine.submit(Leg { id, prompt, max_tokens, ignore_eos: true, load: None, hold: false });
+        engine.submit(Leg { id, prompt, max_tokens, ignore_eos: true, sampling: Sampling::default(), load: None, hold: false });
     }
     let mut latencies = Vec::new();
     let mut tokens = 0;

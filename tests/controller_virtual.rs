@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dualpool::config::{RouterSettings, TelemetrySettings};
-use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream, Unsettled};
+use dualpool::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool::core::{
     Class, Clock, EngineId, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, Priority, RejectReason, RequestError, Role,
-    TokenId, Tuning, seeded,
+    Sampling, TokenId, Tuning, seeded,
 };
 use dualpool::engine::virtual_engine::{Fingerprint, VirtualEngine, VirtualFleet, VirtualMover, VirtualSettings};
 use dualpool::engine::{Engine, EngineInfo, TokenizeError};
 use dualpool::migrate::Fault;
-use dualpool::router::{Arrangement, PolicyKind};
-use dualpool::telemetry::{HandoffRecord, LegRecord, Outcome, RequestRecord};
+use dualpool::router::{Arrangement, DrainError, PolicyKind};
+use dualpool::telemetry::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord, RouterNote};
 use rand::Rng as _;
 
 /// Nothing in these tests takes seconds; a wait this long means that something hangs.
@@ -59,6 +59,7 @@ fn request(index: u32, prompt_tokens: usize, max_tokens: u32) -> NewRequest {
         prompt: (0..prompt_tokens as TokenId).map(|i| i * 13 + index * 1_001 + 1).collect(),
         max_tokens,
         ignore_eos: true,
+        sampling: Sampling::default(),
         class: if prompt_tokens < 256 { Class::Short } else { Class::Long },
         priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) },
@@ -424,6 +425,51 @@ async fn samples_say_nothing_of_an_engine_that_has_not_reported() {
     rig.controller.shutdown().await;
 }
 
+/// Whatever is under way goes on elsewhere with the same tokens, and the records say what moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_engine_is_emptied_and_serves_again_when_told() {
+    let rig = rig_at(3, 4.0);
+    let (a, b) = (EngineId(0), EngineId(1));
+    rig.controller.arrange(&arrangement(PolicyKind::LeastLoad, 3)).await.unwrap();
+    rig.controller.record("drain", 0, rig.clock.now()).await;
+    let requests: Vec<NewRequest> = (0..24).map(|i| request(i, 40 + i as usize, 120)).collect();
+    let ((), (first, second)) = tokio::join!(rig.serve(&requests), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::join!(rig.controller.drain(a), rig.controller.drain(a))
+    });
+    assert!(first.is_ok() && second.is_ok(), "{first:?}, {second:?}");
+    rig.assert_settled().await;
+    let Recording { requests: records, notes, .. } = rig.controller.recorded().await;
+    let live = records.iter().flat_map(|record| &record.handoffs).filter(|handoff| handoff.kind == HandoffKind::Live).count();
+    let noted = notes.iter().filter(|note| matches!(note.note, RouterNote::Migrated { from, .. } if from == a)).count();
+    assert!(live > 0 && live == noted, "{live} moved, {noted} noted");
+    for record in records.iter().filter(|record| record.legs.len() == 2) {
+        assert_eq!(record.handoffs.len(), 1);
+        let (from, to) = (&record.legs[0], &record.legs[1]);
+        assert_eq!(
+            (from.engine, to.cached_tokens),
+            (a, record.prompt_tokens + from.output_tokens - 1),
+            "all but the last token's KV"
+        );
+    }
+
+    rig.controller.drain(b).await.unwrap();
+    let refused = rig.controller.drain(EngineId(2)).await.unwrap_err();
+    assert_eq!(refused.downcast_ref(), Some(&DrainError::Last { engine: EngineId(2) }));
+    rig.controller.undrain(a).await.unwrap();
+    rig.serve(&[request(30, 50, 4)]).await;
+
+    // One that dies while it is drained says so.
+    let waiting = tokio::spawn(collect(rig.controller.submit(request(31, 50, 100)).await));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    rig.engines[1].kill();
+    rig.engines[2].kill();
+    waiting.await.unwrap().1.unwrap();
+    assert!(rig.controller.drain(b).await.unwrap_err().to_string().contains("engine-1 is dead"));
+    rig.assert_settled().await;
+    rig.controller.shutdown().await;
+}
+
 /// An engine whose scheduler settings cannot be changed.
 struct Untunable(VirtualEngine);
 
@@ -439,6 +485,10 @@ impl Engine for Untunable {
 
     fn abort(&self, leg: LegId) {
         self.0.abort(leg);
+    }
+
+    fn part(&self, leg: LegId) {
+        self.0.part(leg);
     }
 
     fn tune(&self, _: Tuning) -> anyhow::Result<()> {

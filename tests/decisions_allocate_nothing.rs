@@ -5,7 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dualpool::config::{PrefixTracking, RouterSettings};
-use dualpool::core::{Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Time, TokenId, Tuning};
+use dualpool::core::{
+    Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time, TokenId, Tuning,
+};
 use dualpool::router::policy::Ask;
 use dualpool::router::{Action, Arrangement, EngineFacts, Event, Router};
 
@@ -45,7 +47,6 @@ const FACTS: EngineFacts = EngineFacts {
     max_num_seqs: 64,
     kv_tokens: 1 << 18,
     kv_transfer: true,
-    cost_per_hour: None,
     prefix_block_tokens: 16,
     cost_per_hour: None,
 };
@@ -76,6 +77,7 @@ fn router(policy: PolicyKind, engines: usize) -> Router {
             prompt: prompt(number).into(),
             max_tokens: 8,
             ignore_eos: true,
+            sampling: Sampling::default(),
             class: Class::Long,
             priority: Priority::Normal,
             objectives: OBJECTIVES,

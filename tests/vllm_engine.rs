@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dualpool::config::EngineSettings;
 use dualpool::core::{
-    Clock, EngineId, EngineStats, FinishReason, Leg, LegId, LegOutput, MonotonicClock, RequestId, TokenId, Tuning,
+    Clock, EngineId, EngineStats, FinishReason, Leg, LegId, LegOutput, MonotonicClock, RequestId, Sampling, TokenId, Tuning,
 };
 use dualpool::engine::vllm::{self, EngineSpec, Pin, Progress, StartError};
 use dualpool::engine::{ENGINE_EVENTS_MAX, Engine, EngineEvent, EngineEvents};
@@ -88,7 +88,7 @@ impl Fleet {
     fn leg(&mut self, prompt: Vec<TokenId>, max_tokens: u32) -> Leg {
         self.next += 1;
         let id = LegId { request: RequestId(self.next), leg: 0 };
-        Leg { id, prompt: prompt.into(), max_tokens, ignore_eos: true, load: None, hold: false }
+        Leg { id, prompt: prompt.into(), max_tokens, ignore_eos: true, sampling: Sampling::default(), load: None, hold: false }
     }
 
     async fn event(&mut self) -> EngineEvent {

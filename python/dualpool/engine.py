@@ -13,6 +13,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from dualpool.launch import CURRENT, Launch
+from dualpool.words import PART
 
 CONNECTOR = "DualpoolConnector"
 CONNECTOR_MODULE = "dualpool.connector"
@@ -139,17 +140,15 @@ class Lane:
             "max_num_seqs": config.scheduler_config.max_num_seqs,
         }
 
-    def submit(self, leg: str, prompt: list[int], max_tokens: int, ignore_eos: bool, kv: dict | None) -> None:
-        task = asyncio.get_running_loop().create_task(self._add(leg, prompt, max_tokens, ignore_eos, kv), context=self._context)
+    def submit(self, leg: str, prompt: list[int], sampling: dict, kv: dict | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._add(leg, prompt, sampling, kv), context=self._context)
         self._adding[leg] = task
 
-    async def _add(self, leg, prompt, max_tokens, ignore_eos, kv) -> None:
+    async def _add(self, leg, prompt, sampling, kv) -> None:
         collector = Collector(self, leg)
         try:
             params = SamplingParams(
-                temperature=0.0,
-                max_tokens=max_tokens,
-                ignore_eos=ignore_eos,
+                **sampling,
                 detokenize=False,
                 output_kind=RequestOutputKind.DELTA,
                 extra_args=None if kv is None else {"kv_transfer_params": kv},
@@ -171,7 +170,13 @@ class Lane:
             del self._adding[leg]
 
     def abort(self, leg: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._abort(leg), context=self._context)
+        self._run(self._abort(leg))
+
+    def part(self, leg: str) -> None:
+        self._run(self._part(leg))
+
+    def _run(self, work) -> None:
+        task = asyncio.get_running_loop().create_task(work, context=self._context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -185,6 +190,16 @@ class Lane:
             pass  # the engine's death is told once, not per leg
         self._aborted.discard(leg)
         self.flush(None)
+
+    async def _part(self, leg: str) -> None:
+        if adding := self._adding.get(leg):
+            await asyncio.wait([adding])
+        try:
+            # Past vLLM's front end, which would take it for the leg's end. An abort is the one message that names requests to a running
+            # scheduler, and it is looked at before a step's outputs are; ours knows this one for what it is.
+            await self._llm.engine_core.abort_requests_async([PART + leg])
+        except EngineDeadError:
+            pass
 
     def reason(self, leg: str, reason: str) -> str:
         if reason in ("length", "stop") or (reason == "abort" and leg in self._aborted):

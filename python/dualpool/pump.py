@@ -84,6 +84,10 @@ class Pump:
         if lane := self._lanes.get(key):
             lane.abort(leg)
 
+    def part(self, key, leg) -> None:
+        if lane := self._lanes.get(key):
+            lane.part(leg)
+
     def start(self, port, spec, reply) -> None:
         self._answer(reply, self._start(port, json.loads(spec)))
 

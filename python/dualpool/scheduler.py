@@ -12,6 +12,8 @@ from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from dualpool.words import HOLD, LEG, PART
+
 # sequence, max_num_batched_tokens, long_prefill_token_threshold, check (the exclusive or of the three and of SALT).
 LAYOUT = struct.Struct("<4I")
 SALT = 0x64756C70
@@ -113,6 +115,28 @@ class _Tunable:
         if request.request_id in self.failed_recving_kv_req_ids:
             request.priority = 0
         return super()._update_waiting_for_remote_kv(request)
+
+    def finish_requests(self, request_ids, finished_status):
+        """Aborts, and among them those that only ask for a leg to be parted."""
+        if isinstance(request_ids, str):
+            request_ids = (request_ids,)
+        if request_ids is not None:
+            request_ids = set(request_ids)
+            parting = {name for name in request_ids if name.startswith(PART)}
+            if parting:
+                self._part({name.removeprefix(PART) for name in parting})
+                request_ids -= parting
+        return super().finish_requests(request_ids, finished_status)
+
+    def _part(self, legs: set[str]) -> None:
+        """Ends these legs with their next token, or with those that are being computed, as if they had been asked for no more; the
+        connector then holds their KV. vLLM delivers an abort twice, in the middle of a step and after it: doing this twice changes
+        nothing, for the first time ends the leg with the very next output."""
+        for request in self.requests.values():
+            params = request.kv_transfer_params
+            if params and params.get(LEG) in legs and not request.is_finished():
+                params[HOLD] = True
+                request.max_tokens = min(request.max_tokens, request.num_output_tokens + max(1, request.num_output_placeholders))
 
     def make_stats(self, *args, **kwargs):
         # While blocks are held or awaited, vLLM polls with empty steps, a thousand a second, and would send statistics with each.

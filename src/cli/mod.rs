@@ -1,9 +1,11 @@
 //! The command line, one file per subcommand.
 
+mod admin;
 mod calibrate;
 mod completions;
 mod config;
 mod doctor;
+mod drain;
 mod failure;
 mod flags;
 pub mod fleet;
@@ -67,6 +69,8 @@ enum Command {
     Simulate(simulate::Args),
     /// Draw runs and simulations: TTFT, ITL, goodput and queue depth, as SVG and PNG.
     Plot(plot::Args),
+    /// Empty an engine while a run goes on: its requests move to others, and it gets no new ones.
+    Drain(drain::Args),
     /// Rebuild the table and report.html from a run's artifacts.
     Report(report::Args),
     /// Show what this machine is made of, or the one that a file shows: GPUs, NUMA nodes, NICs, and how far apart they are.
@@ -117,6 +121,7 @@ fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Top(args) => top::run(args),
         Command::Simulate(args) => simulate::run(args, &cli),
         Command::Plot(args) => plot::run(args),
+        Command::Drain(args) => drain::run(args),
         Command::Report(args) => report::run(args),
         Command::Topology(args) => topology::run(args),
         Command::Torture(args) => torture::run(args),

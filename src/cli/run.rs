@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::admin::{self, Admin};
 use super::failure::{FAILED, INTERRUPTED};
 use super::flags::SettingFlags;
 use super::fleet::Links;
@@ -116,9 +117,17 @@ async fn measure(
     };
     prepared.took("engine start", clock.now().since(started).into());
 
+    let admin = match Admin::open(&admin::folder(), controller.clone()) {
+        Ok(admin) => Some(admin),
+        Err(why) => {
+            bars.note(&format!("`dualpool drain` cannot reach this run: {why:#}"));
+            None
+        }
+    };
     let environment = environment::gather(controller.engines(), settings, gpu_names(placements));
     let outcomes = prepared.run(&controller, environment, bars.as_ref(), &cancel).await;
     bars.phase("engine stop", 0);
+    drop(admin);
     controller.shutdown().await;
     bars.finish();
     outcomes.map(|outcomes| Some((dir, outcomes)))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdmissionSettings, CacheAwareSettings, PrefixSettings, ScoreSettings, SignalSettings};
+use super::{AdmissionSettings, CacheAwareSettings, MigrationSettings, PrefixSettings, ScoreSettings, SignalSettings};
 use crate::core::{LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,7 @@ pub struct RouterSettings {
     pub signals: SignalSettings,
     pub score: ScoreSettings,
     pub cache_aware: CacheAwareSettings,
+    pub migration: MigrationSettings,
 }
 
 impl Default for RouterSettings {
@@ -45,6 +46,7 @@ impl Default for RouterSettings {
             signals: SignalSettings::default(),
             score: ScoreSettings::default(),
             cache_aware: CacheAwareSettings::default(),
+            migration: MigrationSettings::default(),
         }
     }
 }

@@ -99,6 +99,23 @@ const RULES: &[Rule] = &[
     rule("router.cache_aware.imbalance_rel", "a number of at least 1", |s| {
         s.router.cache_aware.imbalance_rel >= 1.0 && s.router.cache_aware.imbalance_rel.is_finite()
     }),
+    rule("router.migration.enabled", SWITCH, |_| true),
+    rule("router.migration.in_flight_max", COUNT, |s| s.router.migration.in_flight_max > 0),
+    rule("router.migration.window_ms", COUNT, |s| s.router.migration.window_ms > 0),
+    rule("router.migration.requests_max", COUNT, |s| s.router.migration.requests_max > 0),
+    rule("router.migration.tokens_max", COUNT, |s| s.router.migration.tokens_max > 0),
+    rule("router.migration.kv_share_max", "a share over 0, at most 1", |s| is_share(s.router.migration.kv_share_max)),
+    rule("router.migration.itl_share_from", POSITIVE, |s| is_positive(s.router.migration.itl_share_from)),
+    rule("router.migration.itl_share_to", "a number over 0, less than router.migration.itl_share_from", |s| {
+        is_positive(s.router.migration.itl_share_to) && s.router.migration.itl_share_to < s.router.migration.itl_share_from
+    }),
+    rule("router.migration.sustained_ms", COUNT_OR_NONE, |_| true),
+    rule("router.migration.moves_max", COUNT, |s| s.router.migration.moves_max > 0),
+    rule("router.migration.cool_down_ms", COUNT_OR_NONE, |_| true),
+    rule("router.migration.candidates_max", COUNT, |s| s.router.migration.candidates_max > 0),
+    rule("router.migration.contention", "a number of at least 0", |s| {
+        s.router.migration.contention >= 0.0 && s.router.migration.contention.is_finite()
+    }),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),

@@ -1,6 +1,7 @@
 //! The tokio shell around the router: it feeds engine, mover and client events in, carries the actions out, and records what
 //! happened to every request.
 
+mod drains;
 mod gpus;
 mod recording;
 mod task;
@@ -15,7 +16,9 @@ use anyhow::{Context, bail};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{RouterSettings, TelemetrySettings};
-use crate::core::{Class, Clock, EngineId, Objectives, Priority, RejectReason, Request, RequestError, RequestId, Time, TokenId};
+use crate::core::{
+    Class, Clock, EngineId, Objectives, Priority, RejectReason, Request, RequestError, RequestId, Sampling, Time, TokenId,
+};
 use crate::engine::{EngineEvents, EngineInfo, Fleet};
 use crate::migrate::{KvMover, MoveEvent};
 use crate::router::{Arrangement, ArrangementError, CostModel};
@@ -39,6 +42,7 @@ pub struct NewRequest {
     pub prompt: Arc<[TokenId]>,
     pub max_tokens: u32,
     pub ignore_eos: bool,
+    pub sampling: Sampling,
     pub class: Class,
     pub priority: Priority,
     pub objectives: Objectives,
@@ -48,8 +52,8 @@ pub struct NewRequest {
 
 impl NewRequest {
     pub fn numbered(self, id: RequestId) -> Request {
-        let NewRequest { prompt, max_tokens, ignore_eos, class, priority, objectives, index: _ } = self;
-        Request { id, prompt, max_tokens, ignore_eos, class, priority, objectives }
+        let NewRequest { prompt, max_tokens, ignore_eos, sampling, class, priority, objectives, index: _ } = self;
+        Request { id, prompt, max_tokens, ignore_eos, sampling, class, priority, objectives }
     }
 }
 
@@ -249,6 +253,19 @@ impl Controller {
             self.ask(|answer| Command::PrefixCacheReset(id, answer)).await?;
         }
         Ok(())
+    }
+
+    /// Drains an engine: it gets no new requests, those that decode on it move to others with their KV, and the rest follow with their first
+    /// token. What cannot move stays to its end. Returns when the engine is empty; it takes no requests until `undrain`, or until no
+    /// other engine is left. Fails with a `DrainError`, or when the engine dies or is told to take requests again. A caller that stops
+    /// waiting does not stop the drain.
+    pub async fn drain(&self, engine: EngineId) -> anyhow::Result<()> {
+        self.ask(|answer| Command::Drain(engine, answer)).await?
+    }
+
+    /// Has a drained engine take requests again.
+    pub async fn undrain(&self, engine: EngineId) -> anyhow::Result<()> {
+        self.ask(|answer| Command::Undrain(engine, answer)).await
     }
 
     /// Engines that are gone; their requests were resumed elsewhere.

@@ -17,6 +17,7 @@ use crate::migrate::{KvMover, MoveEvent};
 use crate::router::{Action, Arrangement, CostModel, EngineFacts, EngineState, Event, Router};
 use crate::telemetry::Sample;
 
+use super::drains::Drains;
 use super::gpus::{self, GpuWatch};
 use super::recording::Tape;
 use super::timeline::Timeline;
@@ -46,6 +47,9 @@ pub(super) enum Command {
     Costs(oneshot::Sender<CostModel>),
     SetCosts(CostModel, oneshot::Sender<()>),
     PrefixCacheReset(EngineId, oneshot::Sender<()>),
+    /// Answered when the engine is empty, or will not come to be.
+    Drain(EngineId, oneshot::Sender<anyhow::Result<()>>),
+    Undrain(EngineId, oneshot::Sender<()>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -75,6 +79,7 @@ pub(super) struct Task {
     /// Where the samples are shown while a recording goes on.
     follower: Option<mpsc::Sender<Vec<Sample>>>,
     leases_expired: u64,
+    drains: Drains,
     /// What the router asked for in answer to one event; kept for its memory.
     actions: Vec<Action>,
 }
@@ -115,6 +120,7 @@ impl Task {
             why_no_gpus: None,
             follower: None,
             leases_expired: 0,
+            drains: Drains::default(),
             actions: Vec::new(),
         }
     }
@@ -222,6 +228,12 @@ impl Task {
             Command::Costs(answer) => {
                 let _ = answer.send(*self.router.costs());
             }
+            Command::Drain(engine, answer) => self.drain(engine, answer),
+            Command::Undrain(engine, answer) => {
+                self.feed(Event::Undrain { engine });
+                self.drains.ended(engine, "it was told to take requests again");
+                let _ = answer.send(());
+            }
             Command::SetCosts(costs, answer) => {
                 self.router.set_costs(costs);
                 let _ = answer.send(());
@@ -260,6 +272,15 @@ impl Task {
         Ok(())
     }
 
+    fn drain(&mut self, engine: EngineId, answer: oneshot::Sender<anyhow::Result<()>>) {
+        if let Err(refused) = self.router.can_drain(engine) {
+            // Nobody waits any more: fine.
+            return drop(answer.send(Err(refused.into())));
+        }
+        self.drains.wait(engine, answer);
+        self.feed(Event::Drain { engine });
+    }
+
     fn condition(&self) -> Condition {
         let unsettled = Unsettled {
             in_flight: self.router.in_flight(),
@@ -283,6 +304,7 @@ impl Task {
                     mover.forget(engine);
                 }
                 self.feed(Event::EngineDied { engine, why: &why });
+                self.drains.ended(engine, "it died, and its requests went on elsewhere");
             }
         }
     }
@@ -366,6 +388,12 @@ impl Task {
                 self.fleet[engine.index()].submit(leg);
             }
             Action::Abort { engine, leg } => self.fleet[engine.index()].abort(leg),
+            Action::Part { engine, leg } => {
+                if let Some(client) = self.clients.get_mut(&leg.request) {
+                    client.timeline.parting(leg);
+                }
+                self.fleet[engine.index()].part(leg);
+            }
             Action::Release { engine, leg } => self.release(engine, leg),
             Action::Tune { engine, tuning } => {
                 if let Err(error) = self.fleet[engine.index()].tune(tuning) {
@@ -374,6 +402,7 @@ impl Task {
             }
             Action::Note(note) => {
                 tracing::debug!(?note, "the router decided");
+                self.drains.noted(&note);
                 let now = self.clock.now();
                 if let Some(tape) = &mut self.tape {
                     tape.note(now, *note);

@@ -3,7 +3,7 @@
 use crate::core::{Class, EngineId, Leg, LegId, LegOutput, Micros, Objectives, Request, RequestError, Role, Time, TokenId};
 use crate::migrate::MoveEvent;
 use crate::telemetry::nvtx::Range;
-use crate::telemetry::{HandoffRecord, LegRecord, Outcome, RequestRecord};
+use crate::telemetry::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord};
 
 /// Times as the clock gives them; a record's times count from its recording's origin.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ struct LegTimes {
     ended: Option<Time>,
     output_tokens: u32,
     cached_tokens: u32,
+    /// It was asked to end with its next token.
+    parted: bool,
     /// What the leg is at, for a profiler.
     phase: Range,
 }
@@ -37,6 +39,7 @@ struct LegTimes {
 struct Handoff {
     /// The leg that loads.
     leg: u16,
+    kind: HandoffKind,
     from: EngineId,
     to: EngineId,
     started: Time,
@@ -71,7 +74,9 @@ impl Timeline {
     pub fn sent(&mut self, now: Time, engine: EngineId, role: Role, leg: &Leg) {
         if let Some(source) = leg.load {
             let started = self.legs.get(usize::from(source.leg.leg)).and_then(|stay| stay.ended).unwrap_or(now);
-            self.handoffs.push(Handoff { leg: leg.id.leg, from: source.engine, to: engine, started, copied: None });
+            let parted = self.legs.get(usize::from(source.leg.leg)).is_some_and(|stay| stay.parted);
+            let kind = if parted { HandoffKind::Live } else { HandoffKind::Prefill };
+            self.handoffs.push(Handoff { leg: leg.id.leg, kind, from: source.engine, to: engine, started, copied: None });
         }
         let phase = Range::begin(|| match leg.load {
             Some(source) => format!("handoff {} > {engine}", source.engine),
@@ -85,8 +90,16 @@ impl Timeline {
             ended: None,
             output_tokens: 0,
             cached_tokens: 0,
+            parted: false,
             phase,
         });
+    }
+
+    /// A leg is asked to end, for the request to go on elsewhere.
+    pub fn parting(&mut self, leg: LegId) {
+        if let Some(stay) = self.legs.get_mut(usize::from(leg.leg)) {
+            stay.parted = true;
+        }
     }
 
     /// A leg gave something.
@@ -132,6 +145,7 @@ impl Timeline {
         let handoff = |handoff: &Handoff| {
             let first_token = self.legs.get(usize::from(handoff.leg)).and_then(|stay| stay.first_token);
             HandoffRecord {
+                kind: handoff.kind,
                 from: handoff.from,
                 to: handoff.to,
                 started_us: since(handoff.started),

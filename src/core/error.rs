@@ -54,6 +54,8 @@ pub enum RejectReason {
     EmptyPrompt,
     #[error("max_tokens is 0; ask for at least one token")]
     NoOutput,
+    #[error("{rule}")]
+    Sampling { rule: String },
     #[error("no engine of the fleet is alive")]
     NoEngine,
     #[error("the controller is shutting down")]

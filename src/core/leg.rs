@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EngineId, EngineStats, LegId, Time, TokenId};
+use super::{EngineId, EngineStats, LegId, Sampling, Time, TokenId};
 
 /// One stay of a request on one engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +15,7 @@ pub struct Leg {
     /// Output tokens of THIS leg; at least 1.
     pub max_tokens: u32,
     pub ignore_eos: bool,
+    pub sampling: Sampling,
     /// Where the KV of `prompt` can be copied from, instead of computing it.
     pub load: Option<KvSource>,
     /// Keep the KV blocks when the leg ends, for a later leg to load, until they are released or their lease runs out.

@@ -11,6 +11,7 @@ mod map;
 mod program;
 mod request;
 mod rng;
+mod sampling;
 mod signals;
 mod units;
 
@@ -24,5 +25,6 @@ pub use map::{IdHasher, IdMap};
 pub use program::Program;
 pub use request::{Class, Objectives, Priority, Request, Role};
 pub use rng::{Rng, seeded, split_mix};
+pub use sampling::{Sampling, Stays};
 pub use signals::{DeviceSignals, EngineStats};
 pub use units::{Bytes, Micros};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Micros, RequestId, TokenId};
+use super::{Micros, RequestId, Sampling, TokenId};
 
 /// What the router may send an engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -95,6 +95,7 @@ pub struct Request {
     pub max_tokens: u32,
     /// Go on to `max_tokens` even when the model ends its answer sooner (benchmarks need equal work).
     pub ignore_eos: bool,
+    pub sampling: Sampling,
     pub class: Class,
     pub priority: Priority,
     pub objectives: Objectives,

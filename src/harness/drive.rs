@@ -12,7 +12,7 @@ use super::Cancel;
 use super::Progress;
 use crate::config::{ObjectiveSettings, Settings};
 use crate::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
-use crate::core::{Class, Clock, EngineId, Micros, MonotonicClock, Objectives};
+use crate::core::{Class, Clock, EngineId, Micros, MonotonicClock, Objectives, Sampling};
 use crate::router::{Arrangement, CostModel};
 use crate::workload::WorkItem;
 
@@ -286,6 +286,7 @@ pub(super) fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewReq
         prompt: item.prompt.clone(),
         max_tokens: item.max_tokens,
         ignore_eos: true,
+        sampling: Sampling::default(),
         class: item.class,
         priority: item.priority,
         objectives: Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(objectives.itl_ms) },

@@ -192,6 +192,8 @@ pub struct ArmSummary {
     pub queue_depth_mean: PerRole,
     pub engines: Vec<EngineSummary>,
     pub handoffs: HandoffSummary,
+    #[serde(default)]
+    pub live_migrations: LiveMigrationSummary,
     pub errors: Vec<ErrorCount>,
     /// Where a router is what is measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -279,6 +281,18 @@ pub struct HandoffSummary {
     /// From the last output of the prefill leg to the first token of the decode leg.
     pub total_ms_p50: Option<f64>,
     pub total_ms_p95: Option<f64>,
+}
+
+/// Requests that went to another engine while they decoded, their KV with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LiveMigrationSummary {
+    pub count: u32,
+    /// From the last token before the move to the first one after it, as the client sees it.
+    pub downtime_ms: Quantiles,
+    /// The mover's copy alone.
+    pub copy_ms: Quantiles,
+    /// The median ITL of the requests that moved, for comparison.
+    pub itl_ms_p50: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

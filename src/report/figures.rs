@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::live::live_migrations;
 use super::measure::{Repetitions, class_name, itls_ms, quantile, sorted, ttft_ms, within_objectives};
 use super::{ArmSummary, EngineSummary, Environment, ErrorCount, HandoffSummary, ItlSummary, PerRole, Quantiles, TtftSummary};
 use crate::core::{Class, EngineId, Micros, Role};
@@ -34,6 +35,7 @@ pub fn figures(
         queue_depth_mean: queue_depth(samples),
         engines: environment.engines.iter().filter_map(|e| engine(e.id, &e.device, requests)).collect(),
         handoffs: handoffs(requests),
+        live_migrations: live_migrations(requests),
         errors: errors(requests),
         routing: None,
     }
@@ -182,6 +184,7 @@ mod tests {
             vec![leg(0, Role::Prefill, 0, 100_000, 100_000, 1), leg(1, Role::Decode, 100_000, 140_000, 180_000, 2)],
         );
         moved.handoffs.push(HandoffRecord {
+            kind: crate::telemetry::HandoffKind::Prefill,
             from: EngineId(0),
             to: EngineId(1),
             started_us: Micros(100_000),

@@ -11,7 +11,7 @@ use super::*;
 use crate::core::{
     Arrangement, Bytes, Class, EngineId, Micros, Objectives, Phase, PolicyKind, RequestError, RequestId, Rng, Role, Tuning, seeded,
 };
-use crate::telemetry::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord};
+use crate::telemetry::{EngineSample, HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord};
 
 /// How an invented arm serves: medians in ms.
 #[derive(Clone, Copy)]
@@ -270,6 +270,7 @@ fn request(
         legs.push(leg(1, second_role, first, token_us[1], ended, 31));
         let gap = (token_us[1] - first).0;
         handoffs.push(HandoffRecord {
+            kind: HandoffKind::Prefill,
             from: EngineId(0),
             to: EngineId(1),
             started_us: first,

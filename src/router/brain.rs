@@ -9,6 +9,7 @@ use crate::telemetry::{Placed, RouterNote};
 
 use super::admission::Admission;
 use super::flight::Flight;
+use super::migration::Migration;
 use super::policy::{self, Ask, Plan, Policy};
 use super::prefix::PrefixIndex;
 use super::{
@@ -40,6 +41,7 @@ pub struct Router {
     /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
     pub(super) draining: HashMap<LegId, EngineId>,
     pub(super) admission: Admission,
+    pub(super) migration: Migration,
 }
 
 impl Router {
@@ -61,6 +63,7 @@ impl Router {
             flights: HashMap::new(),
             draining: HashMap::new(),
             admission: Admission::new(&settings.admission, fleet.len()),
+            migration: Migration::new(fleet.len()),
         }
     }
 
@@ -107,7 +110,12 @@ impl Router {
             Event::KvLost { engine } => self.kv_lost(engine),
             Event::PrefixCacheReset { engine } => self.prefixes_gone(engine),
             Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
-            Event::Tick => self.mind_gate(now, actions),
+            Event::Drain { engine } => self.drain(engine),
+            Event::Undrain { engine } => self.undrain(engine),
+            Event::Tick => {
+                self.tick(now, actions);
+                self.mind_gate(now, actions);
+            }
             Event::ShutDown => self.shut_down(actions),
         }
         self.open_gate(now, actions);
@@ -166,7 +174,7 @@ impl Router {
         if prompt_tokens.saturating_add(max_tokens) > max_model_len {
             return Some(RejectReason::TooLong { prompt_tokens, max_tokens, max_model_len });
         }
-        None
+        request.sampling.wrong().map(|rule| RejectReason::Sampling { rule: rule.to_owned() })
     }
 
     /// Where a request that starts now goes, by what was looked up of its prompt. None only when no engine is alive.

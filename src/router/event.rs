@@ -56,6 +56,14 @@ pub enum Event<'a> {
         to: EngineId,
         lines: &'a [CopyLine],
     },
+    /// The engine is to get no new requests, and to lose those it has. Ignored where `Router::can_drain` refuses.
+    Drain {
+        engine: EngineId,
+    },
+    /// A drained engine, or one that is being drained, takes requests again.
+    Undrain {
+        engine: EngineId,
+    },
     /// Time has passed. Comes every `router.tick_ms`, so that what is due with time and not with an event is done.
     Tick,
     /// Nobody will be served any more: every request ends.
@@ -71,6 +79,11 @@ pub enum Action {
         leg: Leg,
     },
     Abort {
+        engine: EngineId,
+        leg: LegId,
+    },
+    /// End this leg with its next token, as if it had been asked for no more, and hold its KV.
+    Part {
         engine: EngineId,
         leg: LegId,
     },

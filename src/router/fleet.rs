@@ -117,6 +117,8 @@ pub struct EngineState {
     pub alive: bool,
     /// It could move KV, and lost its link to the mover.
     pub kv_lost: bool,
+    /// It gets no new requests, and those it has are moved away.
+    pub draining: bool,
     pub load: Load,
     pub signals: EngineSignals,
     tuning: Tuning,
@@ -141,6 +143,7 @@ impl EngineState {
             role: Role::Shared,
             alive: true,
             kv_lost: false,
+            draining: false,
             load: Load::default(),
             signals: EngineSignals::new(signals),
             tuning: Tuning::default(),
@@ -207,8 +210,14 @@ impl EngineState {
     pub(super) fn died(&mut self) {
         self.alive = false;
         self.signals.restarted();
+        self.draining = false;
         (self.progress, self.settling) = (0, 0);
         self.first_tokens = 0;
+    }
+
+    /// Whether requests may be sent to it.
+    pub fn takes_work(&self) -> bool {
+        self.alive && !self.draining
     }
 
     /// Whether KV can be moved from this engine and to it.
@@ -306,22 +315,22 @@ pub struct FleetView<'a> {
 }
 
 impl<'a> FleetView<'a> {
-    /// The engine alive with this role (or any, for none) that scores lowest; between equals the one whose device is in the least
+    /// The engine that takes work with this role (or any, for none) that scores lowest; between equals the one whose device is in the least
     /// trouble, and of those the first one, counted from `start`. An engine that cannot be scored counts as worse than any that can,
     /// and one whose device is lost as worse still: it will die of it.
     pub fn least(&self, role: Option<Role>, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
         self.least_where(|engine| role.is_none_or(|role| engine.role == role), start, score)
     }
 
-    /// The next engine alive, counted from `start`, whatever its load and its device.
+    /// The next engine that takes work, counted from `start`, whatever its load and its device.
     pub fn in_turn(&self, start: usize) -> Option<&'a EngineState> {
         let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
-        let mut alive = from.iter().chain(before).filter(|engine| engine.alive);
+        let mut able = from.iter().chain(before).filter(|engine| engine.takes_work());
         if let Some(explanation) = self.explaining {
             let mut explanation = explanation.borrow_mut();
-            alive.clone().enumerate().for_each(|(turn, engine)| explanation.score(engine.id, turn as f64));
+            able.clone().enumerate().for_each(|(turn, engine)| explanation.score(engine.id, turn as f64));
         }
-        alive.next()
+        able.next()
     }
 
     /// The same over the engines alive that fit.
@@ -334,7 +343,7 @@ impl<'a> FleetView<'a> {
         let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
         let mut best: Option<((bool, f64, u8), &EngineState)> = None;
         for engine in from.iter().chain(before) {
-            if !engine.alive || !fits(engine) {
+            if !engine.takes_work() || !fits(engine) {
                 continue;
             }
             let score = score(engine);

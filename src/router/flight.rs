@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::core::{Bytes, EngineId, KvSource, LegId, Micros, Phase, Request, Time, TokenId};
+use crate::telemetry::MoveReason;
 
 use super::admission::Admitted;
 use super::fleet::LegLoad;
@@ -23,11 +24,23 @@ pub(super) struct Journey {
     pub admitted: Option<Admitted>,
     /// Names of the prefixes of prompt and tokens, as far as they were needed.
     pub chain: Chain,
+    /// Times it moved while decoding, and when it did so last.
+    pub moves: u32,
+    pub moved_at: Option<Time>,
 }
 
 impl Journey {
     pub fn new(request: Request) -> Journey {
-        Journey { request, tokens: Vec::new(), legs: 0, resumes: 0, admitted: None, chain: Chain::default() }
+        Journey {
+            request,
+            tokens: Vec::new(),
+            legs: 0,
+            resumes: 0,
+            admitted: None,
+            chain: Chain::default(),
+            moves: 0,
+            moved_at: None,
+        }
     }
 
     pub fn remaining(&self) -> u32 {
@@ -40,6 +53,11 @@ impl Journey {
             return self.request.prompt.clone();
         }
         self.request.prompt.iter().chain(&self.tokens).copied().collect()
+    }
+
+    /// It can go on elsewhere with the very tokens it would have got here.
+    pub fn can_move(&self) -> bool {
+        self.request.sampling.continues().is_ok()
     }
 
     pub fn ask(&self) -> Ask {
@@ -57,6 +75,7 @@ impl Journey {
 /// whole:  Prefill -first token-> Decode -end-> over
 /// split:  Prefill -first token-> Handoff -end, on to the next stay-> Handoff -first token-> Decode -end-> over
 ///                                                                    Handoff -copy failed-> Prefill (recomputes)
+/// parted: Decode -next token, on to the next stay-> Handoff, as above
 /// ```
 #[derive(Debug)]
 pub(super) struct Stay {
@@ -65,6 +84,10 @@ pub(super) struct Stay {
     pub phase: Phase,
     /// Ends with its first token, and the request moves on.
     pub split: bool,
+    /// Was asked to end with its next token, and the request moves on.
+    pub parting: Option<Parting>,
+    /// The request came here while it was decoding, and has no token from here yet.
+    pub arriving: bool,
     /// Output tokens still expected of this leg.
     pub left: u32,
     pub load: LegLoad,
@@ -80,6 +103,14 @@ pub(super) struct Stay {
     pub loading: Option<Loading>,
 }
 
+/// Why a request leaves the engine it decodes on, and for which.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parting {
+    /// None leaves it to the policy, by the signals of the moment.
+    pub to: Option<EngineId>,
+    pub why: MoveReason,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Loading {
     pub from: EngineId,
@@ -93,4 +124,17 @@ pub(super) struct Flight {
     pub stay: Stay,
     /// Blocks that the stay before this one left for it.
     pub held: Option<KvSource>,
+}
+
+impl Flight {
+    /// It decodes, and could do so elsewhere.
+    pub fn can_part(&self) -> bool {
+        let Stay { split, parting, left, load, .. } = &self.stay;
+        load.started && !split && parting.is_none() && *left > 1 && self.journey.can_move()
+    }
+
+    /// It is on its way from one engine on which it decoded to another.
+    pub fn is_moving(&self) -> bool {
+        self.stay.parting.is_some() || self.stay.arriving
+    }
 }

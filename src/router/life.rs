@@ -4,9 +4,10 @@ use crate::core::{
     Bytes, EngineId, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Phase, RejectReason, Request, RequestError, RequestId,
     Time, TokenId,
 };
+use crate::telemetry::RouterNote;
 
 use super::fleet::LegLoad;
-use super::flight::{Flight, Journey, Loading, Stay};
+use super::flight::{Flight, Journey, Loading, Parting, Stay};
 use super::policy::Plan;
 use super::{Action, Router};
 
@@ -41,10 +42,10 @@ impl Router {
 
     fn cut_short(&mut self, request: RequestId, error: impl FnOnce(Phase) -> RequestError, actions: &mut Vec<Action>) {
         let Some(flight) = self.take_off(request) else { return };
-        let Stay { leg, engine, phase, split, .. } = flight.stay;
+        let Stay { leg, engine, phase, split, parting, .. } = flight.stay;
         self.draining.insert(leg, engine);
         actions.push(Action::Abort { engine, leg });
-        if split {
+        if split || parting.is_some() {
             // The leg may be over already and its blocks held, and an engine's answer to an abort does not say so.
             actions.push(Action::Release { engine, leg });
         }
@@ -107,6 +108,7 @@ impl Router {
         if let Some(prefix) = &mut self.prefix {
             prefix.used(stay.engine, &journey.chain, stay.load.context - given);
         }
+        stay.arriving = false;
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
         if !stay.split {
             stay.decodes_since = Some(now);
@@ -135,15 +137,15 @@ impl Router {
         let why = match reason {
             FinishReason::Length if journey.remaining() == 0 => None,
             FinishReason::Stop => None,
-            FinishReason::Length if stay.split && stay.left == 0 => {
+            FinishReason::Length if (stay.split && stay.left == 0) || stay.parting.is_some() => {
                 let held = held.map(|HeldKv { tokens }| KvSource { engine, leg, tokens });
-                return self.hand_over(now, journey, held, engine, actions);
+                return self.hand_over(now, journey, held, &stay, actions);
             }
             FinishReason::Length => Some(format!("it ended the leg {} tokens early", stay.left)),
             FinishReason::Aborted => Some("it aborted the leg unasked".to_owned()),
             FinishReason::Error(why) => Some(why.clone()),
         };
-        if stay.split {
+        if stay.split || stay.parting.is_some() {
             // Also when the engine does not say that it holds blocks: one that aborts or fails a leg never does.
             actions.push(Action::Release { engine, leg });
         }
@@ -151,24 +153,38 @@ impl Router {
         actions.push(Action::Finish { request: leg.request, result });
     }
 
-    /// The prefill leg is over, and its engine holds the blocks: on to an engine that decodes, chosen by the signals of this moment.
-    /// Where nobody can take the blocks, the request stays.
-    fn hand_over(&mut self, now: Time, mut journey: Journey, held: Option<KvSource>, from: EngineId, actions: &mut Vec<Action>) {
-        let ask = journey.ask();
-        let to = if self.engines[from.index()].moves_kv() {
-            self.look_up(&mut journey);
-            self.decide_decode(&ask, from)
-        } else {
-            None
+    /// The leg is over, and its engine holds the blocks: on to an engine that decodes, the one that was chosen when the leg was parted, or
+    /// else by the signals of this moment. Where nobody can take the blocks, the request stays.
+    fn hand_over(&mut self, now: Time, mut journey: Journey, held: Option<KvSource>, stay: &Stay, actions: &mut Vec<Action>) {
+        let (from, ask) = (stay.engine, journey.ask());
+        let chosen = stay.parting.and_then(|parting| parting.to).filter(|to| self.takes_kv(*to));
+        let to = match chosen {
+            _ if !self.engines[from.index()].moves_kv() => None,
+            None => {
+                self.look_up(&mut journey);
+                let decided = self.decide_decode(&ask, from);
+                if let Some(engine) = decided {
+                    self.explain(journey.request.id, &ask, Some(from), Plan::Whole(engine), actions);
+                }
+                decided
+            }
+            chosen => chosen,
         };
         let engine = to.unwrap_or(from);
-        if to.is_some() {
-            self.explain(journey.request.id, &ask, Some(from), Plan::Whole(engine), actions);
-        }
         // An engine does not load from itself; what its prefix cache kept serves instead.
         let (load, unused) = if engine == from { (None, held) } else { (held, None) };
         release(unused, actions);
+        let moves = stay.parting.filter(|_| engine != from);
+        if let Some(Parting { why, .. }) = moves {
+            (journey.moves, journey.moved_at) = (journey.moves + 1, Some(now));
+            let (request, tokens) = (journey.request.id, load.map_or(0, |source| source.tokens));
+            actions.push(Action::Note(Box::new(RouterNote::Migrated { request, from, to: engine, tokens, why })));
+        }
+        let request = journey.request.id;
         self.send(now, journey, engine, false, load, actions);
+        if let Some(flight) = self.flights.get_mut(&request) {
+            flight.stay.arriving = moves.is_some();
+        }
     }
 
     pub(super) fn kv_moved(&mut self, leg: LegId, copy: Micros, bytes: Bytes, ok: bool, actions: &mut Vec<Action>) {
@@ -199,6 +215,7 @@ impl Router {
     pub(super) fn engine_died(&mut self, now: Time, dead: EngineId, why: &str, actions: &mut Vec<Action>) {
         self.engines[dead.index()].died();
         self.prefixes_gone(dead);
+        self.keep_one_at_work(actions);
         self.draining.retain(|_, engine| *engine != dead);
         let mut stranded = Vec::new();
         for (&request, flight) in &mut self.flights {
@@ -212,6 +229,15 @@ impl Router {
         for request in stranded {
             let Some(Flight { mut journey, stay, held }) = self.take_off(request) else { continue };
             release(held, actions);
+            if let Err(stays) = journey.request.sampling.continues()
+                && !journey.tokens.is_empty()
+            {
+                // To begin anew would take back tokens that the client has.
+                let why = format!("{why}; the request cannot go on elsewhere: {stays}");
+                let result = Err(RequestError::EngineDied { engine: dead, phase: stay.phase, why });
+                actions.push(Action::Finish { request, result });
+                continue;
+            }
             journey.resumes += 1;
             if journey.resumes > self.settings.resumes_max || self.place(now, journey, actions).is_err() {
                 let result = Err(RequestError::EngineDied { engine: dead, phase: stay.phase, why: why.to_owned() });
@@ -235,17 +261,23 @@ impl Router {
     pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Plan, actions: &mut Vec<Action>) {
         let (engine, split) = match plan {
             Plan::Whole(engine) => (engine, false),
-            // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere.
-            Plan::Split(engine) => (engine, journey.remaining() > 1 && self.can_hand_over(engine)),
+            // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere. What would
+            // get other tokens there stays.
+            Plan::Split(engine) => (engine, journey.remaining() > 1 && journey.can_move() && self.can_hand_over(engine)),
         };
         let plan = if split { Plan::Split(engine) } else { Plan::Whole(engine) };
         self.explain(journey.request.id, &journey.ask(), None, plan, actions);
         self.send(now, journey, engine, split, None, actions);
     }
 
-    fn can_hand_over(&self, from: EngineId) -> bool {
-        let mut able = self.engines.iter().filter(|engine| engine.moves_kv());
-        self.engines[from.index()].moves_kv() && able.any(|engine| engine.id != from)
+    pub(super) fn can_hand_over(&self, from: EngineId) -> bool {
+        let mut others = self.engines.iter().filter(|engine| engine.id != from);
+        self.engines[from.index()].moves_kv() && others.any(|engine| self.takes_kv(engine.id))
+    }
+
+    pub(super) fn takes_kv(&self, to: EngineId) -> bool {
+        let engine = &self.engines[to.index()];
+        engine.takes_work() && engine.moves_kv()
     }
 
     fn send(
@@ -265,6 +297,7 @@ impl Router {
             prompt: journey.prompt(),
             max_tokens: if split { 1 } else { ask.outputs },
             ignore_eos: journey.request.ignore_eos,
+            sampling: journey.request.sampling,
             load,
             hold: split,
         };
@@ -277,6 +310,8 @@ impl Router {
             engine,
             phase: if load.is_some() { Phase::Handoff } else { Phase::Prefill },
             split,
+            parting: None,
+            arriving: false,
             left: leg.max_tokens,
             load: LegLoad {
                 prefill,

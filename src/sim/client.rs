@@ -1,10 +1,12 @@
 //! A request's record while it is being served.
 
 use crate::core::{Bytes, EngineId, Leg, LegId, Micros, Request, RequestError, Role, Time, TokenId};
-use crate::telemetry::{HandoffRecord, LegRecord, Outcome, RequestRecord};
+use crate::telemetry::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord};
 
 pub(super) struct Client {
     record: RequestRecord,
+    /// Legs that were to end before their time.
+    parted: Vec<u16>,
 }
 
 impl Client {
@@ -28,7 +30,12 @@ impl Client {
             ended_us: Micros::ZERO,
             outcome: Outcome::Done,
         };
-        Client { record }
+        Client { record, parted: Vec::new() }
+    }
+
+    /// A leg that decodes is to end where it is, and the request to go on elsewhere.
+    pub fn parted(&mut self, leg: LegId) {
+        self.parted.push(leg.leg);
     }
 
     pub fn sent(&mut self, now: Time, engine: EngineId, role: Role, leg: &Leg) {
@@ -36,7 +43,9 @@ impl Client {
         self.record.admitted_us.get_or_insert(now);
         if let Some(source) = leg.load {
             let ended = self.record.legs.get(usize::from(source.leg.leg)).and_then(|leg| leg.ended_us);
+            let kind = if self.parted.contains(&source.leg.leg) { HandoffKind::Live } else { HandoffKind::Prefill };
             self.record.handoffs.push(HandoffRecord {
+                kind,
                 from: source.engine,
                 to: engine,
                 started_us: ended.unwrap_or(now),

@@ -456,6 +456,14 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
                     self.kick(engine);
                 }
             }
+            Action::Part { engine, leg } => {
+                if let Some(client) = self.clients.get_mut(&leg.request) {
+                    client.parted(leg);
+                }
+                if self.engines[engine.index()].alive {
+                    self.engines[engine.index()].scheduler.part(leg);
+                }
+            }
             Action::Release { engine, leg } => {
                 if !self.mishaps.release_is_lost() {
                     self.release(engine, leg);

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::*;
-use crate::core::{Class, EngineId, Objectives, PolicyKind, Priority, RequestId, TokenId, Tuning};
+use crate::core::{Class, EngineId, Objectives, PolicyKind, Priority, RequestId, Sampling, TokenId, Tuning};
 use crate::engine::virtual_engine::text_after;
 use crate::telemetry::Outcome;
 
@@ -15,6 +15,7 @@ fn request(prompt_tokens: u32, max_tokens: u32) -> Request {
         prompt,
         max_tokens,
         ignore_eos: true,
+        sampling: Sampling::default(),
         class: Class::Short,
         priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros(1_000_000), itl_us_max: Micros(1_000_000) },

@@ -10,5 +10,5 @@ mod record;
 
 pub use file::{can_write_in, replace_file, replace_json};
 pub use gpu::{GpuProcess, GpuReading, GpuSample, Throttle, UtilSource};
-pub use note::{AdmissionState, Candidate, NoteRecord, Placed, RouterNote};
-pub use record::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord, Sample};
+pub use note::{AdmissionState, Candidate, MoveReason, NoteRecord, Placed, RouterNote};
+pub use record::{EngineSample, HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord, Sample};

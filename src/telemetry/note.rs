@@ -16,6 +16,12 @@ pub enum RouterNote {
     Admission(AdmissionState),
     /// A leg was placed; noted only with `router.explain`.
     Placed(Placed),
+    /// A request left the engine it decoded on. `tokens` is how much KV is to be copied; 0 when it is computed again.
+    Migrated { request: RequestId, from: EngineId, to: EngineId, tokens: u32, why: MoveReason },
+    /// Nothing is left on an engine that was to be drained.
+    Drained { engine: EngineId },
+    /// An engine that was to be drained takes requests again.
+    DrainEnded { engine: EngineId, why: String },
 }
 
 /// Who is let in, who waits, and who was turned away. Lists are by priority: 1, 2, 3.
@@ -58,6 +64,16 @@ pub struct Candidate {
     pub cached_tokens: u32,
     /// By name.
     pub terms: BTreeMap<String, f64>,
+}
+
+/// Why a request moved while it was decoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveReason {
+    /// Its engine is drained.
+    Drain,
+    /// It was predicted to end sooner for it, at what the move costs everybody.
+    Pays,
 }
 
 /// A note, with the run it was made in and when, counted from the run's start.

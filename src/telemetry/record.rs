@@ -59,9 +59,22 @@ pub struct LegRecord {
     pub cached_tokens: u32,
 }
 
+/// What a KV move interrupts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandoffKind {
+    /// The prompt was prefilled, and the request decodes elsewhere.
+    #[default]
+    Prefill,
+    /// The request was decoding, and goes on doing so elsewhere. From its start to its end is what the client sees as a gap.
+    Live,
+}
+
 /// One KV move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HandoffRecord {
+    #[serde(default)]
+    pub kind: HandoffKind,
     pub from: EngineId,
     pub to: EngineId,
     /// The source leg's last output was there.

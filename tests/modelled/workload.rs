@@ -1,6 +1,6 @@
 //! Requests with Poisson arrivals.
 
-use dualpool::core::{Class, Micros, Objectives, Priority, Request, RequestId, Time, TokenId, seeded};
+use dualpool::core::{Class, Micros, Objectives, Priority, Request, RequestId, Sampling, Time, TokenId, seeded};
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
@@ -35,6 +35,7 @@ impl Load {
                 prompt: (0..tokens as TokenId).map(|i| i * 7 + id as TokenId).collect(),
                 max_tokens: self.max_tokens,
                 ignore_eos: true,
+                sampling: Sampling::default(),
                 class,
                 priority: Priority::Normal,
                 objectives: Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(self.itl_ms) },

@@ -18,6 +18,7 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput  # noqa: E402
 from vllm.v1.request import Request, RequestStatus  # noqa: E402
 from vllm.v1.structured_output import StructuredOutputManager  # noqa: E402
 
+from dualpool.words import HOLD, LEG, PART  # noqa: E402
 from dualpool.scheduler import AS_STARTED, LAYOUT, PREFILL_TOKENS_MIN, SALT, TunableScheduler  # noqa: E402
 
 BLOCK = 16
@@ -33,7 +34,7 @@ class Elsewhere(KVConnectorBase_V1, SupportsHMA):
         self.cut = False
 
     def get_num_new_matched_tokens(self, request, num_computed_tokens):
-        if self.cut or not request.kv_transfer_params or request.request_id in self.asked:
+        if self.cut or "elsewhere" not in (request.kv_transfer_params or {}) or request.request_id in self.asked:
             return 0, False
         return request.num_tokens - 1 - num_computed_tokens, True
 
@@ -45,7 +46,7 @@ class Elsewhere(KVConnectorBase_V1, SupportsHMA):
         return KVConnectorMetadata()
 
     def request_finished_all_groups(self, request, block_ids):
-        return False, None
+        return bool((request.kv_transfer_params or {}).get(HOLD)), None
 
     start_load_kv = wait_for_layer_load = save_kv_layer = wait_for_save = lambda *_, **__: None
 
@@ -85,7 +86,7 @@ class Bench:
             file.write(struct.pack("<4I", *values, values[0] ^ values[1] ^ values[2] ^ SALT))
 
     def add(self, name: str, tokens: int, comes_with_kv: bool = False) -> None:
-        extra = {"kv_transfer_params": {"elsewhere": True}} if comes_with_kv else None
+        extra = {"kv_transfer_params": {LEG: name} | ({"elsewhere": True} if comes_with_kv else {})}
         params = SamplingParams(temperature=0, max_tokens=500, ignore_eos=True, extra_args=extra)
         request = Request(name, list(range(tokens)), params, None, priority=-1 if comes_with_kv else 0)
         self.scheduler.add_request(request)
@@ -225,7 +226,45 @@ def prompt_tokens_count_when_they_are_computed(model: str) -> None:
         assert bench.scheduler._prompt_tokens == computed, (computed, got)
 
 
+def a_parted_leg_ends_with_its_next_token_and_is_held(model: str) -> None:
+    """Whatever it is at, and as often as it is asked; nobody else notices."""
+    bench = Bench(model)
+    scheduler = bench.scheduler
+
+    def part(*legs: str) -> None:
+        # vLLM delivers an abort twice.
+        for _ in range(2):
+            assert not scheduler.finish_requests([PART + leg for leg in legs], RequestStatus.FINISHED_ABORTED)
+
+    for name in ("decoding", "other", "aborted"):
+        bench.add(name, 5)
+    bench.step()
+    bench.step()
+    bench.tune(tokens=64)
+    bench.add("prefilling", 100)
+    bench.step()
+    bench.add("loading", 50, comes_with_kv=True)
+    assert bench.step() == {}, "its load goes first"
+    legs = {name: scheduler.requests[name] for name in ("decoding", "prefilling", "loading")}
+    assert [leg.num_output_tokens for leg in legs.values()] == [3, 0, 0]
+    part("decoding", "prefilling", "loading", "unknown")
+    aborted = scheduler.finish_requests([PART + "decoding", "aborted"], RequestStatus.FINISHED_ABORTED)
+    assert [request.request_id for request in aborted] == ["aborted"]
+    for _ in range(4):
+        bench.step(loaded=["loading"] if legs["loading"].status == RequestStatus.WAITING_FOR_REMOTE_KVS else [])
+    for name, outputs in (("decoding", 4), ("prefilling", 1), ("loading", 1)):
+        leg = legs[name]
+        assert leg.status == RequestStatus.FINISHED_LENGTH_CAPPED and leg.num_output_tokens == outputs, (name, leg.status)
+        assert leg.kv_transfer_params[HOLD], name
+    assert not scheduler.requests["other"].is_finished()
+    # Over already: nothing to end.
+    part("decoding")
+    assert legs["decoding"].num_output_tokens == 4
+    assert len(scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)) == 1
+
+
 if __name__ == "__main__":
+    a_parted_leg_ends_with_its_next_token_and_is_held(sys.argv[1])
     prompt_tokens_count_when_they_are_computed(sys.argv[1])
     answers_come_before_prompts(sys.argv[1])
     legs_with_kv_get_in_beside_prompts(sys.argv[1])

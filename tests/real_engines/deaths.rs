@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dualpool::controller::{Controller, Reply};
-use dualpool::core::{Micros, TokenId};
+use dualpool::core::{Clock as _, Micros, MonotonicClock, TokenId};
 use dualpool::migrate::Fault;
 
 use super::pair;
@@ -27,6 +27,42 @@ pub async fn of_the_destination_during_the_copy() {
 
 pub async fn during_decode() {
     killed(1, Fault::None, |_| Moment::AtToken(10)).await;
+}
+
+/// One of two engines that share the load alike.
+pub async fn with_fifty_in_flight() {
+    const REQUESTS: u64 = 50;
+    let controller = pair::start(&pair::settings("tiny-llama"), Fault::None).await;
+    let prompts: Vec<Arc<[TokenId]>> = (0..REQUESTS).map(|seed| pair::prompt(30 + 11 * seed as usize, seed + 200)).collect();
+    let expected = pair::reference(&controller, &prompts, MAX_TOKENS).await;
+    controller.record("death", 0, MonotonicClock::new().now()).await;
+    let mut clients = Vec::new();
+    for (index, prompt) in prompts.iter().enumerate() {
+        clients.push(controller.submit(pair::request(prompt.clone(), MAX_TOKENS, index as u32)).await);
+    }
+    let mut firsts = Vec::new();
+    for client in clients.iter_mut().take(4) {
+        match tokio::time::timeout(pair::PATIENCE, client.next()).await.expect("no token came") {
+            Some(Reply::Tokens { tokens, .. }) => firsts.push(tokens),
+            other => panic!("a request ended before the kill: {other:?}"),
+        }
+    }
+    // SAFETY: a plain kill(2) of a process that this test started.
+    assert_eq!(unsafe { libc::kill(pair::pids(&controller)[0] as i32, libc::SIGKILL) }, 0);
+    for (at, (client, expected)) in clients.into_iter().zip(&expected).enumerate() {
+        let (rest, end) = pair::finish(client).await;
+        let tokens: Vec<TokenId> = firsts.get(at).cloned().unwrap_or_default().into_iter().chain(rest).collect();
+        assert_eq!((&tokens, end), (expected, Ok(())), "request {at}");
+    }
+    let left = controller.settle(pair::SETTLE).await.unwrap();
+    assert!(left.is_quiet(), "{left}");
+    let records = controller.recorded().await.requests;
+    assert_eq!(records.len() as u64, REQUESTS, "each ended once");
+    let resumed = records.iter().filter(|record| record.legs.iter().any(|leg| leg.engine.0 == 0)).count();
+    assert!(records.iter().all(|record| record.legs.last().is_some_and(|leg| leg.engine.0 == 1 || leg.ended_us.is_some())));
+    assert!(resumed > 0, "nothing was on the engine that died");
+    println!("[real engines]   {resumed} of {REQUESTS} requests had been on the engine that died");
+    pair::shut_down(&controller).await;
 }
 
 /// When the engine dies, as seen by the first request's client.

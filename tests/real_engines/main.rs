@@ -1,12 +1,14 @@
 //! The whole of dualpool over real vLLM CPU engines with tiny models: hand-off token for token, faults, disconnects, clean ends. The
 //! checks run one after the other within one test, because one process embeds one interpreter and engines want their cores to
-//! themselves; run with `--nocapture` to see how far it is.
+//! themselves; run with `--nocapture` to see how far it is, and with `REAL_ENGINES=migration` for those checks alone that have this word in
+//! their name.
 #![cfg(feature = "python")]
 
 mod command_line;
 mod deaths;
 mod disconnects;
 mod exact;
+mod moving;
 mod pair;
 
 use std::time::Instant;
@@ -24,10 +26,15 @@ async fn dualpool_over_real_engines() {
     step("a death of the source during the copy", deaths::of_the_source_during_the_copy).await;
     step("a death of the destination during the copy", deaths::of_the_destination_during_the_copy).await;
     step("a death during decode", deaths::during_decode).await;
+    step("a death with fifty requests in flight", deaths::with_fifty_in_flight).await;
+    step("live migration", moving::live_migration).await;
     step("Ctrl-C keeps what is finished", command_line::ctrl_c_ends_engines_and_keeps_finished_work).await;
 }
 
 async fn step<F: Future<Output = ()>>(what: &str, check: impl FnOnce() -> F) {
+    if std::env::var("REAL_ENGINES").is_ok_and(|wanted| !what.contains(&wanted)) {
+        return println!("[real engines] {what}: not wanted");
+    }
     println!("[real engines] {what} ...");
     let begun = Instant::now();
     check().await;

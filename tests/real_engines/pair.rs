@@ -8,7 +8,7 @@ use dualpool::cli::fleet;
 use dualpool::config::{DeviceKind, Settings};
 use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
 use dualpool::core::{
-    Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, RequestError, TokenId, Tuning, seeded,
+    Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, RequestError, Sampling, TokenId, Tuning, seeded,
 };
 use dualpool::device::{self, Gpus};
 use dualpool::harness::Silent;
@@ -64,6 +64,7 @@ pub fn request(prompt: Arc<[TokenId]>, max_tokens: u32, index: u32) -> NewReques
         prompt,
         max_tokens,
         ignore_eos: true,
+        sampling: Sampling::default(),
         class: Class::Short,
         priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros::from_secs(10.0), itl_us_max: Micros::from_secs(10.0) },

@@ -9,6 +9,8 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from ..words import HOLD, LEG
+
 logger = logging.getLogger("vllm.dualpool")
 
 
@@ -37,12 +39,12 @@ def leg_of(params: dict[str, Any] | None) -> Leg | None:
     An exception in the scheduler ends the engine for every request, so malformed params are logged and ignored: the
     request then runs like any other.
     """
-    if not params or "dualpool_leg" not in params:
+    if not params or LEG not in params:
         return None
     try:
         load = params.get("dualpool_load")
         source = None if load is None else Source(int(load["engine"]), str(load["leg"]), int(load["tokens"]))
-        return Leg(str(params["dualpool_leg"]), bool(params.get("dualpool_hold", False)), source)
+        return Leg(str(params[LEG]), bool(params.get(HOLD, False)), source)
     except (KeyError, TypeError, ValueError) as error:
         logger.warning("dualpool: ignoring malformed kv_transfer_params %r: %r", params, error)
         return None

@@ -82,6 +82,10 @@ impl Engine for VirtualEngine {
         self.inbox.push(Command::Abort(leg));
     }
 
+    fn part(&self, leg: LegId) {
+        self.inbox.push(Command::Part(leg));
+    }
+
     fn tune(&self, tuning: Tuning) -> anyhow::Result<()> {
         self.inbox.push(Command::Tune(tuning));
         Ok(())
@@ -221,6 +225,7 @@ impl Core {
                     self.scheduler.submit(leg);
                 }
                 Command::Abort(leg) => self.scheduler.abort(leg),
+                Command::Part(leg) => self.scheduler.part(leg),
                 Command::Tune(tuning) => self.scheduler.tune(tuning),
                 Command::Release(leg) => {
                     if self.scheduler.release(leg) {

@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use tokio::sync::oneshot;
 
 use super::lane::Lane;
-use crate::core::{EngineStats, FinishReason, HeldKv, Leg, LegFinish, LegId, LegOutput, LegStep, Time, TokenId};
+use crate::core::{EngineStats, FinishReason, HeldKv, Leg, LegFinish, LegId, LegOutput, LegStep, Sampling, Time, TokenId};
 
 /// The answer to a command: JSON, or an error in Python's words.
 pub(super) type Answer = Result<String, String>;
@@ -30,6 +30,10 @@ pub(super) enum Command {
         key: u64,
         leg: LegId,
     },
+    Part {
+        key: u64,
+        leg: LegId,
+    },
     /// `method` is one of the pump's, without its underscore.
     Call {
         key: u64,
@@ -39,7 +43,7 @@ pub(super) enum Command {
     },
 }
 
-/// Commands on their way to the pump. Bounded by what the router admits: a request in flight has at most a submit and an abort
+/// Commands on their way to the pump. Bounded by what the router admits: a request in flight has at most a submit, a part and an abort
 /// here.
 #[pyclass(frozen)]
 pub(super) struct Inbox {
@@ -109,13 +113,30 @@ impl Command {
             Command::Start { lane, spec, reply } => ("start", Port(lane), spec, Reply::new(reply)).into_pyobject(py),
             Command::Submit { key, leg, kv_transfer } => {
                 let kv = if kv_transfer { Some(kv_transfer_params(py, &leg)?) } else { None };
-                ("submit", key, leg.id.to_string(), PyList::new(py, leg.prompt.iter())?, leg.max_tokens, leg.ignore_eos, kv)
-                    .into_pyobject(py)
+                let (id, prompt, sampling) = (leg.id.to_string(), PyList::new(py, leg.prompt.iter())?, sampling_params(py, &leg)?);
+                ("submit", key, id, prompt, sampling, kv).into_pyobject(py)
             }
             Command::Abort { key, leg } => ("abort", key, leg.to_string()).into_pyobject(py),
+            Command::Part { key, leg } => ("part", key, leg.to_string()).into_pyobject(py),
             Command::Call { key, method, argument, reply } => ("call", key, method, argument, Reply::new(reply)).into_pyobject(py),
         }
     }
+}
+
+/// How the engine is to pick the leg's tokens, in the names of vLLM's `SamplingParams`.
+fn sampling_params<'py>(py: Python<'py>, leg: &Leg) -> PyResult<Bound<'py, PyDict>> {
+    let Sampling { temperature, top_p, top_k, seed, presence_penalty, frequency_penalty, repetition_penalty } = leg.sampling;
+    let params = PyDict::new(py);
+    params.set_item("max_tokens", leg.max_tokens)?;
+    params.set_item("ignore_eos", leg.ignore_eos)?;
+    params.set_item("temperature", temperature)?;
+    params.set_item("top_p", top_p)?;
+    params.set_item("top_k", top_k)?;
+    params.set_item("seed", seed)?;
+    params.set_item("presence_penalty", presence_penalty)?;
+    params.set_item("frequency_penalty", frequency_penalty)?;
+    params.set_item("repetition_penalty", repetition_penalty)?;
+    Ok(params)
 }
 
 /// What the engine's connector is told of a leg.

@@ -99,6 +99,10 @@ impl Engine for VllmEngine {
         self.interpreter.push(Command::Abort { key: self.lane.key, leg });
     }
 
+    fn part(&self, leg: LegId) {
+        self.interpreter.push(Command::Part { key: self.lane.key, leg });
+    }
+
     fn tune(&self, tuning: Tuning) -> anyhow::Result<()> {
         self.tuning.write(tuning).with_context(|| format!("{} cannot be written", self.tuning.path().display()))
     }

@@ -106,7 +106,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Class, Objectives};
+    use crate::core::{Class, Objectives, Sampling};
 
     fn waiting(id: u64, priority: Priority, arrived_ms: u64) -> Waiting {
         let objectives = Objectives { ttft_us_max: Micros(1), itl_us_max: Micros(1) };
@@ -115,6 +115,7 @@ mod tests {
             prompt: vec![1; 10].into(),
             max_tokens: 1,
             ignore_eos: true,
+            sampling: Sampling::default(),
             class: Class::Short,
             priority,
             objectives,

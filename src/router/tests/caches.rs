@@ -192,6 +192,7 @@ fn an_engine_that_caches_nothing_is_believed_nothing_of() {
             prompt: text.clone().into(),
             max_tokens: 4,
             ignore_eos: true,
+            sampling: crate::core::Sampling::default(),
             class: crate::core::Class::Short,
             priority: crate::core::Priority::Normal,
             objectives: OBJECTIVES,

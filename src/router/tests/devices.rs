@@ -68,12 +68,13 @@ fn unknown_signals_and_a_policy_without_signals_change_nothing() {
 
 #[test]
 fn load_outweighs_a_device_that_is_slowed_and_not_one_that_is_lost() {
-    use crate::core::{Class, Priority, Request, RequestId};
+    use crate::core::{Class, Priority, Request, RequestId, Sampling};
     let request = |id| Request {
         id: RequestId(id),
         prompt: vec![1; 64].into(),
         max_tokens: 16,
         ignore_eos: true,
+        sampling: Sampling::default(),
         class: Class::Short,
         priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros::from_ms(500.0), itl_us_max: Micros::from_ms(100.0) },

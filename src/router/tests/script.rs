@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::config::RouterSettings;
 use crate::core::{
     Bytes, Class, EngineId, EngineStats, FinishReason, HeldKv, KvSource, Leg, LegId, Micros, Objectives, Priority, Request,
-    RequestError, RequestId, Time, TokenId, Tuning,
+    RequestError, RequestId, Sampling, Time, TokenId, Tuning,
 };
 use crate::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router};
 
@@ -140,6 +140,15 @@ impl Stage {
                 self.held.remove(&(*engine, *leg));
                 self.released.insert((*engine, *leg));
             }
+            Action::Part { engine, leg } => {
+                // The engine may be ahead of the router: the leg is over, and the word of it under way.
+                if let Some(live) = self.live.get_mut(leg) {
+                    assert_eq!(live.engine, *engine);
+                    assert!(!live.given.is_empty(), "{leg} is parted before it decodes");
+                    live.leg.max_tokens = live.leg.max_tokens.min(live.given.len() as u32 + 1);
+                    live.leg.hold = true;
+                }
+            }
             Action::Tune { .. } | Action::Note(_) => {}
             Action::Emit { request, tokens } => {
                 let client = self.clients.get_mut(request).unwrap();
@@ -181,11 +190,52 @@ impl Stage {
         max_tokens: u32,
         objectives: Objectives,
     ) -> Vec<Action> {
-        let id = RequestId(request);
-        self.clients.insert(id, Client { prompt: prompt.clone(), max_tokens, ..Client::default() });
-        let request =
-            Request { id, prompt: prompt.into(), max_tokens, ignore_eos: true, class: Class::Short, priority, objectives };
+        self.arrives(Request {
+            id: RequestId(request),
+            prompt: prompt.into(),
+            max_tokens,
+            ignore_eos: true,
+            sampling: Sampling::default(),
+            class: Class::Short,
+            priority,
+            objectives,
+        })
+    }
+
+    pub fn arrive_sampled(
+        &mut self,
+        request: u64,
+        prompt_tokens: usize,
+        max_tokens: u32,
+        objectives: Objectives,
+        sampling: Sampling,
+    ) -> Vec<Action> {
+        self.arrives(Request {
+            id: RequestId(request),
+            prompt: prompt(request, prompt_tokens).into(),
+            max_tokens,
+            ignore_eos: true,
+            sampling,
+            class: Class::Short,
+            priority: Priority::Normal,
+            objectives,
+        })
+    }
+
+    fn arrives(&mut self, request: Request) -> Vec<Action> {
+        let client = Client { prompt: request.prompt.to_vec(), max_tokens: request.max_tokens, ..Client::default() };
+        self.clients.insert(request.id, client);
         self.feed(Event::Arrived(request))
+    }
+
+    /// Time passes, in ticks.
+    pub fn wait(&mut self, ms: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for _ in 0..ms.div_ceil(50) {
+            self.now = self.now.plus(Micros(49_000));
+            actions.extend(self.feed(Event::Tick));
+        }
+        actions
     }
 
     pub fn cancel(&mut self, request: u64) -> Vec<Action> {
@@ -221,7 +271,8 @@ impl Stage {
             self.held.insert((live.engine, leg));
         }
         let says = holds && matches!(reason, FinishReason::Length | FinishReason::Stop);
-        let held = says.then_some(HeldKv { tokens: live.leg.prompt.len() as u32 });
+        // Of the last token there is no KV.
+        let held = says.then_some(HeldKv { tokens: (live.leg.prompt.len() + live.given.len()).saturating_sub(1) as u32 });
         self.feed(Event::Output { leg, tokens, cached_tokens, finish: Some((reason, held)) })
     }
 
@@ -247,6 +298,11 @@ impl Stage {
         self.cut.insert(engine);
         self.held.retain(|&(holder, _)| holder != engine);
         self.feed(Event::KvLost { engine });
+    }
+
+    pub fn drain(&mut self, engine: EngineId) {
+        self.router.can_drain(engine).unwrap();
+        self.feed(Event::Drain { engine });
     }
 
     pub fn stats(&mut self, engine: EngineId, stats: EngineStats) {

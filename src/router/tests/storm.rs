@@ -1,11 +1,12 @@
-//! Random storms: arrivals, tokens, cancellations, copies that fail, deaths, links that break, words that come late or twice, all in any order. Whatever
+//! Random storms: arrivals, tokens, cancellations, copies that fail, deaths, links that break, drains, moves in the middle of decoding,
+//! words that come late or twice, all in any order. Whatever
 //! happens, every request ends once, with its own tokens in order; no block stays held; the books are at zero.
 
 use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
 use super::script::{A, B, Stage, prompt, split};
-use crate::config::{AdmissionSettings, EarlyRejection, PrefixTracking, RouterSettings, WindowKind};
+use crate::config::{AdmissionSettings, EarlyRejection, MigrationSettings, PrefixTracking, RouterSettings, WindowKind};
 use crate::core::{EngineId, EngineStats, FinishReason, LegId, Micros, Objectives, Priority, Rng, Tuning, seeded};
 use crate::router::{Arrangement, Event, PolicyKind};
 
@@ -85,12 +86,29 @@ fn settings(seed: u64) -> RouterSettings {
     RouterSettings { max_in_flight: 6, admission, ..RouterSettings::default() }
 }
 
+/// Every other storm moves whatever may be moved, as often as it may.
+fn restless(seed: u64) -> MigrationSettings {
+    MigrationSettings {
+        enabled: seed.is_multiple_of(2),
+        requests_max: 100,
+        tokens_max: 1_000_000,
+        kv_share_max: 1.0,
+        itl_share_from: 0.01,
+        sustained_ms: 0,
+        moves_max: 100,
+        cool_down_ms: 0,
+        contention: 0.0,
+        ..MigrationSettings::default()
+    }
+}
+
 fn storm(policy: PolicyKind, seed: u64) {
     let rng = &mut seeded(seed, "storm");
     let mut settings = settings(seed);
     if seed % 4 >= 2 {
         settings.prefix.track = PrefixTracking::Always;
     }
+    settings.migration = restless(seed / 2);
     let mut stage = Stage::with(4, &arrangement(policy), &settings);
     let (mut arrived, mut late) = (0, Late::new());
     for _ in 0..STEPS {
@@ -134,6 +152,11 @@ fn storm(policy: PolicyKind, seed: u64) {
             }
             24..25 if rng.random_bool(0.5) => drop(stage.feed(Event::Tick)),
             24..25 if rng.random_bool(0.1) => stage.cut(EngineId(rng.random_range(0..4))),
+            24..25 => {
+                let engine = EngineId(rng.random_range(0..4));
+                stage.feed(if rng.random_bool(0.5) { Event::Drain { engine } } else { Event::Undrain { engine } });
+            }
+            58..68 => drop(stage.wait(50)),
             25..30 if !late.is_empty() => {
                 let (leg, ok) = late.swap_remove(rng.random_range(0..late.len()));
                 stage.moved(leg, ok);

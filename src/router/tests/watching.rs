@@ -101,7 +101,7 @@ fn placed(actions: &[Action]) -> Vec<Placed> {
     let note = |action: &Action| match action {
         Action::Note(note) => match note.as_ref() {
             RouterNote::Placed(placed) => Some(placed.clone()),
-            RouterNote::RoleChanged { .. } | RouterNote::Admission(_) => None,
+            _ => None,
         },
         _ => None,
     };

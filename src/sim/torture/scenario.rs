@@ -7,8 +7,8 @@ use rand::seq::IndexedRandom as _;
 
 use crate::config::RouterSettings;
 use crate::core::{
-    Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Rng, Role, Time, TokenId, Tuning,
-    seeded,
+    Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Rng, Role, Sampling, Time, TokenId,
+    Tuning, seeded,
 };
 use crate::engine::virtual_engine::{Timing, VirtualSettings};
 use crate::router::CostModel;
@@ -220,7 +220,19 @@ fn requests(engines: &[VirtualSettings], rng: &mut Rng) -> Vec<(Time, Request)> 
             itl_us_max: Micros(rng.random_range(1_000..500_000)),
         };
         let ignore_eos = rng.random_bool(0.5);
-        requests.push((Time(at), Request { id: RequestId(id), prompt, max_tokens, ignore_eos, class, priority, objectives }));
+        requests.push((
+            Time(at),
+            Request {
+                id: RequestId(id),
+                prompt,
+                max_tokens,
+                ignore_eos,
+                sampling: Sampling::default(),
+                class,
+                priority,
+                objectives,
+            },
+        ));
     }
     requests
 }

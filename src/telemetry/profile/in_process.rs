@@ -72,7 +72,7 @@ fn engines(requests: &[RequestRecord]) -> Vec<DeviceUse> {
 mod tests {
     use super::*;
     use crate::core::{Bytes, Class, Objectives, RequestId, Role};
-    use crate::telemetry::{HandoffRecord, LegRecord, Outcome};
+    use crate::telemetry::{HandoffKind, HandoffRecord, LegRecord, Outcome};
 
     fn request(legs: Vec<LegRecord>, handoffs: Vec<HandoffRecord>) -> RequestRecord {
         RequestRecord {
@@ -110,6 +110,7 @@ mod tests {
 
     fn handoff(bytes: u64, copy: Option<(u64, u64)>) -> HandoffRecord {
         HandoffRecord {
+            kind: HandoffKind::Prefill,
             from: EngineId(0),
             to: EngineId(1),
             started_us: Micros(0),

@@ -157,6 +157,14 @@ impl Scheduler {
         self.ends_outside_a_step(leg, FinishReason::Aborted);
     }
 
+    /// Ends a leg with the token of its next step, and holds its KV.
+    pub fn part(&mut self, leg: LegId) {
+        let Some(&slot) = self.by_leg.get(&leg) else { return };
+        let sequence = &mut self.sequences[slot as usize];
+        sequence.leg.max_tokens = sequence.leg.max_tokens.min(sequence.given + 1);
+        sequence.leg.hold = true;
+    }
+
     /// The KV that a leg waits for is there; none when it could not be copied, so that the prompt must be computed.
     pub fn loaded(&mut self, leg: LegId, kv: Option<Fingerprint>) {
         let Some(slot) = self.loading_slot(leg) else { return };

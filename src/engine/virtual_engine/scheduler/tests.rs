@@ -1,7 +1,7 @@
 //! What a modelled engine does, step by step.
 
 use super::*;
-use crate::core::{EngineId, RequestId};
+use crate::core::{EngineId, RequestId, Sampling};
 
 fn finish(scheduler: &mut Scheduler) -> Vec<StepOutput> {
     let mut outputs = Vec::new();
@@ -12,7 +12,7 @@ fn finish(scheduler: &mut Scheduler) -> Vec<StepOutput> {
 fn leg(request: u64, prompt: usize, max_tokens: u32) -> Leg {
     let prompt = (0..prompt as TokenId).map(|i| i * 7 + request as TokenId + 1).collect();
     let id = LegId { request: RequestId(request), leg: 0 };
-    Leg { id, prompt, max_tokens, ignore_eos: true, load: None, hold: false }
+    Leg { id, prompt, max_tokens, ignore_eos: true, sampling: Sampling::default(), load: None, hold: false }
 }
 
 /// Steps until nothing is left to do.

@@ -1,0 +1,8 @@
+"""Words that an engine's front end, its scheduler and its connector have to share."""
+
+# In a request's `kv_transfer_params`: the leg's name, and whether its KV is held when it ends.
+LEG = "dualpool_leg"
+HOLD = "dualpool_hold"
+
+# Before a leg's name, where vLLM has the ids of requests to abort: end this leg with its next token and hold its KV.
+PART = "dualpool-part:"

@@ -1,0 +1,208 @@
+//! Where a program that serves takes orders from commands of the same user: a Unix socket named after its process, in a folder that only
+//! this user can enter. One line of JSON each way per connection.
+
+use std::fs::DirBuilder;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use crate::controller::Controller;
+use crate::core::EngineId;
+
+/// Orders that are carried out at a time; whoever comes on top of these is told so.
+const CLIENTS_MAX: usize = 8;
+/// How long a client may take to say what it wants, or to take its answer.
+const TALK_MAX: Duration = Duration::from_secs(5);
+const LINE_BYTES_MAX: u64 = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    Drain(EngineId),
+    Undrain(EngineId),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Done,
+    Failed(String),
+}
+
+/// Takes orders until it is dropped.
+pub struct Admin {
+    path: PathBuf,
+    closing: Arc<AtomicBool>,
+}
+
+impl Admin {
+    /// In a tokio runtime, on which the orders are carried out.
+    pub fn open(folder: &Path, controller: Controller) -> anyhow::Result<Admin> {
+        private(folder)?;
+        let path = folder.join(format!("{}.sock", std::process::id()));
+        // Left behind by a process that had this id before us.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        let closing = Arc::new(AtomicBool::new(false));
+        let (ends, runtime) = (closing.clone(), Handle::current());
+        let work = move || accept(&listener, &controller, &runtime, &ends);
+        std::thread::Builder::new().name("admin".to_owned()).spawn(work).context("cannot start a thread for orders")?;
+        Ok(Admin { path, closing })
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
+        // Wakes the thread; when that fails, it is gone already.
+        let _ = UnixStream::connect(&self.path);
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Where all programs of this user take their orders.
+pub fn folder() -> PathBuf {
+    std::env::temp_dir().join(format!("dualpool-admin-{}", nix::unistd::geteuid()))
+}
+
+/// Makes the folder, or makes sure that it is this user's alone: whoever can enter it can give orders.
+fn private(folder: &Path) -> anyhow::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(error)
+                .with_context(|| format!("cannot make {}; set TMPDIR to a folder you can write to", folder.display()));
+        }
+        _ => {}
+    }
+    let meta = std::fs::symlink_metadata(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mode = meta.permissions().mode() & 0o777;
+    if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || mode & 0o077 != 0 {
+        bail!(
+            "{} must be a folder of yours with mode 0700, but has owner {} and mode {mode:04o}; remove it",
+            folder.display(),
+            meta.uid()
+        );
+    }
+    Ok(())
+}
+
+fn accept(listener: &UnixListener, controller: &Controller, runtime: &Handle, closing: &AtomicBool) {
+    let clients = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        if closing.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(stream) = stream else {
+            // Out of descriptors, most likely: not to be asked again at once.
+            std::thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
+            clients.fetch_sub(1, Ordering::Relaxed);
+            answer(stream, &Answer::Failed(format!("{CLIENTS_MAX} orders are being carried out already; try again later")));
+            continue;
+        }
+        let (controller, runtime, its) = (controller.clone(), runtime.clone(), clients.clone());
+        let work = move || {
+            serve(stream, &controller, &runtime);
+            its.fetch_sub(1, Ordering::Relaxed);
+        };
+        if std::thread::Builder::new().name("order".to_owned()).spawn(work).is_err() {
+            clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn serve(stream: UnixStream, controller: &Controller, runtime: &Handle) {
+    let result = match read(&stream) {
+        Err(why) => Err(why),
+        Ok(Order::Drain(engine)) => runtime.block_on(controller.drain(engine)),
+        Ok(Order::Undrain(engine)) => runtime.block_on(controller.undrain(engine)),
+    };
+    answer(stream, &result.map_or_else(|why| Answer::Failed(format!("{why:#}")), |()| Answer::Done));
+}
+
+fn read(stream: &UnixStream) -> anyhow::Result<Order> {
+    stream.set_read_timeout(Some(TALK_MAX))?;
+    let mut line = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line).context("no order came")?;
+    serde_json::from_str(&line).with_context(|| format!("`{}` is no order", line.trim_end()))
+}
+
+/// A client that is gone, or does not read, misses its answer.
+fn answer(mut stream: UnixStream, answer: &Answer) {
+    let _ = stream.set_write_timeout(Some(TALK_MAX));
+    if let Ok(line) = serde_json::to_string(answer) {
+        let _ = stream.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+/// Has the program behind this socket carry out an order, and waits for it.
+pub fn send(mut stream: &UnixStream, order: Order) -> anyhow::Result<()> {
+    let line = format!("{}\n", serde_json::to_string(&order)?);
+    stream.write_all(line.as_bytes()).context("the program does not take orders any more")?;
+    let mut line = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line).context("the program did not answer")?;
+    match serde_json::from_str(&line) {
+        Ok(Answer::Done) => Ok(()),
+        Ok(Answer::Failed(why)) => bail!(why),
+        Err(_) if line.is_empty() => bail!("the program ended before it was done"),
+        Err(_) => bail!("the program answered `{}`; is it of another version?", line.trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RouterSettings, TelemetrySettings};
+    use crate::core::MonotonicClock;
+    use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn orders_are_carried_out_and_refusals_come_back_in_words() {
+        let clock = Arc::new(MonotonicClock::new());
+        let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(2, &VirtualSettings::default(), clock.clone());
+        let (router, telemetry) = (RouterSettings::default(), TelemetrySettings::default());
+        let controller = Controller::start(fleet, events, Some((Box::new(mover), moves)), &router, &telemetry, clock);
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("admin");
+        let admin = Admin::open(&folder, controller.clone()).unwrap();
+        let path = admin.path.clone();
+        let ask = {
+            let path = path.clone();
+            move |order| send(&UnixStream::connect(&path).unwrap(), order).map_err(|why| why.to_string())
+        };
+        let talk = move || {
+            assert_eq!(ask(Order::Drain(EngineId(1))), Ok(()));
+            let refused = ask(Order::Drain(EngineId(0))).unwrap_err();
+            assert!(refused.contains("engine-0 is the last engine"), "{refused}");
+            assert_eq!(ask(Order::Undrain(EngineId(1))), Ok(()));
+            assert_eq!(ask(Order::Drain(EngineId(0))), Ok(()));
+            let mut stranger = UnixStream::connect(&path).unwrap();
+            stranger.write_all(b"open up\n").unwrap();
+            let mut said = String::new();
+            stranger.read_to_string(&mut said).unwrap();
+            assert!(said.contains("`open up` is no order"), "{said}");
+        };
+        tokio::task::spawn_blocking(talk).await.unwrap();
+        let path = admin.path.clone();
+        drop(admin);
+        assert!(!path.exists());
+        controller.shutdown().await;
+    }
+
+    #[test]
+    fn a_folder_that_others_can_enter_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(format!("{:#}", private(folder.path()).unwrap_err()).contains("mode 0755"));
+    }
+}

@@ -1,0 +1,45 @@
+//! What live migrations looked like to the clients of the requests that moved.
+
+use super::measure::{itls_ms, quantile, sorted};
+use super::{LiveMigrationSummary, Quantiles};
+use crate::core::Micros;
+use crate::telemetry::{HandoffKind, HandoffRecord, RequestRecord};
+
+/// Over all these requests. Moves whose KV was computed again are in `HandoffSummary::recomputed`, not here.
+pub fn live_migrations(requests: &[&RequestRecord]) -> LiveMigrationSummary {
+    let is_live = |handoff: &&HandoffRecord| handoff.kind == HandoffKind::Live && !handoff.recomputed;
+    let moves: Vec<&HandoffRecord> = requests.iter().flat_map(|r| &r.handoffs).filter(is_live).collect();
+    let moved = requests.iter().filter(|r| r.handoffs.iter().any(|handoff| is_live(&handoff)));
+    let quantiles = |values: Vec<f64>| Quantiles { p50: quantile(&values, 0.5), p95: quantile(&values, 0.95) };
+    LiveMigrationSummary {
+        count: moves.len() as u32,
+        downtime_ms: quantiles(sorted(moves.iter().filter_map(|h| Some((h.ended_us? - h.started_us).as_ms())))),
+        copy_ms: quantiles(sorted(moves.iter().filter(|h| h.bytes.0 > 0).filter_map(|h| h.copy_us).map(Micros::as_ms))),
+        itl_ms_p50: quantile(&sorted(moved.flat_map(|r| itls_ms(r))), 0.5),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture;
+
+    #[test]
+    fn only_moves_in_mid_decode_count() {
+        let mut requests = fixture::small().requests;
+        let all: Vec<&RequestRecord> = requests.iter().collect();
+        assert_eq!(
+            live_migrations(&all),
+            LiveMigrationSummary::default(),
+            "the fixture moves requests between prefill and decode only"
+        );
+        let moved = requests.iter_mut().find(|r| !r.handoffs.is_empty()).unwrap();
+        let (started, took) = (moved.handoffs[0].started_us, Micros(7_000));
+        moved.handoffs[0].kind = HandoffKind::Live;
+        moved.handoffs[0].ended_us = Some(started + took);
+        let all: Vec<&RequestRecord> = requests.iter().collect();
+        let live = live_migrations(&all);
+        assert_eq!((live.count, live.downtime_ms.p50, live.downtime_ms.p95), (1, Some(7.0), Some(7.0)));
+        assert!(live.copy_ms.p50.is_some() && live.itl_ms_p50.is_some());
+    }
+}
