@@ -71,7 +71,7 @@ fn router(policy: PolicyKind, engines: usize) -> Router {
     };
     router.arrange(&arrangement).expect("the arrangement fits the fleet");
     let mut actions = Vec::new();
-    for number in 0..2 * engines as u32 {
+    for number in 0..engines as u32 {
         let request = Request {
             id: RequestId(number.into()),
             prompt: prompt(number).into(),
@@ -96,7 +96,7 @@ fn router(policy: PolicyKind, engines: usize) -> Router {
 #[test]
 fn decisions_allocate_nothing() {
     for policy in PolicyKind::ALL {
-        for engines in [8, 64, 200] {
+        for engines in [8, 64, 130] {
             let mut router = router(policy, engines);
             let mut chain = router.prefixes().expect("caches are tracked").chain(4096);
             let ask = Ask { prompt_tokens: 4096, outputs: 8, objectives: OBJECTIVES };
