@@ -58,7 +58,12 @@ pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, 
             fleet.handoff(first, to.id, ask.prompt_tokens.into()) + crowd.seat + JOINING_STEPS * step
         }
     };
-    let takers = matches!(plan, Plan::Split(_)).then(|| ahead.takers(first)).filter(|takers| takers.count > 0);
+    if ask.outputs <= 1 {
+        // Nothing comes after the first token.
+        return Forecast { ttft, itl: 0.0, decode_lasts };
+    }
+    let takers =
+        (matches!(plan, Plan::Split(_)) && engine.moves_kv()).then(|| ahead.takers(first)).filter(|takers| takers.count > 0);
     let itl = match (kind, takers) {
         (EarlyRejection::Naive | EarlyRejection::Off, None) => {
             gap(engine, &Crowd { beside: engine.load.running as f64, seat: 0.0 })
