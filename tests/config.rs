@@ -180,6 +180,15 @@ fn impossible_values_are_refused() {
         refuses(key, "0", &["over 0"]);
         refuses(key, "inf", &["over 0"]);
     }
+    refuses("objectives.ttft_ms", "-1", &["over 0", "0 to go by"]);
+    refuses("router.admission.queue_max", "100001", &["from 0 to 100000"]);
+    refuses("router.admission.patience_ms", "5,4,6", &["three whole numbers", "at least the one before it"]);
+    refuses("router.admission.patience_ms", "5,6", &["three whole numbers"]);
+    refuses("router.admission.window", "tcp", &["off, aimd"]);
+    refuses("router.admission.window_tokens_max", "100", &["at least router.admission.window_tokens_min"]);
+    refuses("router.admission.window_cut", "1", &["under 1"]);
+    refuses("router.admission.reject", "always", &["off, naive, predictive"]);
+    refuses("router.admission.reject_over", "1,0.9,inf", &["at most the one before it"]);
     for load in ["0", "-0.5", "1.6", "NaN"] {
         refuses("workload.load", load, &["over 0, at most 1.5"]);
     }

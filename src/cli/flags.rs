@@ -10,15 +10,21 @@ struct SettingFlag {
     key: &'static str,
     /// None for a switch, which sets its key to true.
     value: Option<&'static str>,
+    /// Another name.
+    alias: Option<&'static str>,
     help: &'static str,
 }
 
 const fn flag(flag: &'static str, key: &'static str, value: &'static str, help: &'static str) -> SettingFlag {
-    SettingFlag { flag, key, value: Some(value), help }
+    SettingFlag { flag, key, value: Some(value), alias: None, help }
 }
 
 const fn switch(flag: &'static str, key: &'static str, help: &'static str) -> SettingFlag {
-    SettingFlag { flag, key, value: None, help }
+    SettingFlag { flag, key, value: None, alias: None, help }
+}
+
+const fn aliased(alias: &'static str, flag: SettingFlag) -> SettingFlag {
+    SettingFlag { alias: Some(alias), ..flag }
 }
 
 #[rustfmt::skip]
@@ -39,6 +45,9 @@ const FLAGS: &[SettingFlag] = &[
     flag("policy", "router.policy", "POLICY", "What the router routes by, such as predicted_latency, score, cache_aware or least_load"),
     flag("max-in-flight", "router.max_in_flight", "N", "Requests admitted and not yet over, at most"),
     switch("explain", "router.explain", "Note the terms of every candidate of every placement in decisions.jsonl"),
+    flag("admission-queue", "router.admission.queue_max", "N", "Requests of each priority that may wait for admission; 0 = none"),
+    flag("admission-window", "router.admission.window", "KIND", "What bounds the prompt tokens under way: off or aimd"),
+    flag("early-rejection", "router.admission.reject", "KIND", "Turn away what would miss its objectives: off, naive or predictive"),
     flag("lease-ms", "migrate.lease_ms", "MS", "How long an engine keeps blocks that nobody fetched"),
     switch("verify-kv", "migrate.verify_kv", "Compare checksums of source and destination blocks of every copy"),
     flag("run-dir", "migrate.run_dir", "DIR", "Folder of the control socket [default: a fresh temporary one]"),
@@ -55,9 +64,10 @@ const FLAGS: &[SettingFlag] = &[
     flag("continue-requests", "workload.continue_requests", "N", "Further requests with a short prompt"),
     flag("max-tokens", "workload.max_tokens", "TOKENS", "Output tokens of a request"),
     flag("seed", "workload.seed", "N", "Seed of the workload"),
+    flag("slo-ttft-ms", "objectives.ttft_ms", "MS", "Objective: time to first token after any prompt; 0 = by its length, as below"),
     flag("ttft-short-ms", "objectives.ttft_short_ms", "MS", "Objective: time to first token after a short prompt"),
     flag("ttft-long-ms", "objectives.ttft_long_ms", "MS", "Objective: time to first token after a long prompt"),
-    flag("itl-ms", "objectives.itl_ms", "MS", "Objective: longest gap between two tokens"),
+    aliased("slo-itl-ms", flag("itl-ms", "objectives.itl_ms", "MS", "Objective: longest gap between two tokens")),
     flag("arms", "run.arms", "LIST", "Arms to run, in order"),
     flag("repetitions", "run.repetitions", "N", "Times each arm runs"),
     switch("quick", "run.quick", "Fewer repetitions of fewer requests: two minutes, wider intervals"),
@@ -136,7 +146,7 @@ impl clap::Args for SettingFlags {
 
 fn arg(flag: &SettingFlag) -> Arg {
     // A negative number is refused by the setting, with the reason, and not taken for a flag.
-    Arg::new(flag.flag).long(flag.flag).allow_negative_numbers(flag.value.is_some())
+    Arg::new(flag.flag).long(flag.flag).visible_aliases(flag.alias).allow_negative_numbers(flag.value.is_some())
 }
 
 /// `KEY=VALUE`.

@@ -59,7 +59,7 @@ impl Default for AdmissionSettings {
             window_step_tokens: 256,
             window_cut: 0.7,
             reject: EarlyRejection::Off,
-            reject_over: [1.0, 0.9, 0.8],
+            reject_over: [1.0, 0.85, 0.7],
         }
     }
 }

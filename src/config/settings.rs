@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{DynamicRouterSettings, RouterSettings};
+use crate::core::Class;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -223,6 +224,8 @@ impl Default for WorkloadSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectiveSettings {
+    /// After any prompt; 0 = by the prompt's length, as below.
+    pub ttft_ms: f64,
     pub ttft_short_ms: f64,
     pub ttft_long_ms: f64,
     pub itl_ms: f64,
@@ -230,7 +233,18 @@ pub struct ObjectiveSettings {
 
 impl Default for ObjectiveSettings {
     fn default() -> Self {
-        ObjectiveSettings { ttft_short_ms: 500.0, ttft_long_ms: 3000.0, itl_ms: 200.0 }
+        ObjectiveSettings { ttft_ms: 0.0, ttft_short_ms: 500.0, ttft_long_ms: 3000.0, itl_ms: 200.0 }
+    }
+}
+
+impl ObjectiveSettings {
+    /// TTFT after a prompt of this class.
+    pub fn ttft_ms_of(&self, class: Class) -> f64 {
+        match class {
+            _ if self.ttft_ms > 0.0 => self.ttft_ms,
+            Class::Short => self.ttft_short_ms,
+            Class::Long => self.ttft_long_ms,
+        }
     }
 }
 

@@ -132,6 +132,9 @@ const RULES: &[Rule] = &[
     rule("workload.continue_requests", COUNT_OR_NONE, |_| true),
     rule("workload.max_tokens", COUNT, |s| s.workload.max_tokens > 0),
     rule("workload.seed", COUNT_OR_NONE, |_| true),
+    rule("objectives.ttft_ms", "a number over 0, or 0 to go by the prompt's length", |s| {
+        s.objectives.ttft_ms == 0.0 || is_positive(s.objectives.ttft_ms)
+    }),
     rule("objectives.ttft_short_ms", POSITIVE, |s| is_positive(s.objectives.ttft_short_ms)),
     rule("objectives.ttft_long_ms", POSITIVE, |s| is_positive(s.objectives.ttft_long_ms)),
     rule("objectives.itl_ms", POSITIVE, |s| is_positive(s.objectives.itl_ms)),

@@ -12,7 +12,7 @@ use super::Cancel;
 use super::Progress;
 use crate::config::{ObjectiveSettings, Settings};
 use crate::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
-use crate::core::{Class, Clock, EngineId, Micros, MonotonicClock, Objectives, Sampling};
+use crate::core::{Clock, EngineId, Micros, MonotonicClock, Objectives, Sampling};
 use crate::router::{Arrangement, CostModel};
 use crate::workload::WorkItem;
 
@@ -278,10 +278,7 @@ impl<'a> Driver<'a> {
 
 /// What is asked of the fleet for this item, with the user's objectives for its class.
 pub(super) fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewRequest {
-    let ttft_ms = match item.class {
-        Class::Short => objectives.ttft_short_ms,
-        Class::Long => objectives.ttft_long_ms,
-    };
+    let ttft_ms = objectives.ttft_ms_of(item.class);
     NewRequest {
         prompt: item.prompt.clone(),
         max_tokens: item.max_tokens,

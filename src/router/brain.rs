@@ -118,7 +118,8 @@ impl Router {
             }
             Event::ShutDown => self.shut_down(actions),
         }
-        self.open_gate(now, actions);
+        // What an event tells may be older than what was decided since.
+        self.open_gate(self.now, actions);
     }
 
     /// Requests that are not over, those that wait for admission included, and aborted legs that their engine has not ended yet.

@@ -62,8 +62,8 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         rate_rps: run.rate_rps,
         repetitions: complete.len() as u32,
         objectives: SummaryObjectives {
-            ttft_short_ms: settings.objectives.ttft_short_ms,
-            ttft_long_ms: settings.objectives.ttft_long_ms,
+            ttft_short_ms: settings.objectives.ttft_ms_of(Class::Short),
+            ttft_long_ms: settings.objectives.ttft_ms_of(Class::Long),
             itl_ms: settings.objectives.itl_ms,
         },
         arms,
