@@ -92,7 +92,7 @@ impl Draws {
 
     /// A number below `count`, each with the same probability (but for less than `count / 2^32`).
     fn below(&mut self, count: usize) -> usize {
-        ((split_mix(&mut self.0) >> 32) * count as u64 >> 32) as usize
+        (((split_mix(&mut self.0) >> 32) * count as u64) >> 32) as usize
     }
 
     /// A number from 0 to 1, without 1.
