@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use dualpool::config::{AdmissionSettings, EarlyRejection, RouterSettings, WindowKind};
-use dualpool::core::{Arrangement, EngineId, Micros, Objectives, PolicyKind, Request, RequestError, RequestId, Time, Tuning};
+use dualpool::core::{
+    Arrangement, EngineId, Micros, Objectives, PolicyKind, Request, RequestError, RequestId, Sampling, Time, Tuning,
+};
 use dualpool::engine::virtual_engine::VirtualSettings;
 use dualpool::report::measure;
 use dualpool::router::CostModel;
@@ -34,6 +36,7 @@ fn requests(speed: f64) -> Vec<(Time, Request)> {
             prompt: item.prompt,
             max_tokens: item.max_tokens,
             ignore_eos: true,
+            sampling: Sampling::default(),
             class: item.class,
             priority: item.priority,
             objectives: OBJECTIVES,

@@ -9,6 +9,7 @@ use super::compare::{Arm, comparisons};
 use super::expected::held;
 use super::observed::Observed;
 use crate::config::Settings;
+use crate::core::Class;
 use crate::harness::arms::CONTROL_SUFFIX;
 use crate::harness::identical::identical;
 use crate::report::{
