@@ -1,18 +1,22 @@
 //! Typed settings: defaults < TOML file < environment < flags. Unknown keys and impossible values are errors that name the key, the
 //! value and what is allowed.
 
+mod auto;
 mod error;
 mod keys;
 mod load;
 mod origin;
+mod roles;
 mod router;
 mod settings;
 mod validate;
 
+pub use auto::AutoSettings;
 pub use error::{ConfigError, Problem};
 pub use keys::written;
 pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, default_values, load, values};
 pub use origin::Origin;
+pub use roles::RoleSettings;
 pub use router::RouterSettings;
 pub use settings::*;
 pub use validate::check;

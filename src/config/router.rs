@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{AutoSettings, RoleSettings};
 use crate::core::LONG_PROMPT_TOKENS_MIN;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,10 +16,21 @@ pub struct RouterSettings {
     pub resumes_max: u32,
     /// How often the router looks at what is due with time.
     pub tick_ms: u64,
+    /// Engines that change pools (`router.roles.*`).
+    pub roles: RoleSettings,
+    /// The policy `auto` (`router.auto.*`).
+    pub auto: AutoSettings,
 }
 
 impl Default for RouterSettings {
     fn default() -> Self {
-        RouterSettings { max_in_flight: 1024, prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN, resumes_max: 3, tick_ms: 50 }
+        RouterSettings {
+            max_in_flight: 1024,
+            prefill_ctx_thresh: LONG_PROMPT_TOKENS_MIN,
+            resumes_max: 3,
+            tick_ms: 50,
+            roles: RoleSettings::default(),
+            auto: AutoSettings::default(),
+        }
     }
 }

@@ -95,6 +95,7 @@ fn complexity(arm: &Arm) -> (u8, usize) {
         PolicyKind::Dedicated => 3,
         PolicyKind::FullDisaggregation => 4,
         PolicyKind::DualPool => 5,
+        PolicyKind::Auto => 6,
     };
     (policy, arrangement.tunings.iter().filter(|t| **t != Tuning::default()).count())
 }

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use crate::config::RouterSettings;
-use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
+use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time};
 
+use super::auto::Auto;
 use super::flight::Flight;
 use super::policy::{self, Ask, Plan, Policy};
-use super::{
-    Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind,
-};
+use super::roles::RoleWatch;
+use super::{Action, CopyTable, CostModel, EngineFacts, EngineState, Event, FleetView, Load, PolicyKind};
 
 /// Decides where every request goes and follows it to its end.
 ///
@@ -19,11 +19,15 @@ pub struct Router {
     pub(super) costs: CostModel,
     pub(super) copies: CopyTable,
     pub(super) policy: Box<dyn Policy>,
+    /// What `policy` is; never `Auto`, which is what chose it.
+    pub(super) kind: PolicyKind,
+    pub(super) auto: Option<Box<Auto>>,
+    pub(super) roles: RoleWatch,
     /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on.
     cached: Vec<u32>,
     pub(super) settings: RouterSettings,
     /// The time of the last event: how old a device's signals are counts from it.
-    now: Time,
+    pub(super) now: Time,
     pub(super) long_prompt_tokens_min: u32,
     pub(super) flights: HashMap<RequestId, Flight>,
     /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
@@ -39,6 +43,9 @@ impl Router {
             costs: CostModel::default(),
             copies: CopyTable::new(fleet.len()),
             policy: policy::build(PolicyKind::LeastLoad),
+            kind: PolicyKind::LeastLoad,
+            auto: None,
+            roles: RoleWatch::default(),
             cached: vec![0; fleet.len()],
             settings: settings.clone(),
             now: Time::default(),
@@ -48,33 +55,10 @@ impl Router {
         }
     }
 
-    /// Serves by this arrangement from now on. Only while nothing is in flight: a request keeps the roles it was placed by.
-    pub fn arrange(&mut self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
-        let in_flight = self.in_flight();
-        if in_flight > 0 {
-            return Err(ArrangementError::Busy { in_flight });
-        }
-        arrangement.validate(self.engines.len())?;
-        let name = || arrangement.name.clone();
-        for (engine, &Tuning { max_num_batched_tokens, .. }) in self.engines.iter().zip(&arrangement.tunings) {
-            let max = engine.facts.max_num_batched_tokens;
-            if let Some(value) = max_num_batched_tokens.filter(|value| !(1..=max).contains(value)) {
-                return Err(ArrangementError::BatchedTokens { name: name(), engine: engine.id, value, max });
-            }
-            if arrangement.policy.moves_kv() && !engine.facts.kv_transfer {
-                let policy = arrangement.policy.name();
-                return Err(ArrangementError::NoKvTransfer { name: name(), policy, engine: engine.id });
-            }
-        }
-        self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
-        self.policy = policy::build(arrangement.policy);
-        self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;
-        Ok(())
-    }
-
     /// Takes what happened at `now`, and appends what is to be done about it.
     pub fn handle(&mut self, now: Time, event: Event<'_>, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
+        self.observe_mix(now, &event);
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
@@ -85,9 +69,16 @@ impl Router {
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.kv_lost(engine),
             Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
-            Event::Tick => {}
+            Event::Tick => self.tick(now, actions),
             Event::ShutDown => self.shut_down(actions),
         }
+    }
+
+    /// What is due with time.
+    fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.tune_drained(now, actions);
+        self.balance_pools(now, actions);
+        self.choose(now, actions);
     }
 
     /// Requests that are not over, and aborted legs that their engine has not ended yet.
@@ -150,6 +141,13 @@ impl Router {
     /// Where a request whose KV is on engine `from` decodes.
     pub(super) fn decide_decode(&mut self, ask: &Ask, from: EngineId) -> Option<EngineId> {
         self.deciding(|policy, fleet| policy.decode_on(fleet, ask, from))
+    }
+
+    /// What a policy would see now.
+    pub(super) fn view<T>(&self, look: impl FnOnce(&FleetView<'_>) -> T) -> T {
+        let Router { engines, costs, copies, cached, long_prompt_tokens_min, now, .. } = self;
+        let long_prompt_tokens_min = *long_prompt_tokens_min;
+        look(&FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now: *now })
     }
 
     fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>) -> T) -> T {

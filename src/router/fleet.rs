@@ -101,7 +101,9 @@ pub struct EngineState {
     /// It could move KV, and lost its link to the mover.
     pub kv_lost: bool,
     pub load: Load,
-    tuning: Tuning,
+    pub(super) tuning: Tuning,
+    /// Settings it is to have once the requests that decode on it are over, or at this time.
+    pub(super) next_tuning: Option<(Time, Tuning)>,
     /// Prompt tokens the engine reported as computed for legs that have no token yet.
     progress: u64,
     /// Prompt tokens of legs that got their first token or left since the last report: the next one still counts their last chunks,
@@ -125,6 +127,7 @@ impl EngineState {
             kv_lost: false,
             load: Load::default(),
             tuning: Tuning::default(),
+            next_tuning: None,
             progress: 0,
             settling: 0,
             first_tokens: 0,
@@ -136,7 +139,25 @@ impl EngineState {
 
     pub(super) fn arrange(&mut self, arrangement: &Arrangement) {
         self.role = arrangement.roles[self.id.index()];
-        self.tuning = arrangement.tunings[self.id.index()];
+        self.tune(arrangement.tunings[self.id.index()]);
+    }
+
+    pub(super) fn tune(&mut self, tuning: Tuning) {
+        (self.tuning, self.next_tuning) = (tuning, None);
+    }
+
+    /// Whether these settings would make the steps longer in which requests decode here now.
+    pub(super) fn is_disturbed_by(&self, tuning: Tuning) -> bool {
+        let step = tuning.max_num_batched_tokens.unwrap_or(self.facts.max_num_batched_tokens);
+        self.load.running > 0 && f64::from(step) > self.batched_tokens()
+    }
+
+    /// An engine like this one with nothing on it, in its place in another arrangement.
+    pub(super) fn idle_twin(&self, arrangement: &Arrangement) -> EngineState {
+        let mut twin = EngineState::new(self.id, self.facts);
+        (twin.alive, twin.kv_lost) = (self.alive, self.kv_lost);
+        twin.arrange(arrangement);
+        twin
     }
 
     /// The leg's prompt is computed: its tokens are no longer part of what the engine is in the middle of.

@@ -1,6 +1,8 @@
 //! The brain, sans-IO: events with their time go in, actions come out. It reads no clock and does no I/O, so the controller, the
 //! tests and a simulator run the very same code.
 
+mod arrange;
+mod auto;
 mod brain;
 mod copies;
 mod cost;
@@ -9,6 +11,7 @@ mod fleet;
 mod flight;
 mod life;
 pub mod policy;
+mod roles;
 
 #[cfg(test)]
 mod tests;

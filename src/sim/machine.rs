@@ -5,12 +5,12 @@ use std::collections::BinaryHeap;
 
 use rand::Rng as _;
 
-use super::{EVENTS_MAX, Served, SimError};
+use super::{EVENTS_MAX, Run, Served, SimError};
 use crate::config::RouterSettings;
 use crate::core::{Arrangement, Bytes, EngineId, LegOutput, Micros, Request, RequestId, Rng, Time, seeded};
 use crate::engine::virtual_engine::{LoadRequest, Scheduler, VirtualSettings};
 use crate::router::{Action, CostModel, EngineFacts, Event, Router};
-use crate::telemetry::{Outcome, RequestRecord};
+use crate::telemetry::{Outcome, RequestRecord, RouterNote};
 
 /// How much a step's length varies around the model, up or down.
 const NOISE: f64 = 0.1;
@@ -20,6 +20,7 @@ enum Due {
     Arrival(usize),
     StepEnds(u16),
     CopyEnds { to: u16, load: usize },
+    Tick,
 }
 
 pub(super) struct Machine<'a> {
@@ -34,6 +35,8 @@ pub(super) struct Machine<'a> {
     settings: &'a VirtualSettings,
     requests: &'a [(Time, Request)],
     served: Vec<Served>,
+    tick: Micros,
+    notes: Vec<(Time, RouterNote)>,
     rng: Rng,
 }
 
@@ -42,6 +45,7 @@ impl<'a> Machine<'a> {
         arrangement: &Arrangement,
         settings: &'a VirtualSettings,
         costs: CostModel,
+        router_settings: &RouterSettings,
         requests: &'a [(Time, Request)],
         seed: u64,
     ) -> Result<Machine<'a>, SimError> {
@@ -53,7 +57,7 @@ impl<'a> Machine<'a> {
             kv_transfer: true,
         };
         let engines = arrangement.roles.len();
-        let in_flight = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };
+        let in_flight = RouterSettings { max_in_flight: requests.len() as u32, ..router_settings.clone() };
         let mut router = Router::new(&vec![facts; engines], &in_flight);
         router.arrange(arrangement)?;
         router.set_costs(costs);
@@ -75,11 +79,14 @@ impl<'a> Machine<'a> {
             settings,
             requests,
             served: requests.iter().map(|_| served()).collect(),
+            tick: Micros(router_settings.tick_ms * 1_000),
+            notes: Vec::new(),
             rng: seeded(seed, "noise"),
         })
     }
 
-    pub(super) fn run(mut self, arrangement: &Arrangement) -> Result<Vec<RequestRecord>, SimError> {
+    pub(super) fn run(mut self, arrangement: &Arrangement) -> Result<Run, SimError> {
+        self.schedule(Time(0), Due::Tick);
         for (i, (at, _)) in self.requests.iter().enumerate() {
             self.schedule(*at, Due::Arrival(i));
         }
@@ -90,8 +97,10 @@ impl<'a> Machine<'a> {
             self.now = at;
             self.happens(due);
         }
-        let records = self.records(&arrangement.name);
-        records.ok_or_else(|| SimError::Stuck { arrangement: arrangement.name.clone() })
+        let notes = std::mem::take(&mut self.notes);
+        let requests = self.records(&arrangement.name);
+        let requests = requests.ok_or_else(|| SimError::Stuck { arrangement: arrangement.name.clone() })?;
+        Ok(Run { requests, notes })
     }
 
     fn schedule(&mut self, at: Time, due: Due) {
@@ -105,6 +114,13 @@ impl<'a> Machine<'a> {
                 // The place in the workload is the id, so that a token finds its record.
                 let request = Request { id: RequestId(i as u64), ..self.requests[i].1.clone() };
                 self.feed(Event::Arrived(request));
+            }
+            Due::Tick => {
+                self.feed(Event::Tick);
+                // As long as anything is to happen; without, time would go on for ever.
+                if !self.due.is_empty() {
+                    self.schedule(self.now.plus(self.tick), Due::Tick);
+                }
             }
             Due::StepEnds(engine) => {
                 let at = usize::from(engine);
@@ -144,7 +160,7 @@ impl<'a> Machine<'a> {
                 Action::Abort { engine, leg } => self.engines[engine.index()].abort(leg),
                 Action::Release { engine, leg } => drop(self.engines[engine.index()].release(leg)),
                 Action::Tune { engine, tuning } => self.engines[engine.index()].tune(tuning),
-                Action::Note(_) => {}
+                Action::Note(note) => self.notes.push((self.now, *note)),
                 Action::Emit { request, tokens } => {
                     let served = &mut self.served[request.0 as usize];
                     served.token_us.extend(tokens.iter().map(|_| Micros(self.now.0)));

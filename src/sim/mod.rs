@@ -5,10 +5,11 @@ mod machine;
 
 use thiserror::Error;
 
+use crate::config::RouterSettings;
 use crate::core::{Arrangement, ArrangementError, Micros, Request, RequestError, Time};
 use crate::engine::virtual_engine::{Timing, VirtualSettings};
 use crate::router::CostModel;
-use crate::telemetry::RequestRecord;
+use crate::telemetry::{RequestRecord, RouterNote};
 
 /// Events one simulation may take; past that something goes round in circles.
 const EVENTS_MAX: u64 = 50_000_000;
@@ -32,7 +33,27 @@ pub fn serve(
     requests: &[(Time, Request)],
     seed: u64,
 ) -> Result<Vec<RequestRecord>, SimError> {
-    machine::Machine::new(arrangement, engine, costs, requests, seed)?.run(arrangement)
+    Ok(serve_by(arrangement, engine, costs, &RouterSettings::default(), requests, seed)?.requests)
+}
+
+/// What a simulation came to.
+#[derive(Debug)]
+pub struct Run {
+    pub requests: Vec<RequestRecord>,
+    /// What the router noted of its decisions, and when.
+    pub notes: Vec<(Time, RouterNote)>,
+}
+
+/// `serve` with a router of these settings, but for the number of requests in flight, which has no limit.
+pub fn serve_by(
+    arrangement: &Arrangement,
+    engine: &VirtualSettings,
+    costs: CostModel,
+    router: &RouterSettings,
+    requests: &[(Time, Request)],
+    seed: u64,
+) -> Result<Run, SimError> {
+    machine::Machine::new(arrangement, engine, costs, router, requests, seed)?.run(arrangement)
 }
 
 /// The timing of engines that cost what the router has learned.

@@ -48,7 +48,8 @@ pub trait Policy: Send {
 pub fn build(kind: PolicyKind) -> Box<dyn Policy> {
     match kind {
         PolicyKind::RoundRobin => Box::<round_robin::RoundRobin>::default(),
-        PolicyKind::LeastLoad => Box::<least_load::LeastLoad>::default(),
+        // It begins so, and chooses once it has seen requests.
+        PolicyKind::LeastLoad | PolicyKind::Auto => Box::<least_load::LeastLoad>::default(),
         PolicyKind::Balanced => Box::<balanced::Balanced>::default(),
         PolicyKind::Dedicated => Box::<dedicated::Dedicated>::default(),
         PolicyKind::DualPool => Box::<dual_pool::DualPool>::default(),
@@ -75,7 +76,11 @@ fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<Engi
         let taken = engine.load.context_tokens + engine.load.output_tokens + tokens;
         let overfull = taken.saturating_sub(engine.facts.kv_tokens) as f64;
         let prompt = engine.backlog().min(engine.chunk());
-        let ready = fleet.copy(from, engine.id, ask.prompt_tokens.into()) + fleet.seat_wait(engine);
+        // An engine does not load from itself: what its prefix cache does not have it computes again.
+        let stays = f64::from(ask.prompt_tokens.saturating_sub(fleet.cached(engine.id)));
+        let there =
+            if engine.id == from { stays * fleet.costs.prefill_us } else { fleet.copy(from, engine.id, ask.prompt_tokens.into()) };
+        let ready = there + fleet.seat_wait(engine);
         // What has no room waits until other requests end: as long as their prompt and output tokens take to compute, at least.
         ready + fleet.costs.step(prompt, engine.load.depth() as f64) + overfull * fleet.costs.prefill_us
     };

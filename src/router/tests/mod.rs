@@ -4,5 +4,6 @@ mod devices;
 mod life;
 mod links;
 mod placing;
+mod rearrange;
 mod script;
 mod storm;

@@ -5,7 +5,7 @@ use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
 use super::script::{A, B, Stage, split};
-use crate::config::RouterSettings;
+use crate::config::{AutoSettings, RoleSettings, RouterSettings};
 use crate::core::{EngineId, EngineStats, FinishReason, LegId, Rng, Tuning, seeded};
 use crate::router::{Arrangement, Event, PolicyKind};
 
@@ -67,9 +67,12 @@ fn stats(rng: &mut Rng) -> EngineStats {
     }
 }
 
-fn storm(policy: PolicyKind, seed: u64) {
+/// `changes`: the arrangement and the roles change all the while.
+fn storm(policy: PolicyKind, seed: u64, changes: bool) {
     let rng = &mut seeded(seed, "storm");
-    let settings = RouterSettings { max_in_flight: 24, ..RouterSettings::default() };
+    let roles = RoleSettings { enabled: changes, hold_ms: 5, cool_down_ms: 10, smooth_ms: 1, margin: 0.0 };
+    let auto = AutoSettings { period_ms: 1, hold: 1, cool_down_ms: 0, margin: 0.0, ..AutoSettings::default() };
+    let settings = RouterSettings { max_in_flight: 24, roles, auto, ..RouterSettings::default() };
     let mut stage = Stage::with(4, &arrangement(policy), &settings);
     let (mut arrived, mut late) = (0, Late::new());
     for _ in 0..STEPS {
@@ -103,6 +106,13 @@ fn storm(policy: PolicyKind, seed: u64) {
                 }
             }
             24..25 if rng.random_bool(0.1) => stage.cut(EngineId(rng.random_range(0..4))),
+            30..32 if changes => {
+                let policy = *PolicyKind::ALL.choose(rng).unwrap_or(&PolicyKind::LeastLoad);
+                stage.rearrange(&arrangement(policy));
+            }
+            32..36 if changes => {
+                stage.feed(Event::Tick);
+            }
             25..30 if !late.is_empty() => {
                 let (leg, ok) = late.swap_remove(rng.random_range(0..late.len()));
                 stage.moved(leg, ok);
@@ -130,8 +140,10 @@ fn storm(policy: PolicyKind, seed: u64) {
 fn storms() {
     for policy in PolicyKind::ALL {
         for seed in 0..SEEDS {
-            let run = std::panic::catch_unwind(|| storm(policy, seed));
-            assert!(run.is_ok(), "{} fails with seed {seed}; the panic above says how", policy.name());
+            for changes in [false, true] {
+                let run = std::panic::catch_unwind(|| storm(policy, seed, changes));
+                assert!(run.is_ok(), "{} fails with seed {seed}, changes {changes}; the panic above says how", policy.name());
+            }
         }
     }
 }
