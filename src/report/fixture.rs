@@ -195,7 +195,7 @@ fn environment() -> Environment {
 
 fn roles(policy: PolicyKind) -> [Role; 2] {
     match policy {
-        PolicyKind::RoundRobin | PolicyKind::LeastLoad | PolicyKind::Balanced => [Role::Shared; 2],
+        PolicyKind::RoundRobin | PolicyKind::LeastLoad | PolicyKind::Balanced | PolicyKind::Auto => [Role::Shared; 2],
         PolicyKind::Dedicated | PolicyKind::DualPool | PolicyKind::FullDisaggregation => [Role::Prefill, Role::Decode],
     }
 }

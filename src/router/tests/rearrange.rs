@@ -1,8 +1,11 @@
 //! Arrangements that change with requests in flight, and engines that change pools.
 
+use rand::Rng as _;
+use rand::seq::{IndexedRandom as _, IteratorRandom as _};
+
 use super::script::{A, B, FACTS, Stage, split};
 use crate::config::{RoleSettings, RouterSettings};
-use crate::core::{EngineId, Role, Tuning};
+use crate::core::{EngineId, Micros, Role, Tuning, seeded};
 use crate::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router};
 use crate::telemetry::RouterNote;
 
@@ -148,4 +151,39 @@ fn an_engine_that_changes_pools_brings_its_answers_to_their_end() {
     assert_eq!(changes(&ticks(&mut stage, 5_000)), [(other, Role::Decode, Role::Prefill)], "the one with less to do");
     stage.give(stage.leg_of(0), 6);
     assert!(stage.clients[&crate::core::RequestId(0)].result.is_some());
+}
+
+/// Whatever the load does, changes are rare: no two within `cool_down_ms`, and both pools always have an engine.
+#[test]
+fn engines_do_not_go_to_and_fro() {
+    for seed in 0..30 {
+        let rng = &mut seeded(seed, "load");
+        let mut settings = roles();
+        (settings.roles.hold_ms, settings.roles.cool_down_ms) = (100, 1_000);
+        let mut stage = Stage::with(4, &split(PolicyKind::FullDisaggregation, &[A, B], &[C, D]), &settings);
+        let (mut changed, mut arrived) = (Vec::new(), 0);
+        for _ in 0..8_000 {
+            match rng.random_range(0..10) {
+                0 if arrived < 600 => {
+                    stage.arrive(arrived, *[64, 1_000].choose(rng).unwrap_or(&64), rng.random_range(1..40));
+                    arrived += 1;
+                }
+                1..5 => {
+                    let leg = stage.live.keys().copied().choose(rng);
+                    leg.into_iter().for_each(|leg| {
+                        let waits = stage.live[&leg].waits.is_some();
+                        drop(if waits { stage.moved(leg, true) } else { stage.give(leg, 1) });
+                    });
+                }
+                _ => {
+                    let actions = stage.feed(Event::Tick);
+                    changed.extend(changes(&actions).into_iter().map(|_| stage.now));
+                }
+            }
+            let members = |role| stage.router.engines().iter().filter(|engine| engine.role == role).count();
+            assert!(members(Role::Prefill) > 0 && members(Role::Decode) > 0, "seed {seed}");
+        }
+        let apart = changed.windows(2).all(|pair| pair[1].since(pair[0]) >= Micros(1_000_000));
+        assert!(apart, "seed {seed}: {changed:?}");
+    }
 }
