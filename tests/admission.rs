@@ -51,7 +51,7 @@ fn serve(admission: AdmissionSettings, requests: &[(Time, Request)], seed: u64) 
     let (tuning, policy) = (Tuning::default(), PolicyKind::FullDisaggregation);
     let pools = Arrangement::pools("2P1D", policy, &engines[..2], &engines[2..], 3, tuning, tuning, 256).unwrap();
     let router = RouterSettings { max_in_flight: 10_000, admission, ..RouterSettings::default() };
-    sim::serve_with(&router, &pools, &engine(), CostModel::default(), requests, seed).unwrap()
+    sim::serve_by(&router, &pools, &engine(), CostModel::default(), requests, seed).unwrap().requests
 }
 
 /// Requests within their objectives, and requests rejected, over all seeds.

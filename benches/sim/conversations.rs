@@ -2,7 +2,7 @@
 //! means are those of Mooncake's conversation trace (12,031 requests in an hour, prompts of 12,000 tokens, answers of 343), which is not
 //! needed for this.
 
-use dualpool::core::{Class, Micros, Objectives, Priority, Request, RequestId, Rng, Time, TokenId, seeded};
+use dualpool::core::{Class, Micros, Objectives, Priority, Request, RequestId, Rng, Sampling, Time, TokenId, seeded};
 use rand::Rng as _;
 use rand_distr::{Distribution, LogNormal};
 
@@ -53,6 +53,7 @@ impl Iterator for Conversations {
             prompt: said.as_slice().into(),
             max_tokens: tokens(250.0, 0.8, rng).min(4_000) as u32,
             ignore_eos: true,
+            sampling: Sampling::default(),
             class: Class::Long,
             priority: Priority::Normal,
             objectives: Objectives { ttft_us_max: Micros(5_000_000), itl_us_max: Micros(100_000) },

@@ -2,6 +2,7 @@
 //! value and what is allowed.
 
 mod admission;
+mod auto;
 mod dynamic_router;
 mod error;
 mod keys;
@@ -9,6 +10,7 @@ mod load;
 mod migration;
 mod origin;
 mod prefix;
+mod roles;
 mod router;
 mod score;
 mod settings;
@@ -16,6 +18,7 @@ mod signals;
 mod validate;
 
 pub use admission::{AdmissionSettings, EarlyRejection, WindowKind};
+pub use auto::AutoSettings;
 pub use dynamic_router::{DynamicRouterSettings, ROUTER_ARM, WorkloadKind};
 pub use error::{ConfigError, Problem};
 pub use keys::written;
@@ -23,6 +26,7 @@ pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, def
 pub use migration::MigrationSettings;
 pub use origin::Origin;
 pub use prefix::{PrefixSettings, PrefixTracking};
+pub use roles::RoleSettings;
 pub use router::RouterSettings;
 pub use score::{CacheAwareSettings, ScoreSettings};
 pub use settings::*;

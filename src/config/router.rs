@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdmissionSettings, CacheAwareSettings, MigrationSettings, PrefixSettings, ScoreSettings, SignalSettings};
+use super::{
+    AdmissionSettings, AutoSettings, CacheAwareSettings, MigrationSettings, PrefixSettings, RoleSettings, ScoreSettings,
+    SignalSettings,
+};
 use crate::core::{LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +32,10 @@ pub struct RouterSettings {
     pub score: ScoreSettings,
     pub cache_aware: CacheAwareSettings,
     pub migration: MigrationSettings,
+    /// Engines that change pools (`router.roles.*`).
+    pub roles: RoleSettings,
+    /// The policy `auto` (`router.auto.*`).
+    pub auto: AutoSettings,
 }
 
 impl Default for RouterSettings {
@@ -47,6 +54,8 @@ impl Default for RouterSettings {
             score: ScoreSettings::default(),
             cache_aware: CacheAwareSettings::default(),
             migration: MigrationSettings::default(),
+            roles: RoleSettings::default(),
+            auto: AutoSettings::default(),
         }
     }
 }

@@ -252,6 +252,9 @@ impl ObjectiveSettings {
 pub const ARMS: [&str; 7] =
     ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "full_disaggregation", "dual_pool", "auto"];
 
+/// Arms that run when they are named: `auto_online` chooses its arrangement while it serves.
+pub const ARMS_ON_REQUEST: [&str; 1] = ["auto_online"];
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::keys::written;
 use super::load::values;
-use super::{ARMS, ConfigError, DeviceKind, Origin, Problem, ROUTER_ARM, Settings, WorkloadKind};
+use super::{ARMS, ARMS_ON_REQUEST, ConfigError, DeviceKind, Origin, Problem, ROUTER_ARM, Settings, WorkloadKind};
 use crate::core::PolicyKind;
 
 struct Rule {
@@ -23,6 +23,7 @@ const SWITCH: &str = "true or false";
 const POSITIVE: &str = "a number over 0";
 const WEIGHT: &str = "a number of at least 0";
 const PATH: &str = "a path";
+const MARGIN: &str = "a share of at least 0 and below 1";
 
 /// Requests of one repetition, at most: their records are kept in memory until the run is over.
 const REQUESTS_MAX: u64 = 100_000;
@@ -116,6 +117,16 @@ const RULES: &[Rule] = &[
     rule("router.migration.contention", "a number of at least 0", |s| {
         s.router.migration.contention >= 0.0 && s.router.migration.contention.is_finite()
     }),
+    rule("router.roles.enabled", SWITCH, |_| true),
+    rule("router.roles.smooth_ms", COUNT, |s| s.router.roles.smooth_ms > 0),
+    rule("router.roles.hold_ms", COUNT_OR_NONE, |_| true),
+    rule("router.roles.cool_down_ms", COUNT, |s| s.router.roles.cool_down_ms > 0),
+    rule("router.roles.margin", MARGIN, |s| is_margin(s.router.roles.margin)),
+    rule("router.auto.period_ms", COUNT, |s| s.router.auto.period_ms > 0),
+    rule("router.auto.window_ms", COUNT, |s| s.router.auto.window_ms > 0),
+    rule("router.auto.margin", MARGIN, |s| is_margin(s.router.auto.margin)),
+    rule("router.auto.hold", COUNT, |s| s.router.auto.hold > 0),
+    rule("router.auto.cool_down_ms", COUNT_OR_NONE, |_| true),
     rule("migrate.lease_ms", COUNT, |s| s.migrate.lease_ms > 0),
     rule("migrate.verify_kv", SWITCH, |_| true),
     rule("migrate.run_dir", PATH, |_| true),
@@ -183,6 +194,10 @@ fn is_router_arm(arm: &str) -> bool {
 
 fn is_share(x: f64) -> bool {
     x > 0.0 && x <= 1.0
+}
+
+fn is_margin(x: f64) -> bool {
+    (0.0..1.0).contains(&x)
 }
 
 fn is_positive(x: f64) -> bool {
@@ -303,9 +318,10 @@ fn pools(s: &Settings, device: DeviceKind, require: &mut Require) {
 
 fn arms(s: &Settings, require: &mut Require) {
     let arms = &s.run.arms;
-    let known = arms.iter().all(|arm| ARMS.contains(&arm.as_str()));
+    let names = [&ARMS[..], &ARMS_ON_REQUEST[..]].concat();
+    let known = arms.iter().all(|arm| names.contains(&arm.as_str()));
     let once = arms.iter().enumerate().all(|(i, arm)| !arms[..i].contains(arm));
-    require(!arms.is_empty() && known && once, "run.arms", format!("at least one of {}, each once", ARMS.join(", ")));
+    require(!arms.is_empty() && known && once, "run.arms", format!("at least one of {}, each once", names.join(", ")));
 
     let arms = &s.dynamic_router.arms;
     let once = arms.iter().enumerate().all(|(i, arm)| !arms[..i].contains(arm));

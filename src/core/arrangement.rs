@@ -33,10 +33,12 @@ pub enum PolicyKind {
     DualPool,
     /// Every prompt prefills in the prefill pool and moves.
     FullDisaggregation,
+    /// Whichever of these is forecast to serve the requests at hand best, changed while it serves.
+    Auto,
 }
 
 impl PolicyKind {
-    pub const ALL: [PolicyKind; 10] = [
+    pub const ALL: [PolicyKind; 11] = [
         PolicyKind::RoundRobin,
         PolicyKind::LeastLoad,
         PolicyKind::PowerOfTwo,
@@ -47,6 +49,7 @@ impl PolicyKind {
         PolicyKind::Dedicated,
         PolicyKind::DualPool,
         PolicyKind::FullDisaggregation,
+        PolicyKind::Auto,
     ];
 
     /// The name users give it, which is also its serde form.
@@ -62,6 +65,7 @@ impl PolicyKind {
             PolicyKind::Dedicated => "dedicated",
             PolicyKind::DualPool => "dual_pool",
             PolicyKind::FullDisaggregation => "full_disaggregation",
+            PolicyKind::Auto => "auto",
         }
     }
 
@@ -70,7 +74,7 @@ impl PolicyKind {
         matches!(self, PolicyKind::Dedicated | PolicyKind::DualPool | PolicyKind::FullDisaggregation)
     }
 
-    /// Whether requests change engines with their KV.
+    /// Whether requests change engines with their KV, and cannot do without.
     pub fn moves_kv(self) -> bool {
         matches!(self, PolicyKind::DualPool | PolicyKind::FullDisaggregation)
     }

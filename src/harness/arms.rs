@@ -71,6 +71,8 @@ impl Pools {
             "shared_round_robin" => self.shared(name, PolicyKind::RoundRobin, untuned),
             // Where nothing was searched, `auto` has no ground to split.
             "shared_least_load" | "auto" => self.shared(name, PolicyKind::LeastLoad, untuned),
+            // It chooses while it serves, and begins with nothing known.
+            "auto_online" => self.shared(name, PolicyKind::Auto, untuned),
             "shared_tuned" => self.shared(name, PolicyKind::Balanced, untuned),
             "dedicated" => self.split(name, PolicyKind::Dedicated, untuned, untuned),
             "full_disaggregation" => self.split(name, PolicyKind::FullDisaggregation, untuned, untuned),

@@ -99,6 +99,7 @@ fn complexity(arm: &Arm) -> (u8, usize) {
         PolicyKind::Dedicated => 7,
         PolicyKind::FullDisaggregation => 8,
         PolicyKind::DualPool => 9,
+        PolicyKind::Auto => 10,
     };
     (policy, arrangement.tunings.iter().filter(|t| **t != Tuning::default()).count())
 }

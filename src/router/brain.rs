@@ -4,18 +4,18 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::config::RouterSettings;
-use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time, Tuning};
+use crate::core::{DeviceSignals, EngineId, EngineStats, LegId, RejectReason, Request, RequestId, Role, Time};
 use crate::telemetry::{Placed, RouterNote};
 
 use super::admission::Admission;
+use super::auto::Auto;
 use super::flight::Flight;
 use super::migration::Migration;
 use super::policy::{self, Ask, Plan, Policy};
 use super::prefix::PrefixIndex;
-use super::{
-    Action, Arrangement, ArrangementError, CopyTable, CostModel, EngineFacts, EngineState, Event, Explanation, FleetView, Load,
-    PolicyKind,
-};
+use super::roles::RoleWatch;
+use super::signals::EngineSignals;
+use super::{Action, CopyTable, CostModel, EngineFacts, EngineState, Event, Explanation, FleetView, Load, PolicyKind};
 
 /// Decides where every request goes and follows it to its end.
 ///
@@ -26,9 +26,12 @@ pub struct Router {
     pub(super) costs: CostModel,
     pub(super) copies: CopyTable,
     pub(super) policy: Box<dyn Policy>,
+    /// What `policy` is; never `Auto`, which is what chose it.
+    pub(super) kind: PolicyKind,
+    pub(super) auto: Option<Box<Auto>>,
+    pub(super) roles: RoleWatch,
     /// What the engines' prefix caches are believed to hold. None when nobody asks.
     pub(super) prefix: Option<PrefixIndex>,
-    policy_kind: PolicyKind,
     /// What the decision at hand is made of; none unless somebody wants to know.
     explanation: Option<RefCell<Explanation>>,
     /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on. Zeros between decisions.
@@ -47,14 +50,17 @@ pub struct Router {
 impl Router {
     /// A router over these engines, by `EngineId`. It serves by `least_load` until it is given an arrangement.
     pub fn new(fleet: &[EngineFacts], settings: &RouterSettings) -> Router {
-        let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts, &settings.signals));
+        let signals = EngineSignals::new(&settings.signals);
+        let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts, signals.clone()));
         Router {
             engines: engines.collect(),
             costs: CostModel::default(),
             copies: CopyTable::new(fleet.len()),
             policy: policy::build(PolicyKind::LeastLoad, settings),
+            kind: PolicyKind::LeastLoad,
+            auto: None,
+            roles: RoleWatch::default(),
             prefix: None,
-            policy_kind: PolicyKind::LeastLoad,
             explanation: settings.explain.then(RefCell::default),
             cached: vec![0; fleet.len()],
             settings: settings.clone(),
@@ -67,35 +73,10 @@ impl Router {
         }
     }
 
-    /// Serves by this arrangement from now on. Only while nothing is in flight: a request keeps the roles it was placed by.
-    pub fn arrange(&mut self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
-        let in_flight = self.in_flight();
-        if in_flight > 0 {
-            return Err(ArrangementError::Busy { in_flight });
-        }
-        arrangement.validate(self.engines.len())?;
-        let name = || arrangement.name.clone();
-        for (engine, &Tuning { max_num_batched_tokens, .. }) in self.engines.iter().zip(&arrangement.tunings) {
-            let max = engine.facts.max_num_batched_tokens;
-            if let Some(value) = max_num_batched_tokens.filter(|value| !(1..=max).contains(value)) {
-                return Err(ArrangementError::BatchedTokens { name: name(), engine: engine.id, value, max });
-            }
-            if arrangement.policy.moves_kv() && !engine.facts.kv_transfer {
-                let policy = arrangement.policy.name();
-                return Err(ArrangementError::NoKvTransfer { name: name(), policy, engine: engine.id });
-            }
-        }
-        self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
-        self.policy = policy::build(arrangement.policy, &self.settings);
-        self.policy_kind = arrangement.policy;
-        self.track_prefixes();
-        self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;
-        Ok(())
-    }
-
     /// Takes what happened at `now`, and appends what is to be done about it.
     pub fn handle(&mut self, now: Time, event: Event<'_>, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
+        self.observe_mix(now, &event);
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
@@ -112,14 +93,20 @@ impl Router {
             Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
             Event::Drain { engine } => self.drain(engine),
             Event::Undrain { engine } => self.undrain(engine),
-            Event::Tick => {
-                self.tick(now, actions);
-                self.mind_gate(now, actions);
-            }
+            Event::Tick => self.tick(now, actions),
             Event::ShutDown => self.shut_down(actions),
         }
         // What an event tells may be older than what was decided since.
         self.open_gate(self.now, actions);
+    }
+
+    /// What is due with time.
+    fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.move_on(now, actions);
+        self.tune_drained(now, actions);
+        self.balance_pools(now, actions);
+        self.choose(now, actions);
+        self.mind_gate(now, actions);
     }
 
     /// Requests that are not over, those that wait for admission included, and aborted legs that their engine has not ended yet.
@@ -206,12 +193,16 @@ impl Router {
 
     /// Looks at the fleet without deciding anything: by what was looked up of the prompt at hand, if it was.
     pub(super) fn judging<T>(&mut self, judge: impl FnOnce(&FleetView<'_>, &Admission) -> T) -> T {
-        let Router { engines, costs, copies, cached, long_prompt_tokens_min, now, admission, .. } = self;
-        let (long_prompt_tokens_min, now) = (*long_prompt_tokens_min, *now);
-        let fleet = FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now, explaining: None };
-        let judgement = judge(&fleet, admission);
-        cached.fill(0);
+        let judgement = self.view(|fleet| judge(fleet, &self.admission));
+        self.cached.fill(0);
         judgement
+    }
+
+    /// What a policy would see now.
+    pub(super) fn view<T>(&self, look: impl FnOnce(&FleetView<'_>) -> T) -> T {
+        let Router { engines, costs, copies, cached, long_prompt_tokens_min, now, .. } = self;
+        let (long_prompt_tokens_min, now) = (*long_prompt_tokens_min, *now);
+        look(&FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now, explaining: None })
     }
 
     /// Notes what the decision just made was made of, if somebody wants to know.
@@ -222,7 +213,7 @@ impl Router {
             Plan::Split(engine) => (engine, true),
         };
         let Ask { prompt_tokens, outputs, .. } = *ask;
-        let (policy, candidates) = (self.policy_kind, explanation.get_mut().take());
+        let (policy, candidates) = (self.kind, explanation.get_mut().take());
         let placed = Placed { request, policy, prompt_tokens, outputs, from, chosen, split, candidates };
         actions.push(Action::Note(Box::new(RouterNote::Placed(placed))));
     }

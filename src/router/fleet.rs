@@ -6,7 +6,6 @@ use std::cell::RefCell;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::SignalSettings;
 use crate::core::{DeviceSignals, EngineId, EngineStats, Micros, Objectives, PREFILL_TOKENS_MIN, Role, Time, Tuning};
 
 use super::signals::Busy;
@@ -121,7 +120,9 @@ pub struct EngineState {
     pub draining: bool,
     pub load: Load,
     pub signals: EngineSignals,
-    tuning: Tuning,
+    pub(super) tuning: Tuning,
+    /// Settings it is to have once the requests that decode on it are over, or at this time.
+    pub(super) next_tuning: Option<(Time, Tuning)>,
     /// Prompt tokens the engine reported as computed for legs that have no token yet.
     progress: u64,
     /// Prompt tokens of legs that got their first token or left since the last report: the next one still counts their last chunks,
@@ -136,7 +137,7 @@ pub struct EngineState {
 }
 
 impl EngineState {
-    pub(super) fn new(id: EngineId, facts: EngineFacts, signals: &SignalSettings) -> EngineState {
+    pub(super) fn new(id: EngineId, facts: EngineFacts, signals: EngineSignals) -> EngineState {
         EngineState {
             id,
             facts,
@@ -145,8 +146,9 @@ impl EngineState {
             kv_lost: false,
             draining: false,
             load: Load::default(),
-            signals: EngineSignals::new(signals),
+            signals,
             tuning: Tuning::default(),
+            next_tuning: None,
             progress: 0,
             settling: 0,
             first_tokens: 0,
@@ -158,8 +160,26 @@ impl EngineState {
 
     pub(super) fn arrange(&mut self, arrangement: &Arrangement) {
         self.role = arrangement.roles[self.id.index()];
-        self.tuning = arrangement.tunings[self.id.index()];
+        self.tune(arrangement.tunings[self.id.index()]);
         self.signals.forget();
+    }
+
+    pub(super) fn tune(&mut self, tuning: Tuning) {
+        (self.tuning, self.next_tuning) = (tuning, None);
+    }
+
+    /// Whether these settings would make the steps longer in which requests decode here now.
+    pub(super) fn is_disturbed_by(&self, tuning: Tuning) -> bool {
+        let step = tuning.max_num_batched_tokens.unwrap_or(self.facts.max_num_batched_tokens);
+        self.load.running > 0 && f64::from(step) > self.batched_tokens()
+    }
+
+    /// An engine like this one with nothing on it, in its place in another arrangement.
+    pub(super) fn idle_twin(&self, arrangement: &Arrangement) -> EngineState {
+        let mut twin = EngineState::new(self.id, self.facts, self.signals.clone());
+        (twin.alive, twin.kv_lost, twin.draining) = (self.alive, self.kv_lost, self.draining);
+        twin.arrange(arrangement);
+        twin
     }
 
     /// The leg's prompt is computed: its tokens are no longer part of what the engine is in the middle of.

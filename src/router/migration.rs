@@ -73,8 +73,8 @@ struct Candidate {
 }
 
 impl Router {
-    /// What is due with time.
-    pub(super) fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
+    /// Moves what is to be moved now.
+    pub(super) fn move_on(&mut self, now: Time, actions: &mut Vec<Action>) {
         let drains = self.engines.iter().any(|engine| engine.draining);
         if !drains && !self.settings.migration.enabled {
             return;

@@ -2,6 +2,8 @@
 //! tests and a simulator run the very same code.
 
 mod admission;
+mod arrange;
+mod auto;
 mod brain;
 mod copies;
 mod cost;
@@ -15,6 +17,7 @@ mod locality;
 mod migration;
 pub mod policy;
 pub mod prefix;
+mod roles;
 mod score;
 mod signals;
 

@@ -114,28 +114,45 @@ pub fn serve(
     seed: u64,
 ) -> Result<Vec<RequestRecord>, SimError> {
     let router = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };
-    serve_with(&router, arrangement, engine, costs, requests, seed)
+    Ok(serve_by(&router, arrangement, engine, costs, requests, seed)?.requests)
 }
 
-/// The same with a router of these settings.
-pub fn serve_with(
+/// What a simulation came to.
+#[derive(Debug, Default)]
+pub struct Run {
+    pub requests: Vec<RequestRecord>,
+    /// What the router noted of its decisions, and when.
+    pub notes: Vec<(Micros, RouterNote)>,
+}
+
+impl Observer for Run {
+    fn request(&mut self, record: RequestRecord) {
+        self.requests.push(record);
+    }
+
+    fn note(&mut self, at: Micros, note: RouterNote) {
+        self.notes.push((at, note));
+    }
+}
+
+/// The same with a router of these settings, and with what it noted.
+pub fn serve_by(
     router: &RouterSettings,
     arrangement: &Arrangement,
     engine: &VirtualSettings,
     costs: CostModel,
     requests: &[(Time, Request)],
     seed: u64,
-) -> Result<Vec<RequestRecord>, SimError> {
+) -> Result<Run, SimError> {
     let engines = vec![engine.clone(); arrangement.roles.len()];
     let simulation = Simulation { engines: &engines, arrangement, router, costs, faults: &Faults::default(), seed };
-    let mut records = Vec::with_capacity(requests.len());
-    let given: Vec<_> = requests.iter().map(|(_, request)| request.id).collect();
-    simulation.serve(requests.iter().cloned(), |record| records.push(record))?;
-    records.sort_unstable_by_key(|record| record.index);
-    for (record, id) in records.iter_mut().zip(given) {
-        record.id = id;
+    let mut run = Run::default();
+    simulation.observe(requests.iter().cloned(), &mut run)?;
+    run.requests.sort_unstable_by_key(|record| record.index);
+    for (record, (_, request)) in run.requests.iter_mut().zip(requests) {
+        record.id = request.id;
     }
-    Ok(records)
+    Ok(run)
 }
 
 /// The timing of engines that cost what the router has learned.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{EngineId, Micros, PolicyKind, RequestId, Role};
+use crate::core::{Arrangement, EngineId, Micros, PolicyKind, RequestId, Role};
 
 /// A decision of the router that concerns more than where one leg went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,6 +12,17 @@ use crate::core::{EngineId, Micros, PolicyKind, RequestId, Role};
 pub enum RouterNote {
     /// An engine changed pools.
     RoleChanged { engine: EngineId, from: Role, to: Role, why: String },
+    /// `auto` chose another arrangement.
+    Rearranged {
+        from: String,
+        to: Arrangement,
+        /// Share of the requests within their objectives, forecast for what was and for what is now; none for the first one, which
+        /// no forecast chose.
+        forecast_from: Option<f64>,
+        forecast_to: Option<f64>,
+        /// Requests that the forecasts are for.
+        requests: u32,
+    },
     /// How admission stands. At most one per second, and none while nothing of note changes.
     Admission(AdmissionState),
     /// A leg was placed; noted only with `router.explain`.

@@ -45,7 +45,7 @@ impl VirtualEngine {
             max_num_batched_tokens: settings.max_num_batched_tokens,
             max_num_seqs: settings.max_num_seqs,
             kv_transfer: true,
-            prefix_caching: false,
+            prefix_caching: settings.prefix_cache,
             pid: None,
         };
         let core = Core {

@@ -59,7 +59,8 @@ pub trait Policy: Send {
 pub fn build(kind: PolicyKind, settings: &RouterSettings) -> Box<dyn Policy> {
     match kind {
         PolicyKind::RoundRobin => Box::<round_robin::RoundRobin>::default(),
-        PolicyKind::LeastLoad => Box::<least_load::LeastLoad>::default(),
+        // It begins so, and chooses once it has seen requests.
+        PolicyKind::LeastLoad | PolicyKind::Auto => Box::<least_load::LeastLoad>::default(),
         PolicyKind::PowerOfTwo => Box::new(power_of_two::PowerOfTwo::new(settings.seed)),
         PolicyKind::CacheAware => Box::new(cache_aware::CacheAware::new(&settings.cache_aware)),
         PolicyKind::Score => Box::new(score::Score::new(&settings.score, settings.seed)),
@@ -109,7 +110,10 @@ fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<Engi
         let taken = engine.load.context_tokens + engine.load.output_tokens + tokens;
         let overfull = taken.saturating_sub(engine.facts.kv_tokens) as f64;
         let prompt = engine.backlog().min(engine.chunk());
-        let ready = fleet.copy(from, engine.id, fleet.uncached(engine.id, ask.prompt_tokens.into())) + fleet.seat_wait(engine);
+        // An engine does not load from itself: what its prefix cache does not have it computes again.
+        let uncached = fleet.uncached(engine.id, ask.prompt_tokens.into());
+        let there = if engine.id == from { uncached * fleet.costs.prefill_us } else { fleet.copy(from, engine.id, uncached) };
+        let ready = there + fleet.seat_wait(engine);
         // What has no room waits until other requests end: as long as their prompt and output tokens take to compute, at least.
         ready + fleet.costs.step(prompt, engine.load.depth() as f64) + overfull * fleet.costs.prefill_us
     };

@@ -9,7 +9,7 @@ use crate::config::{RouterSettings, SignalSettings};
 use crate::core::{DeviceSignals, EngineId, EngineStats, Micros, Objectives, PolicyKind, Rng, Role, Time};
 use crate::router::fleet::LegLoad;
 use crate::router::policy::{self, Ask, Plan, Policy};
-use crate::router::{CopyTable, CostModel, EngineFacts, EngineState, Explanation, FleetView};
+use crate::router::{CopyTable, CostModel, EngineFacts, EngineSignals, EngineState, Explanation, FleetView};
 use crate::telemetry::Candidate;
 
 use super::script::FACTS;
@@ -36,8 +36,8 @@ impl Made {
     }
 
     pub fn of(facts: &[EngineFacts]) -> Made {
-        let signals = SignalSettings { warm_up_requests: 0, ..SignalSettings::default() };
-        let engines = facts.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts, &signals));
+        let signals = EngineSignals::new(&SignalSettings { warm_up_requests: 0, ..SignalSettings::default() });
+        let engines = facts.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts, signals.clone()));
         Made {
             engines: engines.collect(),
             costs: CostModel::default(),

@@ -9,6 +9,7 @@ mod links;
 mod made_up;
 mod moving;
 mod placing;
+mod rearrange;
 mod sampling;
 mod scores;
 mod script;

@@ -116,6 +116,14 @@ impl Stage {
         actions
     }
 
+    /// Changes the arrangement with whatever is in flight.
+    pub fn rearrange(&mut self, arrangement: &Arrangement) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.router.rearrange(arrangement, &mut actions).unwrap();
+        self.actions.extend(actions.iter().cloned());
+        actions
+    }
+
     fn act(&mut self, action: &Action) {
         match action {
             Action::Submit { engine, leg } => {

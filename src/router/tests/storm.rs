@@ -6,7 +6,9 @@ use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
 use super::script::{A, B, Stage, prompt, split};
-use crate::config::{AdmissionSettings, EarlyRejection, MigrationSettings, PrefixTracking, RouterSettings, WindowKind};
+use crate::config::{
+    AdmissionSettings, AutoSettings, EarlyRejection, MigrationSettings, PrefixTracking, RoleSettings, RouterSettings, WindowKind,
+};
 use crate::core::{EngineId, EngineStats, FinishReason, LegId, Micros, Objectives, Priority, Rng, Tuning, seeded};
 use crate::router::{Arrangement, Event, PolicyKind};
 
@@ -102,13 +104,16 @@ fn restless(seed: u64) -> MigrationSettings {
     }
 }
 
-fn storm(policy: PolicyKind, seed: u64) {
+/// `changes`: the arrangement and the roles change all the while.
+fn storm(policy: PolicyKind, seed: u64, changes: bool) {
     let rng = &mut seeded(seed, "storm");
     let mut settings = settings(seed);
     if seed % 4 >= 2 {
         settings.prefix.track = PrefixTracking::Always;
     }
     settings.migration = restless(seed / 2);
+    settings.roles = RoleSettings { enabled: changes, hold_ms: 5, cool_down_ms: 10, smooth_ms: 1, margin: 0.0 };
+    settings.auto = AutoSettings { period_ms: 1, hold: 1, cool_down_ms: 0, margin: 0.0, ..AutoSettings::default() };
     let mut stage = Stage::with(4, &arrangement(policy), &settings);
     let (mut arrived, mut late) = (0, Late::new());
     for _ in 0..STEPS {
@@ -157,6 +162,13 @@ fn storm(policy: PolicyKind, seed: u64) {
                 stage.feed(if rng.random_bool(0.5) { Event::Drain { engine } } else { Event::Undrain { engine } });
             }
             58..68 => drop(stage.wait(50)),
+            30..32 if changes => {
+                let policy = *PolicyKind::ALL.choose(rng).unwrap_or(&PolicyKind::LeastLoad);
+                stage.rearrange(&arrangement(policy));
+            }
+            32..36 if changes => {
+                stage.feed(Event::Tick);
+            }
             25..30 if !late.is_empty() => {
                 let (leg, ok) = late.swap_remove(rng.random_range(0..late.len()));
                 stage.moved(leg, ok);
@@ -184,8 +196,10 @@ fn storm(policy: PolicyKind, seed: u64) {
 fn storms() {
     for policy in PolicyKind::ALL {
         for seed in 0..SEEDS {
-            let run = std::panic::catch_unwind(|| storm(policy, seed));
-            assert!(run.is_ok(), "{} fails with seed {seed}; the panic above says how", policy.name());
+            for changes in [false, true] {
+                let run = std::panic::catch_unwind(|| storm(policy, seed, changes));
+                assert!(run.is_ok(), "{} fails with seed {seed}, changes {changes}; the panic above says how", policy.name());
+            }
         }
     }
 }
