@@ -100,6 +100,15 @@ fn config_as_json_names_value_and_origin() {
 }
 
 #[test]
+fn simulations_drawn_at_random_go_as_they_must() {
+    let many = dualpool(&["torture", "--seeds", "0..20"]).prints();
+    assert!(many.starts_with("20 simulations, 0 failed; "), "{many}");
+    let one = dualpool(&["torture", "--seed", "7"]).prints();
+    assert!(one.contains("seed: 7,") && one.contains("1 simulations, 0 failed"), "{one}");
+    dualpool(&["torture", "--seeds", "5..5"]).refuses(2, &["no seed in 5..5"]);
+}
+
+#[test]
 fn targets_are_listed() {
     let listed = dualpool(&["list-targets"]).prints();
     let names: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();

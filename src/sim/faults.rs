@@ -14,7 +14,11 @@ pub struct Faults {
     pub engine_death: EngineDeath,
     /// Links that are slow for a time.
     pub slow_link: Vec<SlowLink>,
+    /// Engines whose link to the mover breaks for good.
+    pub cut_link: Vec<CutLink>,
     pub stale_telemetry: StaleTelemetry,
+    /// What engines give reaches the router this much later, in order.
+    pub late_outputs_ms: u64,
     pub lost_messages: LostMessages,
     /// Share of KV copies that fail.
     pub failed_copies: f64,
@@ -28,7 +32,9 @@ impl Default for Faults {
         Faults {
             engine_death: EngineDeath::default(),
             slow_link: Vec::new(),
+            cut_link: Vec::new(),
             stale_telemetry: StaleTelemetry::default(),
+            late_outputs_ms: 0,
             lost_messages: LostMessages::default(),
             failed_copies: 0.0,
             clients_leave: ClientsLeave::default(),
@@ -64,6 +70,14 @@ pub struct SlowLink {
     pub to_ms: u64,
     /// So many times as long.
     pub factor: f64,
+}
+
+/// From then on no KV moves from the engine or to it, and it lets go of all it holds. It goes on serving.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutLink {
+    pub engine: EngineId,
+    pub at_ms: u64,
 }
 
 /// What engines report of themselves is old, or does not come.
@@ -127,7 +141,8 @@ impl Faults {
             require(sound, "slow_link.factor", link.factor, "a number of at least 1")?;
         }
         let deaths = self.engine_death.at.iter().map(|death| ("engine_death.at", death.engine));
-        let named = deaths.chain(self.slow_link.iter().map(|link| ("slow_link", link.engine)));
+        let cuts = self.cut_link.iter().map(|link| ("cut_link", link.engine));
+        let named = deaths.chain(cuts).chain(self.slow_link.iter().map(|link| ("slow_link", link.engine)));
         match named.into_iter().find(|(_, engine)| engine.index() >= engines) {
             Some((key, engine)) => Err(FaultError::UnknownEngine { key, engine, last: engines.saturating_sub(1) }),
             None => Ok(()),

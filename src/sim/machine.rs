@@ -6,7 +6,7 @@ use super::client::Client;
 use super::clock::Agenda;
 use super::faults::Mishaps;
 use super::{EVENTS_WITHOUT_END_MAX, EngineTotals, IDLE_TICKS_MAX, Observer, SimError, Simulation, Totals};
-use crate::core::{Bytes, EngineId, EngineStats, IdMap, KvSource, LegId, Micros, Request, RequestId, Rng, Time, seeded};
+use crate::core::{Bytes, EngineId, EngineStats, IdMap, KvSource, LegId, LegOutput, Micros, Request, RequestId, Rng, Time, seeded};
 use crate::engine::virtual_engine::{LoadRequest, Scheduler, StepOutput, VirtualSettings};
 use crate::router::{Action, EngineFacts, Event, Router};
 use crate::telemetry::EngineSample;
@@ -16,8 +16,10 @@ const NOISE: f64 = 0.1;
 
 enum Due {
     StepEnds(EngineId),
-    /// Legs ended outside of a step.
-    Ended(EngineId),
+    /// What a step gave reaches the router.
+    Gave(EngineId, Box<(Vec<StepOutput>, EngineStats)>),
+    /// The router hears of legs that ended outside of a step.
+    Ended(EngineId, Vec<LegOutput>),
     CopyEnds(Box<CopyUnderWay>),
     /// The mover's word of a copy reaches the router.
     Moved {
@@ -31,6 +33,7 @@ enum Due {
     LeaseEnds(EngineId, LegId),
     Stats(EngineId, Box<EngineStats>),
     Leaves(RequestId),
+    LinkBreaks(EngineId),
     Dies(EngineId),
     DeathNoticed(EngineId),
     Tick,
@@ -51,6 +54,8 @@ struct Engine<'a> {
     /// In a step.
     busy: bool,
     alive: bool,
+    /// Has its link to the mover.
+    linked: bool,
     /// The router's count of its legs, since when, and what it came to until then: legs times microseconds.
     depth: u64,
     depth_since: Time,
@@ -107,6 +112,7 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
                 scheduler,
                 busy: false,
                 alive: true,
+                linked: true,
                 depth: 0,
                 depth_since: Time(0),
                 depth_area: 0,
@@ -117,6 +123,9 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
         let mut agenda = Agenda::new();
         for (engine, at) in mishaps.deaths(engines.len()) {
             agenda.schedule(at, Due::Dies(engine));
+        }
+        for link in &faults.cut_link {
+            agenda.schedule(Time(link.at_ms * 1_000), Due::LinkBreaks(link.engine));
         }
         Ok(Machine {
             simulation,
@@ -198,7 +207,11 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
     fn happens(&mut self, due: Due) {
         match due {
             Due::StepEnds(engine) => self.step_ends(engine),
-            Due::Ended(engine) => self.legs_ended(engine),
+            Due::Gave(engine, given) => {
+                let (mut outputs, stats) = *given;
+                self.gave(engine, &mut outputs, stats);
+            }
+            Due::Ended(engine, ended) => self.legs_ended(engine, &ended),
             Due::CopyEnds(copy) => self.copy_ends(&copy),
             Due::Moved { leg, copy, bytes, ok } => self.feed(Event::KvMoved { leg, copy, bytes, ok }),
             Due::Held(engine, leg) => {
@@ -214,6 +227,7 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
                     self.feed(Event::Cancelled(request));
                 }
             }
+            Due::LinkBreaks(engine) => self.link_breaks(engine),
             Due::Dies(engine) => self.dies(engine),
             Due::DeathNoticed(engine) => self.feed(Event::EngineDied { engine, why: "the simulation killed it" }),
             Due::Tick => self.tick(),
@@ -222,7 +236,6 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
     }
 
     fn step_ends(&mut self, id: EngineId) {
-        let now = self.now;
         let engine = &mut self.engines[id.index()];
         if !engine.alive {
             return; // What it was computing is lost.
@@ -232,44 +245,53 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
         let mut outputs = std::mem::take(&mut self.outputs);
         engine.scheduler.finish_step(&mut outputs);
         let stats = engine.scheduler.stats();
-        for output in outputs.drain(..) {
-            let StepOutput { leg, token, cached_tokens, finish } = &output;
-            if let Some(client) = self.clients.get_mut(&leg.request) {
-                client.gave(now, *leg, token.is_some(), *cached_tokens, finish.is_some());
-            }
-            let ends = finish.as_ref().map(|finish| (&finish.reason, finish.held));
-            self.feed(Event::Output { leg: *leg, tokens: token.as_slice(), cached_tokens: *cached_tokens, finish: ends });
-            if finish.as_ref().is_some_and(|finish| finish.held.is_some()) {
-                self.held(id, *leg);
-            }
+        for output in outputs.iter().filter(|output| output.finish.as_ref().is_some_and(|finish| finish.held.is_some())) {
+            self.held(id, output.leg);
         }
-        self.outputs = outputs;
+        match self.simulation.faults.late_outputs_ms {
+            0 => {
+                self.gave(id, &mut outputs, stats);
+                self.outputs = outputs;
+            }
+            late => self.agenda.schedule(self.now.plus(Micros(late * 1_000)), Due::Gave(id, Box::new((outputs, stats)))),
+        }
+        self.kick(id);
+    }
+
+    /// Tells the router what a step gave, and empties `outputs`.
+    fn gave(&mut self, id: EngineId, outputs: &mut Vec<StepOutput>, stats: EngineStats) {
+        let now = self.now;
+        for StepOutput { leg, token, cached_tokens, finish } in outputs.drain(..) {
+            if let Some(client) = self.clients.get_mut(&leg.request) {
+                client.gave(now, leg, token.is_some(), cached_tokens, finish.is_some());
+            }
+            let finish = finish.as_ref().map(|finish| (&finish.reason, finish.held));
+            self.feed(Event::Output { leg, tokens: token.as_slice(), cached_tokens, finish });
+        }
         match self.mishaps.stats() {
             Some(Micros::ZERO) => self.feed(Event::EngineStats { engine: id, stats }),
             Some(late) => self.agenda.schedule(now.plus(late), Due::Stats(id, Box::new(stats))),
             None => {}
         }
         self.count_depth(id);
-        self.kick(id);
     }
 
-    fn legs_ended(&mut self, id: EngineId) {
-        if !self.engines[id.index()].alive {
-            return;
-        }
-        for output in self.engines[id.index()].scheduler.take_ended() {
-            if let Some(client) = self.clients.get_mut(&output.leg.request) {
-                client.gave(self.now, output.leg, false, None, true);
+    fn legs_ended(&mut self, id: EngineId, ended: &[LegOutput]) {
+        for LegOutput { leg, finish, .. } in ended {
+            if let Some(client) = self.clients.get_mut(&leg.request) {
+                client.gave(self.now, *leg, false, None, true);
             }
-            let finish = output.finish.as_ref().map(|finish| (&finish.reason, finish.held));
-            self.feed(Event::Output { leg: output.leg, tokens: &[], cached_tokens: None, finish });
+            let finish = finish.as_ref().map(|finish| (&finish.reason, finish.held));
+            self.feed(Event::Output { leg: *leg, tokens: &[], cached_tokens: None, finish });
         }
         self.count_depth(id);
-        self.kick(id);
     }
 
     /// The engine holds blocks for a leg that ended.
     fn held(&mut self, engine: EngineId, leg: LegId) {
+        if !self.engines[engine.index()].linked {
+            return self.release(engine, leg); // Nobody could come for them.
+        }
         let lease = Micros(self.simulation.faults.lease_ms * 1_000);
         self.agenda.schedule(self.now.plus(lease), Due::LeaseEnds(engine, leg));
         if let Some(late) = self.mishaps.mover_says() {
@@ -297,9 +319,10 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
         if let Some(at) = self.copies.iter().position(|&from| from == (source.engine, source.leg)) {
             self.copies.swap_remove(at);
         }
-        let from = &mut self.engines[source.engine.index()];
-        let reachable = from.alive && !self.mishaps.copy_fails();
-        let kv = from.scheduler.held(source.leg).filter(|_| reachable);
+        let from = &self.engines[source.engine.index()];
+        let held = from.scheduler.held(source.leg).filter(|_| from.alive && from.linked);
+        let fails = self.mishaps.copy_fails() || !self.engines[to.index()].linked;
+        let kv = held.filter(|_| !fails);
         if !self.engines[to.index()].alive {
             return; // Nobody waits for it any more; who held the blocks hears from the router.
         }
@@ -325,6 +348,15 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
         }
         self.kick(source.engine);
         self.kick(to);
+    }
+
+    fn link_breaks(&mut self, id: EngineId) {
+        let engine = &mut self.engines[id.index()];
+        if engine.alive && std::mem::replace(&mut engine.linked, false) {
+            engine.scheduler.release_all();
+            self.feed(Event::KvLost { engine: id });
+            self.kick(id);
+        }
     }
 
     fn dies(&mut self, id: EngineId) {
@@ -419,6 +451,7 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
                 if self.engines[engine.index()].alive {
                     self.engines[engine.index()].scheduler.abort(leg);
                     self.notice_ended(engine);
+                    self.kick(engine);
                 }
             }
             Action::Release { engine, leg } => {
@@ -450,8 +483,10 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
 
     /// The router hears of legs that ended outside of a step as it would of any: not in the midst of what it asked for.
     fn notice_ended(&mut self, id: EngineId) {
-        if self.engines[id.index()].scheduler.has_ended() {
-            self.agenda.schedule(self.now, Due::Ended(id));
+        let ended = self.engines[id.index()].scheduler.take_ended();
+        if !ended.is_empty() {
+            let late = Micros(self.simulation.faults.late_outputs_ms * 1_000);
+            self.agenda.schedule(self.now.plus(late), Due::Ended(id, ended));
         }
     }
 

@@ -22,7 +22,7 @@ use crate::engine::virtual_engine::{Timing, VirtualSettings};
 use crate::router::CostModel;
 use crate::telemetry::{EngineSample, RequestRecord, RouterNote};
 
-pub use faults::{ClientsLeave, DeathAt, EngineDeath, FaultError, Faults, LostMessages, SlowLink, StaleTelemetry};
+pub use faults::{ClientsLeave, CutLink, DeathAt, EngineDeath, FaultError, Faults, LostMessages, SlowLink, StaleTelemetry};
 pub use totals::{EngineTotals, Totals};
 
 /// Events between two ends of requests, at most; past that something goes round in circles.

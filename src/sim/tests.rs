@@ -130,6 +130,16 @@ fn a_copy_that_fails_is_computed_again_and_a_lost_release_costs_a_lease() {
 }
 
 #[test]
+fn without_a_link_requests_stay_where_they_are_prefilled() {
+    let requests: Vec<_> = (0..4).map(|i| (Time(i * 1_000_000), request(300 + i as u32, 4))).collect();
+    let faults = Faults { cut_link: vec![CutLink { engine: EngineId(1), at_ms: 1_500 }], ..Faults::default() };
+    let (records, totals) = run(&split(), &vec![VirtualSettings::default(); 2], &faults, requests);
+    assert!(records.iter().all(|record| record.outcome == Outcome::Done));
+    assert_eq!((totals.engines[1].moves_in, totals.blocks_leaked), (2, 0));
+    assert!(records[2..].iter().all(|record| record.legs.iter().all(|leg| leg.engine == EngineId(0))));
+}
+
+#[test]
 fn clients_leave_and_reports_come_late_or_never() {
     let requests: Vec<_> = (0..20).map(|i| (Time(i * 1_000), request(100, 50))).collect();
     let faults = Faults {

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     /// Seeds of every test run. `TORTURE_SEEDS` asks for more, and `dualpool torture` is the faster way to many.
-    const SEEDS: u64 = 600;
+    const SEEDS: u64 = 2_000;
 
     #[test]
     fn whatever_goes_wrong_every_request_ends_once_with_its_own_text() {
@@ -76,16 +76,16 @@ mod tests {
         };
         many("deaths", |s| !s.faults.engine_death.at.is_empty());
         many("slow links", |s| !s.faults.slow_link.is_empty());
+        many("cut links", |s| !s.faults.cut_link.is_empty());
         many("stale telemetry", |s| s.faults.stale_telemetry.dropped > 0.0);
+        many("late outputs", |s| s.faults.late_outputs_ms > 0);
         many("lost messages", |s| s.faults.lost_messages.releases > 0.0);
         many("failed copies", |s| s.faults.failed_copies > 0.0);
         many("clients that leave", |s| s.faults.clients_leave.share > 0.0);
         many("KV that moves", |s| s.arrangement.policy.moves_kv());
-        let mut sums = Totals::default();
         let (mut moves, mut expired, mut evictions, mut cached) = (0, 0, 0, 0);
-        for seed in 0..100 {
+        for seed in 0..scenarios.len() as u64 {
             let totals = torture(seed).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-            sums.requests += totals.requests;
             expired += totals.leases_expired;
             moves += totals.engines.iter().map(|engine| engine.moves_in).sum::<u64>();
             evictions += totals.engines.iter().map(|engine| engine.evictions).sum::<u64>();

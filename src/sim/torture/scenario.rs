@@ -12,11 +12,13 @@ use crate::core::{
 };
 use crate::engine::virtual_engine::{Timing, VirtualSettings};
 use crate::router::CostModel;
-use crate::sim::{ClientsLeave, DeathAt, EngineDeath, Faults, LostMessages, Simulation, SlowLink, StaleTelemetry};
+use crate::sim::{ClientsLeave, CutLink, DeathAt, EngineDeath, Faults, LostMessages, Simulation, SlowLink, StaleTelemetry};
 
 /// Engines of a fleet, and requests, at most.
 const ENGINES_MAX: usize = 6;
 const REQUESTS_MAX: usize = 60;
+/// A lease that outlasts everything: it runs out only for blocks that nobody gave back.
+pub(super) const LEASE_NEVER_MS: u64 = 3_600_000;
 /// Faults that come at a time come within this much of the start, when most requests do.
 const FAULTS_WITHIN_MS: u64 = 2_000;
 
@@ -122,9 +124,9 @@ fn arrangement(engines: &[VirtualSettings], rng: &mut Rng) -> Arrangement {
 fn router(rng: &mut Rng) -> RouterSettings {
     RouterSettings {
         max_in_flight: rng.random_range(1..=2 * REQUESTS_MAX as u32),
-        prefill_ctx_thresh: rng.random_range(8..=256),
         resumes_max: rng.random_range(0..=4),
         tick_ms: rng.random_range(1..=100),
+        // What counts as long is the arrangement's.
         ..RouterSettings::default()
     }
 }
@@ -133,9 +135,13 @@ fn router(rng: &mut Rng) -> RouterSettings {
 fn faults(engines: usize, rng: &mut Rng) -> Faults {
     let engine = |rng: &mut Rng| EngineId(rng.random_range(0..engines) as u16);
     let moment = |rng: &mut Rng| rng.random_range(0..FAULTS_WITHIN_MS);
-    let mut faults = Faults { lease_ms: rng.random_range(50..=2_000), ..Faults::default() };
+    let mut faults = Faults { lease_ms: LEASE_NEVER_MS, ..Faults::default() };
     if rng.random_bool(0.1) {
         return faults;
+    }
+    let lease_ms = rng.random_range(50..=2_000);
+    if rng.random_bool(0.5) {
+        faults.lease_ms = lease_ms;
     }
     if rng.random_bool(0.4) {
         let deaths = rng.random_range(1..=engines);
@@ -152,11 +158,18 @@ fn faults(engines: usize, rng: &mut Rng) -> Faults {
             faults.slow_link.push(SlowLink { engine: engine(rng), from_ms, to_ms, factor: rng.random_range(1.0..50.0) });
         }
     }
+    if rng.random_bool(0.2) {
+        faults.cut_link.push(CutLink { engine: engine(rng), at_ms: moment(rng) });
+    }
     if rng.random_bool(0.4) {
         faults.stale_telemetry = StaleTelemetry { late_ms: rng.random_range(0..=500), dropped: rng.random_range(0.0..=1.0) };
     }
     if rng.random_bool(0.4) {
+        faults.late_outputs_ms = rng.random_range(1..=100);
+    }
+    if rng.random_bool(0.4) {
         let (releases, moves) = (rng.random_range(0.0..=1.0), rng.random_range(0.0..=1.0));
+        faults.lease_ms = lease_ms;
         faults.lost_messages = LostMessages { releases, moves, late_ms: rng.random_range(0..=200) };
     }
     if rng.random_bool(0.4) {

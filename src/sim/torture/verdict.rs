@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
-use super::Scenario;
+use super::scenario::{LEASE_NEVER_MS, Scenario};
 use crate::core::{FinishReason, Micros, PREFILL_TOKENS_MIN, RejectReason, Request, RequestError, TokenId};
 use crate::engine::virtual_engine::text_after;
 use crate::sim::Totals;
@@ -27,6 +27,8 @@ pub enum Violation {
     NotRefused { index: u32 },
     #[error("{blocks} blocks are still in use when all requests are over")]
     Blocks { blocks: u64 },
+    #[error("{leases} leases ran out that outlast everything: the router never gave the blocks back")]
+    Leases { leases: u64 },
     #[error("the router counts {in_flight} requests in flight when all are over")]
     Unsettled { in_flight: u64 },
     #[error("{in_flight} requests were in flight at once; router.max_in_flight is {max}")]
@@ -60,6 +62,9 @@ pub(super) fn violations(scenario: &Scenario, records: &[RequestRecord], totals:
     }
     if totals.blocks_leaked > 0 {
         found.push(Violation::Blocks { blocks: totals.blocks_leaked });
+    }
+    if scenario.faults.lease_ms == LEASE_NEVER_MS && totals.leases_expired > 0 {
+        found.push(Violation::Leases { leases: totals.leases_expired });
     }
     if totals.unsettled > 0 {
         found.push(Violation::Unsettled { in_flight: totals.unsettled });
@@ -179,6 +184,7 @@ impl Worst {
         let extra_us = (deaths * faults.engine_death.noticed_after_ms * 1_000) as f64
             + (slow - 1.0) * copies as f64 * legs
             + held
+            + (faults.late_outputs_ms * 1_000) as f64 * legs * f64::from(scenario.router.resumes_max + 1)
             + (scenario.router.tick_ms * 1_000) as f64;
         Worst { alone_us: scenario.requests.iter().map(|(_, request)| alone(request)).collect(), extra_us }
     }

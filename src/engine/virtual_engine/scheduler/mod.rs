@@ -200,6 +200,16 @@ impl Scheduler {
         false
     }
 
+    /// All blocks held for legs that are over go back to the pool.
+    pub fn release_all(&mut self) {
+        let mut held: Vec<LegId> = self.held.keys().copied().collect();
+        // In an order that does not depend on how the map came to be: the cache is overwritten in it.
+        held.sort_unstable();
+        for leg in held {
+            self.release(leg);
+        }
+    }
+
     /// The KV held for this leg.
     pub fn held(&self, leg: LegId) -> Option<Fingerprint> {
         self.held.get(&leg).map(|held| held.kv)
@@ -237,10 +247,6 @@ impl Scheduler {
     /// Legs that want their KV copied, since the last call.
     pub fn take_loads(&mut self) -> Vec<LoadRequest> {
         std::mem::take(&mut self.loads)
-    }
-
-    pub fn has_ended(&self) -> bool {
-        !self.ended.is_empty()
     }
 
     /// Legs that ended outside a step, since the last call.
