@@ -66,7 +66,7 @@ enum Command {
     /// Watch a run while it goes on, and this machine's GPUs.
     Top(top::Args),
     /// Serve a modelled fleet's traffic with the real router, in seconds and without engines; every figure is a forecast.
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     /// Draw runs and simulations: TTFT, ITL, goodput and queue depth, as SVG and PNG.
     Plot(plot::Args),
     /// Empty an engine while a run goes on: its requests move to others, and it gets no new ones.

@@ -68,8 +68,8 @@ impl Distribution for Curve {
     }
 
     fn range(&self) -> Option<(f64, f64)> {
-        let values = || self.points.iter().map(|[_, value]| *value);
-        Some((values().find(|value| *value > 0.0)?, values().last()?))
+        let values = self.points.iter().map(|[_, value]| *value);
+        Some((values.clone().find(|value| *value > 0.0)?, values.max_by(f64::total_cmp)?))
     }
 }
 
