@@ -18,8 +18,8 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput  # noqa: E402
 from vllm.v1.request import Request, RequestStatus  # noqa: E402
 from vllm.v1.structured_output import StructuredOutputManager  # noqa: E402
 
-from dualpool.words import HOLD, LEG, PART  # noqa: E402
 from dualpool.scheduler import AS_STARTED, LAYOUT, PREFILL_TOKENS_MIN, SALT, TunableScheduler  # noqa: E402
+from dualpool.words import HOLD, LEG, PART  # noqa: E402
 
 BLOCK = 16
 CEILING = 256

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from ..words import HOLD, LEG
+from dualpool.words import HOLD, LEG
 
 logger = logging.getLogger("vllm.dualpool")
 
