@@ -16,6 +16,7 @@ mod program;
 mod progress;
 mod report;
 mod run;
+mod session;
 mod terminal;
 mod top;
 mod topology;

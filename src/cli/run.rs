@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 
@@ -13,10 +12,10 @@ use super::fleet::Links;
 use super::profile::Watched;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
-use super::{Cli, calibrate, fleet, interrupt, log, program, topology};
+use super::{Cli, calibrate, fleet, interrupt, log, program, session, topology};
 use crate::config::Settings;
 use crate::core::{Clock, MonotonicClock};
-use crate::device::{self, Device, Gpus, Placement};
+use crate::device::{self, Gpus, Placement};
 use crate::harness::target::{self, Target};
 use crate::harness::{Cancel, Outcome, Progress, dual_pool, environment};
 use crate::report;
@@ -49,6 +48,8 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
             topology::probe(&settings.run.out, args.json)
         } else if target == target::MIGRATION_COST {
             calibrate::measure(settings, &gpus, args.json, terminal)
+        } else if target == target::ENGINE_TIMING {
+            calibrate::engines(settings, &gpus, args.json, terminal)
         } else {
             dual_pool(args, settings, &gpus, terminal)
         }
@@ -62,7 +63,7 @@ fn dual_pool(args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal)
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
     let outcome = runtime.block_on(measure(settings, &placements, links, terminal));
     // What is left are tasks that wait for nothing; none may keep the program from ending.
-    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    runtime.shutdown_timeout(session::SHUTDOWN_MAX);
     let Some(outcome) = outcome? else {
         terminal.line("stopped before the engines were ready; nothing was measured");
         return Ok(ExitCode::from(INTERRUPTED));
@@ -70,8 +71,6 @@ fn dual_pool(args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal)
     show(&outcome.dir, args.json)?;
     Ok(verdict(&outcome, terminal))
 }
-
-const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// None when the user stopped it before there was anything to keep.
 async fn measure(
@@ -83,7 +82,7 @@ async fn measure(
     let cancel = Cancel::new();
     interrupt::watch(cancel.clone(), terminal.clone()).context("cannot listen for Ctrl-C")?;
     let bars = Arc::new(Bars::new(terminal));
-    for note in notes(placements) {
+    for note in session::notes(placements) {
         bars.note(&note);
     }
     let mut prepared = dual_pool::prepare(settings, program::command_line())?;
@@ -106,26 +105,12 @@ async fn measure(
     };
     prepared.took("engine start", clock.now().since(started).into());
 
-    let environment = environment::gather(controller.engines(), settings, gpu_names(placements));
+    let environment = environment::gather(controller.engines(), settings, session::gpu_names(placements));
     let outcome = prepared.run(&controller, environment, bars.as_ref(), &cancel).await;
     bars.phase("engine stop", 0);
     controller.shutdown().await;
     bars.finish();
     outcome.map(Some)
-}
-
-fn notes(placements: &[Placement]) -> Vec<String> {
-    let shared = placements.iter().any(|p| matches!(&p.device, Device::Cores(set) if set.shares_cores));
-    let note = "there are fewer cores than engines: engines share a core's hardware threads and slow each other down";
-    shared.then(|| note.to_string()).into_iter().collect()
-}
-
-fn gpu_names(placements: &[Placement]) -> Vec<String> {
-    let name = |placement: &Placement| match &placement.device {
-        Device::Gpu(gpu) => Some(format!("{gpu} {}, {}", gpu.name, gpu.memory)),
-        Device::Cores(_) | Device::Virtual(_) => None,
-    };
-    placements.iter().filter_map(name).collect()
 }
 
 fn show(dir: &Path, json: bool) -> anyhow::Result<()> {

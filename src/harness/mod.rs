@@ -8,9 +8,12 @@
 
 pub mod arms;
 mod cancel;
+mod columns;
 mod drive;
 pub mod dual_pool;
+pub mod engine_timing;
 pub mod environment;
+mod fit;
 pub mod folder;
 mod identical;
 pub mod migration_cost;

@@ -1,6 +1,6 @@
 //! What `dualpool run` can run.
 
-use super::{folder, migration_cost};
+use super::{engine_timing, folder, migration_cost};
 use crate::report::topology;
 
 /// A benchmark target.
@@ -30,7 +30,13 @@ pub const MIGRATION_COST: Target = Target {
     file: migration_cost::FILE,
 };
 
-pub const TARGETS: [Target; 3] = [DUAL_POOL, TOPOLOGY_PROBE, MIGRATION_COST];
+pub const ENGINE_TIMING: Target = Target {
+    name: "engine_timing",
+    about: "what a step costs on these engines, fitted to recorded ones: the timing that simulations go by (`calibrate --engine`)",
+    file: engine_timing::FILE,
+};
+
+pub const TARGETS: [Target; 4] = [DUAL_POOL, TOPOLOGY_PROBE, MIGRATION_COST, ENGINE_TIMING];
 
 /// The target of this name, or an error that lists them.
 pub fn find(name: &str) -> Result<Target, UnknownTarget> {
@@ -52,7 +58,7 @@ mod tests {
         assert_eq!(find("dual_pool"), Ok(DUAL_POOL));
         assert_eq!(
             find("dualpool").unwrap_err().to_string(),
-            "there is no target `dualpool`; the targets are: dual_pool, topology_probe, migration_cost"
+            "there is no target `dualpool`; the targets are: dual_pool, topology_probe, migration_cost, engine_timing"
         );
     }
 }

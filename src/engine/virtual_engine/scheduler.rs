@@ -7,14 +7,13 @@ use crate::core::{
     EngineStats, FinishReason, HeldKv, KvSource, Leg, LegFinish, LegId, LegOutput, Micros, PREFILL_TOKENS_MIN, TokenId, Tuning,
 };
 
-use super::settings::VirtualSettings;
+use super::settings::{StepWork, VirtualSettings};
 use super::text::{END, Fingerprint};
 
 /// One step, as it was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepCost {
-    pub prompt_tokens: u32,
-    pub decodes: u32,
+    pub work: StepWork,
     pub takes: Micros,
 }
 
@@ -207,15 +206,18 @@ impl Scheduler {
             None | Some(0) => u32::MAX,
             Some(threshold) => threshold,
         };
-        let (mut prompt_tokens, mut decodes, mut context) = (0, 0, 0);
+        let mut work = StepWork::default();
         let mut take = |sequence: &Sequence, most: u32| {
             let left = sequence.prompt_left();
             let tokens = left.clamp(1, chunk_max).min(most);
             if left == 0 {
-                decodes += 1;
-                context += u64::from(sequence.kv_tokens());
+                work.decodes += 1;
+                work.context += u64::from(sequence.kv_tokens());
             } else {
-                prompt_tokens += tokens;
+                let (before, part) = (u64::from(sequence.computed), u64::from(tokens));
+                work.prompt_tokens += tokens;
+                // Token i of the part reads the context before it and the part's tokens up to itself.
+                work.attention += part * before + part * (part + 1) / 2;
             }
             (sequence.leg.id, tokens)
         };
@@ -253,7 +255,7 @@ impl Scheduler {
         if self.step.is_empty() {
             return None;
         }
-        Some(StepCost { prompt_tokens, decodes, takes: self.settings.timing.step(prompt_tokens, decodes, context) })
+        Some(StepCost { work, takes: self.settings.timing.step(&work) })
     }
 
     /// The waiting leg whose turn it is, if there are blocks for it.
@@ -360,13 +362,13 @@ mod tests {
         scheduler.submit(leg(0, 200, 2));
         scheduler.submit(leg(1, 50, 2));
         let cost = scheduler.begin_step().unwrap();
-        assert_eq!((cost.prompt_tokens, cost.decodes), (100, 0), "64 of the long prompt and 36 of the short one");
+        assert_eq!((cost.work.prompt_tokens, cost.work.decodes), (100, 0), "64 of the long prompt and 36 of the short one");
         assert!(scheduler.finish_step().0.is_empty());
         let cost = scheduler.begin_step().unwrap();
         assert_eq!(cost.prompt_tokens, 64 + 14);
         assert_eq!(scheduler.finish_step().0.len(), 1);
         let cost = scheduler.begin_step().unwrap();
-        assert_eq!((cost.prompt_tokens, cost.decodes), (64, 1));
+        assert_eq!((cost.work.prompt_tokens, cost.work.decodes), (64, 1));
     }
 
     #[test]
@@ -461,11 +463,11 @@ mod tests {
         scheduler.tune(Tuning { max_num_batched_tokens: Some(1), ..Tuning::default() });
         scheduler.submit(leg(9, 100, 2));
         let cost = scheduler.begin_step().unwrap();
-        assert_eq!((cost.prompt_tokens, cost.decodes), (PREFILL_TOKENS_MIN, 4));
+        assert_eq!((cost.work.prompt_tokens, cost.work.decodes), (PREFILL_TOKENS_MIN, 4));
         scheduler.finish_step();
         // From its second chunk on the prompt is a running leg, and has a token of its own.
         let cost = scheduler.begin_step().unwrap();
-        assert_eq!((cost.prompt_tokens, cost.decodes), (PREFILL_TOKENS_MIN + 1, 4));
+        assert_eq!((cost.work.prompt_tokens, cost.work.decodes), (PREFILL_TOKENS_MIN + 1, 4));
     }
 
     #[test]
