@@ -321,12 +321,14 @@ pub enum VirtualKv {
 #[serde(default, deny_unknown_fields)]
 pub struct VirtualEngineSettings {
     pub kv: VirtualKv,
+    /// Whether KV blocks keep what they hold for later prompts that begin alike, as vLLM's do.
+    pub prefix_cache: bool,
     /// Model time that passes per second of real time.
     pub speed: f64,
 }
 
 impl Default for VirtualEngineSettings {
     fn default() -> Self {
-        VirtualEngineSettings { kv: VirtualKv::None, speed: 1.0 }
+        VirtualEngineSettings { kv: VirtualKv::None, prefix_cache: true, speed: 1.0 }
     }
 }

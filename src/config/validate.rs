@@ -79,6 +79,7 @@ const RULES: &[Rule] = &[
         tracing_subscriber::EnvFilter::try_new(&s.telemetry.log).is_ok()
     }),
     rule("virtual.kv", "none, shm or cuda", |_| true),
+    rule("virtual.prefix_cache", SWITCH, |_| true),
     rule("virtual.speed", POSITIVE, |s| is_positive(s.virtual_engines.speed)),
     rule("telemetry.profile", "none, minimal, nsys or ncu", |_| true),
 ];

@@ -1,201 +1,537 @@
-//! The simulation itself: a queue of what is due, the router, and one modelled scheduler per engine.
-
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+//! The simulation itself: what is due, the router, and one modelled scheduler per engine.
 
 use rand::Rng as _;
 
-use super::{EVENTS_MAX, Served, SimError};
-use crate::config::RouterSettings;
-use crate::core::{Arrangement, Bytes, EngineId, LegOutput, Micros, Request, RequestId, Rng, Time, seeded};
-use crate::engine::virtual_engine::{LoadRequest, Scheduler, VirtualSettings};
-use crate::router::{Action, CostModel, EngineFacts, Event, Router};
-use crate::telemetry::{Outcome, RequestRecord};
+use super::client::Client;
+use super::clock::Agenda;
+use super::faults::Mishaps;
+use super::{EVENTS_WITHOUT_END_MAX, EngineTotals, IDLE_TICKS_MAX, Observer, SimError, Simulation, Totals};
+use crate::core::{Bytes, EngineId, EngineStats, IdMap, KvSource, Leg, LegId, Micros, Request, RequestId, Rng, Time, seeded};
+use crate::engine::virtual_engine::{LoadRequest, Scheduler, StepOutput, VirtualSettings};
+use crate::router::{Action, EngineFacts, Event, Router};
+use crate::telemetry::EngineSample;
 
 /// How much a step's length varies around the model, up or down.
 const NOISE: f64 = 0.1;
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    Arrival(usize),
-    StepEnds(u16),
-    CopyEnds { to: u16, load: usize },
+    /// A leg, or the word that one is to end, reaches its engine.
+    Reaches(EngineId, Box<Order>),
+    StepEnds(EngineId),
+    /// Legs ended outside of a step.
+    Ended(EngineId),
+    CopyEnds(Box<CopyUnderWay>),
+    /// The mover's word of a copy reaches the router.
+    Moved {
+        leg: LegId,
+        copy: Micros,
+        bytes: Bytes,
+        ok: bool,
+    },
+    /// The mover's word that blocks are held reaches the router's shell.
+    Held(EngineId, LegId),
+    LeaseEnds(EngineId, LegId),
+    Stats(EngineId, Box<EngineStats>),
+    Leaves(RequestId),
+    Dies(EngineId),
+    DeathNoticed(EngineId),
+    Tick,
+    Sample,
 }
 
-pub(super) struct Machine<'a> {
+/// What an engine is told.
+enum Order {
+    Submit(Leg),
+    Abort(LegId),
+}
+
+struct CopyUnderWay {
+    leg: LegId,
+    source: KvSource,
+    to: EngineId,
+    started: Time,
+}
+
+/// An engine, and what it has done.
+struct Engine<'a> {
+    settings: &'a VirtualSettings,
+    scheduler: Scheduler,
+    /// In a step.
+    busy: bool,
+    alive: bool,
+    /// The router's count of its legs, since when, and what it came to until then: legs times microseconds.
+    depth: u64,
+    depth_since: Time,
+    depth_area: u128,
+    totals: EngineTotals,
+}
+
+pub(super) struct Machine<'a, I: Iterator<Item = (Time, Request)>, O> {
+    simulation: &'a Simulation<'a>,
     now: Time,
-    due: BinaryHeap<Reverse<(Time, u64, Due)>>,
-    scheduled: u64,
+    agenda: Agenda<Due>,
+    requests: std::iter::Peekable<I>,
+    observer: &'a mut O,
     router: Router,
     actions: Vec<Action>,
-    engines: Vec<Scheduler>,
-    busy: Vec<bool>,
-    loads: Vec<LoadRequest>,
-    settings: &'a VirtualSettings,
-    requests: &'a [(Time, Request)],
-    served: Vec<Served>,
-    rng: Rng,
+    engines: Vec<Engine<'a>>,
+    /// By request in flight.
+    clients: IdMap<RequestId, Client>,
+    copies: Vec<(EngineId, LegId)>,
+    outputs: Vec<StepOutput>,
+    noise: Rng,
+    mishaps: Mishaps<'a>,
+    ticking: bool,
+    sampling: bool,
+    idle_ticks: u64,
+    /// The router asked for something since this was last set to false.
+    asked: bool,
+    events_at_last_end: u64,
+    totals: Totals,
 }
 
-impl<'a> Machine<'a> {
-    pub(super) fn new(
-        arrangement: &Arrangement,
-        settings: &'a VirtualSettings,
-        costs: CostModel,
-        requests: &'a [(Time, Request)],
-        seed: u64,
-    ) -> Result<Machine<'a>, SimError> {
-        let facts = EngineFacts {
-            max_model_len: settings.max_model_len,
-            max_num_batched_tokens: settings.max_num_batched_tokens,
-            max_num_seqs: settings.max_num_seqs,
-            kv_tokens: u64::from(settings.kv_blocks) * u64::from(settings.block_size),
-            kv_transfer: true,
-        };
-        let engines = arrangement.roles.len();
-        let in_flight = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };
-        let mut router = Router::new(&vec![facts; engines], &in_flight);
+fn facts(settings: &VirtualSettings) -> EngineFacts {
+    EngineFacts {
+        max_model_len: settings.max_model_len,
+        max_num_batched_tokens: settings.max_num_batched_tokens,
+        max_num_seqs: settings.max_num_seqs,
+        kv_tokens: u64::from(settings.kv_blocks) * u64::from(settings.block_size),
+        kv_transfer: true,
+    }
+}
+
+impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
+    pub(super) fn new(simulation: &'a Simulation<'a>, requests: I, observer: &'a mut O) -> Result<Self, SimError> {
+        let Simulation { engines, arrangement, router: settings, costs, faults, seed } = *simulation;
+        faults.check(engines.len())?;
+        let mut router = Router::new(&engines.iter().map(facts).collect::<Vec<_>>(), settings);
         router.arrange(arrangement)?;
         router.set_costs(costs);
-        let tuned = |&tuning: &_| {
+        let engine = |(settings, &tuning): (&'a VirtualSettings, &_)| {
             let mut scheduler = Scheduler::new(settings);
             scheduler.tune(tuning);
-            scheduler
+            Engine {
+                settings,
+                scheduler,
+                busy: false,
+                alive: true,
+                depth: 0,
+                depth_since: Time(0),
+                depth_area: 0,
+                totals: EngineTotals::default(),
+            }
         };
-        let served = || Served { token_us: Vec::new(), tokens: Vec::new(), end: None };
+        let mut mishaps = Mishaps::new(faults, seed);
+        let mut agenda = Agenda::new();
+        for (engine, at) in mishaps.deaths(engines.len()) {
+            agenda.schedule(at, Due::Dies(engine));
+        }
         Ok(Machine {
+            simulation,
             now: Time(0),
-            due: BinaryHeap::new(),
-            scheduled: 0,
+            agenda,
+            requests: requests.peekable(),
+            observer,
             router,
             actions: Vec::new(),
-            engines: arrangement.tunings.iter().map(tuned).collect(),
-            busy: vec![false; engines],
-            loads: Vec::new(),
-            settings,
-            requests,
-            served: requests.iter().map(|_| served()).collect(),
-            rng: seeded(seed, "noise"),
+            engines: engines.iter().zip(&arrangement.tunings).map(engine).collect(),
+            clients: IdMap::default(),
+            copies: Vec::new(),
+            outputs: Vec::new(),
+            noise: seeded(seed, "noise"),
+            mishaps,
+            ticking: false,
+            sampling: false,
+            idle_ticks: 0,
+            asked: false,
+            events_at_last_end: 0,
+            totals: Totals::default(),
         })
     }
 
-    pub(super) fn run(mut self, arrangement: &Arrangement) -> Result<Vec<RequestRecord>, SimError> {
-        for (i, (at, _)) in self.requests.iter().enumerate() {
-            self.schedule(*at, Due::Arrival(i));
-        }
-        while let Some(Reverse((at, _, due))) = self.due.pop() {
-            if self.scheduled > EVENTS_MAX {
-                return Err(SimError::Endless { arrangement: arrangement.name.clone() });
+    pub(super) fn run(mut self) -> Result<Totals, SimError> {
+        loop {
+            // Whatever happens at the same time as an arrival comes after it.
+            let due = self.agenda.next_at();
+            if let Some((at, request)) = self.requests.next_if(|(at, _)| due.is_none_or(|due| *at <= due)) {
+                self.now = self.now.max(at);
+                self.arrives(request);
+            } else if self.is_over() {
+                break;
+            } else if let Some((at, due)) = self.agenda.pop() {
+                self.now = self.now.max(at);
+                self.happens(due);
+            } else {
+                break;
             }
-            self.now = at;
-            self.happens(due);
+            self.totals.events += 1;
+            let arrangement = || self.simulation.arrangement.name.clone();
+            if self.totals.events - self.events_at_last_end > EVENTS_WITHOUT_END_MAX {
+                return Err(SimError::Endless { arrangement: arrangement() });
+            }
+            if self.idle_ticks > IDLE_TICKS_MAX {
+                return Err(SimError::Stuck { arrangement: arrangement(), requests: self.clients.len() });
+            }
         }
-        let records = self.records(&arrangement.name);
-        records.ok_or_else(|| SimError::Stuck { arrangement: arrangement.name.clone() })
+        if !self.clients.is_empty() {
+            let arrangement = self.simulation.arrangement.name.clone();
+            return Err(SimError::Stuck { arrangement, requests: self.clients.len() });
+        }
+        Ok(self.end())
     }
 
-    fn schedule(&mut self, at: Time, due: Due) {
-        self.scheduled += 1;
-        self.due.push(Reverse((at, self.scheduled, due)));
+    /// All requests came and ended, and nothing is held that somebody may still fetch or that waits for its lease's end. What else is
+    /// due, such as a death, concerns nobody.
+    fn is_over(&mut self) -> bool {
+        self.clients.is_empty()
+            && self.requests.peek().is_none()
+            && self.router.in_flight() == 0
+            && self.engines.iter().all(|engine| !engine.alive || (!engine.busy && engine.scheduler.is_idle()))
+    }
+
+    fn arrives(&mut self, request: Request) {
+        // The place in the workload is the id, so that ids are unique whatever the caller's are.
+        let request = Request { id: RequestId(self.totals.requests), ..request };
+        self.totals.requests += 1;
+        self.clients.insert(request.id, Client::new(&self.simulation.arrangement.name, &request, self.now));
+        self.totals.in_flight_max = self.totals.in_flight_max.max(self.clients.len() as u64);
+        if let Some(after) = self.mishaps.client_leaves() {
+            self.agenda.schedule(self.now.plus(after), Due::Leaves(request.id));
+        }
+        self.feed(Event::Arrived(request));
+        self.keep_ticking();
+        self.keep_sampling();
     }
 
     fn happens(&mut self, due: Due) {
         match due {
-            Due::Arrival(i) => {
-                // The place in the workload is the id, so that a token finds its record.
-                let request = Request { id: RequestId(i as u64), ..self.requests[i].1.clone() };
-                self.feed(Event::Arrived(request));
-            }
-            Due::StepEnds(engine) => {
-                let at = usize::from(engine);
-                self.busy[at] = false;
-                let (outputs, stats) = self.engines[at].finish_step();
-                for LegOutput { leg, tokens, cached_tokens, finish } in &outputs {
-                    let finish = finish.as_ref().map(|finish| (&finish.reason, finish.held));
-                    self.feed(Event::Output { leg: *leg, tokens, cached_tokens: *cached_tokens, finish });
+            Due::Reaches(engine, order) => self.reaches(engine, *order),
+            Due::StepEnds(engine) => self.step_ends(engine),
+            Due::Ended(engine) => self.legs_ended(engine),
+            Due::CopyEnds(copy) => self.copy_ends(&copy),
+            Due::Moved { leg, copy, bytes, ok } => self.feed(Event::KvMoved { leg, copy, bytes, ok }),
+            Due::Held(engine, leg) => {
+                // The leg may have been given up before its engine got to hold anything.
+                if !self.router.needs_blocks_of(leg) {
+                    self.release(engine, leg);
                 }
-                self.feed(Event::EngineStats { engine: EngineId(engine), stats });
-                self.kick(at);
             }
-            Due::CopyEnds { to, load } => {
-                let LoadRequest { leg, source } = self.loads[load];
-                let from = source.engine.index();
-                let kv = self.engines[from].held(source.leg);
-                self.engines[from].release(source.leg);
-                self.engines[usize::from(to)].loaded(leg, kv);
-                let copy = self.settings.timing.copy(source.tokens);
-                let bytes = Bytes(self.settings.kv_bytes_per_token * u64::from(source.tokens));
-                self.feed(Event::KvMoved { leg, copy, bytes, ok: kv.is_some() });
-                self.kick(from);
-                self.kick(usize::from(to));
+            Due::LeaseEnds(engine, leg) => self.lease_ends(engine, leg),
+            Due::Stats(engine, stats) => self.feed(Event::EngineStats { engine, stats: *stats }),
+            Due::Leaves(request) => {
+                if self.clients.contains_key(&request) {
+                    self.feed(Event::Cancelled(request));
+                }
             }
+            Due::Dies(engine) => self.dies(engine),
+            Due::DeathNoticed(engine) => self.feed(Event::EngineDied { engine, why: "the simulation killed it" }),
+            Due::Tick => self.tick(),
+            Due::Sample => self.sample(),
         }
     }
 
+    fn step_ends(&mut self, id: EngineId) {
+        let now = self.now;
+        let engine = &mut self.engines[id.index()];
+        if !engine.alive {
+            return; // What it was computing is lost.
+        }
+        engine.busy = false;
+        self.totals.steps += 1;
+        let mut outputs = std::mem::take(&mut self.outputs);
+        engine.scheduler.finish_step(&mut outputs);
+        let stats = engine.scheduler.stats();
+        for output in outputs.drain(..) {
+            let StepOutput { leg, token, cached_tokens, finish } = &output;
+            if let Some(client) = self.clients.get_mut(&leg.request) {
+                client.gave(now, *leg, token.is_some(), *cached_tokens, finish.is_some());
+            }
+            let ends = finish.as_ref().map(|finish| (&finish.reason, finish.held));
+            self.feed(Event::Output { leg: *leg, tokens: token.as_slice(), cached_tokens: *cached_tokens, finish: ends });
+            if finish.as_ref().is_some_and(|finish| finish.held.is_some()) {
+                self.held(id, *leg);
+            }
+        }
+        self.outputs = outputs;
+        match self.mishaps.stats() {
+            Some(Micros::ZERO) => self.feed(Event::EngineStats { engine: id, stats }),
+            Some(late) => self.agenda.schedule(now.plus(late), Due::Stats(id, Box::new(stats))),
+            None => {}
+        }
+        self.count_depth(id);
+        self.kick(id);
+    }
+
+    fn legs_ended(&mut self, id: EngineId) {
+        if !self.engines[id.index()].alive {
+            return;
+        }
+        for output in self.engines[id.index()].scheduler.take_ended() {
+            if let Some(client) = self.clients.get_mut(&output.leg.request) {
+                client.gave(self.now, output.leg, false, None, true);
+            }
+            let finish = output.finish.as_ref().map(|finish| (&finish.reason, finish.held));
+            self.feed(Event::Output { leg: output.leg, tokens: &[], cached_tokens: None, finish });
+        }
+        self.count_depth(id);
+        self.kick(id);
+    }
+
+    /// The engine holds blocks for a leg that ended.
+    fn held(&mut self, engine: EngineId, leg: LegId) {
+        let lease = Micros(self.simulation.faults.lease_ms * 1_000);
+        self.agenda.schedule(self.now.plus(lease), Due::LeaseEnds(engine, leg));
+        if let Some(late) = self.mishaps.mover_says() {
+            self.agenda.schedule(self.now.plus(late), Due::Held(engine, leg));
+        }
+    }
+
+    fn lease_ends(&mut self, engine: EngineId, leg: LegId) {
+        let row = &mut self.engines[engine.index()];
+        if !row.alive || row.scheduler.held(leg).is_none() {
+            return;
+        }
+        if self.copies.contains(&(engine, leg)) {
+            // They are being read; the copy's end gives them back, or the lease's next one.
+            let lease = Micros((self.simulation.faults.lease_ms * 1_000).max(1));
+            return self.agenda.schedule(self.now.plus(lease), Due::LeaseEnds(engine, leg));
+        }
+        row.scheduler.release(leg);
+        self.totals.leases_expired += 1;
+        self.kick(engine);
+    }
+
+    fn copy_ends(&mut self, copy: &CopyUnderWay) {
+        let CopyUnderWay { leg, source, to, started } = *copy;
+        if let Some(at) = self.copies.iter().position(|&from| from == (source.engine, source.leg)) {
+            self.copies.swap_remove(at);
+        }
+        let from = &mut self.engines[source.engine.index()];
+        let reachable = from.alive && !self.mishaps.copy_fails();
+        let kv = from.scheduler.held(source.leg).filter(|_| reachable);
+        if !self.engines[to.index()].alive {
+            return; // Nobody waits for it any more; who held the blocks hears from the router.
+        }
+        if kv.is_some() {
+            self.engines[source.engine.index()].scheduler.release(source.leg);
+            self.engines[to.index()].totals.moves_in += 1;
+        }
+        self.engines[to.index()].scheduler.loaded(leg, kv);
+        let bytes = match kv {
+            Some(_) => Bytes(self.engines[to.index()].settings.kv_bytes_per_token * u64::from(source.tokens)),
+            None => Bytes(0),
+        };
+        let took = self.now.since(started);
+        if let Some(client) = self.clients.get_mut(&leg.request).filter(|_| kv.is_some()) {
+            client.moved(leg, started, took, bytes);
+        }
+        match self.mishaps.mover_says() {
+            Some(Micros::ZERO) => self.feed(Event::KvMoved { leg, copy: took, bytes, ok: kv.is_some() }),
+            Some(late) => {
+                self.agenda.schedule(self.now.plus(late), Due::Moved { leg, copy: took, bytes, ok: kv.is_some() });
+            }
+            None => {}
+        }
+        self.kick(source.engine);
+        self.kick(to);
+    }
+
+    fn dies(&mut self, id: EngineId) {
+        let engine = &mut self.engines[id.index()];
+        if !std::mem::replace(&mut engine.alive, false) {
+            return;
+        }
+        engine.totals.died = Some(Micros(self.now.0));
+        let noticed = Micros(self.simulation.faults.engine_death.noticed_after_ms * 1_000);
+        self.agenda.schedule(self.now.plus(noticed), Due::DeathNoticed(id));
+    }
+
+    fn keep_ticking(&mut self) {
+        if !std::mem::replace(&mut self.ticking, true) {
+            self.schedule_on_grid(Micros(self.simulation.router.tick_ms * 1_000), Due::Tick);
+        }
+    }
+
+    fn keep_sampling(&mut self) {
+        if let Some(every) = self.observer.sample_every()
+            && !std::mem::replace(&mut self.sampling, true)
+        {
+            self.schedule_on_grid(every, Due::Sample);
+        }
+    }
+
+    /// At the next multiple of `every`, as a shell would that looks at its clock.
+    fn schedule_on_grid(&mut self, every: Micros, due: Due) {
+        let every = every.0.max(1);
+        self.agenda.schedule(Time((self.now.0 / every + 1) * every), due);
+    }
+
+    fn tick(&mut self) {
+        self.ticking = false;
+        let quiet = self.agenda.len() == usize::from(self.sampling) && self.requests.peek().is_none();
+        self.asked = false;
+        self.feed(Event::Tick);
+        self.idle_ticks = if quiet && !self.asked { self.idle_ticks + 1 } else { 0 };
+        if !self.clients.is_empty() || self.router.in_flight() > 0 {
+            self.keep_ticking();
+        }
+    }
+
+    fn sample(&mut self) {
+        self.sampling = false;
+        for engine in self.router.engines() {
+            let stats = engine.stats();
+            self.observer.sample(EngineSample {
+                arm: self.simulation.arrangement.name.clone(),
+                repetition: 0,
+                at_us: Micros(self.now.0),
+                engine: engine.id,
+                role: engine.role,
+                waiting: engine.load.waiting as u32,
+                running: engine.load.running as u32,
+                kv_usage: stats.map(|stats| stats.kv_usage),
+                prefix_hits: stats.map(|stats| stats.prefix_hits),
+                moves_in: self.engines[engine.id.index()].totals.moves_in,
+            });
+        }
+        if !self.clients.is_empty() {
+            self.keep_sampling();
+        }
+    }
+
+    /// Tells the router, and does what it asks for.
     fn feed(&mut self, event: Event<'_>) {
         let mut actions = std::mem::take(&mut self.actions);
         self.router.handle(self.now, event, &mut actions);
+        self.asked |= !actions.is_empty();
         for action in actions.drain(..) {
-            match action {
-                Action::Submit { engine, leg } => {
-                    self.engines[engine.index()].submit(leg);
-                    self.kick(engine.index());
-                }
-                Action::Abort { engine, leg } => self.engines[engine.index()].abort(leg),
-                Action::Release { engine, leg } => drop(self.engines[engine.index()].release(leg)),
-                Action::Tune { engine, tuning } => self.engines[engine.index()].tune(tuning),
-                Action::Note(_) => {}
-                Action::Emit { request, tokens } => {
-                    let served = &mut self.served[request.0 as usize];
-                    served.token_us.extend(tokens.iter().map(|_| Micros(self.now.0)));
-                    served.tokens.extend(tokens);
-                }
-                Action::Finish { request, result } => self.served[request.0 as usize].end = Some((Micros(self.now.0), result)),
-            }
+            self.act(action);
         }
         self.actions = actions;
     }
 
-    /// Starts the engine's next step, if it is between steps and has something to do.
-    fn kick(&mut self, at: usize) {
-        if self.busy[at] {
-            return;
-        }
-        let step = self.engines[at].begin_step();
-        for load in self.engines[at].take_loads() {
-            self.loads.push(load);
-            let ends = self.now.plus(self.settings.timing.copy(load.source.tokens));
-            self.schedule(ends, Due::CopyEnds { to: at as u16, load: self.loads.len() - 1 });
-        }
-        if let Some(step) = step {
-            self.busy[at] = true;
-            let takes = step.takes.0 as f64 * self.rng.random_range(1.0 - NOISE..1.0 + NOISE);
-            self.schedule(self.now.plus(Micros(takes as u64)), Due::StepEnds(at as u16));
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Submit { engine, leg } => {
+                let role = self.router.role(engine);
+                if let Some(client) = self.clients.get_mut(&leg.id.request) {
+                    client.sent(self.now, engine, role, &leg);
+                }
+                self.count_depth(engine);
+                self.tell(engine, Order::Submit(leg));
+            }
+            Action::Abort { engine, leg } => self.tell(engine, Order::Abort(leg)),
+            Action::Release { engine, leg } => {
+                if !self.mishaps.release_is_lost() {
+                    self.release(engine, leg);
+                }
+            }
+            Action::Tune { engine, tuning } => self.engines[engine.index()].scheduler.tune(tuning),
+            Action::Note(note) => self.observer.note(Micros(self.now.0), *note),
+            Action::Emit { request, tokens } => {
+                if let Some(client) = self.clients.get_mut(&request) {
+                    client.emitted(self.now, &tokens);
+                }
+            }
+            Action::Finish { request, result } => {
+                self.events_at_last_end = self.totals.events;
+                if let Some(client) = self.clients.remove(&request) {
+                    self.observer.request(client.end(self.now, result));
+                }
+            }
         }
     }
 
-    /// None when a request has no end.
-    fn records(self, arm: &str) -> Option<Vec<RequestRecord>> {
-        let record = |(index, ((arrived, request), served)): (usize, (&(Time, Request), Served))| {
-            let (ended_us, result) = served.end?;
-            Some(RequestRecord {
-                arm: arm.to_string(),
-                repetition: 0,
-                id: request.id,
-                index: index as u32,
-                class: request.class,
-                prompt_tokens: request.prompt_tokens(),
-                objectives: request.objectives,
-                arrived_us: Micros(arrived.0),
-                admitted_us: Some(Micros(arrived.0)),
-                token_us: served.token_us,
-                tokens: served.tokens,
-                legs: Vec::new(),
-                handoffs: Vec::new(),
-                ended_us,
-                outcome: result.map_or_else(|error| Outcome::Failed { error }, |()| Outcome::Done),
-            })
-        };
-        self.requests.iter().zip(self.served).enumerate().map(record).collect()
+    /// The whole round trip lies before the engine: what a client and the router see of it is the same as if half of it lay behind.
+    fn tell(&mut self, engine: EngineId, order: Order) {
+        match self.engines[engine.index()].settings.timing.round_trip() {
+            Micros::ZERO => self.reaches(engine, order),
+            late => self.agenda.schedule(self.now.plus(late), Due::Reaches(engine, Box::new(order))),
+        }
+    }
+
+    fn reaches(&mut self, id: EngineId, order: Order) {
+        let engine = &mut self.engines[id.index()];
+        if !engine.alive {
+            return;
+        }
+        match order {
+            Order::Submit(leg) => engine.scheduler.submit(leg),
+            Order::Abort(leg) => engine.scheduler.abort(leg),
+        }
+        self.notice_ended(id);
+        self.kick(id);
+    }
+
+    fn release(&mut self, engine: EngineId, leg: LegId) {
+        if self.engines[engine.index()].alive && self.engines[engine.index()].scheduler.release(leg) {
+            self.kick(engine);
+        }
+    }
+
+    /// The router hears of legs that ended outside of a step as it would of any: not in the midst of what it asked for.
+    fn notice_ended(&mut self, id: EngineId) {
+        if self.engines[id.index()].scheduler.has_ended() {
+            self.agenda.schedule(self.now, Due::Ended(id));
+        }
+    }
+
+    /// Starts the engine's next step, if it is between steps and has something to do.
+    fn kick(&mut self, id: EngineId) {
+        let engine = &mut self.engines[id.index()];
+        if engine.busy || !engine.alive {
+            return;
+        }
+        let step = engine.scheduler.begin_step();
+        for LoadRequest { leg, source } in engine.scheduler.take_loads() {
+            let takes = engine.settings.timing.copy(source.tokens);
+            let slower = self.simulation.faults.slowdown(self.now, source.engine, id);
+            let ends = self.now.plus(Micros((takes.0 as f64 * slower) as u64));
+            self.copies.push((source.engine, source.leg));
+            let copy = CopyUnderWay { leg, source, to: id, started: self.now };
+            self.agenda.schedule(ends, Due::CopyEnds(Box::new(copy)));
+        }
+        if let Some(step) = step {
+            engine.busy = true;
+            let takes = Micros((step.takes.0 as f64 * self.noise.random_range(1.0 - NOISE..1.0 + NOISE)) as u64);
+            engine.totals.busy += takes;
+            self.agenda.schedule(self.now.plus(takes), Due::StepEnds(id));
+        }
+    }
+
+    /// Brings the engine's queue up to date, with what the router counts.
+    fn count_depth(&mut self, id: EngineId) {
+        let (depth, now) = (self.router.load(id).depth(), self.now);
+        let engine = &mut self.engines[id.index()];
+        engine.depth_area += u128::from(engine.depth) * u128::from(now.since(engine.depth_since).0);
+        (engine.depth, engine.depth_since) = (depth, now);
+        engine.totals.queue_max = engine.totals.queue_max.max(depth);
+    }
+
+    fn end(mut self) -> Totals {
+        for index in 0..self.engines.len() {
+            self.count_depth(EngineId(index as u16));
+        }
+        let ended = Micros(self.now.0);
+        let engines = self.engines.iter().map(|engine| {
+            let stats = engine.scheduler.stats();
+            EngineTotals {
+                steps: stats.steps,
+                output_tokens: stats.output_tokens,
+                prompt_tokens_computed: stats.prompt_tokens_computed,
+                prompt_tokens_cached: stats.prefix_hits,
+                evictions: engine.scheduler.evictions(),
+                queue_mean: engine.depth_area as f64 / ended.0.max(1) as f64,
+                ..engine.totals
+            }
+        });
+        let alive = self.engines.iter().filter(|engine| engine.alive);
+        Totals {
+            ended,
+            blocks_leaked: alive.map(|engine| engine.scheduler.blocks_in_use()).sum(),
+            unsettled: self.router.in_flight() as u64,
+            engines: engines.collect(),
+            ..self.totals
+        }
     }
 }

@@ -1,30 +1,107 @@
 //! A discrete-event clock that drives the real router with modelled engines: the same policy code that serves, thousands of times
 //! faster than the engines and the same on every machine. What it says of an arrangement is a forecast, and a reason to measure it.
+//!
+//! Time is whole microseconds. What is kept in memory grows with the requests in flight, not with the workload: requests are taken one
+//! by one as they arrive, and the record of each is handed over when it ends.
 
+mod client;
+mod clock;
+mod faults;
 mod machine;
+mod totals;
 
 use thiserror::Error;
 
-use crate::core::{Arrangement, ArrangementError, Micros, Request, RequestError, Time};
+use crate::config::RouterSettings;
+use crate::core::{Arrangement, ArrangementError, Micros, Request, Time};
 use crate::engine::virtual_engine::{Timing, VirtualSettings};
 use crate::router::CostModel;
-use crate::telemetry::RequestRecord;
+use crate::telemetry::{EngineSample, RequestRecord, RouterNote};
 
-/// Events one simulation may take; past that something goes round in circles.
-const EVENTS_MAX: u64 = 50_000_000;
+pub use faults::{ClientsLeave, DeathAt, EngineDeath, FaultError, Faults, LostMessages, SlowLink, StaleTelemetry};
+pub use totals::{EngineTotals, Totals};
+
+/// Events between two ends of requests, at most; past that something goes round in circles.
+const EVENTS_WITHOUT_END_MAX: u64 = 50_000_000;
+
+/// Ticks in which nothing is under way and the router asks for nothing, at most: what waits then waits for ever.
+const IDLE_TICKS_MAX: u64 = 100_000;
 
 #[derive(Debug, Error)]
 pub enum SimError {
     #[error(transparent)]
     Arrangement(#[from] ArrangementError),
-    #[error("arrangement `{arrangement}`: the simulation did not end within {EVENTS_MAX} events")]
+    #[error(transparent)]
+    Faults(#[from] FaultError),
+    #[error("arrangement `{arrangement}`: no request ended within {EVENTS_WITHOUT_END_MAX} events")]
     Endless { arrangement: String },
-    #[error("arrangement `{arrangement}`: a request had no end when nothing was left to happen")]
-    Stuck { arrangement: String },
+    #[error("arrangement `{arrangement}`: {requests} requests had no end when nothing was left to happen")]
+    Stuck { arrangement: String, requests: usize },
 }
 
-/// Serves the requests, each arriving at its time, by this arrangement on engines like these. `seed` is that of the noise in the
-/// length of steps. The records hold times since `Time(0)`, tokens' times and the outcome; legs and hand-offs are left out.
+/// A fleet of modelled engines with its router, ready to serve.
+#[derive(Clone, Copy, Debug)]
+pub struct Simulation<'a> {
+    /// One per engine; they may differ.
+    pub engines: &'a [VirtualSettings],
+    pub arrangement: &'a Arrangement,
+    pub router: &'a RouterSettings,
+    /// What the router takes engines to cost at first.
+    pub costs: CostModel,
+    pub faults: &'a Faults,
+    /// Of the noise in the length of steps, and of faults.
+    pub seed: u64,
+}
+
+/// Watches a simulation. Times count from `Time(0)`.
+pub trait Observer {
+    /// A request ended.
+    fn request(&mut self, record: RequestRecord);
+
+    /// The router noted a decision.
+    fn note(&mut self, _at: Micros, _note: RouterNote) {}
+
+    /// How often `sample` is called, while requests are in flight; never for none.
+    fn sample_every(&self) -> Option<Micros> {
+        None
+    }
+
+    /// An engine as the router sees it.
+    fn sample(&mut self, _sample: EngineSample) {}
+}
+
+/// An observer that looks at records alone.
+struct Records<F>(F);
+
+impl<F: FnMut(RequestRecord)> Observer for Records<F> {
+    fn request(&mut self, record: RequestRecord) {
+        (self.0)(record);
+    }
+}
+
+impl Simulation<'_> {
+    /// Serves the requests, which come in order of their times; `sink` gets each one's record when it ends. A request's place in the
+    /// workload, counted from 0, becomes its id.
+    pub fn serve(
+        &self,
+        requests: impl IntoIterator<Item = (Time, Request)>,
+        sink: impl FnMut(RequestRecord),
+    ) -> Result<Totals, SimError> {
+        self.observe(requests, &mut Records(sink))
+    }
+
+    /// The same with an observer that may look at more than records.
+    pub fn observe(
+        &self,
+        requests: impl IntoIterator<Item = (Time, Request)>,
+        observer: &mut impl Observer,
+    ) -> Result<Totals, SimError> {
+        machine::Machine::new(self, requests.into_iter(), observer)?.run()
+    }
+}
+
+/// Serves the requests by this arrangement on engines that are all like this one, without faults. The records come in the order of the
+/// requests.
 pub fn serve(
     arrangement: &Arrangement,
     engine: &VirtualSettings,
@@ -32,7 +109,17 @@ pub fn serve(
     requests: &[(Time, Request)],
     seed: u64,
 ) -> Result<Vec<RequestRecord>, SimError> {
-    machine::Machine::new(arrangement, engine, costs, requests, seed)?.run(arrangement)
+    let router = RouterSettings { max_in_flight: requests.len() as u32, ..RouterSettings::default() };
+    let engines = vec![engine.clone(); arrangement.roles.len()];
+    let simulation = Simulation { engines: &engines, arrangement, router: &router, costs, faults: &Faults::default(), seed };
+    let mut records = Vec::with_capacity(requests.len());
+    let given: Vec<_> = requests.iter().map(|(_, request)| request.id).collect();
+    simulation.serve(requests.iter().cloned(), |record| records.push(record))?;
+    records.sort_unstable_by_key(|record| record.index);
+    for (record, id) in records.iter_mut().zip(given) {
+        record.id = id;
+    }
+    Ok(records)
 }
 
 /// The timing of engines that cost what the router has learned.
@@ -46,11 +133,4 @@ pub fn timing(costs: &CostModel) -> Timing {
         copy_us_per_token: costs.handoff_us_per_token,
         ..default
     }
-}
-
-/// What a request got, while it is being served.
-struct Served {
-    token_us: Vec<Micros>,
-    tokens: Vec<u32>,
-    end: Option<(Micros, Result<(), RequestError>)>,
 }

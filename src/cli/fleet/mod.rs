@@ -109,6 +109,7 @@ async fn virtual_engines(
         max_num_batched_tokens: engine.max_num_batched_tokens,
         max_num_seqs: engine.max_num_seqs,
         block_size: if engine.block_size > 0 { engine.block_size } else { defaults.block_size },
+        prefix_cache: settings.virtual_engines.prefix_cache,
         speed: settings.virtual_engines.speed,
         ..defaults
     };

@@ -167,8 +167,9 @@ impl Core {
             match step {
                 Some(step) => tokio::select! {
                     () = self.pace.pass(step.takes) => {
-                        let (outputs, _) = self.scheduler.finish_step();
-                        self.emit(outputs).await;
+                        let mut outputs = Vec::new();
+                        self.scheduler.finish_step(&mut outputs);
+                        self.emit(outputs.into_iter().map(LegOutput::from).collect()).await;
                     }
                     // Whatever the engine was computing is lost.
                     () = self.inbox.ends() => {}
@@ -230,7 +231,7 @@ impl Core {
                 }
                 Command::ResetPrefixCache(answer) => {
                     // Nobody waits any more: fine.
-                    let _ = answer.send(self.scheduler.is_idle());
+                    let _ = answer.send(self.scheduler.reset_prefix_cache());
                 }
                 Command::Kill => return Some(End::Killed),
                 Command::Shutdown => return Some(End::Shutdown),

@@ -17,6 +17,6 @@ mod text;
 pub use engine::VirtualEngine;
 pub use fleet::{VirtualFleet, start_with_memory};
 pub use mover::VirtualMover;
-pub use scheduler::{LoadRequest, Scheduler, StepCost};
+pub use scheduler::{LoadRequest, Scheduler, StepCost, StepOutput};
 pub use settings::{StepWork, Timing, VirtualSettings};
 pub use text::Fingerprint;

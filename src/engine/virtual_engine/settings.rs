@@ -31,7 +31,8 @@ pub struct Timing {
     pub context_us: f64,
     /// One token of context read by a prompt token.
     pub attention_us: f64,
-    /// From the sending of a leg to its engine and from a step's end to its tokens leaving dualpool, together.
+    /// From the sending of a leg to its engine and from a step's end to its tokens leaving dualpool, together. Engines that run in real
+    /// time have a real one instead.
     pub round_trip_us: f64,
     /// One KV move, and one token of it.
     pub copy_us: f64,
@@ -66,6 +67,10 @@ impl Timing {
         Micros(us.round() as u64)
     }
 
+    pub fn round_trip(&self) -> Micros {
+        Micros(self.round_trip_us.round() as u64)
+    }
+
     pub fn copy(&self, tokens: u32) -> Micros {
         Micros((self.copy_us + self.copy_us_per_token * f64::from(tokens)).round() as u64)
     }
@@ -81,6 +86,8 @@ pub struct VirtualSettings {
     pub max_num_batched_tokens: u32,
     pub max_num_seqs: u32,
     pub vocab_size: u32,
+    /// Whether blocks keep their KV for later prompts that begin alike, until they are needed.
+    pub prefix_cache: bool,
     /// Bytes of KV per token, for the figures of a move.
     pub kv_bytes_per_token: u64,
     /// Model time that passes per second of real time.
@@ -97,6 +104,7 @@ impl Default for VirtualSettings {
             max_num_batched_tokens: 2048,
             max_num_seqs: 64,
             vocab_size: 32_000,
+            prefix_cache: true,
             kv_bytes_per_token: 23_040,
             speed: 1.0,
         }

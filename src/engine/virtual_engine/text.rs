@@ -6,7 +6,7 @@ use crate::core::TokenId;
 pub(super) const END: TokenId = 0;
 
 /// Stands for the KV of a sequence of tokens. A leg that decodes on from the wrong KV goes on with other tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
