@@ -134,7 +134,8 @@ async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
     let mut settings = virtual_pair::settings(dir);
     settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
     settings.pools.device = DeviceKind::Virtual;
-    settings.virtual_engines = VirtualEngineSettings { kv: VirtualKv::Shm, speed: virtual_pair::SPEED, ..VirtualEngineSettings::default() };
+    settings.virtual_engines =
+        VirtualEngineSettings { kv: VirtualKv::Shm, speed: virtual_pair::SPEED, ..VirtualEngineSettings::default() };
     settings.migrate.verify_kv = fault == Fault::None;
     let placements = dualpool::device::choose(&settings.pools, &Gpus::default()).unwrap();
     let controller = fleet::start_with_fault(&settings, &placements, Arc::new(Silent), fault).await.unwrap();

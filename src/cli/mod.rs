@@ -17,6 +17,7 @@ mod progress;
 mod report;
 mod run;
 mod session;
+mod sim_fidelity;
 mod terminal;
 mod top;
 mod topology;

@@ -12,7 +12,7 @@ use super::fleet::Links;
 use super::profile::Watched;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
-use super::{Cli, calibrate, fleet, interrupt, log, program, session, topology};
+use super::{Cli, calibrate, fleet, interrupt, log, program, session, sim_fidelity, topology};
 use crate::config::Settings;
 use crate::core::{Clock, MonotonicClock};
 use crate::device::{self, Gpus, Placement};
@@ -48,6 +48,8 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
             topology::probe(&settings.run.out, args.json)
         } else if target == target::MIGRATION_COST {
             calibrate::measure(settings, &gpus, args.json, terminal)
+        } else if target == target::SIM_FIDELITY {
+            sim_fidelity::run(settings, &gpus, args.json, terminal)
         } else if target == target::ENGINE_TIMING {
             calibrate::engines(settings, &gpus, args.json, terminal)
         } else {

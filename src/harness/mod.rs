@@ -23,6 +23,7 @@ mod progress;
 mod samples;
 mod saturation;
 pub mod search;
+pub mod sim_fidelity;
 pub mod stats;
 pub mod target;
 pub mod topology_probe;

@@ -36,7 +36,13 @@ pub const ENGINE_TIMING: Target = Target {
     file: engine_timing::FILE,
 };
 
-pub const TARGETS: [Target; 4] = [DUAL_POOL, TOPOLOGY_PROBE, MIGRATION_COST, ENGINE_TIMING];
+pub const SIM_FIDELITY: Target = Target {
+    name: "sim_fidelity",
+    about: "how far simulations are off these engines, on workloads that their timing was not fitted to",
+    file: folder::REQUESTS,
+};
+
+pub const TARGETS: [Target; 5] = [DUAL_POOL, TOPOLOGY_PROBE, MIGRATION_COST, ENGINE_TIMING, SIM_FIDELITY];
 
 /// The target of this name, or an error that lists them.
 pub fn find(name: &str) -> Result<Target, UnknownTarget> {
@@ -58,7 +64,7 @@ mod tests {
         assert_eq!(find("dual_pool"), Ok(DUAL_POOL));
         assert_eq!(
             find("dualpool").unwrap_err().to_string(),
-            "there is no target `dualpool`; the targets are: dual_pool, topology_probe, migration_cost, engine_timing"
+            "there is no target `dualpool`; the targets are: dual_pool, topology_probe, migration_cost, engine_timing, sim_fidelity"
         );
     }
 }

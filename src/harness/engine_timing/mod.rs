@@ -61,10 +61,17 @@ pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prep
     }
     std::fs::create_dir_all(&identity.dir).map_err(|source| FolderError::Write { path: identity.dir.clone(), source })?;
     let mut settings = settings.clone();
-    if settings.engine.step_trace.as_os_str().is_empty() {
-        settings.engine.step_trace = std::path::absolute(&identity.dir).context("the working folder cannot be named")?;
-    }
+    record_steps(&mut settings, &identity.dir)?;
     Ok(Prepared { identity, settings, command })
+}
+
+/// Engines started with these settings record their steps: where the user wants them, else in this folder.
+pub(super) fn record_steps(settings: &mut Settings, folder: &Path) -> anyhow::Result<()> {
+    if settings.engine.step_trace.as_os_str().is_empty() {
+        // Engines have working folders of their own.
+        settings.engine.step_trace = std::path::absolute(folder).context("the working folder cannot be named")?;
+    }
+    Ok(())
 }
 
 impl Prepared {
@@ -82,10 +89,8 @@ impl Prepared {
     ) -> anyhow::Result<(EngineTiming, PathBuf)> {
         let driver = Driver::new(controller, &self.settings, cancel, progress);
         let share = if self.settings.run.quick { QUICK_SHARE } else { 1.0 };
-        let seen = observe(&driver, controller.engines(), &self.settings, share).await?;
-        let Some(fitted) = seen.fitted() else {
-            bail!("the engines recorded no steps in {}; only vLLM's engines do", self.settings.engine.step_trace.display());
-        };
+        let observed = observe(&driver, controller.engines(), &self.settings, self.settings.workload.seed, share).await?;
+        let fitted = observed.fitted().with_context(|| no_steps(&self.settings.engine))?;
         let timing = EngineTiming {
             schema: ENGINE_TIMING_SCHEMA,
             target: target::ENGINE_TIMING.name.into(),
@@ -94,7 +99,7 @@ impl Prepared {
             command: self.command,
             environment,
             seed: self.settings.workload.seed,
-            steps: seen.steps() as u64,
+            steps: observed.steps() as u64,
             engine: fitted.engine,
             held_out: fitted.held_out,
         };
@@ -104,9 +109,13 @@ impl Prepared {
     }
 }
 
+pub(super) fn no_steps(settings: &EngineSettings) -> String {
+    format!("the engines recorded no steps in {}; only vLLM's engines do", settings.step_trace.display())
+}
+
 /// What engines recorded while they had everything to do.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct Observed {
     engine: EngineInfo,
     stages: Vec<(String, Vec<TracedStep>)>,
     /// From the sending of a leg to its engine and from the last of its steps to the client, beside the steps, in microseconds.
@@ -122,9 +131,21 @@ pub(super) struct Fitted {
     pub held_out: Vec<HeldOut>,
 }
 
-impl Seen {
+impl Observed {
     fn steps(&self) -> usize {
         self.stages.iter().map(|(_, steps)| steps.len()).sum()
+    }
+
+    /// Adds what the same engines recorded later.
+    pub fn extend(&mut self, later: Observed) {
+        for (name, steps) in later.stages {
+            match self.stages.iter_mut().find(|(stage, _)| *stage == name) {
+                Some((_, before)) => before.extend(steps),
+                None => self.stages.push((name, steps)),
+            }
+        }
+        self.round_trips_us.extend(later.round_trips_us);
+        self.copies.extend(later.copies);
     }
 
     /// None where no step was recorded.
@@ -169,13 +190,19 @@ fn like(engine: &EngineInfo, timing: Timing) -> VirtualSettings {
 }
 
 /// Runs all stages on these engines, all of which are alike.
-pub(super) async fn observe(driver: &Driver<'_>, engines: &[EngineInfo], settings: &Settings, share: f64) -> anyhow::Result<Seen> {
+pub(super) async fn observe(
+    driver: &Driver<'_>,
+    engines: &[EngineInfo],
+    settings: &Settings,
+    seed: u64,
+    share: f64,
+) -> anyhow::Result<Observed> {
     let Some(engine) = engines.first().cloned() else { bail!("there are no engines") };
-    let (count, seed) = (engines.len() as u32, settings.workload.seed);
+    let count = engines.len() as u32;
     let model = ModelLimits { vocab_size: engine.vocab_size, max_model_len: engine.max_model_len };
     let mut traces = Traces::new(&settings.engine, engines);
-    let mut seen = Seen { engine, stages: Vec::new(), round_trips_us: Vec::new(), copies: Vec::new() };
-    let controlled = plan::controlled(count, model, seen.engine.max_num_seqs, seed, share)?;
+    let mut observed = Observed { engine, stages: Vec::new(), round_trips_us: Vec::new(), copies: Vec::new() };
+    let controlled = plan::controlled(count, model, observed.engine.max_num_seqs, seed, share)?;
     // The first steps of an engine's life are slow, and no fit should learn them.
     if let Some(first) = controlled.first() {
         serve(driver, count, first).await?;
@@ -185,28 +212,28 @@ pub(super) async fn observe(driver: &Driver<'_>, engines: &[EngineInfo], setting
         let records = serve(driver, count, stage).await?;
         let steps = traces.fresh()?;
         if i == 0 {
-            seen.round_trips_us = round_trips(&records, &steps);
+            observed.round_trips_us = round_trips(&records, &steps);
         }
-        seen.stages.push((stage.name.clone(), steps.concat()));
+        observed.stages.push((stage.name.clone(), steps.concat()));
     }
     let costs = driver.costs().await?;
     for stage in plan::mixed(count, model, &costs, seed, share)? {
         serve(driver, count, &stage).await?;
-        seen.stages.push((stage.name, traces.fresh()?.concat()));
+        observed.stages.push((stage.name, traces.fresh()?.concat()));
     }
     if count > 1 && engines.iter().all(|engine| engine.kv_transfer) {
         let stage = Stage { name: "hand-offs".into(), ..plan::mixed(count, model, &costs, seed ^ 1, share / 2.0)?.swap_remove(0) };
         let records = driver.run(&stage.name, &pools(count)?, 0, Work { items: &stage.items, pace: stage.pace }).await?.requests;
         let copied = records.iter().flat_map(|record| record.handoffs.iter().map(move |handoff| (record, handoff)));
-        seen.copies = copied
+        observed.copies = copied
             .filter_map(|(record, handoff)| {
                 let took = handoff.copy_wait_us?.0 + handoff.copy_us?.0;
                 (!handoff.recomputed && handoff.bytes.0 > 0).then_some((f64::from(record.prompt_tokens), took as f64))
             })
             .collect();
-        seen.stages.push((stage.name, traces.fresh()?.concat()));
+        observed.stages.push((stage.name, traces.fresh()?.concat()));
     }
-    Ok(seen)
+    Ok(observed)
 }
 
 /// All engines in turn, so that each has as much to do.
