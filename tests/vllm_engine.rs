@@ -49,6 +49,7 @@ fn spec(id: u16, settings: &EngineSettings) -> EngineSpec {
         pin: Pin::Cores(vec![u32::from(id) % cores]),
         settings: settings.clone(),
         memory_node: (id == 0).then_some(0),
+        step_trace: None,
         control_socket: None,
     }
 }

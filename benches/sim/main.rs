@@ -26,6 +26,7 @@ fn engine() -> VirtualSettings {
             context_us: 0.002,
             copy_us: 2_000.0,
             copy_us_per_token: 1.0,
+            ..Timing::default()
         },
         block_size: 16,
         kv_blocks: 20_000,

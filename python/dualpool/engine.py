@@ -292,6 +292,6 @@ def arguments(spec: dict) -> AsyncEngineArgs:
         max_num_batched_tokens=spec["max_num_batched_tokens"],
         enable_prefix_caching=spec["enable_prefix_caching"],
         scheduling_policy="priority",
-        additional_config={"dualpool": {"tuning": spec["tuning"]}},
+        additional_config={"dualpool": {"tuning": spec["tuning"], "steps": spec["steps"]}},
         **device,
     )

@@ -12,6 +12,8 @@ from vllm.v1.core.sched.request_queue import create_request_queue
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from dualpool import step_trace
+from dualpool.step_trace import StepTrace
 from dualpool.words import HOLD, LEG, PART
 
 # sequence, max_num_batched_tokens, long_prefill_token_threshold, check (the exclusive or of the three and of SALT).
@@ -48,7 +50,9 @@ class _Tunable:
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self._tuning = TuningFile(self.vllm_config.additional_config["dualpool"]["tuning"])
+        ours = self.vllm_config.additional_config["dualpool"]
+        self._tuning = TuningFile(ours["tuning"])
+        self._trace = StepTrace(ours["steps"]) if ours.get("steps") else None
         self._tokens_at_start = self.max_num_scheduled_tokens
         self._tokens_wanted = self._tokens_at_start
         self._threshold_at_start = self.scheduler_config.long_prefill_token_threshold
@@ -60,18 +64,29 @@ class _Tunable:
     def schedule(self, *args, **kwargs):
         if (settings := self._tuning.changed()) is not None:
             self._tune(*settings)
+        begun = step_trace.now() if self._trace else 0
         self._make_room()
         output = super().schedule(*args, **kwargs)
         if output.total_num_scheduled_tokens > 0:
             self._steps += 1
-            self._prompt_tokens += sum(map(self._prompt_part, *zip(*output.num_scheduled_tokens.items())))
+            parts = [self._part(*scheduled) for scheduled in output.num_scheduled_tokens.items()]
+            self._prompt_tokens += sum(of_prompt for _, _, of_prompt in parts)
+            if self._trace:
+                self._trace.begin(begun, parts)
         return output
 
-    def _prompt_part(self, request_id: str, scheduled: int) -> int:
-        """How many of the tokens that a request got in this step are its prompt's. They count as computed already."""
+    def update_from_output(self, scheduler_output, *args, **kwargs):
+        outputs = super().update_from_output(scheduler_output, *args, **kwargs)
+        if self._trace and scheduler_output.total_num_scheduled_tokens > 0:
+            self._trace.end()
+        return outputs
+
+    def _part(self, request_id: str, scheduled: int) -> tuple[int, int, int]:
+        """A request's tokens computed before this step, those it got in it, and how many of these are its prompt's. They count as
+        computed already."""
         request = self.requests[request_id]
         before = request.num_computed_tokens - scheduled
-        return max(0, min(request.num_prompt_tokens, request.num_computed_tokens) - before)
+        return before, scheduled, max(0, min(request.num_prompt_tokens, request.num_computed_tokens) - before)
 
     def _tune(self, tokens: int | None, threshold: int | None) -> None:
         self._tokens_wanted = self._tokens_at_start if tokens is None else tokens

@@ -1,19 +1,23 @@
-//! `dualpool calibrate`, which is `dualpool run migration_cost` by another name.
+//! `dualpool calibrate`, which is `dualpool run migration_cost` by another name, or with `--engine` `dualpool run engine_timing`.
 
 use std::process::ExitCode;
 
+use super::failure::INTERRUPTED;
 use super::flags::SettingFlags;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
-use super::{Cli, program, run};
+use super::{Cli, fleet, program, run, session};
 use crate::config::Settings;
 use crate::device::{self, Gpus, Machine};
 use crate::harness::migration_cost::{self, Calibrated, Here, Scale};
-use crate::harness::target;
+use crate::harness::{engine_timing, environment, target};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print migration_cost.json instead of the tables.
+    /// What a step costs on the engines, instead: simulations go by it (`run engine_timing`).
+    #[arg(long)]
+    engine: bool,
+    /// Print migration_cost.json, or engine_timing.json, instead of the tables.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -21,7 +25,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    run::run(&run::Args::of(target::MIGRATION_COST, args.json, args.settings.clone()), cli, terminal)
+    let target = if args.engine { target::ENGINE_TIMING } else { target::MIGRATION_COST };
+    run::run(&run::Args::of(target, args.json, args.settings.clone()), cli, terminal)
 }
 
 /// Measures, writes both files and prints what came of it.
@@ -38,5 +43,24 @@ pub fn measure(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal
     }
     let read = calibration.map(|path| format!("read by runs: {}\n", path.display())).unwrap_or_default();
     print(&format!("{}\nmeasured:     {}\n{read}", migration_cost::table(&cost, columns()), artifact.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the engines, gives them everything to do that the fit needs, and prints what came of it.
+pub fn engines(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+    let placements = device::choose(&settings.pools, gpus)?;
+    let links = fleet::links(settings, &placements, gpus)?;
+    let prepared = engine_timing::prepare(settings, program::command_line())?;
+    let settings = prepared.settings().clone();
+    let measured = session::with_fleet(&settings, &placements, links.links, terminal, async |controller, bars, cancel| {
+        let environment = environment::gather(controller.engines(), &settings, session::gpu_names(&placements));
+        prepared.run(controller, environment, bars, cancel).await
+    })?;
+    let Some((timing, path)) = measured else { return Ok(ExitCode::from(INTERRUPTED)) };
+    if json {
+        print(&(serde_json::to_string_pretty(&timing)? + "\n"))?;
+    } else {
+        print(&format!("{}\nmeasured: {}\n", engine_timing::table(&timing, columns()), path.display()))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -19,6 +19,8 @@ mod program;
 mod progress;
 mod report;
 mod run;
+mod session;
+mod sim_fidelity;
 mod simulate;
 mod terminal;
 mod top;

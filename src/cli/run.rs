@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 
@@ -14,10 +13,10 @@ use super::fleet::Links;
 use super::profile::Watched;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
-use super::{Cli, calibrate, fleet, interrupt, log, program, topology};
+use super::{Cli, calibrate, fleet, interrupt, log, program, session, sim_fidelity, topology};
 use crate::config::Settings;
 use crate::core::{Clock, MonotonicClock};
-use crate::device::{self, Device, Gpus, Placement};
+use crate::device::{self, Gpus, Placement};
 use crate::harness::target::{self, Target};
 use crate::harness::{Cancel, Outcome, Progress, dual_pool, dynamic_router, environment};
 use crate::report::{self, Overview, settle};
@@ -53,6 +52,10 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
             topology::probe(&settings.run.out, args.json)
         } else if target == target::MIGRATION_COST {
             calibrate::measure(settings, &gpus, args.json, terminal)
+        } else if target == target::SIM_FIDELITY {
+            sim_fidelity::run(settings, &gpus, args.json, terminal)
+        } else if target == target::ENGINE_TIMING {
+            calibrate::engines(settings, &gpus, args.json, terminal)
         } else {
             serving(target, args, settings, &gpus, terminal)
         }
@@ -67,7 +70,7 @@ fn serving(target: Target, args: &Args, settings: &Settings, gpus: &Gpus, termin
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
     let outcomes = runtime.block_on(measure(target, settings, &placements, links, terminal));
     // What is left are tasks that wait for nothing; none may keep the program from ending.
-    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    runtime.shutdown_timeout(session::SHUTDOWN_MAX);
     let Some((dir, outcomes)) = outcomes? else {
         terminal.line("stopped before the engines were ready; nothing was measured");
         return Ok(ExitCode::from(INTERRUPTED));
@@ -75,8 +78,6 @@ fn serving(target: Target, args: &Args, settings: &Settings, gpus: &Gpus, termin
     show(&dir, args)?;
     Ok(verdict(&outcomes, terminal))
 }
-
-const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// None when the user stopped it before there was anything to keep.
 async fn measure(
@@ -89,7 +90,7 @@ async fn measure(
     let cancel = Cancel::new();
     interrupt::watch(cancel.clone(), terminal.clone()).context("cannot listen for Ctrl-C")?;
     let bars = Arc::new(Bars::new(terminal));
-    for note in notes(placements) {
+    for note in session::notes(placements) {
         bars.note(&note);
     }
     let command = program::command_line();
@@ -124,27 +125,13 @@ async fn measure(
             None
         }
     };
-    let environment = environment::gather(controller.engines(), settings, gpu_names(placements));
+    let environment = environment::gather(controller.engines(), settings, session::gpu_names(placements));
     let outcomes = prepared.run(&controller, environment, bars.as_ref(), &cancel).await;
     bars.phase("engine stop", 0);
     drop(admin);
     controller.shutdown().await;
     bars.finish();
     outcomes.map(|outcomes| Some((dir, outcomes)))
-}
-
-fn notes(placements: &[Placement]) -> Vec<String> {
-    let shared = placements.iter().any(|p| matches!(&p.device, Device::Cores(set) if set.shares_cores));
-    let note = "there are fewer cores than engines: engines share a core's hardware threads and slow each other down";
-    shared.then(|| note.to_string()).into_iter().collect()
-}
-
-fn gpu_names(placements: &[Placement]) -> Vec<String> {
-    let name = |placement: &Placement| match &placement.device {
-        Device::Gpu(gpu) => Some(format!("{gpu} {}, {}", gpu.name, gpu.memory)),
-        Device::Cores(_) | Device::Virtual(_) => None,
-    };
-    placements.iter().filter_map(name).collect()
 }
 
 fn show(dir: &Path, args: &Args) -> anyhow::Result<()> {

@@ -48,6 +48,9 @@ pub struct EngineSettings {
     /// The virtual environment with vLLM.
     pub venv: PathBuf,
     pub start_timeout_s: u64,
+    /// A folder in which every engine records what each of its steps was made of and how long it took (`engine-0.steps`, ...);
+    /// empty = they record nothing. Engines of vLLM only.
+    pub step_trace: PathBuf,
 }
 
 impl Default for EngineSettings {
@@ -64,6 +67,7 @@ impl Default for EngineSettings {
             enable_prefix_caching: true,
             venv: ".venv".into(),
             start_timeout_s: 600,
+            step_trace: PathBuf::new(),
         }
     }
 }

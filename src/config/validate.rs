@@ -46,6 +46,7 @@ const RULES: &[Rule] = &[
     rule("engine.enable_prefix_caching", SWITCH, |_| true),
     rule("engine.venv", "the path of a virtual environment", |s| !s.engine.venv.as_os_str().is_empty()),
     rule("engine.start_timeout_s", COUNT, |s| s.engine.start_timeout_s > 0),
+    rule("engine.step_trace", "the path of a folder, or empty for no records", |_| true),
     rule("pools.device", "auto, cpu, gpu or virtual", |_| true),
     rule("pools.prefill_gpus", "a list of at least one device, each once", |s| is_pool(&s.pools.prefill_gpus)),
     rule("pools.decode_gpus", "a list of at least one device, each once", |s| is_pool(&s.pools.decode_gpus)),

@@ -9,12 +9,15 @@
 
 pub mod arms;
 mod cancel;
+mod columns;
 mod drive;
 pub mod dual_pool;
 pub mod dynamic_router;
+pub mod engine_timing;
 pub mod environment;
 pub mod expectations;
 mod faults;
+mod fit;
 pub mod folder;
 mod identical;
 pub mod migration_cost;
@@ -25,6 +28,7 @@ mod run;
 mod samples;
 mod saturation;
 pub mod search;
+pub mod sim_fidelity;
 pub mod stats;
 pub mod target;
 pub mod topology_probe;

@@ -1,6 +1,6 @@
 //! What `dualpool run` can run.
 
-use super::{folder, migration_cost};
+use super::{engine_timing, folder, migration_cost};
 use crate::report::{overview, topology};
 
 /// A benchmark target.
@@ -36,7 +36,19 @@ pub const MIGRATION_COST: Target = Target {
     file: migration_cost::FILE,
 };
 
-pub const TARGETS: [Target; 4] = [DUAL_POOL, DYNAMIC_ROUTER, TOPOLOGY_PROBE, MIGRATION_COST];
+pub const ENGINE_TIMING: Target = Target {
+    name: "engine_timing",
+    about: "what a step costs on these engines, fitted to recorded ones: the timing that simulations go by (`calibrate --engine`)",
+    file: engine_timing::FILE,
+};
+
+pub const SIM_FIDELITY: Target = Target {
+    name: "sim_fidelity",
+    about: "how far simulations are off these engines, on workloads that their timing was not fitted to",
+    file: folder::REQUESTS,
+};
+
+pub const TARGETS: [Target; 6] = [DUAL_POOL, DYNAMIC_ROUTER, TOPOLOGY_PROBE, MIGRATION_COST, ENGINE_TIMING, SIM_FIDELITY];
 
 /// The target of this name, or an error that lists them.
 pub fn find(name: &str) -> Result<Target, UnknownTarget> {
@@ -58,7 +70,8 @@ mod tests {
         assert_eq!(find("dual_pool"), Ok(DUAL_POOL));
         assert_eq!(
             find("dualpool").unwrap_err().to_string(),
-            "there is no target `dualpool`; the targets are: dual_pool, dynamic_router, topology_probe, migration_cost"
+            "there is no target `dualpool`; the targets are: dual_pool, dynamic_router, topology_probe, migration_cost, engine_timing, \
+             sim_fidelity"
         );
     }
 }

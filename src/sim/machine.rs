@@ -6,7 +6,9 @@ use super::client::Client;
 use super::clock::Agenda;
 use super::faults::Mishaps;
 use super::{EVENTS_WITHOUT_END_MAX, EngineTotals, IDLE_TICKS_MAX, Observer, SimError, Simulation, Totals};
-use crate::core::{Bytes, EngineId, EngineStats, IdMap, KvSource, LegId, LegOutput, Micros, Request, RequestId, Rng, Time, seeded};
+use crate::core::{
+    Bytes, EngineId, EngineStats, IdMap, KvSource, Leg, LegId, LegOutput, Micros, Request, RequestId, Rng, Time, seeded,
+};
 use crate::engine::virtual_engine::{LoadRequest, Scheduler, StepOutput, VirtualSettings};
 use crate::router::{Action, EngineFacts, Event, Router};
 use crate::telemetry::EngineSample;
@@ -15,6 +17,8 @@ use crate::telemetry::EngineSample;
 const NOISE: f64 = 0.1;
 
 enum Due {
+    /// A leg, or the word that one is to end, reaches its engine.
+    Reaches(EngineId, Box<Order>),
     StepEnds(EngineId),
     /// What a step gave reaches the router.
     Gave(EngineId, Box<(Vec<StepOutput>, EngineStats)>),
@@ -38,6 +42,13 @@ enum Due {
     DeathNoticed(EngineId),
     Tick,
     Sample,
+}
+
+/// What an engine is told.
+enum Order {
+    Submit(Leg),
+    Abort(LegId),
+    Part(LegId),
 }
 
 struct CopyUnderWay {
@@ -208,6 +219,7 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
 
     fn happens(&mut self, due: Due) {
         match due {
+            Due::Reaches(engine, order) => self.reaches(engine, *order),
             Due::StepEnds(engine) => self.step_ends(engine),
             Due::Gave(engine, given) => {
                 let (mut outputs, stats) = *given;
@@ -443,27 +455,15 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
                     client.sent(self.now, engine, role, &leg);
                 }
                 self.count_depth(engine);
-                if self.engines[engine.index()].alive {
-                    self.engines[engine.index()].scheduler.submit(leg);
-                    self.notice_ended(engine);
-                    self.kick(engine);
-                }
-            }
-            Action::Abort { engine, leg } => {
-                if self.engines[engine.index()].alive {
-                    self.engines[engine.index()].scheduler.abort(leg);
-                    self.notice_ended(engine);
-                    self.kick(engine);
-                }
+                self.tell(engine, Order::Submit(leg));
             }
             Action::Part { engine, leg } => {
                 if let Some(client) = self.clients.get_mut(&leg.request) {
                     client.parted(leg);
                 }
-                if self.engines[engine.index()].alive {
-                    self.engines[engine.index()].scheduler.part(leg);
-                }
+                self.tell(engine, Order::Part(leg));
             }
+            Action::Abort { engine, leg } => self.tell(engine, Order::Abort(leg)),
             Action::Release { engine, leg } => {
                 if !self.mishaps.release_is_lost() {
                     self.release(engine, leg);
@@ -483,6 +483,28 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
                 }
             }
         }
+    }
+
+    /// The whole round trip lies before the engine: what a client and the router see of it is the same as if half of it lay behind.
+    fn tell(&mut self, engine: EngineId, order: Order) {
+        match self.engines[engine.index()].settings.timing.round_trip() {
+            Micros::ZERO => self.reaches(engine, order),
+            late => self.agenda.schedule(self.now.plus(late), Due::Reaches(engine, Box::new(order))),
+        }
+    }
+
+    fn reaches(&mut self, id: EngineId, order: Order) {
+        let engine = &mut self.engines[id.index()];
+        if !engine.alive {
+            return;
+        }
+        match order {
+            Order::Submit(leg) => engine.scheduler.submit(leg),
+            Order::Abort(leg) => engine.scheduler.abort(leg),
+            Order::Part(leg) => engine.scheduler.part(leg),
+        }
+        self.notice_ended(id);
+        self.kick(id);
     }
 
     fn release(&mut self, engine: EngineId, leg: LegId) {

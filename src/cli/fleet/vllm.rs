@@ -12,7 +12,7 @@ use crate::device::cuda::{Driver, GpuUuid};
 use crate::device::{Affinity, Device, Placement, topology};
 use crate::engine::ENGINE_EVENTS_MAX;
 use crate::engine::vllm::{self, EngineSpec, Pin};
-use crate::harness::Progress;
+use crate::harness::{Progress, engine_timing};
 use crate::migrate::{EngineLinks, Fault, Migrator};
 
 pub async fn start(
@@ -39,6 +39,7 @@ pub async fn start(
             memory_node: affinity.memory_node,
             pin: pin(&placement.device, affinity.cores)?,
             settings: settings.engine.clone(),
+            step_trace: engine_timing::trace_of(&settings.engine, id),
             control_socket: cannot_move.is_none().then(|| migrator.socket_path().to_path_buf()),
         })
     };

@@ -18,5 +18,5 @@ pub use engine::VirtualEngine;
 pub use fleet::{VirtualFleet, start_with_memory};
 pub use mover::VirtualMover;
 pub use scheduler::{LoadRequest, Scheduler, StepCost, StepOutput};
-pub use settings::{Timing, VirtualSettings};
+pub use settings::{StepWork, Timing, VirtualSettings};
 pub use text::{Fingerprint, text_after};

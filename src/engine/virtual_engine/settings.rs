@@ -4,6 +4,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Micros;
 
+/// What one step computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepWork {
+    pub prompt_tokens: u32,
+    pub decodes: u32,
+    /// Tokens of context that the decodes read.
+    pub context: u64,
+    /// Over the prompt tokens, the sum of the context that each of them reads.
+    pub attention: u64,
+}
+
 /// What an engine's step costs, in microseconds. The defaults were measured on one x86 core with a 135M-parameter model.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -18,6 +29,11 @@ pub struct Timing {
     pub prefill_us: f64,
     /// One token of context read by a decode.
     pub context_us: f64,
+    /// One token of context read by a prompt token.
+    pub attention_us: f64,
+    /// From the sending of a leg to its engine and from a step's end to its tokens leaving dualpool, together. Engines that run in real
+    /// time have a real one instead.
+    pub round_trip_us: f64,
     /// One KV move, and one token of it.
     pub copy_us: f64,
     pub copy_us_per_token: f64,
@@ -31,6 +47,8 @@ impl Default for Timing {
             decode_us: 800.0,
             prefill_us: 690.0,
             context_us: 0.3,
+            attention_us: 0.0,
+            round_trip_us: 0.0,
             copy_us: 6_000.0,
             copy_us_per_token: 4.0,
         }
@@ -38,14 +56,19 @@ impl Default for Timing {
 }
 
 impl Timing {
-    pub fn step(&self, prompt_tokens: u32, decodes: u32, context_tokens: u64) -> Micros {
-        let decoding = if decodes > 0 { self.decode_step_us } else { 0.0 };
+    pub fn step(&self, work: &StepWork) -> Micros {
+        let decoding = if work.decodes > 0 { self.decode_step_us } else { 0.0 };
         let us = self.step_us
             + decoding
-            + self.decode_us * f64::from(decodes)
-            + self.prefill_us * f64::from(prompt_tokens)
-            + self.context_us * context_tokens as f64;
+            + self.decode_us * f64::from(work.decodes)
+            + self.prefill_us * f64::from(work.prompt_tokens)
+            + self.context_us * work.context as f64
+            + self.attention_us * work.attention as f64;
         Micros(us.round() as u64)
+    }
+
+    pub fn round_trip(&self) -> Micros {
+        Micros(self.round_trip_us.round() as u64)
     }
 
     pub fn copy(&self, tokens: u32) -> Micros {

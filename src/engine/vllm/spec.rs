@@ -22,6 +22,8 @@ pub struct EngineSpec {
     /// The NUMA node to take memory from while it has some left; none leaves that to the kernel.
     pub memory_node: Option<u32>,
     pub settings: EngineSettings,
+    /// A file to which the engine adds a record per step (`StepRecord`); none where nobody reads them.
+    pub step_trace: Option<PathBuf>,
     /// Where the migrator listens; without it the engine cannot hold or load KV blocks.
     pub control_socket: Option<PathBuf>,
 }
@@ -85,6 +87,7 @@ impl EngineSpec {
             "control": self.control_socket,
             "folder": folder.path(),
             "tuning": tuning.path(),
+            "steps": self.step_trace,
             "model": settings.model,
             "dtype": settings.dtype,
             "max_model_len": settings.max_model_len,

@@ -3,10 +3,9 @@
 //! ```text
 //! time = submit_us + run_us * runs + bytes / bytes_per_s        all three not negative
 //! ```
-//! Least absolute RELATIVE deviations: a 2 us copy predicted at 4 us is as wrong as a 2 ms one predicted at 4 ms, and a point that was
-//! disturbed must not bend the line for all others.
 
 use crate::core::Bytes;
+use crate::harness::fit;
 use crate::migrate::ClassCost;
 
 /// What was measured of one plan.
@@ -17,10 +16,6 @@ pub struct Observed {
     pub us: f64,
 }
 
-/// Reweighting steps; a fit settles within about ten.
-const STEPS: usize = 50;
-/// A deviation below this share counts as this one, so that no point gets all the weight.
-const EXACT_ENOUGH: f64 = 0.005;
 /// Faster than any memory: what a class is given whose points show no cost of bytes.
 const BYTES_PER_S_MAX: f64 = 1e15;
 /// Bytes are fitted in units of this many, runs in thousands, so that the sums stay of one size.
@@ -29,20 +24,8 @@ const RUNS_UNIT: f64 = 1_000.0;
 
 /// None without points, or when none of them took any time.
 pub fn fit(points: &[Observed]) -> Option<ClassCost> {
-    let points: Vec<Observed> = points.iter().copied().filter(|p| p.us.is_finite() && p.us > 0.0).collect();
-    if points.is_empty() {
-        return None;
-    }
-    let mut weights = vec![1.0; points.len()];
-    let mut cost = [0.0; 3];
-    for _ in 0..STEPS {
-        cost = least_squares(&points, &weights);
-        for (weight, point) in weights.iter_mut().zip(&points) {
-            let deviation = (dot(&cost, &features(point)) / point.us - 1.0).abs();
-            *weight = 1.0 / deviation.max(EXACT_ENOUGH);
-        }
-    }
-    let [submit_us, thousand_runs_us, mib_us] = cost;
+    let points: Vec<_> = points.iter().map(|point| (features(point), point.us)).collect();
+    let [submit_us, thousand_runs_us, mib_us] = fit::fit(&points)?;
     let bytes_per_s = if mib_us > 0.0 { (BYTES_UNIT / mib_us * 1e6).min(BYTES_PER_S_MAX) } else { BYTES_PER_S_MAX };
     Some(ClassCost { submit_us, run_us: thousand_runs_us / RUNS_UNIT, bytes_per_s })
 }
@@ -57,54 +40,6 @@ pub fn errors(cost: &ClassCost, points: &[Observed]) -> Vec<f64> {
 
 fn features(point: &Observed) -> [f64; 3] {
     [1.0, f64::from(point.runs) / RUNS_UNIT, point.bytes.0 as f64 / BYTES_UNIT]
-}
-
-fn dot(a: &[f64; 3], b: &[f64; 3]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// The best coefficients that are not negative, by trying every subset of the three: with so few, that is exact.
-fn least_squares(points: &[Observed], weights: &[f64]) -> [f64; 3] {
-    let mut sums = [[0.0; 4]; 3];
-    for (point, weight) in points.iter().zip(weights) {
-        let x = features(point).map(|x| x / point.us);
-        for row in 0..3 {
-            for column in 0..3 {
-                sums[row][column] += weight * x[row] * x[column];
-            }
-            // Relative to the measured time, the time itself is 1.
-            sums[row][3] += weight * x[row];
-        }
-    }
-    let loss = |cost: &[f64; 3]| -> f64 {
-        points.iter().zip(weights).map(|(p, weight)| weight * (dot(cost, &features(p)) / p.us - 1.0).powi(2)).sum()
-    };
-    let subsets = (1..8usize).filter_map(|subset| solve(&sums, subset)).filter(|cost| cost.iter().all(|&c| c >= 0.0));
-    // The subset of the constant alone always has a solution, and a positive one.
-    subsets.min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap_or([0.0; 3])
-}
-
-/// Gauss elimination over the variables in `subset` (a bit each); the others are 0. None where they cannot be told apart.
-fn solve(sums: &[[f64; 4]; 3], subset: usize) -> Option<[f64; 3]> {
-    let used: Vec<usize> = (0..3).filter(|i| subset & (1 << i) != 0).collect();
-    let mut rows: Vec<Vec<f64>> = used.iter().map(|&r| used.iter().map(|&c| sums[r][c]).chain([sums[r][3]]).collect()).collect();
-    for i in 0..rows.len() {
-        let pivot = (i..rows.len()).max_by(|&a, &b| rows[a][i].abs().total_cmp(&rows[b][i].abs()))?;
-        rows.swap(i, pivot);
-        let head = rows[i].clone();
-        if head[i].abs() <= 1e-12 * sums[used[i]][used[i]].max(f64::MIN_POSITIVE) {
-            return None;
-        }
-        for (_, row) in rows.iter_mut().enumerate().filter(|(other, _)| *other != i) {
-            let share = row[i] / head[i];
-            row.iter_mut().zip(&head).for_each(|(cell, above)| *cell -= share * above);
-        }
-    }
-    let mut cost = [0.0; 3];
-    for (place, (&variable, row)) in used.iter().zip(&rows).enumerate() {
-        cost[variable] = row.last()? / row[place];
-    }
-    Some(cost)
 }
 
 #[cfg(test)]

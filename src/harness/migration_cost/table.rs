@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
-
 use super::result::{Link, MigrationCost};
 use super::sweep::Point;
+use crate::harness::columns::rendered;
 
 /// Narrower than this no table is readable.
 const COLUMNS_MIN: u16 = 60;
@@ -76,22 +75,6 @@ fn row(point: &Point, ceiling: f64) -> Vec<String> {
         percent(point.bytes_per_s() / ceiling),
         figure(point.plan_us),
     ]
-}
-
-fn rendered(headings: &[&str], rows: Vec<Vec<String>>, columns: u16) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
-    for line in [TableComponent::HorizontalLines, TableComponent::MiddleIntersections] {
-        table.remove_style(line);
-    }
-    table.set_header(headings).add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 1));
-        if column.index > 0 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.trim_fmt() + "\n"
 }
 
 fn gb(bytes_per_s: f64) -> String {

@@ -39,7 +39,8 @@ pub struct Link {
     pub gb_per_s: f64,
 }
 
-/// What a step costs, in microseconds. Every figure must be given: a default of another machine would pass for this one's.
+/// What a step costs, in microseconds. Every figure must be given but for what data sheets do not tell, which is nothing unless it is
+/// given: a default of another machine would pass for this one's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TierTiming {
@@ -53,6 +54,12 @@ pub struct TierTiming {
     pub prefill_us: f64,
     /// One token of context read by a decode.
     pub context_us: f64,
+    /// One token of context read by a prompt token.
+    #[serde(default)]
+    pub attention_us: f64,
+    /// From the sending of a leg to its engine and from a step's end to its tokens, together.
+    #[serde(default)]
+    pub round_trip_us: f64,
 }
 
 impl Tier {
@@ -95,13 +102,15 @@ impl Tier {
 
     /// With decodes that cost `penalty` times as much.
     pub(super) fn timing(&self, kv_bytes_per_token: u64, penalty: f64) -> Timing {
-        let TierTiming { step_us, decode_step_us, decode_us, prefill_us, context_us } = self.timing;
+        let TierTiming { step_us, decode_step_us, decode_us, prefill_us, context_us, attention_us, round_trip_us } = self.timing;
         Timing {
             step_us,
             decode_step_us: decode_step_us * penalty,
             decode_us: decode_us * penalty,
             prefill_us,
             context_us: context_us * penalty,
+            attention_us,
+            round_trip_us,
             copy_us: self.link.latency_us,
             copy_us_per_token: kv_bytes_per_token as f64 / (self.link.gb_per_s * 1e3),
         }
@@ -109,13 +118,15 @@ impl Tier {
 }
 
 impl TierTiming {
-    fn figures(&self) -> [(&'static str, f64); 5] {
+    fn figures(&self) -> [(&'static str, f64); 7] {
         [
             ("timing.step_us", self.step_us),
             ("timing.decode_step_us", self.decode_step_us),
             ("timing.decode_us", self.decode_us),
             ("timing.prefill_us", self.prefill_us),
             ("timing.context_us", self.context_us),
+            ("timing.attention_us", self.attention_us),
+            ("timing.round_trip_us", self.round_trip_us),
         ]
     }
 }

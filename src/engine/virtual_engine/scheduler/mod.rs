@@ -13,7 +13,7 @@ use crate::core::{
     Tuning,
 };
 
-use super::settings::VirtualSettings;
+use super::settings::{StepWork, VirtualSettings};
 use super::text::{END, Fingerprint};
 use blocks::{BlockPool, Place};
 use sequence::{Sequence, Stage};
@@ -276,7 +276,7 @@ impl Scheduler {
             None | Some(0) => u32::MAX,
             Some(threshold) => threshold,
         };
-        let mut batch = Batch { budget, chunk_max, prompt_tokens: 0, decodes: 0, context: 0 };
+        let mut batch = Batch { budget, chunk_max, work: StepWork::default() };
 
         self.prefilling.clear();
         for &slot in &self.running {
@@ -319,8 +319,8 @@ impl Scheduler {
         if self.step.is_empty() {
             return None;
         }
-        let Batch { prompt_tokens, decodes, context, .. } = batch;
-        Some(StepCost { prompt_tokens, decodes, takes: self.settings.timing.step(prompt_tokens, decodes, context) })
+        let StepWork { prompt_tokens, decodes, .. } = batch.work;
+        Some(StepCost { prompt_tokens, decodes, takes: self.settings.timing.step(&batch.work) })
     }
 
     /// The waiting leg whose turn it is, if there are blocks for it.
@@ -420,9 +420,7 @@ struct Batch {
     /// Tokens left.
     budget: u32,
     chunk_max: u32,
-    prompt_tokens: u32,
-    decodes: u32,
-    context: u64,
+    work: StepWork,
 }
 
 impl Batch {
@@ -431,10 +429,13 @@ impl Batch {
         let left = sequence.prompt_left();
         let tokens = left.clamp(1, self.chunk_max).min(self.budget - reserved);
         if left == 0 {
-            self.decodes += 1;
-            self.context += u64::from(sequence.kv_tokens());
+            self.work.decodes += 1;
+            self.work.context += u64::from(sequence.kv_tokens());
         } else {
-            self.prompt_tokens += tokens;
+            let (before, part) = (u64::from(sequence.kv_tokens()), u64::from(tokens));
+            self.work.prompt_tokens += tokens;
+            // Token i of the part reads the context before it and the part's tokens up to itself.
+            self.work.attention += part * before + part * (part + 1) / 2;
         }
         self.budget -= tokens;
         tokens

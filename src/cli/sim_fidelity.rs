@@ -1,0 +1,28 @@
+//! `dualpool run sim_fidelity`
+
+use std::process::ExitCode;
+
+use super::failure::INTERRUPTED;
+use super::terminal::{Terminal, columns, print};
+use super::{fleet, program, session};
+use crate::config::Settings;
+use crate::device::{self, Gpus};
+use crate::harness::{environment, sim_fidelity};
+
+pub fn run(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal) -> anyhow::Result<ExitCode> {
+    let placements = device::choose(&settings.pools, gpus)?;
+    let links = fleet::links(settings, &placements, gpus)?;
+    let prepared = sim_fidelity::prepare(settings, program::command_line())?;
+    let settings = prepared.settings().clone();
+    let measured = session::with_fleet(&settings, &placements, links.links, terminal, async |controller, bars, cancel| {
+        let environment = environment::gather(controller.engines(), &settings, session::gpu_names(&placements));
+        prepared.run(controller, environment, bars, cancel).await
+    })?;
+    let Some((fidelity, path)) = measured else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let text = match json {
+        true => serde_json::to_string_pretty(&fidelity)? + "\n",
+        false => format!("{}\nmeasured: {}\n", sim_fidelity::table(&fidelity, columns()), path.display()),
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
