@@ -31,6 +31,7 @@ async fn main() -> anyhow::Result<()> {
         pin: Pin::Cores(vec![u32::from(id)]),
         settings: settings.clone(),
         memory_node: None,
+        step_trace: None,
         control_socket: None,
     };
 
