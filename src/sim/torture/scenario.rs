@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
 
+use super::settings;
 use crate::config::RouterSettings;
 use crate::core::{
     Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Rng, Role, Sampling, Time, TokenId,
@@ -16,7 +17,7 @@ use crate::sim::{ClientsLeave, CutLink, DeathAt, EngineDeath, Faults, LostMessag
 
 /// Engines of a fleet, and requests, at most.
 const ENGINES_MAX: usize = 6;
-const REQUESTS_MAX: usize = 60;
+pub(super) const REQUESTS_MAX: usize = 60;
 /// A lease that outlasts everything: it runs out only for blocks that nobody gave back.
 pub(super) const LEASE_NEVER_MS: u64 = 3_600_000;
 /// Faults that come at a time come within this much of the start, when most requests do.
@@ -37,7 +38,7 @@ impl Scenario {
     pub fn draw(seed: u64) -> Scenario {
         let rng = |of: &str| seeded(seed, &format!("torture: {of}"));
         let engines = engines(&mut rng("engines"));
-        let router = router(&mut rng("router"));
+        let router = settings::router(&mut rng("router"));
         Scenario {
             seed,
             arrangement: arrangement(&engines, &mut rng("arrangement")),
@@ -117,17 +118,6 @@ fn arrangement(engines: &[VirtualSettings], rng: &mut Rng) -> Arrangement {
         roles,
         tunings: engines.iter().map(|engine| tuning(engine, rng)).collect(),
         long_prompt_tokens_min: rng.random_range(8..=256),
-    }
-}
-
-/// Every setting of the router that may matter is drawn here.
-fn router(rng: &mut Rng) -> RouterSettings {
-    RouterSettings {
-        max_in_flight: rng.random_range(1..=2 * REQUESTS_MAX as u32),
-        resumes_max: rng.random_range(0..=4),
-        tick_ms: rng.random_range(1..=100),
-        // What counts as long is the arrangement's.
-        ..RouterSettings::default()
     }
 }
 

@@ -129,9 +129,14 @@ fn lost(scenario: &Scenario, record: &RequestRecord, totals: &Totals) -> Option<
     (died && survivor && legs <= resumes_max as usize).then_some(Violation::Lost { index: record.index, legs, resumes_max })
 }
 
-/// A request changes engines when its prompt is computed, and when its engine dies.
+/// A request changes engines when its prompt is computed, when its engine dies, and when it is moved while it decodes.
+fn legs_max(scenario: &Scenario) -> usize {
+    let migration = &scenario.router.migration;
+    2 * (scenario.router.resumes_max as usize + 1) + if migration.enabled { migration.moves_max as usize } else { 0 }
+}
+
 fn legs(scenario: &Scenario, record: &RequestRecord) -> Option<Violation> {
-    let max = 2 * (scenario.router.resumes_max as usize + 1);
+    let max = legs_max(scenario);
     let legs = record.legs.len();
     (legs > max).then_some(Violation::Legs { index: record.index, legs, max })
 }
@@ -172,19 +177,19 @@ impl Worst {
                 // Steps are up to a tenth longer than the model says.
                 1.1 * (steps * (timing.step_us + timing.decode_step_us) + tokens + context) + copy
             });
-            // Again after each death of its engine.
-            per_engine.fold(0.0, f64::max) * f64::from(scenario.router.resumes_max + 1)
+            // Again after each death of its engine, and where KV that was to be copied is computed again.
+            per_engine.fold(0.0, f64::max) * legs_max(scenario) as f64
         };
         let faults = &scenario.faults;
         let deaths = scenario.engines.len() as u64;
         let slow: f64 = faults.slow_link.iter().map(|link| link.factor).product();
         let copies: u64 = scenario.engines.iter().map(|engine| engine.timing.copy(engine.max_model_len).0).max().unwrap_or(0);
-        let legs = scenario.requests.len() as f64 * 2.0;
+        let legs = (scenario.requests.len() * legs_max(scenario)) as f64;
         let held = if faults.lost_messages == Default::default() { 0.0 } else { faults.lease_ms as f64 * 1_000.0 * legs };
         let extra_us = (deaths * faults.engine_death.noticed_after_ms * 1_000) as f64
             + (slow - 1.0) * copies as f64 * legs
             + held
-            + (faults.late_outputs_ms * 1_000) as f64 * legs * f64::from(scenario.router.resumes_max + 1)
+            + (faults.late_outputs_ms * 1_000) as f64 * legs
             + (scenario.router.tick_ms * 1_000) as f64;
         Worst { alone_us: scenario.requests.iter().map(|(_, request)| alone(request)).collect(), extra_us }
     }
