@@ -69,7 +69,7 @@ class _Tunable:
         output = super().schedule(*args, **kwargs)
         if output.total_num_scheduled_tokens > 0:
             self._steps += 1
-            parts = [self._part(*scheduled) for scheduled in output.num_scheduled_tokens.items()]
+            parts = [self._scheduled(*scheduled) for scheduled in output.num_scheduled_tokens.items()]
             self._prompt_tokens += sum(of_prompt for _, _, of_prompt in parts)
             if self._trace:
                 self._trace.begin(begun, parts)
@@ -81,7 +81,7 @@ class _Tunable:
             self._trace.end()
         return outputs
 
-    def _part(self, request_id: str, scheduled: int) -> tuple[int, int, int]:
+    def _scheduled(self, request_id: str, scheduled: int) -> tuple[int, int, int]:
         """A request's tokens computed before this step, those it got in it, and how many of these are its prompt's. They count as
         computed already."""
         request = self.requests[request_id]
