@@ -42,7 +42,7 @@ const FLAGS: &[SettingFlag] = &[
     flag("prefill-gpus", "pools.prefill_gpus", "LIST", "Devices of the prefill pool: GPU indices, or core sets on CPU"),
     flag("decode-gpus", "pools.decode_gpus", "LIST", "Devices of the decode pool"),
     flag("prefill-ctx-thresh", "router.prefill_ctx_thresh", "TOKENS", "Prompts of at least this many tokens count as long"),
-    flag("policy", "router.policy", "POLICY", "What the router routes by, such as predicted_latency, score, cache_aware or least_load"),
+    flag("policy", "router.policy", "POLICY", "What the router routes by, such as cache_aware, score, predicted_latency or least_load"),
     flag("max-in-flight", "router.max_in_flight", "N", "Requests admitted and not yet over, at most"),
     switch("explain", "router.explain", "Note the terms of every candidate of every placement in decisions.jsonl"),
     flag("admission-queue", "router.admission.queue_max", "N", "Requests of each priority that may wait for admission; 0 = none"),

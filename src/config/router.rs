@@ -46,7 +46,7 @@ impl Default for RouterSettings {
             resumes_max: 3,
             tick_ms: 50,
             admission: AdmissionSettings::default(),
-            policy: PolicyKind::PredictedLatency,
+            policy: PolicyKind::CacheAware,
             prefix: PrefixSettings::default(),
             seed: 1,
             explain: false,

@@ -392,7 +392,7 @@ impl<'a> FleetView<'a> {
 
     /// Whether there are two pools, with an engine alive in each.
     pub fn in_pools(&self) -> bool {
-        let alive = |role| self.engines.iter().any(|engine| engine.alive && engine.role == role);
+        let alive = |role| self.engines.iter().any(|engine| engine.takes_work() && engine.role == role);
         alive(Role::Prefill) && alive(Role::Decode)
     }
 

@@ -102,7 +102,7 @@ impl Scorer {
         costs.resize(fleet.engines.len(), f64::INFINITY);
         let (mut sum, mut known, mut max) = ([0.0; TERMS], [0.0; TERMS], [0.0; TERMS]);
         for (engine, row) in fleet.engines.iter().zip(rows.iter_mut()) {
-            if !engine.alive || !fits(engine) {
+            if !engine.takes_work() || !fits(engine) {
                 continue;
             }
             *row = raw(fleet, ask, stage, engine);
@@ -128,7 +128,7 @@ impl Scorer {
             known => share(sum[term] / known * scale[term]),
         });
         for ((engine, row), cost) in fleet.engines.iter().zip(rows.iter()).zip(costs.iter_mut()) {
-            if !engine.alive || !fits(engine) {
+            if !engine.takes_work() || !fits(engine) {
                 *cost = f64::INFINITY;
                 continue;
             }

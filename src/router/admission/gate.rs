@@ -145,7 +145,7 @@ impl Router {
     fn no_place_to_wait(&mut self, now: Time, request: &Request) -> Option<RejectReason> {
         let Request { priority, objectives, .. } = *request;
         let prompt = f64::from(request.prompt_tokens());
-        let by_itself = self.costs.prefill_us / self.engines.iter().filter(|engine| engine.alive).count().max(1) as f64;
+        let by_itself = self.costs.prefill_us / self.engines.iter().filter(|engine| engine.takes_work()).count().max(1) as f64;
         let us_per_token = self.admission.pace.us_per_token().unwrap_or(by_itself);
         if !self.admission.queue.has_room(priority) {
             let queued = self.admission.queue.lengths()[priority.index()];

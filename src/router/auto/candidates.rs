@@ -70,7 +70,7 @@ pub fn candidates(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min:
         shared(PolicyKind::Balanced, within),
         shared(PolicyKind::Balanced, well_within),
     ];
-    let alive: Vec<&EngineState> = engines.iter().filter(|engine| engine.alive).collect();
+    let alive: Vec<&EngineState> = engines.iter().filter(|engine| engine.takes_work()).collect();
     if alive.len() >= 2 && alive.iter().all(|engine| engine.moves_kv()) {
         let sizes = alive.len() - 1;
         for prefill in (0..sizes.min(SPLITS_MAX)).map(|i| 1 + i * sizes / sizes.min(SPLITS_MAX)) {

@@ -1,8 +1,8 @@
 //! All engines alike; a request goes where most of its prompt is cached, unless that engine is overloaded. Whether it is, is asked for
 //! each request and of the engine that its own prefix is on: that one engine is overloaded takes no other request away from its cache.
 //!
-//! A request whose prefix nobody has goes to the emptiest engine; of equals to the one that was given the fewest prompt tokens so far.
-//! Without that, all misses of a quiet fleet would go to its first engine, and all prefixes would come to be cached there.
+//! A request whose prefix nobody has goes where least load would send it; of equals to the one that was given the fewest prompt tokens
+//! so far. Without that, all misses of a quiet fleet would go to its first engine, and all prefixes would come to be cached there.
 
 use crate::config::CacheAwareSettings;
 use crate::router::{EngineState, FleetView, Terms};
@@ -30,7 +30,7 @@ impl CacheAware {
 
     fn least<'a>(&self, fleet: &FleetView<'a>, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
         let mut best: Option<(Rank, &EngineState)> = None;
-        for engine in fleet.engines.iter().filter(|engine| engine.alive) {
+        for engine in fleet.engines.iter().filter(|engine| engine.takes_work()) {
             let rank = self.rank(fleet, engine, score(engine));
             if best.is_none_or(|(lowest, _)| rank < lowest) {
                 best = Some((rank, engine));
@@ -46,10 +46,11 @@ impl CacheAware {
     }
 
     fn says(&self, fleet: &FleetView<'_>, terms: &mut impl Terms, by_cache: bool, cached: impl Fn(&EngineState) -> f64) {
-        for engine in fleet.engines.iter().filter(|engine| engine.alive) {
-            let (load, processed) = (engine.load.depth() as f64, self.processed[engine.id.index()] as f64);
+        for engine in fleet.engines.iter().filter(|engine| engine.takes_work()) {
+            let (load, processed) = (fleet.load(engine), self.processed[engine.id.index()] as f64);
             terms.score(engine.id, if by_cache { -cached(engine) } else { load });
             terms.term(engine.id, "cached", cached(engine));
+            terms.term(engine.id, "depth", engine.load.depth() as f64);
             terms.term(engine.id, "load", load);
             terms.term(engine.id, "processed", processed);
         }
@@ -66,7 +67,7 @@ impl Policy for CacheAware {
         let prompt = f64::from(ask.prompt_tokens);
         let cached = |engine: &EngineState| prompt - fleet.uncached(engine.id, prompt);
         let warmest = self.least(fleet, |engine| -cached(engine))?;
-        let emptiest = self.least(fleet, |engine| engine.load.depth() as f64)?;
+        let emptiest = self.least(fleet, |engine| fleet.load(engine))?;
         let hit = cached(warmest) > 0.0 && cached(warmest) >= self.settings.match_min * prompt;
         let by_cache = hit && !self.imbalanced(warmest.load.depth(), emptiest.load.depth());
         if let Some(explanation) = fleet.explaining {

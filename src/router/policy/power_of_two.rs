@@ -18,7 +18,7 @@ impl PowerOfTwo {
 impl Policy for PowerOfTwo {
     fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
         // An engine whose device is lost would be drawn as often as any other, and win half of the time.
-        let sound = |engine: &&EngineState| engine.alive && !engine.device_lost(fleet.now);
+        let sound = |engine: &&EngineState| engine.takes_work() && !engine.device_lost(fleet.now);
         let count = fleet.engines.iter().filter(sound).count();
         if count == 0 {
             return fleet.least(None, 0, |engine| fleet.load(engine)).map(|engine| Plan::Whole(engine.id));

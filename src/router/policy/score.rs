@@ -50,7 +50,7 @@ fn draw(
     temperature: f64,
     draws: &mut Draws,
 ) -> Option<EngineId> {
-    let sound = || fleet.engines.iter().filter(|engine| engine.alive && fits(engine) && !engine.device_lost(fleet.now));
+    let sound = || fleet.engines.iter().filter(|engine| engine.takes_work() && fits(engine) && !engine.device_lost(fleet.now));
     let cost = |engine: &EngineState| costs[engine.id.index()];
     let best = sound().map(cost).fold(f64::INFINITY, f64::min);
     let worst = sound().map(cost).fold(f64::NEG_INFINITY, f64::max);
@@ -82,7 +82,7 @@ impl Policy for Score {
         if !fleet.in_pools() {
             return self.choose(fleet, ask, Stage::Whole, |_| true).map(Plan::Whole);
         }
-        let decoders = fleet.engines.iter().filter(|engine| engine.alive && engine.role == Role::Decode);
+        let decoders = fleet.engines.iter().filter(|engine| engine.takes_work() && engine.role == Role::Decode);
         let cached = decoders.map(|engine| fleet.cached(engine.id)).max().unwrap_or(0);
         if !fleet.is_long(ask.prompt_tokens.saturating_sub(cached)) {
             return self.choose(fleet, ask, Stage::Whole, |engine| engine.role == Role::Decode).map(Plan::Whole);
