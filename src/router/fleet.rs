@@ -240,6 +240,12 @@ impl EngineState {
         self.alive && !self.draining
     }
 
+    /// Whether one more leg, with so many tokens of prompt and output, finds a seat and memory here.
+    pub(super) fn has_room(&self, tokens: u32) -> bool {
+        let taken = self.load.context_tokens + self.load.output_tokens + u64::from(tokens);
+        self.load.depth() < self.facts.max_num_seqs.into() && taken <= self.facts.kv_tokens
+    }
+
     /// Whether KV can be moved from this engine and to it.
     pub fn moves_kv(&self) -> bool {
         self.alive && self.facts.kv_transfer && !self.kv_lost

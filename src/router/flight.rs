@@ -115,6 +115,8 @@ pub(super) struct Parting {
 pub(super) struct Loading {
     pub from: EngineId,
     pub tokens: u32,
+    /// There was a seat and memory for the leg when it was sent: what it waits is the hand-off alone.
+    pub at_once: bool,
     pub copied: Option<(Micros, Bytes)>,
 }
 

@@ -117,11 +117,13 @@ impl Router {
         }
         // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
-        if let Some(Loading { from, tokens, copied: Some((copy, bytes)) }) = stay.loading {
+        if let Some(Loading { from, tokens, at_once, copied: Some((copy, bytes)) }) = stay.loading {
             let joining = engine.joining(&self.costs, engine.load.running as f64);
             // Where the engine had the prefix in its cache, no copy shows what one costs.
             let copied = if bytes == Bytes(0) { 0 } else { tokens };
-            self.costs.observe_handoff(copied, copy, now.since(stay.since), joining);
+            if at_once {
+                self.costs.observe_handoff(copied, copy, now.since(stay.since), joining);
+            }
             self.copies.observe(from, stay.engine, copied, copy);
         }
         if let Some((admitted, ask)) = admitted {
@@ -305,6 +307,7 @@ impl Router {
         let cached = self.cached_on(engine, &mut journey);
         let believed = if load.is_none() { cached } else { 0 };
         let prefill = ask.prompt_tokens - load.map_or(believed, |source| source.tokens.min(ask.prompt_tokens));
+        let at_once = self.engines[engine.index()].has_room(ask.prompt_tokens + leg.max_tokens);
         let stay = Stay {
             leg: id,
             engine,
@@ -325,7 +328,7 @@ impl Router {
             since: now,
             decodes_since: None,
             last: now,
-            loading: load.map(|source| Loading { from: source.engine, tokens: source.tokens, copied: None }),
+            loading: load.map(|source| Loading { from: source.engine, tokens: source.tokens, at_once, copied: None }),
         };
         self.engines[engine.index()].load.enter(&stay.load);
         self.flights.insert(id.request, Flight { journey, stay, held: load });

@@ -79,3 +79,25 @@ fn copies_that_take_longer_than_calibrated_correct_their_link_until_costs_are_pu
     stage.router.set_costs(costs);
     assert_eq!(predicted(&stage), 600.0);
 }
+
+#[test]
+fn a_wait_for_room_is_not_learnt_as_what_a_hand_off_costs() {
+    let learnt = |before: u64| {
+        let mut stage = Stage::pair(PolicyKind::FullDisaggregation);
+        for request in 0..before {
+            stage.arrive(request, 3_000, 1_000);
+            stage.give(stage.leg_of(request), 1);
+        }
+        stage.arrive(before, 3_000, 1_000);
+        stage.give(stage.leg_of(before), 1);
+        assert_eq!(stage.engine_of(before), B);
+        let known = stage.router.costs().handoff_us;
+        stage.moved(stage.leg_of(before), true);
+        stage.wait(60_000);
+        stage.give(stage.leg_of(before), 1);
+        stage.router.costs().handoff_us - known
+    };
+    assert!(learnt(0) > 0.0, "an idle engine that takes a minute is slow");
+    // Eight of them fill its memory.
+    assert_eq!(learnt(8), 0.0);
+}
