@@ -19,6 +19,7 @@ from vllm.v1.request import Request, RequestStatus  # noqa: E402
 from vllm.v1.structured_output import StructuredOutputManager  # noqa: E402
 
 from dualpool.scheduler import AS_STARTED, LAYOUT, PREFILL_TOKENS_MIN, SALT, TunableScheduler  # noqa: E402
+from dualpool.step_trace import RECORD  # noqa: E402
 from dualpool.words import HOLD, LEG, PART  # noqa: E402
 
 BLOCK = 16
@@ -54,7 +55,7 @@ class Elsewhere(KVConnectorBase_V1, SupportsHMA):
 class Bench:
     def __init__(self, model: str, blocks: int = 1000) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.tuning = Path(self.folder.name) / "tuning"
+        self.tuning, self.steps = Path(self.folder.name) / "tuning", Path(self.folder.name) / "engine-0.steps"
         self.sequence = 0
         self.tuning.write_bytes(bytes(LAYOUT.size))
         config = EngineArgs(
@@ -72,7 +73,7 @@ class Bench:
                 kv_role="kv_both",
                 kv_load_failure_policy="recompute",
             ),
-            additional_config={"dualpool": {"tuning": str(self.tuning)}},
+            additional_config={"dualpool": {"tuning": str(self.tuning), "steps": str(self.steps)}},
         ).create_engine_config()
         config.cache_config.num_gpu_blocks = blocks
         spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
@@ -226,6 +227,23 @@ def prompt_tokens_count_when_they_are_computed(model: str) -> None:
         assert bench.scheduler._prompt_tokens == computed, (computed, got)
 
 
+def steps_are_recorded_with_what_they_were_made_of(model: str) -> None:
+    """Prompt tokens, decodes, and the context that both read, of every step that computes anything."""
+    bench = Bench(model)
+    bench.add("answer", 5)
+    bench.step()
+    bench.tune(threshold=16)
+    bench.add("prompt", 40)
+    for _ in range(3):
+        bench.step()
+    records = list(RECORD.iter_unpack(bench.steps.read_bytes()))
+    assert all(begin <= end for begin, end, *_ in records), records
+    assert all(before[1] <= after[0] for before, after in zip(records, records[1:])), "one after the other"
+    # 5 tokens read 1 + 2 + 3 + 4 + 5; the prompt's second slice of 16 reads the 16 before it and itself.
+    expected = [(5, 0, 0, 15), (16, 1, 6, 136), (16, 1, 7, 16 * 16 + 136), (8, 1, 8, 8 * 32 + 36)]
+    assert [tuple(record[2:]) for record in records] == expected, records
+
+
 def a_parted_leg_ends_with_its_next_token_and_is_held(model: str) -> None:
     """Whatever it is at, and as often as it is asked; nobody else notices."""
     bench = Bench(model)
@@ -266,6 +284,7 @@ def a_parted_leg_ends_with_its_next_token_and_is_held(model: str) -> None:
 if __name__ == "__main__":
     a_parted_leg_ends_with_its_next_token_and_is_held(sys.argv[1])
     prompt_tokens_count_when_they_are_computed(sys.argv[1])
+    steps_are_recorded_with_what_they_were_made_of(sys.argv[1])
     answers_come_before_prompts(sys.argv[1])
     legs_with_kv_get_in_beside_prompts(sys.argv[1])
     a_leg_whose_load_failed_is_a_prompt_like_any_other(sys.argv[1])
