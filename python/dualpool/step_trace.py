@@ -38,10 +38,11 @@ class StepTrace:
 
     def end(self) -> None:
         """The oldest step under way is over."""
-        if self._begun and self._left:
+        if self._begun:
             at, *work = self._begun.popleft()
-            self._left -= 1
-            self._file.write(RECORD.pack(at, now(), *work))
+            if self._left:
+                self._left -= 1
+                self._file.write(RECORD.pack(at, now(), *work))
 
 
 def now() -> int:

@@ -5,6 +5,7 @@
 
 use crate::core::{Micros, PolicyKind, Time, Tuning};
 
+use super::admission::Admission;
 use super::auto::Auto;
 use super::policy;
 use super::roles::RoleWatch;
@@ -25,6 +26,8 @@ impl Router {
         self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
         self.serve_by(arrangement);
         self.watch_from_here(arrangement);
+        // What was learnt under another arrangement is no part of this one's account.
+        self.admission = Admission::new(&self.settings.admission, self.engines.len());
         Ok(())
     }
 

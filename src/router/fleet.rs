@@ -168,6 +168,11 @@ impl EngineState {
         (self.tuning, self.next_tuning) = (tuning, None);
     }
 
+    /// The settings it has, or is about to have.
+    pub(super) fn settled_tuning(&self) -> Tuning {
+        self.next_tuning.map_or(self.tuning, |(_, tuning)| tuning)
+    }
+
     /// Whether these settings would make the steps longer in which requests decode here now.
     pub(super) fn is_disturbed_by(&self, tuning: Tuning) -> bool {
         let step = tuning.max_num_batched_tokens.unwrap_or(self.facts.max_num_batched_tokens);
@@ -244,6 +249,11 @@ impl EngineState {
     pub(super) fn has_room(&self, tokens: u32) -> bool {
         let taken = self.load.context_tokens + self.load.output_tokens + u64::from(tokens);
         self.load.depth() < self.facts.max_num_seqs.into() && taken <= self.facts.kv_tokens
+    }
+
+    /// Whether a leg that comes with its KV may be sent here.
+    pub fn takes_kv(&self) -> bool {
+        self.takes_work() && self.moves_kv()
     }
 
     /// Whether KV can be moved from this engine and to it.
@@ -392,8 +402,8 @@ impl<'a> FleetView<'a> {
 
     /// The same over the engines that can take KV from another one.
     pub fn least_taker(&self, role: Role, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
-        let of_pool = self.least_where(|engine| engine.role == role && engine.moves_kv(), start, &score);
-        of_pool.or_else(|| self.least_where(EngineState::moves_kv, start, &score))
+        let of_pool = self.least_where(|engine| engine.role == role && engine.takes_kv(), start, &score);
+        of_pool.or_else(|| self.least_where(EngineState::takes_kv, start, &score))
     }
 
     /// Whether there are two pools, with an engine alive in each.

@@ -9,7 +9,7 @@ use crate::telemetry::RouterNote;
 use super::fleet::LegLoad;
 use super::flight::{Flight, Journey, Loading, Parting, Stay};
 use super::policy::Plan;
-use super::{Action, Router};
+use super::{Action, EngineState, Router};
 
 impl Router {
     pub(super) fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
@@ -41,7 +41,7 @@ impl Router {
     }
 
     fn cut_short(&mut self, request: RequestId, error: impl FnOnce(Phase) -> RequestError, actions: &mut Vec<Action>) {
-        let Some(flight) = self.take_off(request) else { return };
+        let Some(flight) = self.take_off(request, true) else { return };
         let Stay { leg, engine, phase, split, parting, .. } = flight.stay;
         self.draining.insert(leg, engine);
         actions.push(Action::Abort { engine, leg });
@@ -132,7 +132,7 @@ impl Router {
     }
 
     fn leg_ended(&mut self, now: Time, leg: LegId, reason: &FinishReason, held: Option<HeldKv>, actions: &mut Vec<Action>) {
-        let Some(flight) = self.take_off(leg.request) else { return };
+        let Some(flight) = self.take_off(leg.request, false) else { return };
         let Flight { journey, stay, held: source } = flight;
         let Stay { engine, phase, .. } = stay;
         release(source, actions);
@@ -159,7 +159,7 @@ impl Router {
     /// else by the signals of this moment. Where nobody can take the blocks, the request stays.
     fn hand_over(&mut self, now: Time, mut journey: Journey, held: Option<KvSource>, stay: &Stay, actions: &mut Vec<Action>) {
         let (from, ask) = (stay.engine, journey.ask());
-        let chosen = stay.parting.and_then(|parting| parting.to).filter(|to| self.takes_kv(*to));
+        let chosen = stay.parting.and_then(|parting| parting.to).filter(|to| self.engines[to.index()].takes_kv());
         let to = match chosen {
             _ if !self.engines[from.index()].moves_kv() => None,
             None => {
@@ -229,7 +229,7 @@ impl Router {
         }
         stranded.sort_unstable();
         for request in stranded {
-            let Some(Flight { mut journey, stay, held }) = self.take_off(request) else { continue };
+            let Some(Flight { mut journey, stay, held }) = self.take_off(request, true) else { continue };
             release(held, actions);
             if let Err(stays) = journey.request.sampling.continues()
                 && !journey.tokens.is_empty()
@@ -274,12 +274,7 @@ impl Router {
 
     pub(super) fn can_hand_over(&self, from: EngineId) -> bool {
         let mut others = self.engines.iter().filter(|engine| engine.id != from);
-        self.engines[from.index()].moves_kv() && others.any(|engine| self.takes_kv(engine.id))
-    }
-
-    pub(super) fn takes_kv(&self, to: EngineId) -> bool {
-        let engine = &self.engines[to.index()];
-        engine.takes_work() && engine.moves_kv()
+        self.engines[from.index()].moves_kv() && others.any(EngineState::takes_kv)
     }
 
     fn send(
@@ -335,14 +330,15 @@ impl Router {
         actions.push(Action::Submit { engine, leg });
     }
 
-    /// Takes the request out of the books, and its leg off its engine.
-    fn take_off(&mut self, request: RequestId) -> Option<Flight> {
+    /// Takes the request out of the books, and its leg off its engine. `cut_off`: the leg would have gone on.
+    fn take_off(&mut self, request: RequestId, cut_off: bool) -> Option<Flight> {
         let mut flight = self.flights.remove(&request)?;
         self.prefix_left(&mut flight);
         let engine = &mut self.engines[flight.stay.engine.index()];
         engine.left(&flight.stay.load);
         if let Some(began) = flight.stay.decodes_since {
-            self.decode_over(flight.stay.engine, began);
+            let cut_off = cut_off || flight.stay.parting.is_some();
+            self.admission.decodes.ended(flight.stay.engine, began, self.now, cut_off);
         }
         Some(flight)
     }

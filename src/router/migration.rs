@@ -191,7 +191,8 @@ impl Router {
         let Candidate { context, remaining, itl_objective } = candidate;
         let room = to.load.context_tokens + to.load.output_tokens + u64::from(context) + u64::from(remaining);
         let seats = to.load.depth() + u64::from(self.migration.coming[to.id.index()]) < u64::from(to.facts.max_num_seqs);
-        if !self.takes_kv(to.id)
+        if !to.takes_kv()
+            || to.device_lost(now)
             || room > to.facts.kv_tokens
             || !seats
             || !self.migration.affords(context, to.facts.kv_tokens, settings)

@@ -89,7 +89,7 @@ impl Router {
 
     /// The engine takes work of another role from now on, with the settings of those that have it.
     fn change_role(&mut self, now: Time, engine: EngineId, to: Role, why: String, actions: &mut Vec<Action>) {
-        let tuning = self.engines.iter().find(|engine| is_member(engine, to)).map(|engine| engine.tuning);
+        let tuning = self.engines.iter().find(|engine| is_member(engine, to)).map(EngineState::settled_tuning);
         let state = &mut self.engines[engine.index()];
         let from = std::mem::replace(&mut state.role, to);
         if let Some(tuning) = tuning {
@@ -151,9 +151,9 @@ impl Router {
     }
 }
 
-/// Whether the engine is of use to this pool: it serves, and its KV can move.
+/// Whether the engine is of use to this pool: it takes work, and its KV can move.
 fn is_member(engine: &EngineState, role: Role) -> bool {
-    engine.role == role && engine.moves_kv()
+    engine.role == role && engine.takes_kv()
 }
 
 /// The mean over a pool's engines; none under pressure where there is no engine.

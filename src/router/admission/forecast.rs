@@ -43,8 +43,7 @@ struct Crowd {
 pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, plan: Plan, ask: &Ask) -> Forecast {
     let (Plan::Whole(first) | Plan::Split(first)) = plan;
     let engine = &fleet.engines[first.index()];
-    let prompt = f64::from(ask.prompt_tokens.saturating_sub(fleet.cached(first)).max(1));
-    let ttft = fleet.ttft(engine, prompt);
+    let ttft = fleet.ttft(engine, ask.prompt_tokens.into());
     let outputs = f64::from(ask.outputs.saturating_sub(1));
     let alone = outputs * fleet.costs.step(0.0, engine.load.running as f64 + 1.0);
     let decode_lasts = decodes.lasts().unwrap_or(alone).max(1.0);
@@ -102,7 +101,7 @@ struct Takers {
 impl Takers {
     fn engines<'a>(&self, fleet: &FleetView<'a>) -> impl Iterator<Item = &'a EngineState> {
         let (from, pool) = (self.from, self.pool);
-        fleet.engines.iter().filter(move |to| to.id != from && to.moves_kv() && (!pool || to.role == Role::Decode))
+        fleet.engines.iter().filter(move |to| to.id != from && to.takes_kv() && (!pool || to.role == Role::Decode))
     }
 }
 

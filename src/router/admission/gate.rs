@@ -1,7 +1,7 @@
 //! The gate itself: everything that arrives comes through here, and whatever frees capacity opens it for the next in the queue.
 
 use crate::config::EarlyRejection;
-use crate::core::{EngineId, Phase, RejectReason, Request, RequestError, RequestId, Time};
+use crate::core::{Phase, RejectReason, Request, RequestError, RequestId, Time};
 use crate::router::flight::Journey;
 use crate::router::policy::Ask;
 use crate::router::{Action, Router};
@@ -172,11 +172,5 @@ impl Router {
     /// Prompt tokens dispatched whose request has no token from there yet.
     fn tokens_in_flight(&self) -> u64 {
         self.engines.iter().map(|engine| engine.load.prompt_tokens).sum()
-    }
-
-    /// A decode left its engine, after it began at `began`.
-    pub(in crate::router) fn decode_over(&mut self, engine: EngineId, began: Time) {
-        let cut_off = !self.engines[engine.index()].alive;
-        self.admission.decodes.ended(engine, began, self.now, cut_off);
     }
 }

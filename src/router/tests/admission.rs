@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::Rng as _;
 
-use super::script::{A, B, Stage, split};
+use super::script::{A, B, Stage, prompt, split};
 use crate::config::{AdmissionSettings, EarlyRejection, RouterSettings, WindowKind};
 use crate::core::{
     FinishReason, LegId, Micros, Objectives, Phase, Priority, RejectReason, RequestError, RequestId, Time, Tuning, seeded,
@@ -324,4 +324,22 @@ fn a_lower_priority_is_rejected_first() {
         }
     }
     assert!(all > 20 && none > 20 && some > 5, "{all} states admit all, {none} none, {some} the higher ones: that shows nothing");
+}
+
+#[test]
+fn what_is_cached_is_left_out_of_a_forecast_once() {
+    // 496 of 1,008 tokens are not cached: 342 ms by the cost model. All of them would take 695 ms.
+    let turned_away = |ttft_ms: f64| {
+        let admission = AdmissionSettings { reject: EarlyRejection::Naive, reject_over: [1.0; 3], ..AdmissionSettings::default() };
+        let settings = RouterSettings { admission, ..RouterSettings::default() };
+        let mut stage = Stage::with(2, &Arrangement::shared("warm", PolicyKind::CacheAware, 2, Tuning::default()), &settings);
+        let mut text = prompt(7, 1_008);
+        stage.arrive_saying(Priority::Normal, 0, text.clone(), 1, PATIENT);
+        stage.give(stage.leg_of(0), 1);
+        text[512..].iter_mut().for_each(|token| *token += 1);
+        let objectives = Objectives { ttft_us_max: Micros::from_ms(ttft_ms), ..PATIENT };
+        stage.arrive_saying(Priority::Normal, 1, text, 1, objectives);
+        rejection(&stage, 1).is_some()
+    };
+    assert!(turned_away(300.0) && !turned_away(400.0));
 }

@@ -131,6 +131,9 @@ fn a_pool_keeps_its_last_engine_and_the_dead_count_for_nothing() {
     let mut stage = flooded(&[A, B], &[C, D], &roles());
     stage.die(D);
     assert_eq!(changes(&ticks(&mut stage, 20_000)), []);
+    let mut stage = flooded(&[A, B], &[C, D], &roles());
+    stage.drain(D);
+    assert_eq!(changes(&ticks(&mut stage, 20_000)), [], "what is drained takes no work in any pool");
 }
 
 #[test]
