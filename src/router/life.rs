@@ -176,9 +176,12 @@ impl Router {
         // An engine does not load from itself; what its prefix cache kept serves instead.
         let (load, unused) = if engine == from { (None, held) } else { (held, None) };
         release(unused, actions);
+        if stay.parting.is_some() {
+            // Also where it comes back, so that it is not parted again at once.
+            (journey.moves, journey.moved_at) = (journey.moves + 1, Some(now));
+        }
         let moves = stay.parting.filter(|_| engine != from);
         if let Some(Parting { why, .. }) = moves {
-            (journey.moves, journey.moved_at) = (journey.moves + 1, Some(now));
             let (request, tokens) = (journey.request.id, load.map_or(0, |source| source.tokens));
             actions.push(Action::Note(Box::new(RouterNote::Migrated { request, from, to: engine, tokens, why })));
         }

@@ -94,9 +94,10 @@ pub fn candidates(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min:
     all
 }
 
-/// A role for each engine. Those that prefill go on with it as far as they are wanted there: a pool that grows keeps its engines.
+/// A role for each engine. Those that prefill go on with it as far as they are wanted there: a pool that grows keeps its engines. One that
+/// takes no work now decodes if it comes to take some.
 fn pools(alive: &[&EngineState], engines: usize, prefill: usize) -> Vec<Role> {
-    let mut roles = vec![Role::Shared; engines];
+    let mut roles = vec![Role::Decode; engines];
     let mut order: Vec<&EngineState> = alive.to_vec();
     let last = |engine: &&EngineState| (engine.role == Role::Decode, engine.role == Role::Shared);
     order.sort_by(|a, b| last(a).cmp(&last(b)).then(b.backlog().total_cmp(&a.backlog())));
