@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::core::Micros;
+use crate::engine::EngineInfo;
 
 /// What one step computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +93,22 @@ pub struct VirtualSettings {
     pub kv_bytes_per_token: u64,
     /// Model time that passes per second of real time.
     pub speed: f64,
+}
+
+impl VirtualSettings {
+    /// A virtual engine of a real one's size.
+    pub fn like(engine: &EngineInfo, timing: Timing) -> VirtualSettings {
+        VirtualSettings {
+            timing,
+            block_size: engine.block_size,
+            kv_blocks: engine.kv_blocks,
+            max_model_len: engine.max_model_len,
+            max_num_batched_tokens: engine.max_num_batched_tokens,
+            max_num_seqs: engine.max_num_seqs,
+            vocab_size: engine.vocab_size,
+            ..VirtualSettings::default()
+        }
+    }
 }
 
 impl Default for VirtualSettings {

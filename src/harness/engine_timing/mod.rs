@@ -171,21 +171,7 @@ impl Observed {
                 error_p90: quantile(&errors, 0.9),
             }
         });
-        Some(Fitted { engine: like(&self.engine, timing), held_out: held_out.collect() })
-    }
-}
-
-/// A virtual engine of the real one's size.
-fn like(engine: &EngineInfo, timing: Timing) -> VirtualSettings {
-    VirtualSettings {
-        timing,
-        block_size: engine.block_size,
-        kv_blocks: engine.kv_blocks,
-        max_model_len: engine.max_model_len,
-        max_num_batched_tokens: engine.max_num_batched_tokens,
-        max_num_seqs: engine.max_num_seqs,
-        vocab_size: engine.vocab_size,
-        ..VirtualSettings::default()
+        Some(Fitted { engine: VirtualSettings::like(&self.engine, timing), held_out: held_out.collect() })
     }
 }
 

@@ -35,16 +35,7 @@ pub fn forecast(
     workloads: &[Vec<WorkItem>],
     wanted: &ObjectiveSettings,
 ) -> Result<Vec<Forecast>, SimError> {
-    let machine = VirtualSettings {
-        timing: sim::timing(&costs),
-        block_size: engine.block_size,
-        kv_blocks: engine.kv_blocks,
-        max_model_len: engine.max_model_len,
-        max_num_batched_tokens: engine.max_num_batched_tokens,
-        max_num_seqs: engine.max_num_seqs,
-        vocab_size: engine.vocab_size,
-        ..VirtualSettings::default()
-    };
+    let machine = VirtualSettings::like(engine, sim::timing(&costs));
     let workloads: Vec<Vec<(Time, Request)>> = workloads.iter().map(|items| requests(items, wanted)).collect();
     let mut forecasts = Vec::with_capacity(candidates.len());
     for arrangement in candidates {
