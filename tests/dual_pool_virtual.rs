@@ -237,6 +237,23 @@ async fn all_upfront_needs_no_rate() {
     assert!(load(&outcome.dir).unwrap().requests.iter().all(|r| r.arrived_us.0 == 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mix_that_changes_offers_each_mix_the_same_share_of_what_it_saturates_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.workload.mix = Mix::Changing;
+    settings.run.arms = ["shared_least_load", "auto_online"].map(String::from).to_vec();
+    let outcome = plain(&settings).await.unwrap();
+    let run = load(&outcome.dir).unwrap().run;
+    let names: Vec<&str> = run.mixes.iter().map(|mix| mix.name.as_str()).collect();
+    assert_eq!((outcome.summary.mix.as_str(), &names[..]), ("changing", &["balanced", "long_context", "decode_heavy"][..]));
+    let requests: u32 = run.mixes.iter().map(|mix| mix.requests).sum();
+    assert!(outcome.summary.arms.iter().all(|arm| arm.requests == requests * outcome.summary.repetitions));
+    let rates: Vec<f64> = run.mixes.iter().map(|mix| mix.saturation_rps).collect();
+    let (least, most) = (rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max));
+    assert!((least..=most).contains(&run.saturation_rps.unwrap()), "{:?} of {rates:?}", run.saturation_rps);
+}
+
 #[test]
 fn what_cannot_be_run_is_refused_before_an_engine_is_needed() {
     let dir = tempfile::tempdir().unwrap();

@@ -53,7 +53,7 @@ const FLAGS: &[SettingFlag] = &[
     flag("run-dir", "migrate.run_dir", "DIR", "Folder of the control socket [default: a fresh temporary one]"),
     flag("calibration", "migrate.calibration", "FILE", "What copies cost on this machine, as `dualpool calibrate` found it; `none` = do without [default: artifacts/migration_cost/calibration.json]"),
     flag("copy-grid-blocks-max", "migrate.copy_grid_blocks_max", "N", "Blocks that a copy kernel on a GPU has at most: more copy faster, and take more of the GPU from the engine"),
-    flag("mix", "workload.mix", "MIX", "balanced, decode_heavy, long_context or burst"),
+    flag("mix", "workload.mix", "MIX", "balanced, decode_heavy, long_context, burst or changing"),
     flag("arrivals", "workload.arrivals", "KIND", "all_upfront or poisson"),
     flag("load", "workload.load", "SHARE", "Offered load as a share of the measured saturation"),
     flag("rate", "workload.rate", "RPS", "Offered requests per second; 0 = derive them from --load"),

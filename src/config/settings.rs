@@ -178,6 +178,8 @@ pub enum Mix {
     LongContext,
     /// Long prompts that arrive in clumps.
     Burst,
+    /// `Balanced`, then `LongContext`, then `DecodeHeavy`: requests that change twice what they ask of a fleet.
+    Changing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

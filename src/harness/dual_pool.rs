@@ -17,9 +17,9 @@ use crate::config::{self, Arrivals, Settings};
 use crate::controller::Controller;
 use crate::core::Micros;
 use crate::engine::EngineInfo;
-use crate::report::{Environment, RunInfo};
+use crate::report::{Environment, RunInfo, RunMix};
 use crate::router::Arrangement;
-use crate::workload::{self, WorkItem, Workload};
+use crate::workload::{self, WorkItem, Workload, mix_name};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -118,25 +118,28 @@ impl<'a> Split<'a> {
         Ok(())
     }
 
-    async fn saturation(&self, driver: &Driver<'_>) -> Result<f64, DriveError> {
+    /// Mix by mix, as they differ in the work that a request makes.
+    async fn saturations(&self, driver: &Driver<'_>) -> Result<Vec<RunMix>, DriveError> {
         let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
-        let items = self.mix.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
         let arms = SATURATING.map(|name| self.pools.arm(name, &BTreeMap::new()));
-        saturation::find(driver, &arms, &items).await
+        let mut mixes = Vec::new();
+        for ((mix, _, part), (.., served)) in self.mix.parts().zip(self.workload.parts()) {
+            let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
+            let saturation_rps = saturation::find(driver, &arms, &items).await?;
+            mixes.push(RunMix { name: mix_name(mix).into(), requests: served.requests() as u32, saturation_rps });
+        }
+        Ok(mixes)
     }
 
-    async fn search(
-        &self,
-        driver: &Driver<'_>,
-        purposes: &[Purpose],
-        rate: Option<f64>,
-        rate_expected: f64,
-    ) -> Result<Found, DriveError> {
+    async fn search(&self, driver: &Driver<'_>, purposes: &[Purpose], run: &RunInfo) -> Result<Found, DriveError> {
+        let given = Some(self.settings.workload.rate).filter(|&rate| rate > 0.0);
+        let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
+        let rate_expected = rate.or(run.saturation_rps).or(given).unwrap_or(1.0);
         let budget = Duration::from_secs(self.settings.run.search_budget_s);
         let quick = self.settings.run.quick;
         let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
         let trials = Trials {
-            workload: &self.mix,
+            workload: &mix,
             vocab_size: self.vocab_size,
             rate,
             rate_expected,
@@ -151,7 +154,7 @@ impl<'a> Split<'a> {
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
         candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
         let seeds = pair::seeds(self.settings.workload.seed, "forecast", search::FORECAST_REPETITIONS);
-        let workloads: Vec<_> = seeds.iter().map(|&seed| self.mix.generate(self.vocab_size, seed, rate)).collect();
+        let workloads: Vec<_> = seeds.iter().map(|&seed| mix.generate(self.vocab_size, seed, rate)).collect();
         let (engine, wanted) = (self.engine.clone(), self.settings.objectives.clone());
         // A second or two of one core: on a thread of its own, so that nothing else waits for it.
         let work = move || search::forecast(candidates, &engine, costs, &workloads, &wanted);
@@ -184,8 +187,10 @@ impl Plan for Split<'_> {
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
         let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
         if (poisson || !purposes.is_empty()) && given.is_none() {
-            phases.begin("calibration", 2);
-            run.saturation_rps = Some(self.saturation(driver).await?);
+            phases.begin("calibration", (SATURATING.len() * self.mix.parts().len()) as u32);
+            let mixes = self.saturations(driver).await?;
+            run.saturation_rps = Some(saturation::of_all(&mixes));
+            run.mixes = if mixes.len() > 1 { mixes } else { Vec::new() };
         }
         if poisson {
             let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
@@ -194,8 +199,7 @@ impl Plan for Split<'_> {
         let mut found = Found::default();
         if !purposes.is_empty() {
             phases.begin("search", 0);
-            let rate_expected = run.rate_rps.or(run.saturation_rps).or(given).unwrap_or(1.0);
-            found = self.search(driver, &purposes, run.rate_rps, rate_expected).await?;
+            found = self.search(driver, &purposes, run).await?;
         }
         run.search = found.trials;
         let arms: Vec<Arrangement> = self.arms.iter().map(|name| self.pools.arm(name, &found.arrangements)).collect();
@@ -204,6 +208,13 @@ impl Plan for Split<'_> {
     }
 
     fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError> {
-        Ok(self.workload.generate(self.vocab_size, seed, run.rate_rps))
+        Ok(paced(&self.workload, run).generate(self.vocab_size, seed, run.rate_rps))
     }
+}
+
+/// The workload with the same load in all its parts, as far as the run knows what each of them can take.
+fn paced(workload: &Workload, run: &RunInfo) -> Workload {
+    let Some(whole) = run.saturation_rps.filter(|_| !run.mixes.is_empty()) else { return workload.clone() };
+    let paces: Vec<f64> = run.mixes.iter().map(|mix| mix.saturation_rps / whole).collect();
+    workload.paced(&paces)
 }

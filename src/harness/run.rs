@@ -293,6 +293,7 @@ impl Course<'_> {
             seeds: pair::seeds(self.settings.workload.seed, "repetitions", effort.repetitions),
             rate_rps: None,
             saturation_rps: None,
+            mixes: Vec::new(),
             phases: Vec::new(),
             notes: Vec::new(),
             search: Vec::new(),

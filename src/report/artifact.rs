@@ -27,7 +27,11 @@ pub struct RunInfo {
     /// Requests per second offered, for Poisson arrivals, and the saturation they derive from where it was measured.
     pub rate_rps: Option<f64>,
     pub saturation_rps: Option<f64>,
-    /// How long each part of the run took.
+    /// What a workload that changes its mix consists of, where the saturation of each part was measured. Each is offered the same share of
+    /// its own; the rates of the run are those of all parts together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixes: Vec<RunMix>,
+    /// How long each phase of the run took.
     pub phases: Vec<PhaseTime>,
     /// What a reader of the figures should know: runs that were repeated because the machine stood still.
     pub notes: Vec<String>,
@@ -42,6 +46,16 @@ pub struct RunInfo {
     pub quick: bool,
     /// True when the run was stopped before all repetitions were done.
     pub interrupted: bool,
+}
+
+/// A mix that a workload which changes its mix consists of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunMix {
+    pub name: String,
+    /// In each repetition.
+    pub requests: u32,
+    /// Requests per second that the fleet completes of this mix alone.
+    pub saturation_rps: f64,
 }
 
 /// A workload that is none of the mixes.

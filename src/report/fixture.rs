@@ -167,6 +167,7 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
         seeds: (1..=u64::from(repetitions)).collect(),
         rate_rps: Some(14.0),
         saturation_rps: Some(20.0),
+        mixes: Vec::new(),
         phases: [("engine start", 21_000_000), ("warm-up", 6_000_000), ("measurement", 402_000_000), ("tear-down", 1_500_000)]
             .map(|(name, us)| PhaseTime { name: name.into(), us: Micros(us) })
             .to_vec(),

@@ -24,7 +24,10 @@ pub struct WorkloadError {
 
 /// Checks the settings against the longest prompt + output that the engines take.
 pub fn check(settings: &WorkloadSettings, max_model_len: u32) -> Result<(), WorkloadError> {
-    let shape = Shape::of(settings);
+    Shape::of(settings).iter().try_for_each(|shape| check_shape(shape, settings, max_model_len))
+}
+
+fn check_shape(shape: &Shape, settings: &WorkloadSettings, max_model_len: u32) -> Result<(), WorkloadError> {
     let longest_long = if shape.longs > 0 { *shape.long_tokens.end() } else { 0 };
     let longest_short = if shape.shorts > 0 { shape.short_tokens } else { 0 };
     let (key, value) = if longest_long >= longest_short {
@@ -35,7 +38,7 @@ pub fn check(settings: &WorkloadSettings, max_model_len: u32) -> Result<(), Work
     let prompt_tokens = longest_long.max(longest_short);
     let needed = u64::from(prompt_tokens) + u64::from(shape.max_tokens);
     if needed > u64::from(max_model_len) {
-        let (mix, max_tokens) = (mix_name(settings.mix), shape.max_tokens);
+        let (mix, max_tokens) = (mix_name(shape.mix), shape.max_tokens);
         return Err(WorkloadError { key, value, mix, prompt_tokens, max_tokens, max_model_len, needed });
     }
     Ok(())
@@ -50,7 +53,7 @@ mod tests {
     fn every_mix_is_fine_by_default_and_by_the_defaults_on_gpus() {
         for gpus in [0, 2] {
             let settings = config::load(&Sources { folder: "/nonexistent".into(), gpus, ..Sources::default() }).unwrap().settings;
-            for mix in [Mix::Balanced, Mix::DecodeHeavy, Mix::LongContext, Mix::Burst] {
+            for mix in [Mix::Balanced, Mix::DecodeHeavy, Mix::LongContext, Mix::Burst, Mix::Changing] {
                 let workload = WorkloadSettings { mix, ..settings.workload.clone() };
                 assert_eq!(check(&workload, settings.engine.max_model_len), Ok(()), "{gpus} GPUs");
             }

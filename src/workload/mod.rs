@@ -21,8 +21,8 @@ mod two_wave;
 use rand::Rng as _;
 use rand::seq::SliceRandom;
 
-use crate::config::{Arrivals, WorkloadSettings};
-use crate::core::{Class, seeded};
+use crate::config::{Arrivals, Mix, WorkloadSettings};
+use crate::core::{Class, Micros, Rng, seeded};
 
 pub use arrivals::arrivals_name;
 pub use check::{WorkloadError, check};
@@ -41,20 +41,30 @@ use mix::Shape;
 /// The requests of a repetition, before a seed makes them concrete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
-    shape: Shape,
+    /// One after the other. More than one only where the mix changes.
+    parts: Vec<Part>,
     arrivals: Arrivals,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Part {
+    shape: Shape,
+    /// What the rate is multiplied by here.
+    pace: f64,
 }
 
 impl Workload {
     /// Settings that `check` refuses may give an empty workload.
     pub fn new(settings: &WorkloadSettings) -> Workload {
-        Workload { shape: Shape::of(settings), arrivals: settings.arrivals }
+        let parts = Shape::of(settings).into_iter().map(|shape| Part { shape, pace: 1.0 }).collect();
+        Workload { parts, arrivals: settings.arrivals }
     }
 
     /// The same mix with about this share of the requests: for warm-ups, calibration and trials. A kind of request that is there
     /// stays there, and a clump stays as large as it is.
     pub fn scaled(&self, factor: f64) -> Workload {
-        Workload { shape: self.shape.scaled(factor), arrivals: self.arrivals }
+        let parts = self.parts.iter().map(|part| Part { shape: part.shape.scaled(factor), pace: part.pace }).collect();
+        Workload { parts, arrivals: self.arrivals }
     }
 
     /// The same requests, all arriving at once.
@@ -62,36 +72,51 @@ impl Workload {
         Workload { arrivals: Arrivals::AllUpfront, ..self.clone() }
     }
 
+    /// Its parts, each of one mix that stays, with the factor by which the rate differs in it.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = (Mix, f64, Workload)> {
+        self.parts.iter().map(|part| (part.shape.mix, part.pace, Workload { parts: vec![part.clone()], arrivals: self.arrivals }))
+    }
+
+    /// The same requests, with the rate multiplied in each part by its factor: mixes differ in the work that a request makes.
+    pub fn paced(&self, paces: &[f64]) -> Workload {
+        let parts = self.parts.iter().zip(paces).map(|(part, &pace)| Part { shape: part.shape.clone(), pace });
+        Workload { parts: parts.collect(), arrivals: self.arrivals }
+    }
+
     pub fn requests(&self) -> usize {
-        self.shape.requests()
+        self.parts.iter().map(|part| part.shape.requests()).sum()
     }
 
     /// The requests in order of arrival. `rate` is the offered load in requests per second, and means nothing to arrivals that are
     /// all upfront.
     pub fn generate(&self, vocab_size: u32, seed: u64, rate: Option<f64>) -> Vec<WorkItem> {
-        let shape = &self.shape;
-        let groups = arrival_groups(shape, seed);
-        let arrivals = arrivals::times(self.arrivals, groups.len(), shape.requests(), rate, &mut seeded(seed, "arrivals"));
-
-        let (mut lengths, mut words) = (seeded(seed, "lengths"), seeded(seed, "tokens"));
+        let [mut order, mut gaps, mut lengths, mut words] =
+            ["order", "arrivals", "lengths", "tokens"].map(|purpose| seeded(seed, purpose));
         let ids = tokens::ordinary_tokens(vocab_size);
-        let mut items = Vec::with_capacity(shape.requests());
-        for (group, at) in groups.into_iter().zip(arrivals) {
-            for class in group {
-                let length = match class {
-                    Class::Long => lengths.random_range(shape.long_tokens.clone()),
-                    Class::Short => shape.short_tokens,
-                };
-                let prompt = (0..length).map(|_| words.random_range(ids.clone())).collect();
-                items.push(WorkItem::new(items.len() as u32, at, prompt, shape.max_tokens, class));
+        let (mut items, mut begin) = (Vec::with_capacity(self.requests()), Micros::ZERO);
+        for Part { shape, pace } in &self.parts {
+            let groups = arrival_groups(shape, &mut order);
+            let rate = rate.map(|rate| rate * pace);
+            let arrivals = arrivals::times(self.arrivals, groups.len(), shape.requests(), rate, &mut gaps);
+            let end = begin + arrivals.last().copied().unwrap_or_default();
+            for (group, at) in groups.into_iter().zip(arrivals) {
+                for class in group {
+                    let length = match class {
+                        Class::Long => lengths.random_range(shape.long_tokens.clone()),
+                        Class::Short => shape.short_tokens,
+                    };
+                    let prompt = (0..length).map(|_| words.random_range(ids.clone())).collect();
+                    items.push(WorkItem::new(items.len() as u32, begin + at, prompt, shape.max_tokens, class));
+                }
             }
+            begin = end;
         }
         items
     }
 }
 
 /// The requests in shuffled order, grouped by what arrives together: each alone, but for the long prompts of a clump.
-fn arrival_groups(shape: &Shape, seed: u64) -> Vec<Vec<Class>> {
+fn arrival_groups(shape: &Shape, order: &mut Rng) -> Vec<Vec<Class>> {
     let mut groups: Vec<Vec<Class>> = Vec::new();
     let mut longs = shape.longs;
     while longs > 0 {
@@ -100,15 +125,13 @@ fn arrival_groups(shape: &Shape, seed: u64) -> Vec<Vec<Class>> {
         longs -= clump;
     }
     groups.extend((0..shape.shorts).map(|_| vec![Class::Short]));
-    groups.shuffle(&mut seeded(seed, "order"));
+    groups.shuffle(order);
     groups
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Mix;
-    use crate::core::Micros;
 
     fn settings(mix: Mix) -> WorkloadSettings {
         WorkloadSettings { mix, ..WorkloadSettings::default() }
@@ -206,6 +229,29 @@ mod tests {
         let longs: Vec<usize> = items.iter().filter(|i| i.class == Class::Long).map(|i| i.prompt.len()).collect();
         assert_eq!(longs.len(), 4);
         assert!(longs.iter().all(|n| (2048..=4096).contains(n)), "{longs:?}");
+    }
+
+    #[test]
+    fn a_mix_that_changes_is_one_mix_after_another_each_at_its_pace() {
+        let changing = Workload::new(&settings(Mix::Changing)).paced(&[1.0, 0.5, 2.0]);
+        let items = changing.generate(49_152, 3, Some(8.0));
+        assert!(items.iter().enumerate().all(|(i, item)| item.index == i as u32) && items.is_sorted_by_key(|item| item.at));
+        let (mut begin, mut left) = (Micros::ZERO, &items[..]);
+        for (mix, pace, part) in changing.parts() {
+            let (now, later) = left.split_at(part.requests());
+            let alone = generate(&settings(mix), 49_152, 3, Some(8.0));
+            let long =
+                |items: &[WorkItem]| items.iter().filter(|i| i.class == Class::Long).map(|i| i.max_tokens).collect::<Vec<_>>();
+            assert_eq!((now.len(), long(now)), (alone.len(), long(&alone)), "{mix:?}");
+            let end = now.last().unwrap().at;
+            let rate = now.len() as f64 / (end - begin).as_secs();
+            assert!((0.6..1.6).contains(&(rate / (8.0 * pace))), "{mix:?}: {rate:.1} requests/s");
+            (begin, left) = (end, later);
+        }
+        let mut beginnings: Vec<&[u32]> = items.iter().map(|item| &item.prompt[..8]).collect();
+        beginnings.sort();
+        beginnings.dedup();
+        assert_eq!(beginnings.len(), items.len(), "parts share no prompts");
     }
 
     #[test]

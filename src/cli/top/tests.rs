@@ -55,6 +55,7 @@ fn info(devices: &[&str]) -> RunInfo {
         seeds: vec![],
         rate_rps: None,
         saturation_rps: None,
+        mixes: Vec::new(),
         phases: vec![],
         notes: vec![],
         workload: None,

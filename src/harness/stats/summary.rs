@@ -150,6 +150,7 @@ mod tests {
             seeds: vec![1, 2, 3],
             rate_rps: Some(8.0),
             saturation_rps: None,
+            mixes: Vec::new(),
             phases: vec![],
             notes: vec![],
             workload: None,

@@ -69,7 +69,10 @@ fn load(artifacts: &Artifacts) -> String {
     let rps = |rate: f64| format!("{} requests/s", figure(rate));
     match (artifacts.run.rate_rps, artifacts.run.saturation_rps) {
         (Some(rate), Some(most)) => {
-            format!("{}, {:.0}% of a measured saturation of {}", rps(rate), rate / most * 100.0, rps(most))
+            let of_mixes: Vec<String> =
+                artifacts.run.mixes.iter().map(|mix| format!("{} {}", mix.name, figure(mix.saturation_rps))).collect();
+            let of_mixes = if of_mixes.is_empty() { String::new() } else { format!(" ({})", of_mixes.join(", ")) };
+            format!("{}, {:.0}% of a measured saturation of {}{of_mixes}", rps(rate), rate / most * 100.0, rps(most))
         }
         (Some(rate), None) => format!("{} (saturation was not measured)", rps(rate)),
         (None, _) => "no fixed rate".to_string(),
