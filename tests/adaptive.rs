@@ -14,41 +14,41 @@ use dualpool::report::measure::within_objectives;
 use dualpool::router::CostModel;
 use dualpool::sim;
 use dualpool::telemetry::{RequestRecord, RouterNote};
-use dualpool::workload::Workload;
+use dualpool::workload::{WorkItem, Workload};
 
 const VOCAB_SIZE: u32 = 32_000;
 /// Of the noise in the length of steps.
 const NOISE_SEED: u64 = 5;
 
-/// Mixes one after the other, each for about 45 s at this load. With two engines like the default virtual one, served by `least_load`
-/// with all requests there at once, these are the requests per second at which each mix saturates.
-fn phases(mixes: &[(Mix, f64)], load: f64, seed: u64, wanted: &ObjectiveSettings) -> Vec<(Time, Request)> {
-    let mut all: Vec<(Time, Request)> = Vec::new();
-    for &(mix, saturation) in mixes {
-        let settings =
-            WorkloadSettings { mix, prefill_burst: 48, decode_requests: 192, continue_requests: 192, ..Default::default() };
-        let begin = all.last().map_or(0, |(at, _)| at.0);
-        for item in Workload::new(&settings).generate(VOCAB_SIZE, seed, Some(saturation * load)) {
-            let ttft_ms = if item.class == Class::Short { wanted.ttft_short_ms } else { wanted.ttft_long_ms };
-            let request = Request {
-                id: RequestId(all.len() as u64),
-                prompt: item.prompt,
-                max_tokens: item.max_tokens,
-                ignore_eos: true,
-                sampling: Sampling::default(),
-                class: item.class,
-                priority: Priority::Normal,
-                objectives: Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(wanted.itl_ms) },
-            };
-            all.push((Time(begin + item.at.0), request));
-        }
-    }
-    all
-}
+/// Requests per second at which two engines like the default virtual one, served by `least_load` with all requests there at once, complete
+/// each of the mixes that `changing` consists of.
+const SATURATION: [f64; 3] = [13.1, 10.5, 8.4];
 
-const BALANCED: (Mix, f64) = (Mix::Balanced, 13.1);
-const DECODE_HEAVY: (Mix, f64) = (Mix::DecodeHeavy, 8.4);
-const LONG_CONTEXT: (Mix, f64) = (Mix::LongContext, 10.5);
+/// A mix that changes twice, each of its mixes for about 45 s at this load.
+fn changing(load: f64, seed: u64, wanted: &ObjectiveSettings) -> Vec<(Time, Request)> {
+    let settings = WorkloadSettings {
+        mix: Mix::Changing,
+        prefill_burst: 48,
+        decode_requests: 192,
+        continue_requests: 192,
+        ..WorkloadSettings::default()
+    };
+    let items = Workload::new(&settings).paced(&SATURATION).generate(VOCAB_SIZE, seed, Some(load));
+    let request = |item: WorkItem| Request {
+        id: RequestId(item.index.into()),
+        prompt: item.prompt,
+        max_tokens: item.max_tokens,
+        ignore_eos: true,
+        sampling: Sampling::default(),
+        class: item.class,
+        priority: Priority::Normal,
+        objectives: Objectives {
+            ttft_us_max: Micros::from_ms(wanted.ttft_ms_of(item.class)),
+            itl_us_max: Micros::from_ms(wanted.itl_ms),
+        },
+    };
+    items.into_iter().map(|item| (Time(item.at.0), request(item))).collect()
+}
 
 fn engine() -> EngineInfo {
     let virtual_engine = VirtualSettings::default();
@@ -87,7 +87,7 @@ fn auto_beats_every_static_arrangement_where_the_mix_changes_twice() {
     assert_eq!(auto.policy, PolicyKind::Auto);
     let (mut adapted, mut fixed) = (0.0, vec![0.0; candidates.len()]);
     for seed in [100, 101, 102, 103] {
-        let requests = phases(&[BALANCED, LONG_CONTEXT, DECODE_HEAVY], 0.8, seed, &wanted);
+        let requests = changing(0.8, seed, &wanted);
         for (sum, candidate) in fixed.iter_mut().zip(&candidates) {
             *sum += share(&sim::serve(candidate, &machine(), costs, &requests, NOISE_SEED).unwrap()) / 4.0;
         }

@@ -33,65 +33,97 @@ impl Sizes {
     }
 }
 
-/// The one to begin with: it needs no two pools, breaks no ITL objective, and lets short prompts pass long ones.
-pub fn cautious(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Arrangement {
-    let ceiling = engines.iter().map(|engine| engine.facts.max_num_batched_tokens).min().unwrap_or(1);
-    let tokens = (sizes.step_tokens.saturating_mul(2) / 3).clamp(1, ceiling);
-    let slice = sizes.short_prompt_tokens.min(tokens / 2).max(1);
-    let tuning = Tuning { max_num_batched_tokens: Some(tokens), long_prefill_token_threshold: Some(slice) };
-    let name = format!("{}{}", PolicyKind::Balanced.name(), point(tuning));
-    Arrangement::shared(name, PolicyKind::Balanced, engines.len(), tuning).long_prompts_from(long_prompt_tokens_min)
+/// The one to begin with, when there is nothing to rehearse yet. Pools, where KV can move: long prompts that come unannounced then wait
+/// behind each other, and not in front of the short ones, and a queue once mixed stays mixed whatever is chosen next. Elsewhere all alike,
+/// in steps that break no ITL objective and let short prompts pass long ones.
+pub fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Arrangement {
+    let menu = Menu::new(engines, sizes, long_prompt_tokens_min);
+    let within = menu.of_step(sizes.step_tokens.saturating_mul(2) / 3);
+    match menu.splits_max() {
+        0 => menu.shared(PolicyKind::Balanced, within),
+        splits => menu.split(PolicyKind::DualPool, splits.div_ceil(2), menu.sliced(), within),
+    }
 }
 
-/// All arrangements that are looked at. Splits only where every engine alive can move its KV: an engine in neither pool would idle.
+/// All arrangements that are looked at.
 pub fn candidates(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Vec<Arrangement> {
+    let menu = Menu::new(engines, sizes, long_prompt_tokens_min);
     let Sizes { short_prompt_tokens: short, step_tokens: step } = sizes;
-    let ceiling = engines.iter().map(|engine| engine.facts.max_num_batched_tokens).min().unwrap_or(1);
-    let tuning = |batched: u32, slice: u32| Tuning {
-        max_num_batched_tokens: Some(batched.clamp(1, ceiling)),
-        long_prefill_token_threshold: Some(slice.min(ceiling)),
-    };
     let start = Tuning::default();
-    // A slice of half the step leaves the other half to requests that decode and to a second prompt. A slice of 0 would be no limit.
-    let of_step = |tokens: u32| tuning(tokens, short.min(tokens / 2).max(1));
-    let (objective, within, well_within) = (of_step(step), of_step(step.saturating_mul(2) / 3), of_step(step / 3));
-    let balanced = tuning(short.saturating_mul(7) / 2, short);
-    let sliced = tuning(short.saturating_mul(4), 0);
-    let steady = tuning(short.saturating_mul(9) / 4, 0);
-
-    let shared = |policy: PolicyKind, tuning| {
-        let name = format!("{}{}", policy.name(), point(tuning));
-        Arrangement::shared(name, policy, engines.len(), tuning).long_prompts_from(long_prompt_tokens_min)
-    };
+    let (objective, within, well_within) = (menu.of_step(step), menu.of_step(step.saturating_mul(2) / 3), menu.of_step(step / 3));
+    let steady = menu.tuning(short.saturating_mul(9) / 4, 0);
     let mut all = vec![
-        shared(PolicyKind::LeastLoad, start),
-        shared(PolicyKind::Balanced, balanced),
-        shared(PolicyKind::Balanced, objective),
-        shared(PolicyKind::Balanced, within),
-        shared(PolicyKind::Balanced, well_within),
+        menu.shared(PolicyKind::LeastLoad, start),
+        menu.shared(PolicyKind::Balanced, menu.tuning(short.saturating_mul(7) / 2, short)),
+        menu.shared(PolicyKind::Balanced, objective),
+        menu.shared(PolicyKind::Balanced, within),
+        menu.shared(PolicyKind::Balanced, well_within),
     ];
-    let alive: Vec<&EngineState> = engines.iter().filter(|engine| engine.takes_work()).collect();
-    if alive.len() >= 2 && alive.iter().all(|engine| engine.moves_kv()) {
-        let sizes = alive.len() - 1;
-        for prefill in (0..sizes.min(SPLITS_MAX)).map(|i| 1 + i * sizes / sizes.min(SPLITS_MAX)) {
-            let roles = pools(&alive, engines.len(), prefill);
-            let split = |policy: PolicyKind, of_prefill: Tuning, of_decode: Tuning| {
-                let tunings = roles.iter().map(|role| match role {
-                    Role::Prefill => of_prefill,
-                    Role::Decode => of_decode,
-                    Role::Shared => start,
-                });
-                let sizes = format!("{}+{}", prefill, alive.len() - prefill);
-                let name = format!("{} {sizes} prefill{} decode{}", policy.name(), point(of_prefill), point(of_decode));
-                Arrangement { name, policy, roles: roles.clone(), tunings: tunings.collect(), long_prompt_tokens_min }
-            };
-            all.push(split(PolicyKind::DualPool, sliced, steady));
-            all.push(split(PolicyKind::DualPool, sliced, within));
-            all.push(split(PolicyKind::DualPool, sliced, well_within));
-            all.push(split(PolicyKind::FullDisaggregation, start, start));
+    let most = menu.splits_max();
+    for prefill in (0..most.min(SPLITS_MAX)).map(|i| 1 + i * most / most.min(SPLITS_MAX)) {
+        for of_decode in [steady, within, well_within] {
+            all.push(menu.split(PolicyKind::DualPool, prefill, menu.sliced(), of_decode));
         }
+        all.push(menu.split(PolicyKind::FullDisaggregation, prefill, start, start));
     }
     all
+}
+
+/// What arrangements are made from.
+struct Menu<'a> {
+    engines: &'a [EngineState],
+    /// Those that take work.
+    alive: Vec<&'a EngineState>,
+    short_prompt_tokens: u32,
+    /// Tokens per step that every engine can be set to.
+    ceiling: u32,
+    long_prompt_tokens_min: u32,
+}
+
+impl<'a> Menu<'a> {
+    fn new(engines: &'a [EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Menu<'a> {
+        let alive = engines.iter().filter(|engine| engine.takes_work()).collect();
+        let ceiling = engines.iter().map(|engine| engine.facts.max_num_batched_tokens).min().unwrap_or(1);
+        Menu { engines, alive, short_prompt_tokens: sizes.short_prompt_tokens, ceiling, long_prompt_tokens_min }
+    }
+
+    fn tuning(&self, batched: u32, slice: u32) -> Tuning {
+        Tuning {
+            max_num_batched_tokens: Some(batched.clamp(1, self.ceiling)),
+            long_prefill_token_threshold: Some(slice.min(self.ceiling)),
+        }
+    }
+
+    /// Steps of this many tokens. A slice of half the step leaves the other half to requests that decode and to a second prompt.
+    fn of_step(&self, tokens: u32) -> Tuning {
+        // A slice of 0 would be no limit.
+        self.tuning(tokens, self.short_prompt_tokens.min(tokens / 2).max(1))
+    }
+
+    /// Of a prefill pool: steps that a short prompt does not wait long for.
+    fn sliced(&self) -> Tuning {
+        self.tuning(self.short_prompt_tokens.saturating_mul(4), 0)
+    }
+
+    /// How large a prefill pool can be; 0 where there are no pools. Only where every engine alive can move its KV: an engine in neither
+    /// pool would idle.
+    fn splits_max(&self) -> usize {
+        if self.alive.iter().all(|engine| engine.moves_kv()) { self.alive.len().saturating_sub(1) } else { 0 }
+    }
+
+    fn shared(&self, policy: PolicyKind, tuning: Tuning) -> Arrangement {
+        let name = format!("{}{}", policy.name(), point(tuning));
+        Arrangement::shared(name, policy, self.engines.len(), tuning).long_prompts_from(self.long_prompt_tokens_min)
+    }
+
+    fn split(&self, policy: PolicyKind, prefill: usize, of_prefill: Tuning, of_decode: Tuning) -> Arrangement {
+        let roles = pools(&self.alive, self.engines.len(), prefill);
+        let of = |role: &Role| if *role == Role::Prefill { of_prefill } else { of_decode };
+        let tunings = roles.iter().map(of).collect();
+        let sizes = format!("{}+{}", prefill, self.alive.len() - prefill);
+        let name = format!("{} {sizes} prefill{} decode{}", policy.name(), point(of_prefill), point(of_decode));
+        Arrangement { name, policy, roles, tunings, long_prompt_tokens_min: self.long_prompt_tokens_min }
+    }
 }
 
 /// A role for each engine. Those that prefill go on with it as far as they are wanted there: a pool that grows keeps its engines. One that

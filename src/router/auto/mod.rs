@@ -94,13 +94,13 @@ impl Auto {
         self.end_round(now)
     }
 
-    /// The first choice, before there is anything to rehearse: engines all alike, in steps that leave room below the ITL objective.
+    /// The first choice, before there is anything to rehearse.
     fn begin(&mut self, now: Time, stage: Stage<'_>) -> Option<Change> {
         self.begun = true;
         let long_from = self.current.long_prompt_tokens_min;
         script::write(&mut self.parts, &self.recent, now, long_from);
         let sizes = Sizes::of(&self.parts, long_from, stage.costs)?;
-        Some(self.change(now, candidates::cautious(stage.engines, sizes, long_from), None))
+        Some(self.change(now, candidates::first(stage.engines, sizes, long_from), None))
     }
 
     fn begin_round(&mut self, now: Time, stage: Stage<'_>) {
