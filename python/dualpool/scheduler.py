@@ -190,6 +190,14 @@ class TunableScheduler(_Tunable, Scheduler):
         self._loads_went_first = bool(arrived)
         return self._start_loads(arrived, *args, **kwargs) if arrived else super().schedule(*args, **kwargs)
 
+    def update_from_output(self, scheduler_output, model_runner_output, *args, **kwargs):
+        outputs = super().update_from_output(scheduler_output, model_runner_output, *args, **kwargs)
+        moved = model_runner_output.kv_connector_output
+        if moved is not None and moved.finished_recving:
+            # EngineCore sleeps 1 ms after a step without tokens, and looks here for their number. But there is something to compute now.
+            scheduler_output.total_num_scheduled_tokens = max(1, scheduler_output.total_num_scheduled_tokens)
+        return outputs
+
     def _take_arrived(self) -> list[Request]:
         """Legs at the head of the queue whose load can be asked for now, as many as there are seats."""
         seats = self.max_num_running_reqs - len(self.running) - self._loading()

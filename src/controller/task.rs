@@ -313,7 +313,7 @@ impl Task {
         let now = self.clock.now();
         for output in &outputs {
             if let Some(client) = self.clients.get_mut(&output.leg.request) {
-                client.timeline.gave(now, output);
+                client.timeline.gave(now, core_at.min(now), output);
             }
             self.feed(Event::Output {
                 leg: output.leg,

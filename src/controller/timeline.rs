@@ -25,6 +25,8 @@ struct LegTimes {
     engine: EngineId,
     role: Role,
     submitted: Time,
+    /// When its engine had computed the first token, and when it was here.
+    computed: Option<Time>,
     first_token: Option<Time>,
     ended: Option<Time>,
     output_tokens: u32,
@@ -86,6 +88,7 @@ impl Timeline {
             engine,
             role,
             submitted: now,
+            computed: None,
             first_token: None,
             ended: None,
             output_tokens: 0,
@@ -102,12 +105,12 @@ impl Timeline {
         }
     }
 
-    /// A leg gave something.
-    pub fn gave(&mut self, at: Time, output: &LegOutput) {
+    /// A leg gave something, which its engine had computed at `computed`.
+    pub fn gave(&mut self, at: Time, computed: Time, output: &LegOutput) {
         let Some(stay) = self.legs.get_mut(usize::from(output.leg.leg)) else { return };
         if !output.tokens.is_empty() {
             if stay.first_token.is_none() {
-                stay.first_token = Some(at);
+                (stay.computed, stay.first_token) = (Some(computed), Some(at));
                 stay.phase = Range::default(); // ends before the next one begins
                 stay.phase = Range::begin(|| format!("decode {}", stay.engine));
             }
@@ -143,7 +146,8 @@ impl Timeline {
     ) -> RequestRecord {
         let since = |time: Time| time.since(run.origin);
         let handoff = |handoff: &Handoff| {
-            let first_token = self.legs.get(usize::from(handoff.leg)).and_then(|stay| stay.first_token);
+            let stay = self.legs.get(usize::from(handoff.leg));
+            let first_token = stay.and_then(|stay| stay.first_token);
             HandoffRecord {
                 kind: handoff.kind,
                 from: handoff.from,
@@ -152,6 +156,7 @@ impl Timeline {
                 copy_wait_us: handoff.copied.as_ref().map(|copied| copied.waited),
                 copy_started_us: handoff.copied.as_ref().map(|copied| since(copied.started)),
                 copy_us: handoff.copied.as_ref().map(|copied| copied.took),
+                computed_us: stay.and_then(|stay| stay.computed).map(since),
                 ended_us: first_token.map(since),
                 bytes: handoff.copied.as_ref().map(|copied| copied.bytes).unwrap_or_default(),
                 runs: handoff.copied.as_ref().map_or(0, |copied| copied.runs),

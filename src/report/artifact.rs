@@ -305,8 +305,24 @@ pub struct LiveMigrationSummary {
     pub downtime_ms: Quantiles,
     /// The mover's copy alone.
     pub copy_ms: Quantiles,
+    /// What the downtime is made of.
+    #[serde(default)]
+    pub stages_ms_p50: MoveStages,
     /// The median ITL of the requests that moved, for comparison.
     pub itl_ms_p50: Option<f64>,
+}
+
+/// The downtime of moves that copied something, in stages that follow each other; of each the median.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MoveStages {
+    /// From the last token there to the other engine's word that it wants the KV.
+    pub way_in: Option<f64>,
+    /// To the end of the copy.
+    pub copy: Option<f64>,
+    /// To the end of the step that computed the next token.
+    pub step: Option<f64>,
+    /// To the token being here.
+    pub way_out: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

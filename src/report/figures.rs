@@ -191,6 +191,7 @@ mod tests {
             copy_wait_us: Some(Micros(500)),
             copy_started_us: Some(Micros(101_000)),
             copy_us: Some(Micros(3_000)),
+            computed_us: Some(Micros(139_000)),
             ended_us: Some(Micros(140_000)),
             bytes: Bytes(4096),
             runs: 2,

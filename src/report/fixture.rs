@@ -278,6 +278,7 @@ fn request(
             copy_wait_us: Some(Micros(0)),
             copy_started_us: Some(first + Micros(gap / 5)),
             copy_us: Some(Micros(gap / 3)),
+            computed_us: Some(token_us[1] - Micros(gap / 10)),
             ended_us: Some(token_us[1]),
             bytes: Bytes::from_mib(if long { 23 } else { 2 }),
             runs: 240,

@@ -52,6 +52,7 @@ impl Client {
                 copy_wait_us: None,
                 copy_started_us: None,
                 copy_us: None,
+                computed_us: None,
                 ended_us: None,
                 bytes: Bytes(0),
                 runs: 0,

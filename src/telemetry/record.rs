@@ -84,6 +84,9 @@ pub struct HandoffRecord {
     /// The mover's copy; none when the copy did not happen.
     pub copy_started_us: Option<Micros>,
     pub copy_us: Option<Micros>,
+    /// The destination engine had computed its first token, by its own word; from then on the token was on its way here.
+    #[serde(default)]
+    pub computed_us: Option<Micros>,
     /// The first token of the destination leg was there; none when it never came.
     pub ended_us: Option<Micros>,
     pub bytes: Bytes,

@@ -102,6 +102,8 @@ class Bench:
         self.scheduler.update_from_output(
             output, ModelRunnerOutput(list(got), {name: i for i, name in enumerate(got)}, tokens, kv_connector_output=kv)
         )
+        # What EngineCore goes by once the step is over.
+        self.sleeps = output.total_num_scheduled_tokens == 0
         return got
 
 
@@ -165,6 +167,24 @@ def loads_go_first_and_cost_nobody_a_step(model: str) -> None:
     assert bench.scheduler.connector.asked == {"quick", "slow", "next"}
     got = bench.step()
     assert got["slow"] == got["next"] == 1, got
+
+
+def nobody_sleeps_while_a_leg_has_its_kv(model: str) -> None:
+    """EngineCore sleeps after a step that computed nothing, unless KV came in it. Neither is recorded as a step."""
+    bench = Bench(model)
+    for beside in ([], ["answer"]):
+        for name in beside:
+            bench.add(name, 5)
+            bench.step()
+        quick, slow = (f"{name}-{len(beside)}" for name in ("quick", "slow"))
+        recorded = len(bench.steps.read_bytes())
+        bench.add(quick, 100, comes_with_kv=True)
+        assert bench.step(loaded=[quick]) == {} and not bench.sleeps
+        assert len(bench.steps.read_bytes()) == recorded
+        assert bench.step()[quick] == 1
+        bench.add(slow, 100, comes_with_kv=True)
+        assert bench.step() == {} and bench.sleeps
+        assert bench.step(loaded=[slow])[quick] == 1 and not bench.sleeps
 
 
 def no_more_loads_go_first_than_there_are_seats(model: str) -> None:
@@ -289,6 +309,7 @@ if __name__ == "__main__":
     legs_with_kv_get_in_beside_prompts(sys.argv[1])
     a_leg_whose_load_failed_is_a_prompt_like_any_other(sys.argv[1])
     loads_go_first_and_cost_nobody_a_step(sys.argv[1])
+    nobody_sleeps_while_a_leg_has_its_kv(sys.argv[1])
     no_more_loads_go_first_than_there_are_seats(sys.argv[1])
     a_leg_for_which_there_is_no_memory_costs_nobody_a_step(sys.argv[1])
     with_nothing_to_load_a_leg_is_a_prompt_like_any_other(sys.argv[1])

@@ -7,7 +7,7 @@ use dualpool::config::Settings;
 use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
 use dualpool::core::{Arrangement, Clock as _, EngineId, MonotonicClock, PolicyKind, Sampling, TokenId, Tuning};
 use dualpool::migrate::Fault;
-use dualpool::report::{LiveMigrationSummary, live_migrations};
+use dualpool::report::{LiveMigrationSummary, MoveStages, live_migrations};
 use dualpool::telemetry::{HandoffKind, RequestRecord, RouterNote};
 
 use super::pair;
@@ -61,6 +61,10 @@ async fn a_hundred_moves_one_after_the_other(controller: &Controller, prompts: &
     assert!(records.iter().flat_map(|record| &record.handoffs).all(|move_| move_.kind == HandoffKind::Live && !move_.recomputed));
     let live = live_migrations(&records.iter().collect::<Vec<_>>());
     print(&live);
+    for handoff in records.iter().flat_map(|record| &record.handoffs) {
+        let times = [Some(handoff.started_us), handoff.copy_started_us, handoff.computed_us, handoff.ended_us];
+        assert!(times.iter().all(Option::is_some) && times.is_sorted(), "{handoff:?}");
+    }
     assert!(live.downtime_ms.p50.is_some() && live.downtime_ms.p95.is_some() && live.copy_ms.p50.is_some(), "{live:?}");
 }
 
@@ -74,6 +78,8 @@ fn print(live: &LiveMigrationSummary) {
         ms(live.copy_ms.p50),
         ms(live.itl_ms_p50),
     );
+    let MoveStages { way_in, copy, step, way_out } = live.stages_ms_p50;
+    println!("[real engines]   medians: way in {}, copy {}, step {}, way out {}", ms(way_in), ms(copy), ms(step), ms(way_out));
 }
 
 /// Drains one engine and the other in turn whenever some tokens have come; the request's tokens.

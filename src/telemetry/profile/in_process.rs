@@ -117,6 +117,7 @@ mod tests {
             copy_wait_us: copy.map(|_| Micros(0)),
             copy_started_us: copy.map(|(at, _)| Micros(at)),
             copy_us: copy.map(|(_, took)| Micros(took)),
+            computed_us: None,
             ended_us: None,
             bytes: Bytes(bytes),
             runs: 1,
