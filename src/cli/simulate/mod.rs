@@ -76,7 +76,7 @@ pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
         trace = replayed;
         served.push(arm);
     }
-    let simulated = args.simulated(&scenario, &source, trace, served);
+    let simulated = args.simulated(&scenario, &router, &source, trace, served);
     output.finish(&simulated)?;
     if !args.log_json {
         print(&format!("{}{}\n", table(&simulated), speed.words()))?;
@@ -143,7 +143,14 @@ impl Args {
         Ok((tally.finish(arrangement, &work, scenario.cost_per_hour()), totals, replayed))
     }
 
-    fn simulated(&self, scenario: &Scenario, source: &Source, trace: Option<Replayed>, arms: Vec<SimulatedArm>) -> Simulated {
+    fn simulated(
+        &self,
+        scenario: &Scenario,
+        router: &RouterSettings,
+        source: &Source,
+        trace: Option<Replayed>,
+        arms: Vec<SimulatedArm>,
+    ) -> Simulated {
         Simulated {
             schema: SIMULATION_SCHEMA,
             simulated: true,
@@ -154,6 +161,7 @@ impl Args {
             trace,
             seed: self.seed,
             decode_cost_penalty: self.decode_cost_penalty,
+            router: serde_json::to_value(router).unwrap_or_default(),
             objectives: SimulatedObjectives { ttft_ms: scenario.objectives.ttft_ms, itl_ms: scenario.objectives.itl_ms },
             arms,
         }
