@@ -98,7 +98,7 @@ pub(super) struct Machine<'a, I: Iterator<Item = (Time, Request)>, O> {
     totals: Totals,
 }
 
-fn facts(settings: &VirtualSettings) -> EngineFacts {
+fn facts(settings: &VirtualSettings, cost_per_hour: Option<f64>) -> EngineFacts {
     EngineFacts {
         max_model_len: settings.max_model_len,
         max_num_batched_tokens: settings.max_num_batched_tokens,
@@ -106,7 +106,7 @@ fn facts(settings: &VirtualSettings) -> EngineFacts {
         kv_tokens: u64::from(settings.kv_blocks) * u64::from(settings.block_size),
         kv_transfer: true,
         prefix_block_tokens: if settings.prefix_cache { settings.block_size } else { 0 },
-        cost_per_hour: None,
+        cost_per_hour,
     }
 }
 
@@ -114,7 +114,9 @@ impl<'a, I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'a, I, O> {
     pub(super) fn new(simulation: &'a Simulation<'a>, requests: I, observer: &'a mut O) -> Result<Self, SimError> {
         let Simulation { engines, arrangement, router: settings, costs, faults, seed } = *simulation;
         faults.check(engines.len())?;
-        let mut router = Router::new(&engines.iter().map(facts).collect::<Vec<_>>(), settings);
+        let priced = (0..).map(|id| settings.cost_per_hour_of(EngineId(id))).zip(engines);
+        let facts: Vec<EngineFacts> = priced.map(|(cost_per_hour, engine)| facts(engine, cost_per_hour)).collect();
+        let mut router = Router::new(&facts, settings);
         router.arrange(arrangement)?;
         router.set_costs(costs);
         let engine = |(settings, &tuning): (&'a VirtualSettings, &_)| {

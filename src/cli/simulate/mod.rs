@@ -108,7 +108,9 @@ impl Args {
     fn router(&self, scenario: &Scenario, cli: &Cli) -> anyhow::Result<RouterSettings> {
         let set = self.set.iter().map(|(key, text)| FlagValue { flag: "--set".into(), key: key.clone(), text: text.clone() });
         let flags = scenario.router_settings().into_iter().chain(set).collect();
-        Ok(cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router)
+        let router = cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router;
+        // Those of the settings are of this machine's engines, of which there are none here.
+        Ok(RouterSettings { cost_per_hour: scenario.costs_per_hour(), ..router })
     }
 
     fn serve(
@@ -198,6 +200,9 @@ impl Speed {
 
 fn router_setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = assignment(text)?;
+    if key == "router.cost_per_hour" {
+        return Err("engines cost what the scenario's tiers say (`cost_per_hour`)".into());
+    }
     if key.starts_with("router.") {
         return Ok((key, value));
     }
