@@ -228,6 +228,14 @@ fn settings_from_a_program_are_checked_as_those_of_a_user() {
 }
 
 #[test]
+fn costs_are_of_all_engines_or_of_none() {
+    refuses("router.cost_per_hour", "4.0", &["[4.0]", "each of the 2 engines"]);
+    refuses("router.cost_per_hour", "4.0,-1.0", &["at least 0"]);
+    let loaded = load(&env(&[("DUALPOOL_ROUTER__COST_PER_HOUR", "4.0,1")]));
+    assert_eq!(loaded.settings.router.cost_per_hour, [4.0, 1.0]);
+}
+
+#[test]
 fn arms_are_known_and_named_once() {
     refuses("run.arms", "dual_pool,dual_poll", &["dual_poll", "shared_tuned"]);
     refuses("run.arms", "dual_pool,dual_pool", &["each once"]);

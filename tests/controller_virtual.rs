@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool::config::{RouterSettings, TelemetrySettings};
+use dualpool::config::{RouterSettings, ScoreSettings, TelemetrySettings};
 use dualpool::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool::core::{
     Class, Clock, EngineId, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, Priority, RejectReason, RequestError, Role,
@@ -33,13 +33,16 @@ fn rig(engines: usize) -> Rig {
 }
 
 fn rig_at(engines: usize, speed: f64) -> Rig {
+    rig_by(engines, speed, &RouterSettings::default())
+}
+
+fn rig_by(engines: usize, speed: f64, router: &RouterSettings) -> Rig {
     let settings = VirtualSettings { speed, ..VirtualSettings::default() };
     let clock = Arc::new(MonotonicClock::new());
     let VirtualFleet { fleet, events, engines, mover, moves } = VirtualFleet::start(engines, &settings, clock.clone());
     let mover_box: Box<dyn dualpool::migrate::KvMover> = Box::new(mover.clone());
     let telemetry = TelemetrySettings { sample_ms: 2, ..TelemetrySettings::default() };
-    let controller =
-        Controller::start(fleet, events, Some((mover_box, moves)), &RouterSettings::default(), &telemetry, clock.clone());
+    let controller = Controller::start(fleet, events, Some((mover_box, moves)), router, &telemetry, clock.clone());
     Rig { controller, engines, mover, clock, settings }
 }
 
@@ -129,6 +132,21 @@ async fn every_policy_gives_the_same_tokens() {
         assert_eq!(handoffs > 0, policy.moves_kv(), "{}: {handoffs} hand-offs", policy.name());
         recording.requests.iter().for_each(check_record);
     }
+    rig.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_engines_cost_reaches_the_router() {
+    let score = ScoreSettings { cost: 1.0, ..ScoreSettings::default() };
+    let rig = rig_by(2, SPEED, &RouterSettings { cost_per_hour: vec![4.0, 1.0], score, ..RouterSettings::default() });
+    rig.controller.arrange(&arrangement(PolicyKind::Score, 2)).await.unwrap();
+    rig.controller.record("score", 0, rig.clock.now()).await;
+    // One after the other: both are idle whenever one is chosen.
+    for index in 0..10 {
+        rig.serve(&[request(index, 40, 4)]).await;
+    }
+    let recording = rig.controller.recorded().await;
+    assert!(recording.requests.iter().all(|record| record.legs[0].engine == EngineId(1)), "the cheaper one");
     rig.controller.shutdown().await;
 }
 

@@ -195,6 +195,27 @@ fn traffic_that_flips_has_long_prompts_before_and_long_answers_after() {
     assert!(seen[0] > 20 && seen[1] > 20, "{seen:?}");
 }
 
+#[test]
+fn what_tiers_cost_is_weighed() {
+    let here = folder();
+    let dear = "name = \"decode\"\ncount = 1\nrole = \"decode\"\ncost_per_hour = 9.0";
+    let mine = scenario(here.path(), &dear.replace("9.0", "4.0"), dear);
+    let served = |weight: &str, out: &str| {
+        let weight = format!("router.score.cost={weight}");
+        let rare = ["--policy", "score", "--requests", "40", "--arrival-rate", "0.001", "--set", &weight, "--out", out];
+        prints(here.path(), &[&["simulate", "--scenario", &mine][..], &rare].concat());
+        let engines = &simulation(&here.path().join(out))["arms"][0]["engines"];
+        [0, 1].map(|engine| engines[engine]["output_tokens"].as_u64().unwrap())
+    };
+    let ([cheap, dear], [first, second]) = (served("1", "weighed"), served("0", "free"));
+    assert!(cheap > 0 && dear == 0, "{cheap} tokens of the cheap engine, {dear} of the dear one");
+    assert!(first > 0 && second > 0, "without a weight both serve: {first} and {second}");
+    let said = refused(here.path(), &["simulate", "--set", "router.cost_per_hour=1,2"]);
+    assert!(said.contains("cost what the scenario's tiers say"), "{said}");
+    let mine = scenario(here.path(), "[router]", "[router]\ncost_per_hour = [1.0, 2.0]");
+    assert!(refused(here.path(), &["simulate", "--scenario", &mine]).contains("router.cost_per_hour"));
+}
+
 /// An engine that decodes beside prompts takes longer for it, and one that only decodes does not.
 #[test]
 fn the_decode_cost_penalty_is_for_engines_that_prefill() {

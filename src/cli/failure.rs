@@ -11,6 +11,7 @@ use crate::harness::folder::FolderError;
 use crate::harness::target::UnknownTarget;
 use crate::migrate::CalibrationError;
 use crate::report::LoadError;
+use crate::report::explain::ExplainError;
 use crate::sim::scenario::ScenarioError;
 use crate::workload::trace::TraceError;
 use crate::workload::{ParameterError, WorkloadError};
@@ -54,6 +55,7 @@ fn judge(error: &anyhow::Error) -> (u8, Option<&'static str>) {
         .or(is(error.is::<ExpectationsError>(), USAGE, "docs/dynamic-router.md says what expectations are"))
         .or(is(error.is::<FolderError>(), USAGE, "without --out every run gets a folder of its own under artifacts/"))
         .or(is(error.is::<CalibrationError>(), USAGE, "--calibration none runs without one"))
+        .or(is(error.is::<ExplainError>(), USAGE, "docs/routing.md says what is noted, and when"))
         .or(is(error.is::<LoadError>(), FAILED, "`dualpool run` prints the run folder as its last line"))
         .unwrap_or((FAILED, None))
 }

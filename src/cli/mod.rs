@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod doctor;
 mod drain;
+mod explain;
 mod failure;
 mod flags;
 pub mod fleet;
@@ -71,6 +72,8 @@ enum Command {
     Simulate(Box<simulate::Args>),
     /// Draw runs and simulations: TTFT, ITL, goodput and queue depth, as SVG and PNG.
     Plot(plot::Args),
+    /// Say why requests went where they went, of all or of one, from what a run or a simulation noted with --explain.
+    Explain(explain::Args),
     /// Empty an engine while a run goes on: its requests move to others, and it gets no new ones.
     Drain(drain::Args),
     /// Rebuild the table and report.html from a run's artifacts.
@@ -123,6 +126,7 @@ fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Top(args) => top::run(args),
         Command::Simulate(args) => simulate::run(args, &cli),
         Command::Plot(args) => plot::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Drain(args) => drain::run(args),
         Command::Report(args) => report::run(args),
         Command::Topology(args) => topology::run(args),

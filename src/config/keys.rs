@@ -40,7 +40,8 @@ pub fn typed(default: &Value, text: &str) -> Value {
         Value::Array(_, elements) => {
             let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
             let parts = inner.split(',').map(|part| part.trim().trim_matches(['"', '\''])).filter(|part| !part.is_empty());
-            let element = elements.first().cloned().unwrap_or_else(|| Value::from(""));
+            // A list that is empty by default does not say what it is of: numbers, where they read as such.
+            let element = elements.first().cloned().unwrap_or_else(|| Value::from(0u32));
             Value::from(parts.map(|part| typed(&element, part)).collect::<Vec<_>>())
         }
         Value::Bool(..) => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
@@ -101,6 +102,8 @@ mod tests {
             assert_eq!(written(&typed(&ints, text)), "[2, 3]", "{text}");
         }
         assert_eq!(written(&typed(&Value::from(vec!["a"]), "[\"x\", 'y']")), "[\"x\", \"y\"]");
+        let empty = Value::from(Vec::<f64>::new());
+        assert_eq!(written(&typed(&empty, "4.5,x")), "[4.5, \"x\"]");
         assert_eq!(written(&typed(&Value::from("m"), "135")), "\"135\"");
         assert_eq!(written(&typed(&Value::from(1.0), "7e-1")), "0.7");
         assert_eq!(written(&typed(&Value::from(1u32), "-4")), "-4");

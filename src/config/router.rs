@@ -6,7 +6,7 @@ use super::{
     AdmissionSettings, AutoSettings, CacheAwareSettings, MigrationSettings, PrefixSettings, RoleSettings, ScoreSettings,
     SignalSettings,
 };
-use crate::core::{LONG_PROMPT_TOKENS_MIN, PolicyKind};
+use crate::core::{EngineId, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,6 +28,9 @@ pub struct RouterSettings {
     pub seed: u64,
     /// Note the terms of every candidate of every placement (`--explain`).
     pub explain: bool,
+    /// What an hour of each engine costs, in the order of the pools' devices (prefill, then decode) and in any currency; empty = not
+    /// known. Policy `score` weighs it by `score.cost`.
+    pub cost_per_hour: Vec<f64>,
     pub signals: SignalSettings,
     pub score: ScoreSettings,
     pub cache_aware: CacheAwareSettings,
@@ -50,6 +53,7 @@ impl Default for RouterSettings {
             prefix: PrefixSettings::default(),
             seed: 1,
             explain: false,
+            cost_per_hour: Vec::new(),
             signals: SignalSettings::default(),
             score: ScoreSettings::default(),
             cache_aware: CacheAwareSettings::default(),
@@ -57,5 +61,12 @@ impl Default for RouterSettings {
             roles: RoleSettings::default(),
             auto: AutoSettings::default(),
         }
+    }
+}
+
+impl RouterSettings {
+    /// What an hour of this engine costs; none when nobody said.
+    pub fn cost_per_hour_of(&self, engine: EngineId) -> Option<f64> {
+        self.cost_per_hour.get(engine.index()).copied()
     }
 }

@@ -48,6 +48,25 @@ impl Default for ScoreSettings {
     }
 }
 
+impl ScoreSettings {
+    /// The weight of a term by its name in decisions; negative for what speaks against an engine. None when there is no such term.
+    pub fn weight(&self, term: &str) -> Option<f64> {
+        Some(match term {
+            "ttft" => self.ttft,
+            "itl" => self.itl,
+            "prefill_rate" => self.prefill_rate,
+            "decode_rate" => self.decode_rate,
+            "memory" => self.memory,
+            "locality" => self.locality,
+            "queue" => -self.queue,
+            "urgency" => -self.urgency,
+            "handoff" => -self.handoff,
+            "cost" => -self.cost,
+            _ => return None,
+        })
+    }
+}
+
 /// When policy `cache_aware` goes by load, though an engine has the prompt in its cache.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

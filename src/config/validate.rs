@@ -82,6 +82,9 @@ const RULES: &[Rule] = &[
     rule("router.prefix.blocks_max", "a whole number from 1 to 67108864", |s| (1..=1 << 26).contains(&s.router.prefix.blocks_max)),
     rule("router.seed", COUNT_OR_NONE, |_| true),
     rule("router.explain", SWITCH, |_| true),
+    rule("router.cost_per_hour", "a list of numbers of at least 0, one per engine; empty = not known", |s| {
+        s.router.cost_per_hour.iter().all(|&cost| is_weight(cost))
+    }),
     rule("router.signals.tau_ms", COUNT, |s| s.router.signals.tau_ms > 0),
     rule("router.signals.age_max_ms", COUNT, |s| s.router.signals.age_max_ms > 0),
     rule("router.signals.warm_up_requests", COUNT_OR_NONE, |_| true),
@@ -293,6 +296,8 @@ fn batches(s: &Settings, device: Option<DeviceKind>, require: &mut Require) {
 
 fn pools(s: &Settings, device: DeviceKind, require: &mut Require) {
     let engines = s.pools.engines() as u32;
+    let (prices, text) = (s.router.cost_per_hour.len(), format!("a cost for each of the {engines} engines of the pools, or none"));
+    require(prices == 0 || prices == engines as usize, "router.cost_per_hour", text);
     let twice = s.pools.decode_gpus.iter().find(|device| s.pools.prefill_gpus.contains(device));
     match device {
         // Two engines on one GPU work if both fit; it is for trying things out, not for speed.

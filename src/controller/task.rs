@@ -103,7 +103,7 @@ impl Task {
                     kv_tokens: u64::from(info.block_size) * u64::from(info.kv_blocks),
                     kv_transfer: info.kv_transfer && mover.is_some(),
                     prefix_block_tokens: if info.prefix_caching { info.block_size } else { 0 },
-                    cost_per_hour: None,
+                    cost_per_hour: settings.cost_per_hour_of(info.id),
                 }
             })
             .collect();

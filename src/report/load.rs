@@ -1,18 +1,15 @@
 //! Reads a run folder. A run that was stopped leaves a folder without its last parts; that is reported on as far as it goes.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::lines::{LINE_BYTES_MAX, Lines};
 use super::{RunInfo, Summary};
 use crate::telemetry::{EngineSample, RequestRecord, Sample};
-
-/// One record is never this long; a line that is does not end.
-const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// All that a run left behind.
 #[derive(Clone, Debug)]
@@ -87,40 +84,15 @@ pub(super) fn document<T: DeserializeOwned>(path: &Path, mend: &'static str) -> 
     serde_json::from_str(&text).map(Some).map_err(json)
 }
 
-/// A file with one record per line. A last line that was cut off (no line end, not JSON) is left out and noted.
+/// All records of a file. A last line that was cut off is left out and noted.
 fn lines<T: DeserializeOwned>(dir: &Path, name: &str, shows: &str, notes: &mut Vec<String>) -> Result<Vec<T>, LoadError> {
-    let path = dir.join(name);
-    let read = |source| LoadError::Read { path: path.clone(), source };
-    let mut file = match File::open(&path) {
-        Ok(file) => BufReader::new(file),
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            notes.push(format!("There is no {name}: {shows} cannot be shown."));
-            return Ok(Vec::new());
-        }
-        Err(source) => return Err(read(source)),
+    let Some(mut lines) = Lines::open(&dir.join(name))? else {
+        notes.push(format!("There is no {name}: {shows} cannot be shown."));
+        return Ok(Vec::new());
     };
-    let (mut records, mut buffer) = (Vec::new(), Vec::new());
-    for line in 1.. {
-        buffer.clear();
-        let length = (&mut file).take(LINE_BYTES_MAX).read_until(b'\n', &mut buffer).map_err(read)? as u64;
-        if length == 0 {
-            break;
-        }
-        let ended = buffer.ends_with(b"\n");
-        if !ended && length == LINE_BYTES_MAX {
-            return Err(LoadError::LineTooLong { path, line });
-        }
-        if buffer.trim_ascii().is_empty() {
-            continue;
-        }
-        match serde_json::from_slice(&buffer) {
-            Ok(record) => records.push(record),
-            Err(_) if !ended => notes.push(format!("The last line of {name} was cut off and is left out.")),
-            Err(e) => {
-                let mend = "delete the line to report on the others, or repeat the run";
-                return Err(LoadError::Json { path, line, why: e.to_string(), mend });
-            }
-        }
+    let records = lines.by_ref().collect::<Result<Vec<T>, LoadError>>()?;
+    if lines.was_cut_off() {
+        notes.push(format!("The last line of {name} was cut off and is left out."));
     }
     if records.is_empty() {
         notes.push(format!("{name} holds no record: {shows} cannot be shown."));

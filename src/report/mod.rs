@@ -2,8 +2,11 @@
 
 mod arms;
 mod artifact;
+pub mod explain;
 mod figures;
+mod grid;
 mod html;
+mod lines;
 mod live;
 mod load;
 mod markup;

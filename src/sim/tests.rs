@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::*;
+use crate::config::ScoreSettings;
 use crate::core::{Class, EngineId, Objectives, PolicyKind, Priority, RequestId, Sampling, TokenId, Tuning};
 use crate::engine::virtual_engine::text_after;
 use crate::telemetry::Outcome;
@@ -66,6 +67,26 @@ fn requests_are_taken_as_they_arrive_and_not_before() {
     let totals = simulation.serve(requests, |_| ended.set(ended.get() + 1)).unwrap();
     assert_eq!((taken.get(), ended.get(), totals.requests, totals.in_flight_max), (500, 500, 500, 1));
     assert_eq!(waiting.get(), 1, "the one that is served when the next one is looked at");
+}
+
+#[test]
+fn a_cheaper_engine_is_taken_while_both_are_idle_when_cost_has_a_weight() {
+    let (engines, faults) = (vec![VirtualSettings::default(); 2], Faults::default());
+    let arrangement = Arrangement::shared("score", PolicyKind::Score, 2, Tuning::default());
+    let on_first = |cost: f64, cost_per_hour: Vec<f64>| {
+        let score = ScoreSettings { cost, ..ScoreSettings::default() };
+        let router = RouterSettings { cost_per_hour, score, ..RouterSettings::default() };
+        let (arrangement, costs) = (&arrangement, CostModel::default());
+        let simulation = Simulation { engines: &engines, arrangement, router: &router, costs, faults: &faults, seed: 1 };
+        let (requests, mut first) = ((0..20).map(|i| (Time(i * 20_000_000), request(64, 4))), 0);
+        simulation.serve(requests, |record| first += u32::from(record.legs[0].engine == EngineId(0))).unwrap();
+        first
+    };
+    assert_eq!((on_first(1.0, vec![4.0, 1.0]), on_first(1.0, vec![1.0, 4.0])), (0, 20));
+    // Without a weight, and where nobody says what they cost, both serve.
+    for of_both in [on_first(0.0, vec![4.0, 1.0]), on_first(1.0, Vec::new())] {
+        assert!((1..20).contains(&of_both), "{of_both} of 20");
+    }
 }
 
 #[test]

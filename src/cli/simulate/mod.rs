@@ -76,7 +76,7 @@ pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
         trace = replayed;
         served.push(arm);
     }
-    let simulated = args.simulated(&scenario, &source, trace, served);
+    let simulated = args.simulated(&scenario, &router, &source, trace, served);
     output.finish(&simulated)?;
     if !args.log_json {
         print(&format!("{}{}\n", table(&simulated), speed.words()))?;
@@ -108,7 +108,9 @@ impl Args {
     fn router(&self, scenario: &Scenario, cli: &Cli) -> anyhow::Result<RouterSettings> {
         let set = self.set.iter().map(|(key, text)| FlagValue { flag: "--set".into(), key: key.clone(), text: text.clone() });
         let flags = scenario.router_settings().into_iter().chain(set).collect();
-        Ok(cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router)
+        let router = cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router;
+        // Those of the settings are of this machine's engines, of which there are none here.
+        Ok(RouterSettings { cost_per_hour: scenario.costs_per_hour(), ..router })
     }
 
     fn serve(
@@ -143,7 +145,14 @@ impl Args {
         Ok((tally.finish(arrangement, &work, scenario.cost_per_hour()), totals, replayed))
     }
 
-    fn simulated(&self, scenario: &Scenario, source: &Source, trace: Option<Replayed>, arms: Vec<SimulatedArm>) -> Simulated {
+    fn simulated(
+        &self,
+        scenario: &Scenario,
+        router: &RouterSettings,
+        source: &Source,
+        trace: Option<Replayed>,
+        arms: Vec<SimulatedArm>,
+    ) -> Simulated {
         Simulated {
             schema: SIMULATION_SCHEMA,
             simulated: true,
@@ -154,6 +163,7 @@ impl Args {
             trace,
             seed: self.seed,
             decode_cost_penalty: self.decode_cost_penalty,
+            router: serde_json::to_value(router).unwrap_or_default(),
             objectives: SimulatedObjectives { ttft_ms: scenario.objectives.ttft_ms, itl_ms: scenario.objectives.itl_ms },
             arms,
         }
@@ -190,6 +200,9 @@ impl Speed {
 
 fn router_setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = assignment(text)?;
+    if key == "router.cost_per_hour" {
+        return Err("engines cost what the scenario's tiers say (`cost_per_hour`)".into());
+    }
     if key.starts_with("router.") {
         return Ok((key, value));
     }

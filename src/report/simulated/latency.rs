@@ -9,7 +9,7 @@ use crate::report::Curve;
 /// A figure is within a thousandth of the value it stands for.
 const DIGITS: u8 = 3;
 
-pub(super) struct Latencies(Histogram<u64>);
+pub(in crate::report) struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Self {

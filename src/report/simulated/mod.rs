@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::{Curve, LoadError, PerRole, load::document};
 use crate::core::{EngineId, PolicyKind, Role};
 
+pub(super) use latency::Latencies;
 pub use table::table;
+pub(super) use tally::name;
 pub use tally::{EngineWork, Tally};
 
 /// Its name in the folder given with `--out`.
@@ -39,6 +41,9 @@ pub struct Simulated {
     pub trace: Option<Replayed>,
     pub seed: u64,
     pub decode_cost_penalty: f64,
+    /// The effective settings of the router, as a run keeps its own.
+    #[serde(default)]
+    pub router: serde_json::Value,
     pub objectives: SimulatedObjectives,
     pub arms: Vec<SimulatedArm>,
 }

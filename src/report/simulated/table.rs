@@ -1,9 +1,10 @@
 //! A simulation on a terminal: one column per arm, for an arm has more figures than a line holds.
 
-use comfy_table::{CellAlignment, Table, TableComponent, presets};
+use comfy_table::Table;
 
 use super::{Latency, Simulated, SimulatedArm};
 use crate::core::Role;
+use crate::report::grid::{aligned, bare};
 use crate::report::words::{NOT_MEASURED, count, figure, ms, or_not_measured, percent};
 
 /// The report as text.
@@ -26,11 +27,7 @@ pub fn table(simulated: &Simulated) -> String {
         out += &format!(", {}\n", count(trace.bad_rows, "bad row"));
         trace.named.iter().for_each(|row| out += &format!("  {row}\n"));
     }
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    for line in [TableComponent::HorizontalLines, TableComponent::MiddleIntersections] {
-        table.remove_style(line);
-    }
+    let mut table = bare();
     table.set_header(std::iter::once("").chain(simulated.arms.iter().map(|arm| arm.name.as_str())));
     let arms = &simulated.arms;
     for row in ROWS {
@@ -58,13 +55,7 @@ pub fn table(simulated: &Simulated) -> String {
     for tier in tiers(arms) {
         row_of(&mut table, &format!("utilisation of {tier}, % per engine"), arms, |arm| Some(utilisation(arm, tier)));
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-        if column.index > 0 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    out + &table.trim_fmt() + "\n"
+    out + &aligned(table)
 }
 
 struct Row {

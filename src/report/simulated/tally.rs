@@ -150,7 +150,7 @@ fn count(counts: &mut BTreeMap<String, u64>, name: String) {
 }
 
 /// The name that an error, a reason or a note has in JSON: its `kind`, its only key, or itself.
-fn name(value: &impl serde::Serialize) -> String {
+pub(in crate::report) fn name(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(name)) => name,
         Ok(serde_json::Value::Object(object)) => match object.get("kind").and_then(|kind| kind.as_str()) {

@@ -129,6 +129,8 @@ impl Scenario {
         let engines = self.tiers.iter().map(|tier| u64::from(tier.count)).sum::<u64>();
         require(self, "tiers.count", engines, engines <= ENGINES_MAX.into(), format!("at most {ENGINES_MAX} engines together"))?;
         self.faults.check(engines as usize).map_err(|source| ScenarioError::Faults { scenario: self.name.clone(), source })?;
+        let priced = !self.router.contains_key("cost_per_hour");
+        require(self, "router.cost_per_hour", "given", priced, "left out: engines cost what their tiers say")?;
         self.traffic.check(self)?;
         self.optimized(self.policy.name(), self.policy).map(drop)
     }
@@ -197,6 +199,11 @@ impl Scenario {
     /// What an hour of the whole fleet costs; none where any tier leaves it open.
     pub fn cost_per_hour(&self) -> Option<f64> {
         self.tiers.iter().map(|tier| Some(tier.cost_per_hour? * f64::from(tier.count))).sum()
+    }
+
+    /// What an hour of each engine costs; empty where any tier leaves it open.
+    pub fn costs_per_hour(&self) -> Vec<f64> {
+        self.tier_of().iter().map(|tier| tier.cost_per_hour).collect::<Option<_>>().unwrap_or_default()
     }
 
     pub fn limits(&self) -> ModelLimits {

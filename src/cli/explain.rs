@@ -1,0 +1,30 @@
+//! `dualpool explain DIR`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::terminal::print;
+use crate::core::RequestId;
+use crate::report::explain::{ExplainError, explain, table, told};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The folder of a run made with --explain, or of a simulation with --set router.explain=true.
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Show every decision about one request, with the terms of every candidate; its `id` in requests.jsonl, of a simulation its `index`.
+    #[arg(long, value_name = "ID")]
+    request: Option<u64>,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let text = match args.request {
+        Some(request) => told(&args.folder, RequestId(request)),
+        None => explain(&args.folder).map(|parts| parts.iter().map(table).collect::<Vec<_>>().join("\n")),
+    };
+    print(&text.map_err(|error| match error {
+        ExplainError::Load(error) => anyhow::Error::new(error),
+        error => error.into(),
+    })?)?;
+    Ok(ExitCode::SUCCESS)
+}
