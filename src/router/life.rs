@@ -43,7 +43,7 @@ impl Router {
     fn cut_short(&mut self, request: RequestId, error: impl FnOnce(Phase) -> RequestError, actions: &mut Vec<Action>) {
         let Some(flight) = self.take_off(request, true) else { return };
         let Stay { leg, engine, phase, split, parting, .. } = flight.stay;
-        self.draining.insert(leg, engine);
+        self.ending.insert(leg, engine);
         actions.push(Action::Abort { engine, leg });
         if split || parting.is_some() {
             // The leg may be over already and its blocks held, and an engine's answer to an abort does not say so.
@@ -61,9 +61,9 @@ impl Router {
         finish: Option<(&FinishReason, Option<HeldKv>)>,
         actions: &mut Vec<Action>,
     ) {
-        if self.draining.contains_key(&leg) {
+        if self.ending.contains_key(&leg) {
             if finish.is_some() {
-                self.draining.remove(&leg);
+                self.ending.remove(&leg);
             }
             return;
         }
@@ -221,7 +221,7 @@ impl Router {
         self.engines[dead.index()].died();
         self.prefixes_gone(dead);
         self.keep_one_at_work(actions);
-        self.draining.retain(|_, engine| *engine != dead);
+        self.ending.retain(|_, engine| *engine != dead);
         let mut stranded = Vec::new();
         for (&request, flight) in &mut self.flights {
             if flight.stay.engine == dead {

@@ -186,7 +186,7 @@ impl Router {
         let Router { auto: Some(auto), engines, costs, copies, settings, .. } = self else { return };
         let Some(change) = auto.tick(now, Stage { engines, costs, copies, settings }) else { return };
         let Change { from, to, forecasts, requests } = change;
-        self.rearrange_to(&to, actions);
+        self.rearrange(&to, actions);
         let (forecast_from, forecast_to) = forecasts.unzip();
         actions.push(Action::Note(Box::new(RouterNote::Rearranged { from, to, forecast_from, forecast_to, requests })));
     }
