@@ -256,23 +256,30 @@ impl Router {
 
     /// Sends the request where the policy says, from wherever it stands. Fails when no engine is alive.
     fn place(&mut self, now: Time, mut journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
-        self.look_up(&mut journey);
-        let plan = self.decide(&journey.ask()).ok_or(())?;
+        let plan = self.plan(&mut journey).ok_or(())?;
         self.start(now, journey, plan, actions);
         Ok(())
     }
 
-    /// Sends the request where the decision just made says.
-    pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Plan, actions: &mut Vec<Action>) {
-        let (engine, split) = match plan {
-            Plan::Whole(engine) => (engine, false),
+    /// Where the request goes from here, as it will be done: the policy's plan, but whole where it could not be split. None only when no
+    /// engine is alive.
+    pub(super) fn plan(&mut self, journey: &mut Journey) -> Option<Plan> {
+        self.look_up(journey);
+        match self.decide(&journey.ask())? {
             // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere. What would
             // get other tokens there stays.
-            Plan::Split(engine) => (engine, journey.remaining() > 1 && journey.can_move() && self.can_hand_over(engine)),
-        };
-        let plan = if split { Plan::Split(engine) } else { Plan::Whole(engine) };
+            Plan::Split(engine) if journey.remaining() <= 1 || !journey.can_move() || !self.can_hand_over(engine) => {
+                Some(Plan::Whole(engine))
+            }
+            plan => Some(plan),
+        }
+    }
+
+    /// Sends the request where the plan just made says.
+    pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Plan, actions: &mut Vec<Action>) {
+        let (Plan::Whole(engine) | Plan::Split(engine)) = plan;
         self.explain(journey.request.id, &journey.ask(), None, plan, actions);
-        self.send(now, journey, engine, split, None, actions);
+        self.send(now, journey, engine, matches!(plan, Plan::Split(_)), None, actions);
     }
 
     pub(super) fn can_hand_over(&self, from: EngineId) -> bool {

@@ -4,7 +4,7 @@ use crate::config::EarlyRejection;
 use crate::core::{Phase, RejectReason, Request, RequestError, RequestId, Time};
 use crate::router::flight::Journey;
 use crate::router::policy::Ask;
-use crate::router::{Action, Router};
+use crate::router::{Action, EngineState, Router};
 use crate::telemetry::{AdmissionState, RouterNote};
 
 use super::{Admitted, Sample, Waiting, retry_after};
@@ -104,12 +104,11 @@ impl Router {
     fn begin(&mut self, now: Time, waiting: Waiting, actions: &mut Vec<Action>) {
         let Waiting { request, arrived } = waiting;
         let mut journey = Journey::new(request);
-        let ask = journey.ask();
-        self.look_up(&mut journey);
-        let Some(plan) = self.decide(&ask) else {
+        let Some(plan) = self.plan(&mut journey) else {
             // Every policy falls back to any engine alive, so none is.
             return self.turn_away(&journey.request, RejectReason::NoEngine, actions);
         };
+        let ask = journey.ask();
         if self.admission.reject != EarlyRejection::Off {
             let (waited, priority) = (now.since(arrived).0 as f64, journey.request.priority);
             self.look_up(&mut journey);
@@ -164,8 +163,9 @@ impl Router {
         let wait = self.admission.queue.tokens_before(now, priority) as f64 * us_per_token;
         self.judging(|fleet, admission| {
             // Which engine it will be is open. This one is the least that it can expect; when its turn comes it is looked at again.
-            let soonest = fleet.least(None, 0, |engine| fleet.ttft(engine, prompt))?;
-            admission.ttft_objection(wait + fleet.ttft(soonest, prompt), objectives, priority)
+            let ttft = |engine: &EngineState| fleet.pace(engine) * fleet.ttft(engine, prompt);
+            let soonest = fleet.least(None, 0, ttft)?;
+            admission.ttft_objection(wait + ttft(soonest), objectives, priority)
         })
     }
 

@@ -4,6 +4,7 @@ mod admission;
 mod caches;
 mod deciding;
 mod devices;
+mod forecasts;
 mod life;
 mod links;
 mod made_up;
