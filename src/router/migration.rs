@@ -14,7 +14,7 @@ use crate::config::MigrationSettings;
 use crate::core::{EngineId, Micros, RequestId, Role, Time};
 use crate::telemetry::MoveReason;
 
-use super::flight::{Flight, Parting};
+use super::flight::{Flight, Parting, Stay};
 use super::{Action, EngineState, FleetView, Router};
 
 /// What the router remembers of moves. Bounded by the engines, and by the requests in flight.
@@ -28,12 +28,27 @@ pub(super) struct Migration {
     slow_since: Vec<Option<Time>>,
     /// By engine: requests that are leaving it, and that are meant to come to it, but not sent yet.
     leaving: Vec<u32>,
-    coming: Vec<u32>,
+    coming: Vec<Coming>,
     moving: u32,
     /// Requests that may leave the engine at hand, those with the least KV first; kept for its memory.
     pub candidates: Vec<(u32, RequestId)>,
     /// By engine: it was said to be drained.
     pub told: Vec<bool>,
+}
+
+/// What is meant to come to an engine: it has no place there yet, and is to find one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Coming {
+    legs: u32,
+    /// Tokens whose KV they will take.
+    tokens: u64,
+}
+
+impl Coming {
+    fn add(&mut self, stay: &Stay) {
+        self.legs += 1;
+        self.tokens += u64::from(stay.load.context) + u64::from(stay.left);
+    }
 }
 
 impl Migration {
@@ -44,7 +59,7 @@ impl Migration {
             tokens: 0,
             slow_since: vec![None; engines],
             leaving: vec![0; engines],
-            coming: vec![0; engines],
+            coming: vec![Coming::default(); engines],
             moving: 0,
             candidates: Vec::new(),
             told: vec![false; engines],
@@ -91,13 +106,13 @@ impl Router {
     fn count_moves(&mut self) {
         let Migration { leaving, coming, moving, .. } = &mut self.migration;
         leaving.fill(0);
-        coming.fill(0);
+        coming.fill(Coming::default());
         *moving = 0;
         for flight in self.flights.values().filter(|flight| flight.is_moving()) {
             *moving += 1;
             if let Some(Parting { to, .. }) = flight.stay.parting {
                 leaving[flight.stay.engine.index()] += 1;
-                to.into_iter().for_each(|to| coming[to.index()] += 1);
+                to.into_iter().for_each(|to| coming[to.index()].add(&flight.stay));
             }
         }
     }
@@ -129,7 +144,7 @@ impl Router {
         flight.stay.parting = Some(parting);
         self.migration.moving += 1;
         self.migration.leaving[flight.stay.engine.index()] += 1;
-        parting.to.into_iter().for_each(|to| self.migration.coming[to.index()] += 1);
+        parting.to.into_iter().for_each(|to| self.migration.coming[to.index()].add(&flight.stay));
         actions.push(Action::Part { engine: flight.stay.engine, leg: flight.stay.leg });
     }
 
@@ -172,7 +187,7 @@ impl Router {
     fn running(&self, engine: EngineId) -> f64 {
         let (leaving, coming) = (self.migration.leaving[engine.index()], self.migration.coming[engine.index()]);
         let running = self.engines[engine.index()].load.running as f64;
-        (running - f64::from(leaving)).max(0.0) + f64::from(coming)
+        (running - f64::from(leaving)).max(0.0) + f64::from(coming.legs)
     }
 
     /// Predicted ITL on this engine, in microseconds, with so many requests more.
@@ -191,11 +206,12 @@ impl Router {
     fn pays(&self, from: EngineId, to: &EngineState, candidate: Candidate, now: Time) -> bool {
         let settings = &self.settings.migration;
         let Candidate { context, remaining, itl_objective } = candidate;
-        let room = to.load.context_tokens + to.load.output_tokens + u64::from(context) + u64::from(remaining);
-        let seats = to.load.depth() + u64::from(self.migration.coming[to.id.index()]) < u64::from(to.facts.max_num_seqs);
+        let coming = self.migration.coming[to.id.index()];
+        let taken = to.load.context_tokens + to.load.output_tokens + coming.tokens + u64::from(context) + u64::from(remaining);
+        let seats = to.load.depth() + u64::from(coming.legs) < u64::from(to.facts.max_num_seqs);
         if !to.takes_kv()
             || to.device_lost(now)
-            || room > to.facts.kv_tokens
+            || taken > to.facts.kv_tokens
             || !seats
             || !self.migration.affords(context, to.facts.kv_tokens, settings)
         {

@@ -146,6 +146,23 @@ fn a_slow_engine_is_left_and_gets_nobody_whatever_the_load_says() {
 }
 
 #[test]
+fn what_is_on_its_way_takes_its_place_in_memory_before_it_has_come() {
+    let mut stage = shared(3, MigrationSettings { kv_share_max: 1.0, ..moving() });
+    // Room for one request of about 300 tokens, and not for two.
+    stage.router.engines[C.index()].facts.kv_tokens = 500;
+    stage.feed(Event::Drain { engine: C });
+    for request in 0..16 {
+        stage.arrive_with(request, 100, 200, TIGHT);
+        stage.give(stage.leg_of(request), 1);
+    }
+    stage.feed(Event::Undrain { engine: C });
+    assert!([A, B].iter().all(|&engine| stage.router.load(engine).running == 8));
+    let leaving = parted(&stage.wait(500));
+    assert_eq!(leaving.len(), 1, "{leaving:?}: both are too slow, and C is the best for either");
+    finish(&mut stage);
+}
+
+#[test]
 fn a_window_has_a_budget_of_requests_and_of_tokens() {
     for budget in [
         MigrationSettings { requests_max: 1, ..moving() },
