@@ -76,7 +76,7 @@ impl Router {
     /// Takes what happened at `now`, and appends what is to be done about it.
     pub fn handle(&mut self, now: Time, event: Event<'_>, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
-        self.observe_mix(now, &event);
+        self.observe_mix(&event);
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),

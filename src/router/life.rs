@@ -84,7 +84,8 @@ impl Router {
     /// The request's leg gave tokens.
     fn progressed(&mut self, now: Time, request: RequestId, tokens: &[TokenId], actions: &mut Vec<Action>) {
         let Some(Flight { journey, stay, held }) = self.flights.get_mut(&request) else { return };
-        let admitted = journey.admitted.take().filter(|_| journey.legs == 1).map(|admitted| (admitted, journey.ask()));
+        let admitted = journey.admitted.take().filter(|_| journey.legs == 1);
+        let objectives = journey.request.objectives;
         journey.tokens.extend_from_slice(tokens);
         let engine = &mut self.engines[stay.engine.index()];
         let (first, prefill, given) = (!stay.load.started, stay.load.prefill, tokens.len() as u32);
@@ -126,8 +127,8 @@ impl Router {
             }
             self.copies.observe(from, stay.engine, copied, copy);
         }
-        if let Some((admitted, ask)) = admitted {
-            self.first_token(now, admitted, &ask);
+        if let Some(admitted) = admitted {
+            self.first_token(now, admitted, objectives);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::Rng as _;
 
-use super::script::{A, B, Stage, split};
+use super::script::{A, B, Stage, prompt, split};
 use crate::config::{AdmissionSettings, EarlyRejection, RouterSettings, WindowKind};
 use crate::core::{
     FinishReason, LegId, Micros, Objectives, Phase, Priority, RejectReason, RequestError, RequestId, Time, Tuning, seeded,
@@ -324,4 +324,49 @@ fn a_lower_priority_is_rejected_first() {
         }
     }
     assert!(all > 20 && none > 20 && some > 5, "{all} states admit all, {none} none, {some} the higher ones: that shows nothing");
+}
+
+#[test]
+fn the_window_is_asked_for_what_is_to_be_computed() {
+    let admission = AdmissionSettings { window: WindowKind::Aimd, window_tokens_max: 1_000, ..queue(8) };
+    let settings = RouterSettings { admission, ..RouterSettings::default() };
+    let mut stage = Stage::with(1, &Arrangement::shared("warm", PolicyKind::CacheAware, 1, Tuning::default()), &settings);
+    let said = prompt(7, 1_008);
+    stage.arrive_saying(Priority::Normal, 0, said.clone(), 1, PATIENT);
+    stage.give(stage.leg_of(0), 1);
+    // All but the last block of their prompts is cached.
+    let objectives = Objectives { ttft_us_max: Micros(500_000), ..PATIENT };
+    (1..5).for_each(|request| drop(stage.arrive_saying(Priority::Normal, request, said.clone(), 1, objectives)));
+    let state = stage.router.admission();
+    assert_eq!((state.tokens_in_flight, state.queued), (4 * 16, [0; 3]));
+    stage.arrive_with(5, 1_000, 1, PATIENT);
+    assert_eq!(stage.router.admission().queued, [0, 1, 0], "nothing of this one is");
+    stage.now = stage.now.plus(Micros(2_000_000));
+    for request in 1..5 {
+        stage.give(stage.leg_of(request), 1);
+    }
+    assert_eq!(stage.router.admission().window_tokens, Some(512), "what was under way when they were late is little");
+    stage.give(stage.leg_of(5), 1);
+    stage.check_over();
+}
+
+#[test]
+fn the_queue_moves_with_those_who_become_too_late_in_it() {
+    let mut stage = stage(1, AdmissionSettings { reject: EarlyRejection::Naive, ..queue(4) });
+    stage.arrive_with(0, 64, 1, PATIENT);
+    (1..4).for_each(|request| drop(stage.arrive_with(request, 100, 1, Objectives { ttft_us_max: Micros(5_000_000), ..PATIENT })));
+    stage.arrive_with(4, 64, 1, PATIENT);
+    stage.now = stage.now.plus(Micros(10_000_000));
+    stage.feed(Event::Tick);
+    assert!((1..4).all(|request| rejection(&stage, request).is_some()));
+    stage.now = stage.now.plus(Micros(10_000_000));
+    assert_eq!(submitted(&stage.give(LegId { request: RequestId(0), leg: 0 }, 1)), [4]);
+    (5..10).for_each(|request| drop(stage.arrive_with(request, 64, 1, PATIENT)));
+    // In 20 s it got shorter by 364 tokens and not by 64, so half of these 320 take less than 20 s.
+    let retry_after_ms = rejection(&stage, 9).and_then(|reason| reason.retry_after_ms());
+    assert!(retry_after_ms.is_some_and(|ms| ms < 20_000), "{retry_after_ms:?}");
+    for request in 4..9 {
+        stage.give(LegId { request: RequestId(request), leg: 0 }, 1);
+    }
+    stage.check_over();
 }

@@ -74,3 +74,23 @@ fn a_slow_engine_is_predicted_to_be_slow() {
         }
     }
 }
+
+#[test]
+fn what_is_cached_counts_at_the_door_too() {
+    let admission = AdmissionSettings { queue_max: 4, ..rejecting(EarlyRejection::Naive).admission };
+    let settings = RouterSettings { max_in_flight: 1, admission, ..rejecting(EarlyRejection::Naive) };
+    let mut stage = Stage::with(2, &Arrangement::shared("warm", PolicyKind::CacheAware, 2, Tuning::default()), &settings);
+    let (warm, cold) = (prompt(7, 1_008), prompt(8, 1_008));
+    stage.arrive_saying(Priority::Normal, 0, warm.clone(), 1, PATIENT);
+    stage.give(stage.leg_of(0), 1);
+    stage.arrive_with(1, 64, 1, PATIENT);
+    // All of such a prompt would take 695 ms.
+    let objectives = Objectives { ttft_us_max: Micros(400_000), ..PATIENT };
+    stage.arrive_saying(Priority::Normal, 2, warm, 1, objectives);
+    assert_eq!(rejection(&stage, 2), None);
+    stage.arrive_saying(Priority::Normal, 3, cold, 1, objectives);
+    assert!(matches!(rejection(&stage, 3), Some(RejectReason::WouldMissTtft { .. })));
+    stage.give(stage.leg_of(1), 1);
+    stage.give(stage.leg_of(2), 1);
+    stage.check_over();
+}

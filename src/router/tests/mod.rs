@@ -8,6 +8,7 @@ mod forecasts;
 mod life;
 mod links;
 mod made_up;
+mod mix;
 mod moving;
 mod placing;
 mod rearrange;
