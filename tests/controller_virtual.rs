@@ -457,7 +457,8 @@ async fn a_drained_engine_is_emptied_and_serves_again_when_told() {
     });
     assert!(first.is_ok() && second.is_ok(), "{first:?}, {second:?}");
     rig.assert_settled().await;
-    let Recording { requests: records, notes, .. } = rig.controller.recorded().await;
+    let Recording { requests: records, notes, drained, .. } = rig.controller.recorded().await;
+    assert_eq!(drained, [a]);
     let live = records.iter().flat_map(|record| &record.handoffs).filter(|handoff| handoff.kind == HandoffKind::Live).count();
     let noted = notes.iter().filter(|note| matches!(note.note, RouterNote::Migrated { from, .. } if from == a)).count();
     assert!(live > 0 && live == noted, "{live} moved, {noted} noted");

@@ -5,7 +5,9 @@ mod virtual_pair;
 use std::fs;
 
 use dualpool::config::ARMS;
+use dualpool::core::EngineId;
 use dualpool::harness::{Cancel, Silent, dual_pool, environment, stats};
+use dualpool::report::load;
 use serde_json::Value;
 
 fn schema() -> jsonschema::Validator {
@@ -52,6 +54,23 @@ async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
 
     let rebuilt = serde_json::to_value(stats::rebuild(&outcome.dir).unwrap()).unwrap();
     assert_eq!(rebuilt, summary);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_is_drained_meanwhile_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = virtual_pair::settings(dir.path());
+    let controller = virtual_pair::controller(virtual_pair::fleet(), &settings);
+    controller.drain(EngineId(1)).await.unwrap();
+    let environment = environment::gather(controller.engines(), &settings, vec![]);
+    let outcome = dual_pool::run(&controller, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
+    controller.shutdown().await;
+
+    assert_eq!(outcome.summary.drained, [EngineId(1)]);
+    let text = fs::read_to_string(outcome.dir.join("summary.json")).unwrap();
+    assert_eq!(violations(&serde_json::from_str(&text).unwrap()), Vec::<String>::new());
+    let notes = load(&outcome.dir).unwrap().notes;
+    assert!(notes.iter().any(|note| note.starts_with("engine-1 was drained and took no requests in ")), "{notes:?}");
 }
 
 #[test]

@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::controller::Controller;
 use crate::core::EngineId;
 
-/// Orders that are carried out at a time; whoever comes on top of these is told so.
-const CLIENTS_MAX: usize = 8;
+/// Drains that are waited for at a time; whoever comes on top of these is told so.
+const DRAINS_MAX: usize = 8;
 /// How long a client may take to say what it wants, or to take its answer.
 const TALK_MAX: Duration = Duration::from_secs(5);
 const LINE_BYTES_MAX: u64 = 4096;
@@ -94,8 +94,10 @@ fn private(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Listens to one client after the other. A drain is waited for on a thread of its own; taking requests again ends drains, so it has to
+/// get through however many there are.
 fn accept(listener: &UnixListener, controller: &Controller, runtime: &Handle, closing: &AtomicBool) {
-    let clients = Arc::new(AtomicUsize::new(0));
+    let drains = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         if closing.load(Ordering::Relaxed) {
             return;
@@ -105,29 +107,31 @@ fn accept(listener: &UnixListener, controller: &Controller, runtime: &Handle, cl
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
-            clients.fetch_sub(1, Ordering::Relaxed);
-            answer(stream, &Answer::Failed(format!("{CLIENTS_MAX} orders are being carried out already; try again later")));
-            continue;
-        }
-        let (controller, runtime, its) = (controller.clone(), runtime.clone(), clients.clone());
-        let work = move || {
-            serve(stream, &controller, &runtime);
-            its.fetch_sub(1, Ordering::Relaxed);
-        };
-        if std::thread::Builder::new().name("order".to_owned()).spawn(work).is_err() {
-            clients.fetch_sub(1, Ordering::Relaxed);
+        match read(&stream) {
+            Err(why) => answer(stream, Err(why)),
+            Ok(Order::Undrain(engine)) => answer(stream, runtime.block_on(controller.undrain(engine))),
+            Ok(Order::Drain(engine)) => drain(stream, engine, controller, runtime, &drains),
         }
     }
 }
 
-fn serve(stream: UnixStream, controller: &Controller, runtime: &Handle) {
-    let result = match read(&stream) {
-        Err(why) => Err(why),
-        Ok(Order::Drain(engine)) => runtime.block_on(controller.drain(engine)),
-        Ok(Order::Undrain(engine)) => runtime.block_on(controller.undrain(engine)),
+fn drain(stream: UnixStream, engine: EngineId, controller: &Controller, runtime: &Handle, drains: &Arc<AtomicUsize>) {
+    if drains.load(Ordering::Relaxed) >= DRAINS_MAX {
+        return answer(
+            stream,
+            Err(anyhow!("{DRAINS_MAX} drains are waited for already; try again later, or end some with --undo")),
+        );
+    }
+    // Only this thread adds to it.
+    drains.fetch_add(1, Ordering::Relaxed);
+    let (controller, runtime, its) = (controller.clone(), runtime.clone(), drains.clone());
+    let work = move || {
+        answer(stream, runtime.block_on(controller.drain(engine)));
+        its.fetch_sub(1, Ordering::Relaxed);
     };
-    answer(stream, &result.map_or_else(|why| Answer::Failed(format!("{why:#}")), |()| Answer::Done));
+    if std::thread::Builder::new().name("drain".to_owned()).spawn(work).is_err() {
+        drains.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn read(stream: &UnixStream) -> anyhow::Result<Order> {
@@ -138,9 +142,10 @@ fn read(stream: &UnixStream) -> anyhow::Result<Order> {
 }
 
 /// A client that is gone, or does not read, misses its answer.
-fn answer(mut stream: UnixStream, answer: &Answer) {
+fn answer(mut stream: UnixStream, result: anyhow::Result<()>) {
+    let answer = result.map_or_else(|why| Answer::Failed(format!("{why:#}")), |()| Answer::Done);
     let _ = stream.set_write_timeout(Some(TALK_MAX));
-    if let Ok(line) = serde_json::to_string(answer) {
+    if let Ok(line) = serde_json::to_string(&answer) {
         let _ = stream.write_all(format!("{line}\n").as_bytes());
     }
 }
@@ -163,7 +168,8 @@ pub fn send(mut stream: &UnixStream, order: Order) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::config::{RouterSettings, TelemetrySettings};
-    use crate::core::MonotonicClock;
+    use crate::controller::NewRequest;
+    use crate::core::{Class, Micros, MonotonicClock, Objectives, Priority, Sampling};
     use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,6 +202,48 @@ mod tests {
         let path = admin.path.clone();
         drop(admin);
         assert!(!path.exists());
+        controller.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn drains_that_last_do_not_keep_anybody_from_ending_them() {
+        let clock = Arc::new(MonotonicClock::new());
+        let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(2, &VirtualSettings::default(), clock.clone());
+        let (router, telemetry) = (RouterSettings::default(), TelemetrySettings::default());
+        let controller = Controller::start(fleet, events, Some((Box::new(mover), moves)), &router, &telemetry, clock);
+        let parent = tempfile::tempdir().unwrap();
+        let admin = Admin::open(&parent.path().join("admin"), controller.clone()).unwrap();
+        let endless = NewRequest {
+            prompt: vec![1; 8].into(),
+            max_tokens: 4_000,
+            ignore_eos: true,
+            // Its random numbers are its engine's own, so it cannot move.
+            sampling: Sampling { temperature: 1.0, seed: Some(1), ..Sampling::default() },
+            class: Class::Short,
+            priority: Priority::Normal,
+            objectives: Objectives { ttft_us_max: Micros(1_000_000), itl_us_max: Micros(1_000_000) },
+            index: 0,
+        };
+        let replies = controller.submit(endless).await;
+        let path = admin.path.clone();
+        let talk = move || {
+            let connect = || UnixStream::connect(&path).unwrap();
+            let drain = |mut stream: UnixStream| {
+                writeln!(stream, "{}", serde_json::to_string(&Order::Drain(EngineId(0))).unwrap()).unwrap();
+                stream
+            };
+            let waiting: Vec<UnixStream> = (0..DRAINS_MAX).map(|_| drain(connect())).collect();
+            let refused = send(&connect(), Order::Drain(EngineId(0))).unwrap_err().to_string();
+            assert!(refused.contains("8 drains are waited for already"), "{refused}");
+            send(&connect(), Order::Undrain(EngineId(0))).unwrap();
+            for mut stream in waiting {
+                let mut said = String::new();
+                stream.read_to_string(&mut said).unwrap();
+                assert!(said.contains("it was told to take requests again"), "{said}");
+            }
+        };
+        tokio::task::spawn_blocking(talk).await.unwrap();
+        drop((replies, admin));
         controller.shutdown().await;
     }
 

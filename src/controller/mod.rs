@@ -103,6 +103,8 @@ pub struct Recording {
     pub gpus: Vec<GpuSample>,
     /// What the router noted of its decisions.
     pub notes: Vec<NoteRecord>,
+    /// Engines that took no requests at some time of it, because they were drained.
+    pub drained: Vec<EngineId>,
 }
 
 /// What is left of the requests so far. All of it is 0 once a fleet without faults has settled.

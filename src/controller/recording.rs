@@ -80,6 +80,13 @@ impl Tape {
         self.kept.notes.push(NoteRecord { arm: arm.clone(), repetition: *repetition, at_us: at.since(*origin), note });
     }
 
+    /// The engine takes no requests.
+    pub fn drained(&mut self, engine: EngineId) {
+        if !self.kept.drained.contains(&engine) {
+            self.kept.drained.push(engine);
+        }
+    }
+
     /// A KV move into this engine succeeded.
     pub fn moved(&mut self, to: EngineId) {
         *self.moves_in.entry(to).or_default() += 1;

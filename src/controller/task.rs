@@ -200,7 +200,10 @@ impl Task {
                 let _ = answer.send(self.arrange(&arrangement));
             }
             Command::Record { arm, repetition, origin, answer } => {
-                self.tape = Some(Tape::new(arm, repetition, origin));
+                let mut tape = Tape::new(arm, repetition, origin);
+                let draining = self.router.engines().iter().filter(|engine| engine.draining);
+                draining.for_each(|engine| tape.drained(engine.id));
+                self.tape = Some(tape);
                 let _ = answer.send(());
             }
             Command::Recorded(answer) => {
@@ -279,6 +282,9 @@ impl Task {
         }
         self.drains.wait(engine, answer);
         self.feed(Event::Drain { engine });
+        if let Some(tape) = &mut self.tape {
+            tape.drained(engine);
+        }
     }
 
     fn condition(&self) -> Condition {

@@ -1,5 +1,6 @@
 //! One run: an arrangement serves one workload once.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -108,11 +109,34 @@ pub(super) struct Seen {
     /// What every run starts with from now on, so that no arm builds on what the one before it taught the router.
     costs: Option<CostModel>,
     pub notes: Vec<String>,
+    drained: BTreeMap<EngineId, DrainedRuns>,
     held_blocks: u64,
     leases_expired: u64,
 }
 
+/// Runs in which an engine took no requests for a while, because the user had it drained.
+#[derive(Clone, Debug)]
+struct DrainedRuns {
+    count: u32,
+    first: String,
+    last: String,
+}
+
 impl Seen {
+    /// Engines that were drained during any of the runs: figures of fewer engines are not those of the fleet.
+    pub fn drained(&self) -> Vec<EngineId> {
+        self.drained.keys().copied().collect()
+    }
+
+    /// The same in words.
+    pub fn drained_notes(&self) -> Vec<String> {
+        let note = |(engine, DrainedRuns { count, first, last }): (&EngineId, &DrainedRuns)| {
+            let runs = if *count == 1 { format!("1 run, {first}") } else { format!("{count} runs, from {first} to {last}") };
+            format!("{engine} was drained and took no requests in {runs}: figures of these are not those of the whole fleet.")
+        };
+        self.drained.iter().map(note).collect()
+    }
+
     /// KV blocks held after any of the runs, the most of any, and holds that nothing but their lease ended: 0 is right.
     pub fn held_after(&self) -> u64 {
         self.held_blocks + self.leases_expired
@@ -163,17 +187,31 @@ impl<'a> Driver<'a> {
     ) -> Result<Recording, DriveError> {
         self.progress.step(what);
         let recording = self.once(arrangement, repetition, work).await?;
+        self.note_drained(what, &recording);
         let pause = longest_pause(&recording);
         if pause < self.pause_min {
             return Ok(recording);
         }
         self.note(format!("The machine stood still for {pause} during {what}; that run was made again."));
         let repeated = self.once(arrangement, repetition, work).await?;
+        self.note_drained(what, &repeated);
         let again = longest_pause(&repeated);
         if again >= self.pause_min {
             self.note(format!("It stood still again, for {again}, while {what} was repeated: that pause is in the figures."));
         }
         Ok(repeated)
+    }
+
+    fn note_drained(&self, what: &str, recording: &Recording) {
+        for &engine in &recording.drained {
+            let mut seen = self.lock();
+            let runs = seen.drained.entry(engine).or_insert_with(|| {
+                self.progress.note(&format!("{engine} is drained: what is measured from {what} on is not the whole fleet."));
+                DrainedRuns { count: 0, first: what.to_owned(), last: String::new() }
+            });
+            runs.count += 1;
+            what.clone_into(&mut runs.last);
+        }
     }
 
     async fn once(

@@ -262,7 +262,8 @@ impl Course<'_> {
         let seen = driver.seen();
         run.interrupted = stopped.is_some();
         run.held_blocks_after = seen.held_after();
-        run.notes = [seen.notes, controller.gpu_notes().await].concat();
+        run.drained = seen.drained();
+        run.notes = [seen.drained_notes(), seen.notes, controller.gpu_notes().await].concat();
         let (summary, requests, mut run) = summarise(run, measured).await?;
         folder.write_summary(&summary)?;
         run.phases = [earlier, phases.end()].concat();
@@ -299,6 +300,7 @@ impl Course<'_> {
             search: Vec::new(),
             expected: None,
             held_blocks_after: 0,
+            drained: Vec::new(),
             quick: self.settings.run.quick,
             interrupted: false,
         }

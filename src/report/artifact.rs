@@ -42,6 +42,9 @@ pub struct RunInfo {
     pub expected: Option<Expected>,
     /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.
     pub held_blocks_after: u64,
+    /// Engines that took no requests for some of the time, because they were drained: the figures are not those of the whole fleet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drained: Vec<EngineId>,
     /// True when repetitions were reduced by `--quick`: intervals are wider.
     pub quick: bool,
     /// True when the run was stopped before all repetitions were done.
@@ -148,6 +151,9 @@ pub struct Summary {
     pub exact: bool,
     /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.
     pub held_blocks_after: u64,
+    /// Engines that took no requests for some of the time, because they were drained: the figures are not those of the whole fleet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drained: Vec<EngineId>,
     /// How the run stands to what was accepted of earlier ones; not there when nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expectations: Option<Held>,

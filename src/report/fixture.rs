@@ -123,6 +123,7 @@ fn artifacts(arms: &[(&str, Service)], requests_per_run: u32, repetitions: u32) 
         arms: summaries,
         exact: false,
         held_blocks_after: 0,
+        drained: vec![],
         expectations: None,
     };
     let planned: Vec<Arrangement> =
@@ -176,6 +177,7 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
         expected: None,
         search,
         held_blocks_after: 0,
+        drained: vec![],
         quick: false,
         interrupted: false,
     }

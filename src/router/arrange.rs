@@ -12,7 +12,7 @@ use super::roles::RoleWatch;
 use super::{Action, Arrangement, ArrangementError, EngineState, Router};
 
 /// How long larger steps wait for the decodes that they would disturb.
-const DRAIN_MAX: Micros = Micros(5_000_000);
+const TUNE_DELAY_MAX: Micros = Micros(5_000_000);
 
 impl Router {
     /// Serves by this arrangement from now on. Only while nothing is in flight, so that all that is served is served by it; who calls
@@ -31,17 +31,9 @@ impl Router {
         Ok(())
     }
 
-    /// The same with requests in flight: those stay where they are, new ones follow the arrangement. Engines whose settings change are
-    /// tuned by the actions.
-    pub fn rearrange(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) -> Result<(), ArrangementError> {
-        self.suits(arrangement)?;
-        self.rearrange_to(arrangement, actions);
-        self.watch_from_here(arrangement);
-        Ok(())
-    }
-
-    /// `rearrange` by the router's own choice: it goes on watching as it did.
-    pub(super) fn rearrange_to(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) {
+    /// The same with requests in flight, by the router's own choice: those stay where they are, new ones follow the arrangement, and what
+    /// is watched goes on. Engines whose settings change are tuned by the actions.
+    pub(super) fn rearrange(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) {
         for engine in &mut self.engines {
             engine.role = arrangement.roles[engine.id.index()];
             retune(engine, self.now, arrangement.tunings[engine.id.index()], actions);
@@ -50,7 +42,7 @@ impl Router {
     }
 
     /// Gives engines the settings that waited for requests to be over.
-    pub(super) fn tune_drained(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(super) fn tune_due(&mut self, now: Time, actions: &mut Vec<Action>) {
         for engine in &mut self.engines {
             let due = |&(latest, tuning): &(Time, Tuning)| latest <= now || !engine.is_disturbed_by(tuning);
             if let Some((_, tuning)) = engine.next_tuning.filter(due) {
@@ -97,7 +89,7 @@ pub(super) fn retune(engine: &mut EngineState, now: Time, tuning: Tuning, action
     if engine.tuning == tuning {
         engine.next_tuning = None;
     } else if engine.is_disturbed_by(tuning) {
-        engine.next_tuning = Some((now.plus(DRAIN_MAX), tuning));
+        engine.next_tuning = Some((now.plus(TUNE_DELAY_MAX), tuning));
     } else {
         tune(engine, tuning, actions);
     }

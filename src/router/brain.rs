@@ -42,7 +42,7 @@ pub struct Router {
     pub(super) long_prompt_tokens_min: u32,
     pub(super) flights: HashMap<RequestId, Flight>,
     /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
-    pub(super) draining: HashMap<LegId, EngineId>,
+    pub(super) ending: HashMap<LegId, EngineId>,
     pub(super) admission: Admission,
     pub(super) migration: Migration,
 }
@@ -67,7 +67,7 @@ impl Router {
             now: Time::default(),
             long_prompt_tokens_min: settings.prefill_ctx_thresh,
             flights: HashMap::new(),
-            draining: HashMap::new(),
+            ending: HashMap::new(),
             admission: Admission::new(&settings.admission, fleet.len()),
             migration: Migration::new(fleet.len()),
         }
@@ -76,7 +76,7 @@ impl Router {
     /// Takes what happened at `now`, and appends what is to be done about it.
     pub fn handle(&mut self, now: Time, event: Event<'_>, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
-        self.observe_mix(now, &event);
+        self.observe_mix(&event);
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
@@ -103,7 +103,7 @@ impl Router {
     /// What is due with time.
     fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.move_on(now, actions);
-        self.tune_drained(now, actions);
+        self.tune_due(now, actions);
         self.balance_pools(now, actions);
         self.choose(now, actions);
         self.mind_gate(now, actions);
@@ -116,7 +116,7 @@ impl Router {
 
     /// The same without those that wait: what `router.max_in_flight` bounds.
     pub(super) fn admitted(&self) -> usize {
-        self.flights.len() + self.draining.len()
+        self.flights.len() + self.ending.len()
     }
 
     pub fn engines(&self) -> &[EngineState] {

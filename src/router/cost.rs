@@ -67,10 +67,6 @@ impl CostModel {
         ((step_max.0 as f64 - self.step_us) / per_token).max(1.0) as u32
     }
 
-    pub fn handoff(&self, tokens: f64) -> f64 {
-        self.handoff_us + self.handoff_us_per_token * tokens
-    }
-
     /// Learns from a step that took `took` (normalised least mean squares, so no history is kept and no direction that was not
     /// exercised is touched).
     pub fn observe_step(&mut self, took: Micros, prompt_tokens: f64, decodes: f64) {
@@ -165,7 +161,8 @@ mod tests {
         let before = CostModel::default();
         let mut model = before;
         model.observe_handoff(1_000, Micros(60_000_000), Micros(120_000_000), 20_000.0);
-        assert!(model.handoff(1_000.0) > before.handoff(1_000.0) && model.handoff(1_000.0) < before.handoff(1_000.0) * 1.05);
+        let handoff = |model: &CostModel| model.handoff_us + 1_000.0 * model.handoff_us_per_token;
+        assert!(handoff(&model) > handoff(&before) && handoff(&model) < handoff(&before) * 1.05, "{model:?}");
         let mut model = before;
         model.observe_handoff(0, Micros::ZERO, Micros(26_000), 20_000.0);
         assert_eq!(model, before, "as long as predicted, and without a copy");

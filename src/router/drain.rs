@@ -86,7 +86,7 @@ impl Router {
     /// Nothing runs there, and nobody needs anything that lies there.
     fn is_empty(&self, engine: EngineId) -> bool {
         let holds = self.flights.values().any(|flight| flight.held.is_some_and(|source| source.engine == engine));
-        let ending = self.draining.values().any(|of| *of == engine);
+        let ending = self.ending.values().any(|of| *of == engine);
         self.engines[engine.index()].load.depth() == 0 && !holds && !ending
     }
 }

@@ -43,7 +43,7 @@ impl Router {
     fn cut_short(&mut self, request: RequestId, error: impl FnOnce(Phase) -> RequestError, actions: &mut Vec<Action>) {
         let Some(flight) = self.take_off(request, true) else { return };
         let Stay { leg, engine, phase, split, parting, .. } = flight.stay;
-        self.draining.insert(leg, engine);
+        self.ending.insert(leg, engine);
         actions.push(Action::Abort { engine, leg });
         if split || parting.is_some() {
             // The leg may be over already and its blocks held, and an engine's answer to an abort does not say so.
@@ -61,9 +61,9 @@ impl Router {
         finish: Option<(&FinishReason, Option<HeldKv>)>,
         actions: &mut Vec<Action>,
     ) {
-        if self.draining.contains_key(&leg) {
+        if self.ending.contains_key(&leg) {
             if finish.is_some() {
-                self.draining.remove(&leg);
+                self.ending.remove(&leg);
             }
             return;
         }
@@ -84,7 +84,8 @@ impl Router {
     /// The request's leg gave tokens.
     fn progressed(&mut self, now: Time, request: RequestId, tokens: &[TokenId], actions: &mut Vec<Action>) {
         let Some(Flight { journey, stay, held }) = self.flights.get_mut(&request) else { return };
-        let admitted = journey.admitted.take().filter(|_| journey.legs == 1).map(|admitted| (admitted, journey.ask()));
+        let admitted = journey.admitted.take().filter(|_| journey.legs == 1);
+        let objectives = journey.request.objectives;
         journey.tokens.extend_from_slice(tokens);
         let engine = &mut self.engines[stay.engine.index()];
         let (first, prefill, given) = (!stay.load.started, stay.load.prefill, tokens.len() as u32);
@@ -126,8 +127,8 @@ impl Router {
             }
             self.copies.observe(from, stay.engine, copied, copy);
         }
-        if let Some((admitted, ask)) = admitted {
-            self.first_token(now, admitted, &ask);
+        if let Some(admitted) = admitted {
+            self.first_token(now, admitted, objectives);
         }
     }
 
@@ -221,7 +222,7 @@ impl Router {
         self.engines[dead.index()].died();
         self.prefixes_gone(dead);
         self.keep_one_at_work(actions);
-        self.draining.retain(|_, engine| *engine != dead);
+        self.ending.retain(|_, engine| *engine != dead);
         let mut stranded = Vec::new();
         for (&request, flight) in &mut self.flights {
             if flight.stay.engine == dead {
@@ -256,23 +257,30 @@ impl Router {
 
     /// Sends the request where the policy says, from wherever it stands. Fails when no engine is alive.
     fn place(&mut self, now: Time, mut journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
-        self.look_up(&mut journey);
-        let plan = self.decide(&journey.ask()).ok_or(())?;
+        let plan = self.plan(&mut journey).ok_or(())?;
         self.start(now, journey, plan, actions);
         Ok(())
     }
 
-    /// Sends the request where the decision just made says.
-    pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Plan, actions: &mut Vec<Action>) {
-        let (engine, split) = match plan {
-            Plan::Whole(engine) => (engine, false),
+    /// Where the request goes from here, as it will be done: the policy's plan, but whole where it could not be split. None only when no
+    /// engine is alive.
+    pub(super) fn plan(&mut self, journey: &mut Journey) -> Option<Plan> {
+        self.look_up(journey);
+        match self.decide(&journey.ask())? {
             // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere. What would
             // get other tokens there stays.
-            Plan::Split(engine) => (engine, journey.remaining() > 1 && journey.can_move() && self.can_hand_over(engine)),
-        };
-        let plan = if split { Plan::Split(engine) } else { Plan::Whole(engine) };
+            Plan::Split(engine) if journey.remaining() <= 1 || !journey.can_move() || !self.can_hand_over(engine) => {
+                Some(Plan::Whole(engine))
+            }
+            plan => Some(plan),
+        }
+    }
+
+    /// Sends the request where the plan just made says.
+    pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Plan, actions: &mut Vec<Action>) {
+        let (Plan::Whole(engine) | Plan::Split(engine)) = plan;
         self.explain(journey.request.id, &journey.ask(), None, plan, actions);
-        self.send(now, journey, engine, split, None, actions);
+        self.send(now, journey, engine, matches!(plan, Plan::Split(_)), None, actions);
     }
 
     pub(super) fn can_hand_over(&self, from: EngineId) -> bool {

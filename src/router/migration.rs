@@ -4,6 +4,8 @@
 //! pays:  (ITL here - ITL there) * tokens to come  >  copy + gap + what the copy costs those who decode at both ends
 //!        and the copy is cheaper than computing the prompt and all tokens so far again
 //! ```
+//! An engine's predicted ITL is what its load makes of it, times the engine's own pace: of two with the same load the slower one is left.
+//!
 //! An engine is left when its predicted ITL has been over a share of the objective for a while, and for one where it stays below a lower
 //! share, and below what is left behind: two thresholds, so that a move never creates the reason for the way back. A request that moved
 //! stays where it is for a while, and moves only so often; and all moves together have a budget per window.
@@ -12,8 +14,8 @@ use crate::config::MigrationSettings;
 use crate::core::{EngineId, Micros, RequestId, Role, Time};
 use crate::telemetry::MoveReason;
 
-use super::flight::{Flight, Parting};
-use super::{Action, CostModel, EngineState, FleetView, Router};
+use super::flight::{Flight, Parting, Stay};
+use super::{Action, EngineState, FleetView, Router};
 
 /// What the router remembers of moves. Bounded by the engines, and by the requests in flight.
 #[derive(Debug)]
@@ -26,12 +28,27 @@ pub(super) struct Migration {
     slow_since: Vec<Option<Time>>,
     /// By engine: requests that are leaving it, and that are meant to come to it, but not sent yet.
     leaving: Vec<u32>,
-    coming: Vec<u32>,
+    coming: Vec<Coming>,
     moving: u32,
     /// Requests that may leave the engine at hand, those with the least KV first; kept for its memory.
     pub candidates: Vec<(u32, RequestId)>,
     /// By engine: it was said to be drained.
     pub told: Vec<bool>,
+}
+
+/// What is meant to come to an engine: it has no place there yet, and is to find one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Coming {
+    legs: u32,
+    /// Tokens whose KV they will take.
+    tokens: u64,
+}
+
+impl Coming {
+    fn add(&mut self, stay: &Stay) {
+        self.legs += 1;
+        self.tokens += u64::from(stay.load.context) + u64::from(stay.left);
+    }
 }
 
 impl Migration {
@@ -42,7 +59,7 @@ impl Migration {
             tokens: 0,
             slow_since: vec![None; engines],
             leaving: vec![0; engines],
-            coming: vec![0; engines],
+            coming: vec![Coming::default(); engines],
             moving: 0,
             candidates: Vec::new(),
             told: vec![false; engines],
@@ -89,13 +106,13 @@ impl Router {
     fn count_moves(&mut self) {
         let Migration { leaving, coming, moving, .. } = &mut self.migration;
         leaving.fill(0);
-        coming.fill(0);
+        coming.fill(Coming::default());
         *moving = 0;
         for flight in self.flights.values().filter(|flight| flight.is_moving()) {
             *moving += 1;
             if let Some(Parting { to, .. }) = flight.stay.parting {
                 leaving[flight.stay.engine.index()] += 1;
-                to.into_iter().for_each(|to| coming[to.index()] += 1);
+                to.into_iter().for_each(|to| coming[to.index()].add(&flight.stay));
             }
         }
     }
@@ -127,7 +144,7 @@ impl Router {
         flight.stay.parting = Some(parting);
         self.migration.moving += 1;
         self.migration.leaving[flight.stay.engine.index()] += 1;
-        parting.to.into_iter().for_each(|to| self.migration.coming[to.index()] += 1);
+        parting.to.into_iter().for_each(|to| self.migration.coming[to.index()].add(&flight.stay));
         actions.push(Action::Part { engine: flight.stay.engine, leg: flight.stay.leg });
     }
 
@@ -170,12 +187,13 @@ impl Router {
     fn running(&self, engine: EngineId) -> f64 {
         let (leaving, coming) = (self.migration.leaving[engine.index()], self.migration.coming[engine.index()]);
         let running = self.engines[engine.index()].load.running as f64;
-        (running - f64::from(leaving)).max(0.0) + f64::from(coming)
+        (running - f64::from(leaving)).max(0.0) + f64::from(coming.legs)
     }
 
     /// Predicted ITL on this engine, in microseconds, with so many requests more.
     fn itl(&self, engine: EngineId, more: f64) -> f64 {
-        step(&self.costs, &self.engines[engine.index()], (self.running(engine) + more).max(0.0))
+        let running = (self.running(engine) + more).max(0.0);
+        self.view(|fleet| step(fleet, &fleet.engines[engine.index()], running))
     }
 
     /// The engine on which this request is best off, of those to which its move pays.
@@ -186,14 +204,14 @@ impl Router {
     }
 
     fn pays(&self, from: EngineId, to: &EngineState, candidate: Candidate, now: Time) -> bool {
-        let Router { costs, copies, engines, settings, .. } = self;
-        let settings = &settings.migration;
+        let settings = &self.settings.migration;
         let Candidate { context, remaining, itl_objective } = candidate;
-        let room = to.load.context_tokens + to.load.output_tokens + u64::from(context) + u64::from(remaining);
-        let seats = to.load.depth() + u64::from(self.migration.coming[to.id.index()]) < u64::from(to.facts.max_num_seqs);
+        let coming = self.migration.coming[to.id.index()];
+        let taken = to.load.context_tokens + to.load.output_tokens + coming.tokens + u64::from(context) + u64::from(remaining);
+        let seats = to.load.depth() + u64::from(coming.legs) < u64::from(to.facts.max_num_seqs);
         if !to.takes_kv()
             || to.device_lost(now)
-            || room > to.facts.kv_tokens
+            || taken > to.facts.kv_tokens
             || !seats
             || !self.migration.affords(context, to.facts.kv_tokens, settings)
         {
@@ -201,17 +219,18 @@ impl Router {
         }
         let (here, there) = (self.itl(from, 0.0), self.itl(to.id, 1.0));
         let stays_better = there < self.itl(from, -1.0) && there < settings.itl_share_to * itl_objective.min(to.itl_objective());
-        let long_prompt_tokens_min = self.long_prompt_tokens_min;
-        let fleet = FleetView { engines, costs, copies, cached: &[], long_prompt_tokens_min, now, explaining: None };
-        let copy = fleet.copy(from, to.id, context.into());
-        let gap = costs.handoff_us + to.joining(costs, self.running(to.id) + 1.0);
+        let (copy, gap, again) = self.view(|fleet| {
+            let (costs, pace) = (fleet.costs, fleet.pace(to));
+            let copy = fleet.copy(from, to.id, context.into());
+            let gap = costs.handoff_us + pace * to.joining(costs, self.running(to.id) + 1.0);
+            (copy, gap, pace * costs.prefill(context.into(), to.chunk(), self.running(to.id)))
+        });
         let contention = settings.contention * copy * (self.running(from) + self.running(to.id));
-        let again = costs.prefill(context.into(), to.chunk(), self.running(to.id));
         stays_better && copy < again && (here - there) * f64::from(remaining) > copy + gap + contention
     }
 }
 
-/// Predicted length of a step, and so the gap between two tokens, with so many requests decoding.
-fn step(costs: &CostModel, engine: &EngineState, running: f64) -> f64 {
-    costs.step(engine.backlog().min(engine.chunk()), running)
+/// Predicted length of a step, and so the gap between two tokens, with so many requests decoding: an engine is as slow as it was lately.
+fn step(fleet: &FleetView<'_>, engine: &EngineState, running: f64) -> f64 {
+    fleet.pace(engine) * fleet.costs.step(engine.backlog().min(engine.chunk()), running)
 }

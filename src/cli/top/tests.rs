@@ -62,6 +62,7 @@ fn info(devices: &[&str]) -> RunInfo {
         expected: None,
         search: vec![],
         held_blocks_after: 0,
+        drained: vec![],
         quick: false,
         interrupted: false,
     }

@@ -73,6 +73,7 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         identical_requests: identical(&requests, reference),
         exact: settings.run.exact,
         held_blocks_after: run.held_blocks_after,
+        drained: run.drained.clone(),
     })
 }
 
@@ -157,6 +158,7 @@ mod tests {
             expected: None,
             search: vec![],
             held_blocks_after: 0,
+            drained: vec![],
             quick: false,
             interrupted: false,
         }

@@ -5,7 +5,8 @@
 //! ITL  = one step of the engine that decodes it, with what decodes there
 //!        and where the KV moves first:  hand-off + wait for a seat + joining the batch
 //! ```
-//! The first token leaves from the prefill engine, so a KV move does not delay it: it shows as the gap before the second token.
+//! Both are by the cost model of the whole fleet, times the engine's own pace. The first token leaves from the prefill engine, so a KV move
+//! does not delay it: it shows as the gap before the second token.
 //!
 //! The naive forecast counts what decodes *now*. That is late by as long as a prefill takes: while the prefill pool is full of requests
 //! the decode pool looks idle and too many are let in, and when they all decode nobody is. The predictive one counts what will decode
@@ -40,17 +41,18 @@ struct Crowd {
     seat: f64,
 }
 
+/// For a plan that can be carried out: of a split, another engine takes the KV.
 pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, plan: Plan, ask: &Ask) -> Forecast {
     let (Plan::Whole(first) | Plan::Split(first)) = plan;
     let engine = &fleet.engines[first.index()];
-    let ttft = fleet.ttft(engine, ask.prompt_tokens.into());
+    let ttft = fleet.pace(engine) * fleet.ttft(engine, ask.prompt_tokens.into());
     let outputs = f64::from(ask.outputs.saturating_sub(1));
-    let alone = outputs * fleet.costs.step(0.0, engine.load.running as f64 + 1.0);
+    let alone = outputs * fleet.pace(engine) * fleet.costs.step(0.0, engine.load.running as f64 + 1.0);
     let decode_lasts = decodes.lasts().unwrap_or(alone).max(1.0);
     let ahead = Ahead { fleet, decodes, ask, ttft, lasts: decode_lasts };
     let gap = |to: &EngineState, crowd: &Crowd| {
         let prompt = to.backlog().min(to.chunk());
-        let step = fleet.costs.step(prompt, crowd.beside + 1.0);
+        let step = fleet.pace(to) * fleet.costs.step(prompt, crowd.beside + 1.0);
         if to.id == first {
             step
         } else {
@@ -61,14 +63,13 @@ pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, 
         // Nothing comes after the first token.
         return Forecast { ttft, itl: 0.0, decode_lasts };
     }
-    let takers =
-        (matches!(plan, Plan::Split(_)) && engine.moves_kv()).then(|| ahead.takers(first)).filter(|takers| takers.count > 0);
+    let takers = matches!(plan, Plan::Split(_)).then(|| ahead.takers(first));
     let itl = match (kind, takers) {
         (EarlyRejection::Naive | EarlyRejection::Off, None) => {
             gap(engine, &Crowd { beside: engine.load.running as f64, seat: 0.0 })
         }
         (EarlyRejection::Naive | EarlyRejection::Off, Some(takers)) => {
-            let now = |to: &EngineState| Crowd { beside: to.load.running as f64, seat: fleet.seat_wait(to) };
+            let now = |to: &EngineState| Crowd { beside: to.load.running as f64, seat: fleet.pace(to) * fleet.seat_wait(to) };
             takers.engines(fleet).map(|to| gap(to, &now(to))).fold(f64::INFINITY, f64::min)
         }
         (EarlyRejection::Predictive, None) => {

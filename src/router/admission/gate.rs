@@ -1,10 +1,10 @@
 //! The gate itself: everything that arrives comes through here, and whatever frees capacity opens it for the next in the queue.
 
 use crate::config::EarlyRejection;
-use crate::core::{Phase, RejectReason, Request, RequestError, RequestId, Time};
+use crate::core::{Objectives, Phase, RejectReason, Request, RequestError, RequestId, Time};
 use crate::router::flight::Journey;
-use crate::router::policy::Ask;
-use crate::router::{Action, Router};
+use crate::router::policy::Plan;
+use crate::router::{Action, EngineState, Router};
 use crate::telemetry::{AdmissionState, RouterNote};
 
 use super::{Admitted, Sample, Waiting, retry_after};
@@ -17,24 +17,25 @@ impl Router {
 
     /// Lets a request in, makes it wait, or turns it away. Nothing but the moment speaks against it.
     pub(in crate::router) fn admit(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
-        let waiting = Waiting { request, arrived: now };
-        if self.admission.queue.is_empty() && self.has_room(waiting.request.prompt_tokens()) {
-            return self.begin(now, waiting, actions);
+        let mut journey = Journey::new(request);
+        let asks = self.asks(&mut journey);
+        if self.admission.queue.is_empty() && self.has_room(asks) {
+            return self.begin(now, Waiting { journey, asks, arrived: now }, actions);
         }
-        if let Some(reason) = self.no_place_to_wait(now, &waiting.request) {
-            return self.turn_away(&waiting.request, reason, actions);
+        if let Some(reason) = self.no_place_to_wait(now, &mut journey) {
+            return self.turn_away(&journey.request, reason, actions);
         }
         if self.admission.queue.is_empty() {
             self.admission.pace.begins(now);
         }
-        self.admission.queue.push(waiting);
+        self.admission.queue.push(Waiting { journey, asks, arrived: now });
     }
 
     /// Lets in whoever is next, as long as there is room. To be called after whatever may have made some.
     pub(in crate::router) fn open_gate(&mut self, now: Time, actions: &mut Vec<Action>) {
         while let Some(first) = self.admission.queue.first() {
-            let prompt_tokens = first.request.prompt_tokens();
-            if !self.has_room(prompt_tokens) {
+            let (asks, prompt_tokens) = (first.asks, first.request().prompt_tokens());
+            if !self.has_room(asks) {
                 // Who is next is not overtaken by who is smaller, or a long prompt would wait for ever.
                 return;
             }
@@ -48,15 +49,18 @@ impl Router {
     pub(in crate::router) fn mind_gate(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.admission.reject != EarlyRejection::Off {
             let late = |waiting: &Waiting| {
-                let Request { id, objectives, priority, .. } = waiting.request;
+                let Request { id, objectives, priority, .. } = *waiting.request();
                 let waited = now.since(waiting.arrived).0 as f64;
                 Some((id, self.admission.ttft_objection(waited, objectives, priority)?))
             };
             let late: Vec<(RequestId, RejectReason)> = self.admission.queue.iter().filter_map(late).collect();
             for (id, reason) in late {
-                if let Some(waiting) = self.admission.queue.remove(id) {
-                    self.turn_away(&waiting.request, reason, actions);
+                let is_next = self.admission.queue.first().is_some_and(|first| first.request().id == id);
+                let Some(waiting) = self.admission.queue.remove(id) else { continue };
+                if is_next {
+                    self.admission.pace.moved(now, waiting.request().prompt_tokens());
                 }
+                self.turn_away(waiting.request(), reason, actions);
             }
         }
         let in_flight = self.tokens_in_flight();
@@ -80,7 +84,7 @@ impl Router {
     /// Everybody who waits ends with this error.
     pub(in crate::router) fn clear_queue(&mut self, error: impl Fn(Phase) -> RequestError, actions: &mut Vec<Action>) {
         while let Some(waiting) = self.admission.queue.pop() {
-            actions.push(Action::Finish { request: waiting.request.id, result: Err(error(Phase::Admission)) });
+            actions.push(Action::Finish { request: waiting.request().id, result: Err(error(Phase::Admission)) });
         }
     }
 
@@ -89,27 +93,25 @@ impl Router {
     }
 
     /// The first token of a request came.
-    pub(in crate::router) fn first_token(&mut self, now: Time, admitted: Admitted, ask: &Ask) {
+    pub(in crate::router) fn first_token(&mut self, now: Time, admitted: Admitted, objectives: Objectives) {
         let Some(window) = &mut self.admission.window else { return };
-        let objective = ask.objectives.ttft_us_max.0 as f64;
+        let Admitted { at: sent, prompt_tokens, in_flight } = admitted;
+        let objective = objectives.ttft_us_max.0 as f64;
         // A prompt that takes longer than its objective all by itself says nothing of what else is under way.
-        if self.costs.prefill_us * f64::from(ask.prompt_tokens) >= objective {
+        if self.costs.prefill_us * f64::from(prompt_tokens) >= objective {
             return;
         }
-        let Admitted { at: sent, in_flight } = admitted;
         let used_up = now.since(sent).0 as f64 / objective;
-        window.observe(now, Sample { sent, prompt_tokens: ask.prompt_tokens, in_flight, used_up });
+        window.observe(now, Sample { sent, prompt_tokens, in_flight, used_up });
     }
 
     fn begin(&mut self, now: Time, waiting: Waiting, actions: &mut Vec<Action>) {
-        let Waiting { request, arrived } = waiting;
-        let mut journey = Journey::new(request);
-        let ask = journey.ask();
-        self.look_up(&mut journey);
-        let Some(plan) = self.decide(&ask) else {
+        let Waiting { mut journey, arrived, .. } = waiting;
+        let Some(plan) = self.plan(&mut journey) else {
             // Every policy falls back to any engine alive, so none is.
             return self.turn_away(&journey.request, RejectReason::NoEngine, actions);
         };
+        let ask = journey.ask();
         if self.admission.reject != EarlyRejection::Off {
             let (waited, priority) = (now.since(arrived).0 as f64, journey.request.priority);
             self.look_up(&mut journey);
@@ -122,9 +124,12 @@ impl Router {
             }
         }
         if self.admission.window.is_some() {
-            let in_flight = self.tokens_in_flight() + u64::from(ask.prompt_tokens);
-            journey.admitted = Some(Admitted { at: now, in_flight });
+            let (Plan::Whole(engine) | Plan::Split(engine)) = plan;
+            let prompt_tokens = ask.prompt_tokens - self.cached_on(engine, &mut journey);
+            let in_flight = self.tokens_in_flight() + u64::from(prompt_tokens);
+            journey.admitted = Some(Admitted { at: now, prompt_tokens, in_flight });
         }
+        self.observe_admitted(now, &journey.request);
         self.start(now, journey, plan, actions);
     }
 
@@ -134,7 +139,20 @@ impl Router {
         actions.push(Action::Finish { request: request.id, result: Err(RequestError::Rejected { reason }) });
     }
 
-    /// Whether one more prompt may be under way.
+    /// Prompt tokens that a request asks the window for: those that the engine with most of them in its cache would have to compute.
+    fn asks(&mut self, journey: &mut Journey) -> u32 {
+        let prompt_tokens = journey.request.prompt_tokens();
+        if self.admission.window.is_none() {
+            return prompt_tokens;
+        }
+        self.look_up(journey);
+        self.judging(|fleet, _| {
+            let able = fleet.engines.iter().filter(|engine| engine.takes_work());
+            prompt_tokens - able.map(|engine| fleet.cached(engine.id)).max().unwrap_or(0)
+        })
+    }
+
+    /// Whether one more request may be under way, with so many prompt tokens to compute.
     fn has_room(&self, prompt_tokens: u32) -> bool {
         let window = self.admission.window.as_ref();
         self.admitted() < self.settings.max_in_flight as usize
@@ -142,9 +160,9 @@ impl Router {
     }
 
     /// Why a request that cannot start now is not to wait either.
-    fn no_place_to_wait(&mut self, now: Time, request: &Request) -> Option<RejectReason> {
-        let Request { priority, objectives, .. } = *request;
-        let prompt = f64::from(request.prompt_tokens());
+    fn no_place_to_wait(&mut self, now: Time, journey: &mut Journey) -> Option<RejectReason> {
+        let Request { priority, objectives, .. } = journey.request;
+        let prompt_tokens = journey.request.prompt_tokens();
         let by_itself = self.costs.prefill_us / self.engines.iter().filter(|engine| engine.takes_work()).count().max(1) as f64;
         let us_per_token = self.admission.pace.us_per_token().unwrap_or(by_itself);
         if !self.admission.queue.has_room(priority) {
@@ -154,7 +172,7 @@ impl Router {
                 return Some(RejectReason::TooManyInFlight { in_flight });
             }
             // When half of them are gone: all who were turned away for one place would be back for it at once.
-            let ahead = self.admission.queue.tokens_before(now, priority) + u64::from(request.prompt_tokens());
+            let ahead = self.admission.queue.tokens_before(now, priority) + u64::from(prompt_tokens);
             let retry_after_ms = retry_after(0.5 * ahead as f64 * us_per_token);
             return Some(RejectReason::QueueFull { priority, queued, retry_after_ms });
         }
@@ -162,10 +180,12 @@ impl Router {
             return None;
         }
         let wait = self.admission.queue.tokens_before(now, priority) as f64 * us_per_token;
+        self.look_up(journey);
         self.judging(|fleet, admission| {
             // Which engine it will be is open. This one is the least that it can expect; when its turn comes it is looked at again.
-            let soonest = fleet.least(None, 0, |engine| fleet.ttft(engine, prompt))?;
-            admission.ttft_objection(wait + fleet.ttft(soonest, prompt), objectives, priority)
+            let ttft = |engine: &EngineState| fleet.pace(engine) * fleet.ttft(engine, prompt_tokens.into());
+            let soonest = fleet.least(None, 0, ttft)?;
+            admission.ttft_objection(wait + ttft(soonest), objectives, priority)
         })
     }
 

@@ -50,6 +50,8 @@ pub(super) struct Admission {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Admitted {
     at: Time,
+    /// Prompt tokens that its engine was believed to have to compute of it, and those under way with it.
+    prompt_tokens: u32,
     in_flight: u64,
 }
 

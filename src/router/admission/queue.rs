@@ -7,12 +7,21 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::core::{Micros, Priority, Request, RequestId, Time};
+use crate::router::flight::Journey;
 
 /// A request that came at this time and is not admitted yet.
 #[derive(Debug)]
 pub struct Waiting {
-    pub request: Request,
+    pub journey: Journey,
+    /// Prompt tokens that it asks the window for, by what was believed to be cached when it came.
+    pub asks: u32,
     pub arrived: Time,
+}
+
+impl Waiting {
+    pub fn request(&self) -> &Request {
+        &self.journey.request
+    }
 }
 
 /// Deadline; of equal ones the higher priority, and then the one that came first.
@@ -65,7 +74,7 @@ impl Queue {
     /// Prompt tokens of those that a request which arrives now would wait for.
     pub fn tokens_before(&self, now: Time, priority: Priority) -> u64 {
         let rank = self.rank(now, priority);
-        self.waiting.range(..rank).map(|(_, waiting)| u64::from(waiting.request.prompt_tokens())).sum()
+        self.waiting.range(..rank).map(|(_, waiting)| u64::from(waiting.request().prompt_tokens())).sum()
     }
 
     fn rank(&self, arrived: Time, priority: Priority) -> Rank {
@@ -74,7 +83,7 @@ impl Queue {
 
     /// The caller has asked whether there is room.
     pub fn push(&mut self, waiting: Waiting) {
-        let Request { id, priority, .. } = waiting.request;
+        let Request { id, priority, .. } = *waiting.request();
         let rank = self.rank(waiting.arrived, priority);
         self.arrivals += 1;
         self.lengths[priority.index()] += 1;
@@ -87,7 +96,7 @@ impl Queue {
     }
 
     pub fn pop(&mut self) -> Option<Waiting> {
-        let id = self.first()?.request.id;
+        let id = self.first()?.request().id;
         self.remove(id)
     }
 
@@ -120,11 +129,11 @@ mod tests {
             priority,
             objectives,
         };
-        Waiting { request, arrived: Time(arrived_ms * 1_000) }
+        Waiting { journey: Journey::new(request), asks: 10, arrived: Time(arrived_ms * 1_000) }
     }
 
     fn order(mut queue: Queue) -> Vec<u64> {
-        std::iter::from_fn(|| queue.pop()).map(|waiting| waiting.request.id.0).collect()
+        std::iter::from_fn(|| queue.pop()).map(|waiting| waiting.request().id.0).collect()
     }
 
     #[test]

@@ -68,10 +68,6 @@ impl Auto {
         }
     }
 
-    fn arrived(&mut self, now: Time, request: &Request) {
-        self.recent.arrived(now, request);
-    }
-
     /// Looks at one more candidate; a comparison that this completes may give the arrangement to change to.
     fn tick(&mut self, now: Time, stage: Stage<'_>) -> Option<Change> {
         let Some(round) = &mut self.round else {
@@ -147,37 +143,34 @@ struct Change {
 
 impl Router {
     /// Lets those that adapt see what comes in and what comes out, before it is handled.
-    pub(super) fn observe_mix(&mut self, now: Time, event: &Event<'_>) {
+    pub(super) fn observe_mix(&mut self, event: &Event<'_>) {
         if let Event::Arrived(request) = event
             && self.settings.roles.enabled
         {
             self.roles.arrived(request);
         }
-        let Router { auto: Some(auto), flights, engines, .. } = self else { return };
-        match event {
-            Event::Arrived(request) if !flights.contains_key(&request.id) => {
-                let fits = |tokens: u32| engines.iter().any(|engine| engine.alive && tokens <= engine.facts.max_model_len);
-                let tokens = request.prompt_tokens().saturating_add(request.max_tokens);
-                if request.prompt_tokens() > 0 && request.max_tokens > 0 && fits(tokens) {
-                    auto.arrived(now, request);
-                }
-            }
-            Event::Output { leg, tokens, cached_tokens, finish } => {
-                let Some(flight) = flights.get(&leg.request).filter(|flight| flight.stay.leg == *leg) else { return };
-                if let Some(cached) = cached_tokens.filter(|_| leg.leg == 0) {
-                    auto.recent.cached(leg.request, cached);
-                }
-                let made = (flight.journey.tokens.len() + tokens.len()) as u32;
-                let over = match finish {
-                    Some((FinishReason::Stop, _)) => true,
-                    Some((FinishReason::Length, _)) => made >= flight.journey.request.max_tokens,
-                    _ => false,
-                };
-                if over {
-                    auto.recent.answered(leg.request, made);
-                }
-            }
-            _ => {}
+        let (Router { auto: Some(auto), flights, .. }, Event::Output { leg, tokens, cached_tokens, finish }) = (self, event) else {
+            return;
+        };
+        let Some(flight) = flights.get(&leg.request).filter(|flight| flight.stay.leg == *leg) else { return };
+        if let Some(cached) = cached_tokens.filter(|_| leg.leg == 0) {
+            auto.recent.cached(leg.request, cached);
+        }
+        let made = (flight.journey.tokens.len() + tokens.len()) as u32;
+        let over = match finish {
+            Some((FinishReason::Stop, _)) => true,
+            Some((FinishReason::Length, _)) => made >= flight.journey.request.max_tokens,
+            _ => false,
+        };
+        if over {
+            auto.recent.answered(leg.request, made);
+        }
+    }
+
+    /// A request was let in. Only such ones are rehearsed: whoever is turned away is no engine's work, whatever serves.
+    pub(super) fn observe_admitted(&mut self, now: Time, request: &Request) {
+        if let Some(auto) = &mut self.auto {
+            auto.recent.arrived(now, request);
         }
     }
 
@@ -186,7 +179,7 @@ impl Router {
         let Router { auto: Some(auto), engines, costs, copies, settings, .. } = self else { return };
         let Some(change) = auto.tick(now, Stage { engines, costs, copies, settings }) else { return };
         let Change { from, to, forecasts, requests } = change;
-        self.rearrange_to(&to, actions);
+        self.rearrange(&to, actions);
         let (forecast_from, forecast_to) = forecasts.unzip();
         actions.push(Action::Note(Box::new(RouterNote::Rearranged { from, to, forecast_from, forecast_to, requests })));
     }

@@ -1,4 +1,4 @@
-//! The requests of the last while, as far as a forecast needs them: when each came, how long it is, what it asks for. Older ones count
+//! The requests let in in the last while, as far as a forecast needs them: when it was, how long each is, what it asks for. Older ones count
 //! less, by a time constant, and in the end not at all.
 
 use std::collections::VecDeque;

@@ -1,5 +1,6 @@
 //! Conditional disaggregation. The floor is a plain rule: long prompts prefill in the prefill pool and move, short ones live in the
-//! decode pool; what the decode engine has in its prefix cache makes a prompt shorter. The rule is departed from only on a prediction:
+//! decode pool. Where caches are followed (it does not ask for that), what the decode engine has of a prompt makes it shorter. The rule is
+//! departed from only on a prediction:
 //!
 //! - a short prompt prefills in the prefill pool and moves when that gives its first token sooner (nothing much is there, and other
 //!   shorts wait on the decode engine), and the gap that the move makes is well within its ITL objective;

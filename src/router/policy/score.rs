@@ -94,7 +94,7 @@ impl Policy for Score {
 
     fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<EngineId> {
         let stage = Stage::Decode { from };
-        let of_pool = self.choose(fleet, ask, stage, |engine| engine.role == Role::Decode && engine.moves_kv());
-        of_pool.or_else(|| self.choose(fleet, ask, stage, EngineState::moves_kv))
+        let of_pool = self.choose(fleet, ask, stage, |engine| engine.role == Role::Decode && engine.takes_kv());
+        of_pool.or_else(|| self.choose(fleet, ask, stage, EngineState::takes_kv))
     }
 }

@@ -12,7 +12,7 @@ use crate::core::{
 use crate::router::{Action, Arrangement, Event, PolicyKind};
 use crate::telemetry::RouterNote;
 
-const PATIENT: Objectives = Objectives { ttft_us_max: Micros(3_600_000_000), itl_us_max: Micros(3_600_000_000) };
+pub const PATIENT: Objectives = Objectives { ttft_us_max: Micros(3_600_000_000), itl_us_max: Micros(3_600_000_000) };
 
 fn stage(max_in_flight: u32, admission: AdmissionSettings) -> Stage {
     let settings = RouterSettings { max_in_flight, admission, ..RouterSettings::default() };
@@ -27,7 +27,7 @@ fn result(stage: &Stage, request: u64) -> Option<Result<(), RequestError>> {
     stage.clients[&RequestId(request)].result.clone()
 }
 
-fn rejection(stage: &Stage, request: u64) -> Option<RejectReason> {
+pub fn rejection(stage: &Stage, request: u64) -> Option<RejectReason> {
     match result(stage, request) {
         Some(Err(RequestError::Rejected { reason })) => Some(reason),
         _ => None,
@@ -327,19 +327,46 @@ fn a_lower_priority_is_rejected_first() {
 }
 
 #[test]
-fn what_is_cached_is_left_out_of_a_forecast_once() {
-    // 496 of 1,008 tokens are not cached: 342 ms by the cost model. All of them would take 695 ms.
-    let turned_away = |ttft_ms: f64| {
-        let admission = AdmissionSettings { reject: EarlyRejection::Naive, reject_over: [1.0; 3], ..AdmissionSettings::default() };
-        let settings = RouterSettings { admission, ..RouterSettings::default() };
-        let mut stage = Stage::with(2, &Arrangement::shared("warm", PolicyKind::CacheAware, 2, Tuning::default()), &settings);
-        let mut text = prompt(7, 1_008);
-        stage.arrive_saying(Priority::Normal, 0, text.clone(), 1, PATIENT);
-        stage.give(stage.leg_of(0), 1);
-        text[512..].iter_mut().for_each(|token| *token += 1);
-        let objectives = Objectives { ttft_us_max: Micros::from_ms(ttft_ms), ..PATIENT };
-        stage.arrive_saying(Priority::Normal, 1, text, 1, objectives);
-        rejection(&stage, 1).is_some()
-    };
-    assert!(turned_away(300.0) && !turned_away(400.0));
+fn the_window_is_asked_for_what_is_to_be_computed() {
+    let admission = AdmissionSettings { window: WindowKind::Aimd, window_tokens_max: 1_000, ..queue(8) };
+    let settings = RouterSettings { admission, ..RouterSettings::default() };
+    let mut stage = Stage::with(1, &Arrangement::shared("warm", PolicyKind::CacheAware, 1, Tuning::default()), &settings);
+    let said = prompt(7, 1_008);
+    stage.arrive_saying(Priority::Normal, 0, said.clone(), 1, PATIENT);
+    stage.give(stage.leg_of(0), 1);
+    // All but the last block of their prompts is cached.
+    let objectives = Objectives { ttft_us_max: Micros(500_000), ..PATIENT };
+    (1..5).for_each(|request| drop(stage.arrive_saying(Priority::Normal, request, said.clone(), 1, objectives)));
+    let state = stage.router.admission();
+    assert_eq!((state.tokens_in_flight, state.queued), (4 * 16, [0; 3]));
+    stage.arrive_with(5, 1_000, 1, PATIENT);
+    assert_eq!(stage.router.admission().queued, [0, 1, 0], "nothing of this one is");
+    stage.now = stage.now.plus(Micros(2_000_000));
+    for request in 1..5 {
+        stage.give(stage.leg_of(request), 1);
+    }
+    assert_eq!(stage.router.admission().window_tokens, Some(512), "what was under way when they were late is little");
+    stage.give(stage.leg_of(5), 1);
+    stage.check_over();
+}
+
+#[test]
+fn the_queue_moves_with_those_who_become_too_late_in_it() {
+    let mut stage = stage(1, AdmissionSettings { reject: EarlyRejection::Naive, ..queue(4) });
+    stage.arrive_with(0, 64, 1, PATIENT);
+    (1..4).for_each(|request| drop(stage.arrive_with(request, 100, 1, Objectives { ttft_us_max: Micros(5_000_000), ..PATIENT })));
+    stage.arrive_with(4, 64, 1, PATIENT);
+    stage.now = stage.now.plus(Micros(10_000_000));
+    stage.feed(Event::Tick);
+    assert!((1..4).all(|request| rejection(&stage, request).is_some()));
+    stage.now = stage.now.plus(Micros(10_000_000));
+    assert_eq!(submitted(&stage.give(LegId { request: RequestId(0), leg: 0 }, 1)), [4]);
+    (5..10).for_each(|request| drop(stage.arrive_with(request, 64, 1, PATIENT)));
+    // In 20 s it got shorter by 364 tokens and not by 64, so half of these 320 take less than 20 s.
+    let retry_after_ms = rejection(&stage, 9).and_then(|reason| reason.retry_after_ms());
+    assert!(retry_after_ms.is_some_and(|ms| ms < 20_000), "{retry_after_ms:?}");
+    for request in 4..9 {
+        stage.give(LegId { request: RequestId(request), leg: 0 }, 1);
+    }
+    stage.check_over();
 }

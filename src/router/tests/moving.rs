@@ -1,7 +1,7 @@
 //! Requests that move while they decode: because it pays, or because their engine is drained.
 
 use super::script::{A, B, Stage};
-use crate::config::{MigrationSettings, RouterSettings};
+use crate::config::{MigrationSettings, RouterSettings, SignalSettings};
 use crate::core::{EngineId, FinishReason, LegId, Micros, Objectives, Phase, RequestError, RequestId, Tuning};
 use crate::router::{Action, Arrangement, DrainError, Event, PolicyKind};
 use crate::telemetry::{MoveReason, RouterNote};
@@ -12,7 +12,8 @@ const C: EngineId = EngineId(2);
 const TIGHT: Objectives = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(22_000) };
 
 fn settings(migration: MigrationSettings) -> RouterSettings {
-    RouterSettings { migration, ..RouterSettings::default() }
+    let signals = SignalSettings { warm_up_requests: 0, ..SignalSettings::default() };
+    RouterSettings { migration, signals, ..RouterSettings::default() }
 }
 
 fn moving() -> MigrationSettings {
@@ -125,6 +126,39 @@ fn a_slow_moment_moves_nothing() {
     stage.give(stage.leg_of(0), 200);
     stage.give(stage.leg_of(1), 200);
     assert_eq!(parted(&stage.wait(500)), [], "it is fast enough by now");
+    finish(&mut stage);
+}
+
+#[test]
+fn a_slow_engine_is_left_and_gets_nobody_whatever_the_load_says() {
+    let mut stage = crowded_by(4, 3, moving());
+    assert_eq!(parted(&stage.wait(500)), [], "four are within the objective");
+    for engine in [A, B] {
+        stage.router.engines[engine.index()].signals.stepped(stage.now, Micros(3_000), 1_000.0);
+    }
+    let parted = parted(&stage.wait(500));
+    assert!(!parted.is_empty());
+    for leg in parted {
+        stage.give(leg, 1);
+        assert_eq!(stage.engine_of(leg.request.0), C);
+    }
+    finish(&mut stage);
+}
+
+#[test]
+fn what_is_on_its_way_takes_its_place_in_memory_before_it_has_come() {
+    let mut stage = shared(3, MigrationSettings { kv_share_max: 1.0, ..moving() });
+    // Room for one request of about 300 tokens, and not for two.
+    stage.router.engines[C.index()].facts.kv_tokens = 500;
+    stage.feed(Event::Drain { engine: C });
+    for request in 0..16 {
+        stage.arrive_with(request, 100, 200, TIGHT);
+        stage.give(stage.leg_of(request), 1);
+    }
+    stage.feed(Event::Undrain { engine: C });
+    assert!([A, B].iter().all(|&engine| stage.router.load(engine).running == 8));
+    let leaving = parted(&stage.wait(500));
+    assert_eq!(leaving.len(), 1, "{leaving:?}: both are too slow, and C is the best for either");
     finish(&mut stage);
 }
 

@@ -119,7 +119,7 @@ impl Stage {
     /// Changes the arrangement with whatever is in flight.
     pub fn rearrange(&mut self, arrangement: &Arrangement) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.router.rearrange(arrangement, &mut actions).unwrap();
+        self.router.rearrange(arrangement, &mut actions);
         self.actions.extend(actions.iter().cloned());
         actions
     }
