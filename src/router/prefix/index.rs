@@ -133,6 +133,9 @@ impl PrefixIndex {
     }
 
     fn look_up(&self, group: &Group, all: u64, chain: &mut Chain, tokens: Tokens<'_>, mut found: impl FnMut(usize, u32)) {
+        if chain.is_off() {
+            return;
+        }
         let block_tokens = self.block_tokens as usize;
         let blocks = tokens.len() / block_tokens;
         let usable = tokens.len().saturating_sub(1) / block_tokens;

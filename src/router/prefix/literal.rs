@@ -190,3 +190,12 @@ fn blocks_of_any_size_are_whole_pieces() {
     assert_eq!(PrefixIndex::new(&[shape(16)], 64, 100).block_tokens(), 64);
     assert_eq!(PrefixIndex::new(&[], 0, 100).block_tokens(), 16);
 }
+
+#[test]
+fn a_chain_that_nobody_asked_for_is_found_nowhere() {
+    let mut index = PrefixIndex::new(&[CacheShape { block_tokens: 16, kv_tokens: 4096 }], 0, 100);
+    let prompt = tokens(&[1, 2, 3], 0);
+    index.used(EngineId(0), &chain(&index, &prompt), 48);
+    assert_eq!(index.cached_on(EngineId(0), &mut index.chain(48), prompt_only(&prompt)), 32);
+    assert_eq!(index.cached_on(EngineId(0), &mut Chain::default(), prompt_only(&prompt)), 0);
+}
