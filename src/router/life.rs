@@ -9,7 +9,7 @@ use crate::telemetry::RouterNote;
 use super::fleet::LegLoad;
 use super::flight::{Flight, Journey, Loading, Parting, Stay};
 use super::policy::Plan;
-use super::{Action, EngineState, Router};
+use super::{Action, EngineState, Router, locality};
 
 impl Router {
     pub(super) fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
@@ -107,7 +107,7 @@ impl Router {
         engine.signals.first_token(now, times);
         engine.started(prefill);
         if let Some(prefix) = &mut self.prefix {
-            prefix.used(stay.engine, &journey.chain, stay.load.context - given);
+            locality::used(prefix, stay.engine, journey, stay.load.context - given);
         }
         stay.arriving = false;
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
@@ -211,7 +211,7 @@ impl Router {
             let load = &mut self.engines[stay.engine.index()].load;
             load.leave(&stay.load);
             stay.phase = Phase::Prefill;
-            stay.believed = self.prefix.as_ref().map_or(0, |prefix| prefix.cached_on(stay.engine, &journey.chain, prompt));
+            stay.believed = locality::cached_on(self.prefix.as_ref(), stay.engine, journey);
             stay.load.prefill = prompt - stay.believed;
             stay.load.long = stay.load.prefill >= self.long_prompt_tokens_min;
             load.enter(&stay.load);
@@ -310,7 +310,7 @@ impl Router {
             hold: split,
         };
         // A leg that loads gets from elsewhere what its engine has not cached; else that is computed.
-        let cached = self.cached_on(engine, &mut journey);
+        let cached = locality::cached_on(self.prefix.as_ref(), engine, &mut journey);
         let believed = if load.is_none() { cached } else { 0 };
         let prefill = ask.prompt_tokens - load.map_or(believed, |source| source.tokens.min(ask.prompt_tokens));
         let at_once = self.engines[engine.index()].has_room(ask.prompt_tokens + leg.max_tokens);

@@ -9,7 +9,7 @@ use crate::core::{EngineId, LegId, TokenId};
 use super::Router;
 use super::flight::{Flight, Journey};
 use super::policy::{Ask, Plan};
-use super::prefix::{CacheShape, Chain, PrefixIndex};
+use super::prefix::{CacheShape, Chain, PrefixIndex, Tokens};
 
 impl Router {
     /// Begins to follow the caches, or ceases to, as the policy and the settings ask.
@@ -40,25 +40,17 @@ impl Router {
     /// Looks the request up for the decision that comes next.
     pub(super) fn look_up(&mut self, journey: &mut Journey) {
         let Some(prefix) = &self.prefix else { return };
-        name(prefix, journey);
-        prefix.cached(&journey.chain, journey.ask().prompt_tokens, &mut self.cached);
+        let (chain, tokens) = so_far(prefix, journey);
+        prefix.cached(chain, tokens, &mut self.cached);
     }
 
-    /// Where a request with this prompt goes. `chain` is empty, and names the prompt afterwards; it comes from `PrefixIndex::chain`, or is
-    /// the default one while nobody asks for caches.
+    /// Where a request with this prompt goes. `chain` is empty, and names afterwards what was asked for of the prompt; it comes from
+    /// `PrefixIndex::chain`, or is the default one while nobody asks for caches.
     pub fn decide_for(&mut self, ask: &Ask, prompt: &[TokenId], chain: &mut Chain) -> Option<Plan> {
         if let Some(prefix) = &self.prefix {
-            chain.extend(prompt, &[]);
-            prefix.cached(chain, ask.prompt_tokens, &mut self.cached);
+            prefix.cached(chain, Tokens { prompt, outputs: &[] }, &mut self.cached);
         }
         self.decide(ask)
-    }
-
-    /// Tokens that the engine need not compute of what is sent to it now.
-    pub(super) fn cached_on(&self, engine: EngineId, journey: &mut Journey) -> u32 {
-        let Some(prefix) = &self.prefix else { return 0 };
-        name(prefix, journey);
-        prefix.cached_on(engine, &journey.chain, journey.ask().prompt_tokens)
     }
 
     /// With a leg's first output its engine says how many prompt tokens it found cached. What it computed instead, or need not compute
@@ -87,8 +79,8 @@ impl Router {
     pub(super) fn prefix_left(&mut self, Flight { journey, stay, .. }: &mut Flight) {
         let Some(prefix) = &mut self.prefix else { return };
         if stay.load.started && self.engines[stay.engine.index()].alive {
-            journey.chain.extend(&journey.request.prompt, &journey.tokens);
-            prefix.used(stay.engine, &journey.chain, journey.ask().prompt_tokens - 1);
+            let context = journey.ask().prompt_tokens;
+            used(prefix, stay.engine, journey, context - 1);
         }
     }
 
@@ -99,11 +91,25 @@ impl Router {
     }
 }
 
-/// Names what the request consists of by now.
-fn name(prefix: &PrefixIndex, journey: &mut Journey) {
+/// The request's names and what it consists of by now.
+fn so_far<'a>(prefix: &PrefixIndex, journey: &'a mut Journey) -> (&'a mut Chain, Tokens<'a>) {
     let Journey { request, tokens, chain, .. } = journey;
     if chain.is_off() {
         *chain = prefix.chain(request.prompt_tokens().saturating_add(request.max_tokens));
     }
-    chain.extend(&request.prompt, tokens);
+    (chain, Tokens { prompt: &request.prompt, outputs: tokens })
+}
+
+/// Tokens that the engine need not compute of what is sent to it now.
+pub(super) fn cached_on(prefix: Option<&PrefixIndex>, engine: EngineId, journey: &mut Journey) -> u32 {
+    let Some(prefix) = prefix else { return 0 };
+    let (chain, tokens) = so_far(prefix, journey);
+    prefix.cached_on(engine, chain, tokens)
+}
+
+/// The engine has the KV of the request's first so many tokens. All of them are named now, if they were not for the decision.
+pub(super) fn used(prefix: &mut PrefixIndex, engine: EngineId, journey: &mut Journey, tokens: u32) {
+    let (chain, all) = so_far(prefix, journey);
+    chain.extend(all);
+    prefix.used(engine, chain, tokens);
 }

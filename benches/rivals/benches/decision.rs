@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use dualpool::core::PolicyKind;
 use rivals::Index;
 use rivals::dynamo::{Dynamo, INDEXERS};
 use rivals::kv_index::KvIndex;
@@ -22,16 +23,28 @@ fn decisions(c: &mut Criterion) {
     let mut table = Vec::new();
     for engines in ENGINES {
         let workload = Workload::new(engines);
-        let mut ours = Ours::new(&workload);
+        let mut by_score = Ours::new(&workload, PolicyKind::Score);
+        measure(
+            c,
+            &workload,
+            "decision",
+            "dualpool/score",
+            Box::new(|prompt| drop(black_box(by_score.decide(prompt)))),
+            &mut table,
+        );
+        drop(by_score);
+        let mut ours = Ours::new(&workload, PolicyKind::LeastLoad);
         println!("{engines} engines, {} prompts, {} blocks in the index", workload.prompts.len(), ours.blocks());
         let mut cached = vec![0; engines];
-        for kind in ["decision", "index"] {
-            let call: Call = match kind {
-                "decision" => Box::new(|prompt| drop(black_box(ours.decide(prompt)))),
-                _ => Box::new(|prompt| ours.look_up(prompt, black_box(&mut cached))),
-            };
-            measure(c, &workload, kind, "dualpool", call, &mut table);
-        }
+        measure(
+            c,
+            &workload,
+            "decision",
+            "dualpool/least_load",
+            Box::new(|prompt| drop(black_box(ours.decide(prompt)))),
+            &mut table,
+        );
+        measure(c, &workload, "index", "dualpool", Box::new(|prompt| ours.look_up(prompt, black_box(&mut cached))), &mut table);
         let mut other = KvIndex::new(&workload);
         agree(&workload, &mut ours, &mut other, "kv-index");
         measure(c, &workload, "index", "kv-index", Box::new(|prompt| drop(black_box(other.look_up(prompt)))), &mut table);

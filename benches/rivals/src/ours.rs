@@ -1,19 +1,22 @@
-//! This router: it gets the placements as requests that it sent in turn, and decides by `least_load`.
+//! This router: it gets the placements as requests that it sent in turn, and decides by `least_load`, or by `score` with every signal
+//! of every engine known.
 
 use dualpool::config::{PrefixTracking, RouterSettings};
 use dualpool::core::{
-    Class, EngineId, EngineStats, FinishReason, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Time, Tuning,
+    Class, EngineId, EngineStats, FinishReason, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time,
+    Tuning,
 };
 use dualpool::router::policy::{Ask, Plan};
-use dualpool::router::prefix::Chain;
+use dualpool::router::prefix::{Chain, Tokens};
 use dualpool::router::{Action, Arrangement, EngineFacts, Event, Router};
 
 use crate::Index;
 use crate::prompts::{BLOCK, BLOCKS, PROMPT, Workload};
 
 const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(500_000), itl_us_max: Micros(200_000) };
-/// Requests that each engine is busy with while decisions are made.
+/// Requests that each engine is busy with while decisions are made; none fills a block, so that none takes a place in the index.
 const BUSY: u64 = 4;
+const BUSY_FROM: Time = Time(1 << 30);
 
 pub struct Ours {
     router: Router,
@@ -27,6 +30,7 @@ fn request(id: u64, prompt: &[u32]) -> Request {
         prompt: prompt.into(),
         max_tokens: 32,
         ignore_eos: true,
+        sampling: Sampling::default(),
         class: Class::Long,
         priority: Priority::Normal,
         objectives: OBJECTIVES,
@@ -34,7 +38,7 @@ fn request(id: u64, prompt: &[u32]) -> Request {
 }
 
 impl Ours {
-    pub fn new(workload: &Workload) -> Ours {
+    pub fn new(workload: &Workload, policy: PolicyKind) -> Ours {
         let engines = workload.engines;
         let facts = EngineFacts {
             max_model_len: 8192,
@@ -48,6 +52,7 @@ impl Ours {
         let mut settings = RouterSettings { max_in_flight: 4096, ..RouterSettings::default() };
         settings.prefix.track = PrefixTracking::Always;
         settings.prefix.blocks_max = BLOCKS as u32;
+        settings.signals.warm_up_requests = 0;
         let mut router = Router::new(&vec![facts; engines], &settings);
         let arrange = |policy: PolicyKind| Arrangement::shared(policy.name(), policy, engines, Tuning::default());
         router.arrange(&arrange(PolicyKind::RoundRobin)).expect("the arrangement fits");
@@ -60,13 +65,29 @@ impl Ours {
             router.handle(Time(id as u64), Event::Output { leg: leg.id, tokens: &[1], cached_tokens: None, finish }, &mut actions);
             actions.clear();
         }
-        router.arrange(&arrange(PolicyKind::LeastLoad)).expect("nothing is in flight");
+        router.arrange(&arrange(policy)).expect("nothing is in flight");
         for id in 0..BUSY * engines as u64 {
-            router.handle(Time(id), Event::Arrived(request(1 << 40 | id, &[7; 64])), &mut actions);
+            router.handle(BUSY_FROM, Event::Arrived(request(1 << 40 | id, &[7; BLOCK - 1])), &mut actions);
         }
-        for engine in 0..engines as u16 {
-            let stats = EngineStats { running: 4, kv_usage: 0.9, ..EngineStats::default() };
-            router.handle(Time(1 << 30), Event::EngineStats { engine: EngineId(engine), stats }, &mut actions);
+        let legs = actions.iter().filter_map(|action| match action {
+            Action::Submit { engine, leg } => Some((*engine, leg.id)),
+            _ => None,
+        });
+        for (engine, leg) in legs.collect::<Vec<_>>() {
+            for round in 1..4 {
+                let now = BUSY_FROM.plus(Micros(20_000 * round));
+                router.handle(now, Event::Output { leg, tokens: &[7], cached_tokens: None, finish: None }, &mut actions);
+                let (prompt_tokens_computed, output_tokens, steps) = (64 * round, 4 * round, round);
+                let stats = EngineStats {
+                    running: 4,
+                    kv_usage: 0.9,
+                    prompt_tokens_computed,
+                    output_tokens,
+                    steps,
+                    ..EngineStats::default()
+                };
+                router.handle(now, Event::EngineStats { engine, stats }, &mut actions);
+            }
         }
         let chain = router.prefixes().expect("tracked").chain(PROMPT as u32);
         Ours { router, chain, engines }
@@ -85,11 +106,11 @@ impl Ours {
         self.router.decide_for(&ask, prompt, &mut self.chain)
     }
 
-    /// Naming the prompt and looking it up.
+    /// Naming the prompt, as far as it takes, and looking it up.
     pub fn look_up(&mut self, prompt: &[u32], cached: &mut [u32]) {
         self.chain.clear();
-        self.chain.extend(prompt, &[]);
-        self.router.prefixes().expect("tracked").cached(&self.chain, prompt.len() as u32, cached);
+        let tokens = Tokens { prompt, outputs: &[] };
+        self.router.prefixes().expect("tracked").cached(&mut self.chain, tokens, cached);
     }
 }
 

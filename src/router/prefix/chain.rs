@@ -1,11 +1,12 @@
 //! Names of prefixes.
 //!
-//! Each name continues the one before it, so equal names mean equal prompts up to there. A piece of 16 tokens is multiplied down to 64
-//! bits on its own, four products that wait for nothing; only one multiplication per piece waits for the name before it. XXH3 with the
-//! parent's hash as its seed says the same, and keeps every piece waiting for the whole of the one before: over 4,096 tokens it takes
-//! more than twice as long.
+//! Each name continues the one before it, so equal names mean equal prompts up to there. A piece of 16 tokens is eight words; three
+//! products of two of them wait for nothing, and the fourth one takes these and the name before in. So one multiplication per piece
+//! waits for the piece before it. XXH3 with the parent's hash as its seed says the same, and keeps every piece waiting for the whole of
+//! the one before.
 //!
-//! The names are no defence against prompts made to collide, and need none: an engine compares what it has itself.
+//! Names have 63 bits of hash: among a million blocks, a prompt that nobody has is taken for one of them with a probability of 2^-43.
+//! They are no defence against prompts made to collide, and need none: an engine compares what it has itself. Nobody stores them.
 
 use crate::core::TokenId;
 
@@ -35,10 +36,9 @@ impl PrefixName {
     }
 }
 
-/// Odd numbers without a pattern: the fractional parts of the square roots of the first nine primes. One per pair of tokens, and one for
-/// the chain.
-const KEYS: [u64; 8] = [
-    0x6A09_E667_F3BC_C909,
+/// Numbers without a pattern: the fractional parts of the square roots of the first eight primes. One per pair of tokens.
+const KEYS: [u64; PIECE_TOKENS / 2] = [
+    0x6A09_E667_F3BC_C908,
     0xBB67_AE85_84CA_A73B,
     0x3C6E_F372_FE94_F82B,
     0xA54F_F53A_5F1D_36F1,
@@ -47,7 +47,6 @@ const KEYS: [u64; 8] = [
     0x1F83_D9AB_FB41_BD6B,
     0x5BE0_CD19_137E_2179,
 ];
-const CHAIN: u64 = 0xCBBB_9D5D_C105_9ED9;
 
 /// Both halves of the product, one upon the other: every bit of either factor reaches every bit of this.
 fn fold(a: u64, b: u64) -> u64 {
@@ -55,25 +54,42 @@ fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-fn digest(piece: &[TokenId; PIECE_TOKENS]) -> u64 {
-    let pair = |i: usize| (u64::from(piece[2 * i]) | u64::from(piece[2 * i + 1]) << 32) ^ KEYS[i];
-    let product = |i: usize| fold(pair(2 * i), pair(2 * i + 1));
-    product(0).wrapping_add(product(1)).wrapping_add(product(2)).wrapping_add(product(3))
+/// The hash of a prompt that ends with this piece, from that of the prompt before it.
+fn after(hash: u64, piece: &[TokenId; PIECE_TOKENS]) -> u64 {
+    let word = |i: usize| (u64::from(piece[2 * i]) | u64::from(piece[2 * i + 1]) << 32) ^ KEYS[i];
+    let own = fold(word(0), word(1)).wrapping_add(fold(word(2), word(3))).wrapping_add(fold(word(4), word(5)));
+    fold(word(6) ^ hash, word(7) ^ own)
 }
 
-/// The names of one request's blocks, each computed once: the chain grows with the request's tokens.
+/// What a request consists of.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    pub prompt: &'a [TokenId],
+    pub outputs: &'a [TokenId],
+}
+
+impl Tokens<'_> {
+    pub(super) fn len(self) -> usize {
+        self.prompt.len() + self.outputs.len()
+    }
+
+    fn at(self, at: usize) -> TokenId {
+        self.prompt.get(at).copied().unwrap_or_else(|| self.outputs[at - self.prompt.len()])
+    }
+}
+
+/// The names of one request's blocks, each computed once and when it is first needed: the chain grows with what is asked of it.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
-    names: Vec<PrefixName>,
-    state: u64,
+    /// By block: the hash of all up to its end.
+    hashes: Vec<u64>,
     pieces_per_block: usize,
 }
 
 impl Chain {
     /// An empty chain with room for so many tokens. `block_tokens` is a multiple of `PIECE_TOKENS`.
     pub(super) fn new(block_tokens: u32, tokens: usize) -> Chain {
-        let pieces_per_block = block_tokens as usize / PIECE_TOKENS;
-        Chain { names: Vec::with_capacity(tokens / block_tokens as usize), state: 0, pieces_per_block }
+        Chain { hashes: Vec::with_capacity(tokens / block_tokens as usize), pieces_per_block: block_tokens as usize / PIECE_TOKENS }
     }
 
     /// Whether there is nothing to be named: nobody asked for names when the request came.
@@ -83,54 +99,49 @@ impl Chain {
 
     /// Forgets the names, for another prompt; the memory stays.
     pub fn clear(&mut self) {
-        self.names.clear();
-        self.state = 0;
+        self.hashes.clear();
     }
 
-    /// Goes on to the last whole block of `prompt` and `outputs` together, which begin with the tokens that are named already.
-    pub fn extend(&mut self, prompt: &[TokenId], outputs: &[TokenId]) {
-        if self.is_off() {
-            return;
+    /// Names all whole blocks of these tokens, which begin with those that are named already.
+    pub fn extend(&mut self, tokens: Tokens<'_>) {
+        if !self.is_off() {
+            self.extend_to(tokens.len() / self.block_tokens(), tokens);
         }
+    }
+
+    /// Names so many of them.
+    pub(super) fn extend_to(&mut self, blocks: usize, tokens: Tokens<'_>) {
         let block_tokens = self.block_tokens();
-        let blocks = (prompt.len() + outputs.len()) / block_tokens;
-        let of_prompt = prompt.len() / block_tokens;
-        if let Some(rest) = prompt.get(self.names.len() * block_tokens..of_prompt * block_tokens) {
-            self.names.reserve(blocks.saturating_sub(self.names.len()));
-            for block in rest.chunks_exact(block_tokens) {
+        let mut hash = self.hashes.last().copied().unwrap_or(0);
+        let of_prompt = blocks.min(tokens.prompt.len() / block_tokens);
+        if let Some(rest) = tokens.prompt.get(self.hashes.len() * block_tokens..of_prompt * block_tokens) {
+            self.hashes.extend(rest.chunks_exact(block_tokens).map(|block| {
                 let (pieces, _) = block.as_chunks::<PIECE_TOKENS>();
-                pieces.iter().for_each(|piece| self.advance(piece));
-                self.name();
-            }
+                pieces.iter().for_each(|piece| hash = after(hash, piece));
+                hash
+            }));
         }
-        while self.names.len() < blocks {
-            let start = self.names.len() * block_tokens;
-            for piece in 0..self.pieces_per_block {
-                let token = |at: usize| prompt.get(at).copied().unwrap_or_else(|| outputs[at - prompt.len()]);
-                self.advance(&std::array::from_fn(|i| token(start + piece * PIECE_TOKENS + i)));
+        for start in (self.hashes.len()..blocks).map(|block| block * block_tokens) {
+            for piece in (start..start + block_tokens).step_by(PIECE_TOKENS) {
+                hash = after(hash, &std::array::from_fn(|i| tokens.at(piece + i)));
             }
-            self.name();
+            self.hashes.push(hash);
         }
-    }
-
-    fn advance(&mut self, piece: &[TokenId; PIECE_TOKENS]) {
-        self.state = fold(self.state ^ digest(piece), CHAIN);
-    }
-
-    fn name(&mut self) {
-        self.names.push(PrefixName::new(self.state, self.names.len()));
     }
 
     fn block_tokens(&self) -> usize {
         self.pieces_per_block * PIECE_TOKENS
     }
 
+    /// The name of this block, if it was named.
+    pub(super) fn name(&self, block: usize) -> Option<PrefixName> {
+        self.hashes.get(block).map(|&hash| PrefixName::new(hash, block))
+    }
+
     /// The names of the whole blocks among the first so many tokens, as far as they are named.
-    pub fn within(&self, tokens: u32) -> &[PrefixName] {
-        if self.is_off() {
-            return &[];
-        }
-        &self.names[..self.names.len().min(tokens as usize / self.block_tokens())]
+    pub(super) fn within(&self, tokens: u32) -> impl DoubleEndedIterator<Item = PrefixName> + ExactSizeIterator {
+        let blocks = if self.is_off() { 0 } else { self.hashes.len().min(tokens as usize / self.block_tokens()) };
+        self.hashes[..blocks].iter().enumerate().map(|(block, &hash)| PrefixName::new(hash, block))
     }
 }
 
@@ -141,8 +152,8 @@ mod tests {
 
     fn names(block_tokens: u32, prompt: &[TokenId], outputs: &[TokenId]) -> Vec<PrefixName> {
         let mut chain = Chain::new(block_tokens, prompt.len());
-        chain.extend(prompt, outputs);
-        chain.names
+        chain.extend(Tokens { prompt, outputs });
+        chain.within(u32::MAX).collect()
     }
 
     #[test]
@@ -155,11 +166,15 @@ mod tests {
                 let (prompt, outputs) = tokens.split_at(cut);
                 assert_eq!(names(block_tokens, prompt, outputs), whole, "cut at {cut}");
                 let mut chain = Chain::new(block_tokens, 0);
-                chain.extend(prompt, &[]);
                 for more in 0..=outputs.len() {
-                    chain.extend(prompt, &outputs[..more]);
+                    chain.extend(Tokens { prompt, outputs: &outputs[..more] });
                 }
-                assert_eq!(chain.names, whole, "token by token from {cut}");
+                assert!(chain.within(u32::MAX).eq(whole.iter().copied()), "token by token from {cut}");
+                chain.clear();
+                for blocks in 0..=whole.len() {
+                    chain.extend_to(blocks, Tokens { prompt, outputs });
+                    assert!(chain.within(u32::MAX).eq(whole[..blocks].iter().copied()), "block by block, cut at {cut}");
+                }
             }
         }
     }
@@ -199,13 +214,12 @@ mod tests {
 
     #[test]
     fn a_million_prefixes_have_a_million_names() {
-        let mut chain = Chain::new(16, 16 << 20);
-        chain.extend(&vec![3; 16 << 20], &[]);
-        let distinct: HashSet<u64> = chain.names.iter().map(|name| name.key()).collect();
+        let names = names(16, &vec![3; 16 << 20], &[]);
+        let distinct: HashSet<u64> = names.iter().map(|name| name.key()).collect();
         assert_eq!(distinct.len(), 1 << 20);
         // Tables take the low bits but one for the place: they must be spread like those of random numbers.
         let mut places = vec![0u8; 1 << 20];
-        chain.names.iter().for_each(|name| places[(name.key() >> 1) as usize & ((1 << 20) - 1)] += 1);
+        names.iter().for_each(|name| places[(name.key() >> 1) as usize & ((1 << 20) - 1)] += 1);
         let empty = places.iter().filter(|&&count| count == 0).count() as f64 / f64::from(1 << 20);
         assert!((empty - (-1.0f64).exp()).abs() < 0.01, "{empty} of the places are empty");
     }

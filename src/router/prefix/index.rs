@@ -2,9 +2,9 @@
 
 use crate::core::EngineId;
 
-use super::chain::{Chain, PIECE_TOKENS, PrefixName};
+use super::chain::{Chain, PIECE_TOKENS, PrefixName, Tokens};
 use super::lru::{Lru, Touched};
-use super::search::{MILESTONE_BLOCKS, search};
+use super::search::{Holders, MILESTONE_BLOCKS, search};
 use super::table::Table;
 
 /// Engines that one table tells apart: the bits of its values.
@@ -31,15 +31,43 @@ impl Group {
         Group { milestones: Table::new(blocks_max / MILESTONE_BLOCKS), others: Table::new(blocks_max) }
     }
 
-    fn holders(&self, name: PrefixName) -> u64 {
-        let table = if name.is_milestone() { &self.milestones } else { &self.others };
-        table.get(name.key())
+    fn table(&self, name: PrefixName) -> &Table {
+        if name.is_milestone() { &self.milestones } else { &self.others }
     }
 
     fn change(&mut self, name: PrefixName, change: impl FnOnce(u64) -> u64) {
-        let holders = change(self.holders(name));
+        let holders = change(self.table(name).get(name.key()));
         let table = if name.is_milestone() { &mut self.milestones } else { &mut self.others };
         table.set(name.key(), holders);
+    }
+}
+
+/// One prompt before one group; named as far as it is asked for.
+struct Asked<'a> {
+    group: &'a Group,
+    chain: &'a mut Chain,
+    tokens: Tokens<'a>,
+}
+
+impl Asked<'_> {
+    fn name(&mut self, block: usize) -> PrefixName {
+        if let Some(name) = self.chain.name(block) {
+            return name;
+        }
+        self.chain.extend_to(block + 1, self.tokens);
+        self.chain.name(block).expect("it was just named")
+    }
+}
+
+impl Holders for Asked<'_> {
+    fn of(&mut self, block: usize) -> u64 {
+        let name = self.name(block);
+        self.group.table(name).get(name.key())
+    }
+
+    fn announce(&mut self, block: usize) {
+        let name = self.name(block);
+        self.group.table(name).prefetch(name.key());
     }
 }
 
@@ -88,28 +116,31 @@ impl PrefixIndex {
 
     /// How many of these tokens each engine need not compute, by engine. The last token of a prompt always is computed, and only whole
     /// blocks are cached.
-    pub fn cached(&self, chain: &Chain, prompt_tokens: u32, cached: &mut [u32]) {
+    pub fn cached(&self, chain: &mut Chain, tokens: Tokens<'_>, cached: &mut [u32]) {
         cached.fill(0);
-        let names = chain.within(prompt_tokens.saturating_sub(1));
         for (group, cached) in self.groups.iter().zip(cached.chunks_mut(GROUP)) {
             let all = u64::MAX >> (GROUP - cached.len());
-            search(
-                names.len(),
-                all,
-                |block| group.holders(names[block]),
-                |engine, blocks| cached[engine] = blocks as u32 * self.block_tokens,
-            );
+            self.look_up(group, all, chain, tokens, |engine, tokens| cached[engine] = tokens);
         }
     }
 
     /// The same of one engine.
-    pub fn cached_on(&self, engine: EngineId, chain: &Chain, prompt_tokens: u32) -> u32 {
-        let names = chain.within(prompt_tokens.saturating_sub(1));
+    pub fn cached_on(&self, engine: EngineId, chain: &mut Chain, tokens: Tokens<'_>) -> u32 {
         let Some(group) = self.groups.get(engine.index() / GROUP) else { return 0 };
         let mut cached = 0;
-        let engine = 1 << (engine.index() % GROUP);
-        search(names.len(), engine, |block| group.holders(names[block]), |_, blocks| cached = blocks as u32 * self.block_tokens);
+        self.look_up(group, 1 << (engine.index() % GROUP), chain, tokens, |_, tokens| cached = tokens);
         cached
+    }
+
+    fn look_up(&self, group: &Group, all: u64, chain: &mut Chain, tokens: Tokens<'_>, mut found: impl FnMut(usize, u32)) {
+        if chain.is_off() {
+            return;
+        }
+        let block_tokens = self.block_tokens as usize;
+        let blocks = tokens.len() / block_tokens;
+        let usable = tokens.len().saturating_sub(1) / block_tokens;
+        let mut asked = Asked { group, chain, tokens };
+        search(blocks, all, &mut asked, |engine, held| found(engine, (held.min(usable) * block_tokens) as u32));
     }
 
     /// The engine holds the KV of the first so many tokens now, and has just used it.
@@ -119,7 +150,7 @@ impl PrefixIndex {
         let (group, bit) = (&mut self.groups[at / GROUP], 1 << (at % GROUP));
         let names = chain.within(tokens);
         // Of a chain longer than the cache the end is evicted by its own beginning.
-        for &name in names[..names.len().min(cache.blocks_max() as usize)].iter().rev() {
+        for name in names.take(cache.blocks_max() as usize).rev() {
             if let Touched::Added { evicted } = cache.touch(name) {
                 if let Some(evicted) = evicted {
                     group.change(evicted, |holders| holders & !bit);
@@ -134,7 +165,7 @@ impl PrefixIndex {
     pub fn missing_from(&mut self, engine: EngineId, chain: &Chain, tokens: u32) {
         let at = engine.index();
         let Some(Some(cache)) = self.caches.get_mut(at) else { return };
-        let Some(&first) = chain.within(u32::MAX).get((tokens / self.block_tokens) as usize) else { return };
+        let Some(first) = chain.name((tokens / self.block_tokens) as usize) else { return };
         if cache.holds(first) {
             let (group, bit) = (&mut self.groups[at / GROUP], 1 << (at % GROUP));
             while let Some(evicted) = cache.evict() {

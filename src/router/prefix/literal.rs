@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
-use super::{CacheShape, Chain, PrefixIndex};
+use super::{CacheShape, Chain, PrefixIndex, Tokens};
 use crate::core::{EngineId, TokenId};
 
 const BLOCK: usize = 16;
@@ -84,9 +84,13 @@ fn step(engines: usize) -> impl Strategy<Value = Step> {
     prop_oneof![12 => used, 2 => missing, 1 => (0..engines).prop_map(|engine| Step::Clear { engine })]
 }
 
+fn prompt_only(prompt: &[TokenId]) -> Tokens<'_> {
+    Tokens { prompt, outputs: &[] }
+}
+
 fn chain(index: &PrefixIndex, tokens: &[TokenId]) -> Chain {
     let mut chain = index.chain(tokens.len() as u32);
-    chain.extend(tokens, &[]);
+    chain.extend(prompt_only(tokens));
     chain
 }
 
@@ -118,12 +122,14 @@ fn check(shapes: &[CacheShape], steps: &[Step], asked: &[Vec<u8>]) -> Result<(),
         }
         for (asked, rest) in asked.iter().zip([0, 1, 15].into_iter().cycle()) {
             let tokens = tokens(asked, rest);
-            let chain = chain(&index, &tokens);
-            index.cached(&chain, tokens.len() as u32, &mut cached);
+            let (prompt, outputs) = tokens.split_at(tokens.len() / 2);
+            let mut names = index.chain(tokens.len() as u32);
+            index.cached(&mut names, Tokens { prompt, outputs }, &mut cached);
             for (engine, &cached) in cached.iter().enumerate() {
                 prop_assert_eq!(cached, literal.cached(engine, &tokens), "engine {} after {:?}", engine, step);
                 let id = EngineId(engine as u16);
-                prop_assert_eq!(cached, index.cached_on(id, &chain, tokens.len() as u32));
+                prop_assert_eq!(cached, index.cached_on(id, &mut names, prompt_only(&tokens)));
+                prop_assert_eq!(cached, index.cached_on(id, &mut chain(&index, &tokens), prompt_only(&tokens)));
                 prop_assert_eq!(index.blocks(id) as usize, literal.order[engine].len());
             }
         }
@@ -160,11 +166,9 @@ fn what_was_used_last_stays_and_the_end_of_a_prompt_goes_first() {
     let shape = CacheShape { block_tokens: 16, kv_tokens: 4 * 16 };
     let mut index = PrefixIndex::new(&[shape], 0, 100);
     let engine = EngineId(0);
-    let [first, second] = [tokens(&[1, 1, 1], 1), tokens(&[2, 2, 2], 1)];
-    let [first, second] = [chain(&index, &first), chain(&index, &second)];
-    index.used(engine, &first, 49);
-    index.used(engine, &second, 49);
-    assert_eq!((index.cached_on(engine, &first, 49), index.cached_on(engine, &second, 49)), (16, 48));
+    let prompts = [tokens(&[1, 1, 1], 1), tokens(&[2, 2, 2], 1)];
+    prompts.iter().for_each(|prompt| index.used(engine, &chain(&index, prompt), 49));
+    assert_eq!(prompts.map(|prompt| index.cached_on(engine, &mut index.chain(49), prompt_only(&prompt))), [16, 48]);
     assert_eq!(index.blocks(engine), 4);
 }
 
@@ -185,4 +189,13 @@ fn blocks_of_any_size_are_whole_pieces() {
     assert_eq!(PrefixIndex::new(&[shape(16), shape(24)], 0, 100).block_tokens(), 32);
     assert_eq!(PrefixIndex::new(&[shape(16)], 64, 100).block_tokens(), 64);
     assert_eq!(PrefixIndex::new(&[], 0, 100).block_tokens(), 16);
+}
+
+#[test]
+fn a_chain_that_nobody_asked_for_is_found_nowhere() {
+    let mut index = PrefixIndex::new(&[CacheShape { block_tokens: 16, kv_tokens: 4096 }], 0, 100);
+    let prompt = tokens(&[1, 2, 3], 0);
+    index.used(EngineId(0), &chain(&index, &prompt), 48);
+    assert_eq!(index.cached_on(EngineId(0), &mut index.chain(48), prompt_only(&prompt)), 32);
+    assert_eq!(index.cached_on(EngineId(0), &mut Chain::default(), prompt_only(&prompt)), 0);
 }
