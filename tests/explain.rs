@@ -64,7 +64,7 @@ fn a_virtual_run_is_explained_by_workload_arm_and_request() {
 fn a_simulation_is_explained_with_its_pools_and_rejections() {
     let here = tempfile::tempdir().unwrap();
     let serve = ["simulate", "--requests", "80", "--policy", "dual_pool,score,cache_aware", "--out", "out"];
-    prints(here.path(), &[&serve[..], &["--set", "router.explain=true", "--set", "router.max_in_flight=20"]].concat());
+    prints(here.path(), &[&serve[..], &["--explain", "--set", "router.max_in_flight=20"]].concat());
     let shown = prints(here.path(), &["explain", "out"]);
     let words =
         ["that only prefill there", "rejected: too_many_in_flight", "score, policy score: ", "dual_pool, policy dual_pool: "];
@@ -84,7 +84,7 @@ fn a_simulation_is_explained_with_its_pools_and_rejections() {
 fn scores_are_the_sums_of_their_weighted_terms() {
     let here = tempfile::tempdir().unwrap();
     let serve = ["simulate", "--scenario", "flagship_vs_mid", "--requests", "200", "--policy", "score", "--out", "out"];
-    prints(here.path(), &[&serve[..], &["--set", "router.explain=true"]].concat());
+    prints(here.path(), &[&serve[..], &["--explain"]].concat());
     let (placed, weights) = (placements(&here.path().join("out/decisions.jsonl")), ScoreSettings::default());
     assert!(placed.len() >= 200);
     for (_, placed) in placed {
@@ -102,7 +102,7 @@ fn scores_are_the_sums_of_their_weighted_terms() {
 fn what_was_not_noted_and_what_is_broken_is_said() {
     let here = tempfile::tempdir().unwrap();
     prints(here.path(), &["simulate", "--requests", "20", "--mode", "baseline", "--out", "mute"]);
-    has(&refused(here.path(), &["explain", "mute"], 2), &["mute has no decisions.jsonl", "--set router.explain=true"]);
+    has(&refused(here.path(), &["explain", "mute"], 2), &["mute has no decisions.jsonl", "with --explain"]);
     has(&refused(here.path(), &["explain", "nowhere"], 1), &["nowhere is not a folder"]);
     std::fs::write(here.path().join("mute/decisions.jsonl"), "{\"arm\": \"x\"}\n").unwrap();
     has(&refused(here.path(), &["explain", "mute"], 1), &["decisions.jsonl line 1: ", "delete the line"]);

@@ -2,13 +2,13 @@
 //! this user can enter. One line of JSON each way per connection.
 
 use std::fs::DirBuilder;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,8 @@ use crate::core::EngineId;
 
 /// Drains that are waited for at a time; whoever comes on top of these is told so.
 const DRAINS_MAX: usize = 8;
-/// How long a client may take to say what it wants, or to take its answer.
-const TALK_MAX: Duration = Duration::from_secs(5);
+/// How long a client may take to say all that it wants, or to take its answer. Others wait meanwhile.
+const TALK_MAX: Duration = Duration::from_secs(1);
 const LINE_BYTES_MAX: u64 = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,10 +134,27 @@ fn drain(stream: UnixStream, engine: EngineId, controller: &Controller, runtime:
     }
 }
 
+/// What a client says until a deadline, however slowly it says it.
+struct Until<'a> {
+    stream: &'a UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
 fn read(stream: &UnixStream) -> anyhow::Result<Order> {
-    stream.set_read_timeout(Some(TALK_MAX))?;
+    let said = Until { stream, deadline: Instant::now() + TALK_MAX };
     let mut line = String::new();
-    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line).context("no order came")?;
+    BufReader::new(said.take(LINE_BYTES_MAX)).read_line(&mut line).context("no order came")?;
     serde_json::from_str(&line).with_context(|| format!("`{}` is no order", line.trim_end()))
 }
 

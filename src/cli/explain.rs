@@ -9,7 +9,7 @@ use crate::report::explain::{ExplainError, explain, table, told};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The folder of a run made with --explain, or of a simulation with --set router.explain=true.
+    /// The folder of a run or a simulation that was made with --explain.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Show every decision about one request, with the terms of every candidate; its `id` in requests.jsonl, of a simulation its `index`.

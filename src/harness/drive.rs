@@ -108,7 +108,7 @@ pub(super) struct Driver<'a> {
 pub(super) struct Seen {
     /// What every run starts with from now on, so that no arm builds on what the one before it taught the router.
     costs: Option<CostModel>,
-    pub notes: Vec<String>,
+    notes: Vec<String>,
     drained: BTreeMap<EngineId, DrainedRuns>,
     held_blocks: u64,
     leases_expired: u64,
@@ -128,13 +128,13 @@ impl Seen {
         self.drained.keys().copied().collect()
     }
 
-    /// The same in words.
-    pub fn drained_notes(&self) -> Vec<String> {
-        let note = |(engine, DrainedRuns { count, first, last }): (&EngineId, &DrainedRuns)| {
+    /// What a reader of the figures should know.
+    pub fn notes(&self) -> Vec<String> {
+        let drained = |(engine, DrainedRuns { count, first, last }): (&EngineId, &DrainedRuns)| {
             let runs = if *count == 1 { format!("1 run, {first}") } else { format!("{count} runs, from {first} to {last}") };
             format!("{engine} was drained and took no requests in {runs}: figures of these are not those of the whole fleet.")
         };
-        self.drained.iter().map(note).collect()
+        self.drained.iter().map(drained).chain(self.notes.iter().cloned()).collect()
     }
 
     /// KV blocks held after any of the runs, the most of any, and holds that nothing but their lease ended: 0 is right.
@@ -187,9 +187,9 @@ impl<'a> Driver<'a> {
     ) -> Result<Recording, DriveError> {
         self.progress.step(what);
         let recording = self.once(arrangement, repetition, work).await?;
-        self.note_drained(what, &recording);
         let pause = longest_pause(&recording);
         if pause < self.pause_min {
+            self.note_drained(what, &recording);
             return Ok(recording);
         }
         self.note(format!("The machine stood still for {pause} during {what}; that run was made again."));

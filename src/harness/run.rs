@@ -263,7 +263,7 @@ impl Course<'_> {
         run.interrupted = stopped.is_some();
         run.held_blocks_after = seen.held_after();
         run.drained = seen.drained();
-        run.notes = [seen.drained_notes(), seen.notes, controller.gpu_notes().await].concat();
+        run.notes = [seen.notes(), controller.gpu_notes().await].concat();
         let (summary, requests, mut run) = summarise(run, measured).await?;
         folder.write_summary(&summary)?;
         run.phases = [earlier, phases.end()].concat();

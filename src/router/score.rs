@@ -74,17 +74,7 @@ pub struct Scorer {
 
 impl Scorer {
     pub fn new(settings: &ScoreSettings) -> Scorer {
-        let mut weights = [0.0; TERMS];
-        weights[TTFT] = settings.ttft;
-        weights[ITL] = settings.itl;
-        weights[PREFILL_RATE] = settings.prefill_rate;
-        weights[DECODE_RATE] = settings.decode_rate;
-        weights[MEMORY] = settings.memory;
-        weights[LOCALITY] = settings.locality;
-        weights[QUEUE] = -settings.queue;
-        weights[URGENCY] = -settings.urgency;
-        weights[HANDOFF] = -settings.handoff;
-        weights[COST] = -settings.cost;
+        let weights = NAMES.map(|name| settings.weight(name).unwrap_or_default());
         Scorer { weights, rows: Vec::new(), costs: Vec::new() }
     }
 

@@ -53,6 +53,9 @@ pub struct Args {
     /// Print one line of JSON per request and one for the figures, in place of the table.
     #[arg(long)]
     log_json: bool,
+    /// Note the terms of every candidate of every placement, for `dualpool explain`; with --out.
+    #[arg(long, requires = "out")]
+    explain: bool,
     /// Leave simulation.json, requests.jsonl and decisions.jsonl in this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -107,7 +110,8 @@ impl Args {
     /// Settings as ever, above them the scenario's, and above these the flags.
     fn router(&self, scenario: &Scenario, cli: &Cli) -> anyhow::Result<RouterSettings> {
         let set = self.set.iter().map(|(key, text)| FlagValue { flag: "--set".into(), key: key.clone(), text: text.clone() });
-        let flags = scenario.router_settings().into_iter().chain(set).collect();
+        let explain = self.explain.then(|| FlagValue { flag: "--explain".into(), key: "router.explain".into(), text: "true".into() });
+        let flags = scenario.router_settings().into_iter().chain(set).chain(explain).collect();
         let router = cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router;
         // Those of the settings are of this machine's engines, of which there are none here.
         Ok(RouterSettings { cost_per_hour: scenario.costs_per_hour(), ..router })

@@ -113,7 +113,7 @@ impl Prepared {
             held_out: fitted.held_out,
             summary: compare::summary(&figures),
             figures,
-            notes: driver.seen().notes,
+            notes: driver.seen().notes(),
         };
         let path = self.folder.dir().join(FILE);
         replace_json(&path, &result).map_err(|source| FolderError::Write { path: path.clone(), source })?;

@@ -29,15 +29,14 @@ use tally::Tally;
 
 const DECISIONS: &str = "decisions.jsonl";
 const REQUESTS: &str = "requests.jsonl";
-const PLACEMENTS_TAKE: &str = "No placement was noted: that takes --explain, in a simulation --set router.explain=true.\n";
+const PLACEMENTS_TAKE: &str = "No placement was noted: that takes --explain.\n";
 
 #[derive(Debug, Error)]
 pub enum ExplainError {
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(
-        "{} has no decisions.jsonl: the router noted nothing there; repeat the run with --explain, or the simulation with \
-         --set router.explain=true", .0.display()
+        "{} has no decisions.jsonl: the router noted nothing there; repeat the run or the simulation with --explain", .0.display()
     )]
     NothingNoted(PathBuf),
     #[error("{} knows of no request at all; give the folder of a run that served some", .0.display())]

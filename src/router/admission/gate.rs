@@ -4,7 +4,7 @@ use crate::config::EarlyRejection;
 use crate::core::{Objectives, Phase, RejectReason, Request, RequestError, RequestId, Time};
 use crate::router::flight::Journey;
 use crate::router::policy::Plan;
-use crate::router::{Action, EngineState, Router};
+use crate::router::{Action, EngineState, Router, locality};
 use crate::telemetry::{AdmissionState, RouterNote};
 
 use super::{Admitted, Sample, Waiting, retry_after};
@@ -125,7 +125,7 @@ impl Router {
         }
         if self.admission.window.is_some() {
             let (Plan::Whole(engine) | Plan::Split(engine)) = plan;
-            let prompt_tokens = ask.prompt_tokens - self.cached_on(engine, &mut journey);
+            let prompt_tokens = ask.prompt_tokens - locality::cached_on(self.prefix.as_ref(), engine, &mut journey);
             let in_flight = self.tokens_in_flight() + u64::from(prompt_tokens);
             journey.admitted = Some(Admitted { at: now, prompt_tokens, in_flight });
         }

@@ -12,6 +12,9 @@ const STEP_SHARE_OF_ITL: f64 = 0.9;
 /// Sizes of the prefill pool that are looked at, spread over what is possible.
 const SPLITS_MAX: usize = 7;
 
+/// A short prompt is taken to have at least this part of what makes a long one, as long as few have been seen.
+const FIRST_SHORT_SHARE: u32 = 4;
+
 /// What the requests at hand say about sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -37,7 +40,9 @@ impl Sizes {
 /// behind each other, and not in front of the short ones, and a queue once mixed stays mixed whatever is chosen next. Elsewhere all alike,
 /// in steps that break no ITL objective and let short prompts pass long ones.
 pub fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Arrangement {
-    let menu = Menu::new(engines, sizes, long_prompt_tokens_min);
+    // The one request there is may be a single word: steps of a few tokens would be for all that come after it.
+    let short_prompt_tokens = sizes.short_prompt_tokens.max(long_prompt_tokens_min / FIRST_SHORT_SHARE);
+    let menu = Menu::new(engines, Sizes { short_prompt_tokens, ..sizes }, long_prompt_tokens_min);
     let within = menu.of_step(sizes.step_tokens.saturating_mul(2) / 3);
     match menu.splits_max() {
         0 => menu.shared(PolicyKind::Balanced, within),

@@ -111,8 +111,13 @@ fn check(shapes: &[CacheShape], steps: &[Step], asked: &[Vec<u8>]) -> Result<(),
                 literal.used(*engine, &tokens);
             }
             Step::Missing { engine, prompt, present } => {
-                let tokens = tokens(prompt, 0);
-                index.missing_from(EngineId(*engine as u16), &chain(&index, &tokens), *present as u32);
+                let (tokens, id) = (tokens(prompt, 0), EngineId(*engine as u16));
+                // Named no further than the look-up went, as are those of a request whose engine has less than was believed.
+                let mut names = index.chain(tokens.len() as u32);
+                if index.cached_on(id, &mut names, prompt_only(&tokens)) <= *present as u32 {
+                    names = chain(&index, &tokens);
+                }
+                index.missing_from(id, &names, *present as u32);
                 literal.missing_from(*engine, &tokens, *present);
             }
             Step::Clear { engine } => {

@@ -94,7 +94,7 @@ mod tests {
 
     impl Holders for Depths<'_> {
         fn of(&mut self, block: usize) -> u64 {
-            assert!(block < self.named, "each probe is announced");
+            assert!(block < self.named, "what is probed has a name");
             self.probes += 1;
             (0..self.depths.len()).filter(|&engine| self.depths[engine] > block).map(|engine| 1 << engine).sum()
         }
