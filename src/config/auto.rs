@@ -19,6 +19,6 @@ pub struct AutoSettings {
 
 impl Default for AutoSettings {
     fn default() -> Self {
-        AutoSettings { period_ms: 500, window_ms: 5_000, margin: 0.03, hold: 2, cool_down_ms: 3_000 }
+        AutoSettings { period_ms: 500, window_ms: 8_000, margin: 0.06, hold: 2, cool_down_ms: 3_000 }
     }
 }

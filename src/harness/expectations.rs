@@ -163,7 +163,9 @@ impl Expectations {
     /// cut short, or one with an engine drained, is no measure for others.
     pub fn accept(&mut self, outcomes: &[Outcome], progress: &dyn Progress) -> anyhow::Result<()> {
         let Some(path) = self.path.clone().filter(|_| self.update) else { return Ok(()) };
-        if let Some(bad) = outcomes.iter().find(|o| o.interrupted || !o.faults.is_empty() || o.summary.exact || !o.summary.drained.is_empty()) {
+        if let Some(bad) =
+            outcomes.iter().find(|o| o.interrupted || !o.faults.is_empty() || o.summary.exact || !o.summary.drained.is_empty())
+        {
             progress.note(&format!("nothing was accepted: the run in {} is not a whole and sound one", bad.dir.display()));
             return Ok(());
         }

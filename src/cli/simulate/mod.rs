@@ -110,7 +110,8 @@ impl Args {
     /// Settings as ever, above them the scenario's, and above these the flags.
     fn router(&self, scenario: &Scenario, cli: &Cli) -> anyhow::Result<RouterSettings> {
         let set = self.set.iter().map(|(key, text)| FlagValue { flag: "--set".into(), key: key.clone(), text: text.clone() });
-        let explain = self.explain.then(|| FlagValue { flag: "--explain".into(), key: "router.explain".into(), text: "true".into() });
+        let explain =
+            self.explain.then(|| FlagValue { flag: "--explain".into(), key: "router.explain".into(), text: "true".into() });
         let flags = scenario.router_settings().into_iter().chain(set).chain(explain).collect();
         let router = cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router;
         // Those of the settings are of this machine's engines, of which there are none here.

@@ -137,7 +137,8 @@ fn terms(name: &str, policy: &Policy, weights: Weights<'_>) -> String {
     let mut table = bare();
     table.set_header(["", "weight", "chosen", "best other", "difference", "decided", "%"]);
     for (name, of) in std::iter::once((SCORE, &policy.score)).chain(policy.terms.iter().map(|(name, of)| (name.as_str(), of))) {
-        let weight = kind.filter(|_| name != SCORE).and_then(|kind| weights.of(kind, name)).map_or(String::new(), |weight| term(-weight));
+        let weight =
+            kind.filter(|_| name != SCORE).and_then(|kind| weights.of(kind, name)).map_or(String::new(), |weight| term(-weight));
         table.add_row([name.to_string(), weight].into_iter().chain(figures(of)).chain(decided(of.decided, policy)));
     }
     let others = [

@@ -55,7 +55,10 @@ pub fn candidates(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min:
     let menu = Menu::new(engines, sizes, long_prompt_tokens_min);
     let Sizes { short_prompt_tokens: short, step_tokens: step } = sizes;
     let start = Tuning::default();
-    let (objective, within, well_within) = (menu.of_step(step), menu.of_step(step.saturating_mul(2) / 3), menu.of_step(step / 3));
+    // Two short prompts fit into one step wherever the objective allows that: chats that come at once would queue for smaller ones.
+    let two_thirds = step.saturating_mul(2) / 3;
+    let third = (step / 3).max(short.saturating_mul(2).min(two_thirds));
+    let (objective, within, well_within) = (menu.of_step(step), menu.of_step(two_thirds), menu.of_step(third));
     let steady = menu.tuning(short.saturating_mul(9) / 4, 0);
     let mut all = vec![
         menu.shared(PolicyKind::LeastLoad, start),
