@@ -8,15 +8,7 @@ use std::path::Path;
 
 use dualpool::config::ScoreSettings;
 use dualpool::telemetry::{NoteRecord, Placed, RouterNote};
-use program::{dualpool, text};
-
-/// Standard output of a run that must succeed.
-#[track_caller]
-fn prints(folder: &Path, args: &[&str]) -> String {
-    let output = dualpool(folder, args).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
+use program::{dualpool, prints, text};
 
 #[track_caller]
 fn refused(folder: &Path, args: &[&str], code: i32) -> String {

@@ -6,20 +6,12 @@ mod program;
 
 use std::path::{Path, PathBuf};
 
-use program::{dualpool, root, text};
+use program::{dualpool, prints, root, text};
 use serde_json::Value;
 use tempfile::TempDir;
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
-}
-
-/// Standard output of a run that must succeed.
-#[track_caller]
-fn prints(folder: &Path, args: &[&str]) -> String {
-    let output = dualpool(folder, args).output().unwrap();
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    text(&output.stdout)
 }
 
 /// What a run says that must be refused as a wrong call.

@@ -1,6 +1,7 @@
 //! `--profile` from outside: what the tools are called with, what they are given to see, and what comes of it. The tool is a script.
 
 #[path = "../support/program.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
 mod program;
 
 use std::io::{BufRead, BufReader};

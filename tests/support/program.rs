@@ -27,3 +27,11 @@ pub fn text(bytes: &[u8]) -> String {
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
+
+/// Standard output of a run that must succeed.
+#[track_caller]
+pub fn prints(folder: &Path, args: &[&str]) -> String {
+    let output = dualpool(folder, args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
