@@ -8,14 +8,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::controller::Controller;
-use crate::core::EngineId;
+use crate::core::{Clock, EngineId, Micros, MonotonicClock, Time};
 
 /// Drains that are waited for at a time; whoever comes on top of these is told so.
 const DRAINS_MAX: usize = 8;
@@ -137,22 +137,22 @@ fn drain(stream: UnixStream, engine: EngineId, controller: &Controller, runtime:
 /// What a client says until a deadline, however slowly it says it.
 struct Until<'a> {
     stream: &'a UnixStream,
-    deadline: Instant,
+    deadline: Time,
 }
 
 impl Read for Until<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        let left = self.deadline.since(MonotonicClock::new().now());
+        if left == Micros::ZERO {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.stream.set_read_timeout(Some(left))?;
+        self.stream.set_read_timeout(Some(left.into()))?;
         self.stream.read(buffer)
     }
 }
 
 fn read(stream: &UnixStream) -> anyhow::Result<Order> {
-    let said = Until { stream, deadline: Instant::now() + TALK_MAX };
+    let said = Until { stream, deadline: MonotonicClock::new().now().plus(TALK_MAX.into()) };
     let mut line = String::new();
     BufReader::new(said.take(LINE_BYTES_MAX)).read_line(&mut line).context("no order came")?;
     serde_json::from_str(&line).with_context(|| format!("`{}` is no order", line.trim_end()))
