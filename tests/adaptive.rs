@@ -14,7 +14,7 @@ use dualpool::report::measure::within_objectives;
 use dualpool::router::CostModel;
 use dualpool::sim;
 use dualpool::telemetry::{RequestRecord, RouterNote};
-use dualpool::workload::{WorkItem, Workload};
+use dualpool::workload::Workload;
 
 const VOCAB_SIZE: u32 = 32_000;
 /// Of the noise in the length of steps.
@@ -34,20 +34,13 @@ fn changing(load: f64, seed: u64, wanted: &ObjectiveSettings) -> Vec<(Time, Requ
         ..WorkloadSettings::default()
     };
     let items = Workload::new(&settings).paced(&SATURATION).generate(VOCAB_SIZE, seed, Some(load));
-    let request = |item: WorkItem| Request {
-        id: RequestId(item.index.into()),
-        prompt: item.prompt,
-        max_tokens: item.max_tokens,
-        ignore_eos: true,
-        sampling: Sampling::default(),
-        class: item.class,
-        priority: Priority::Normal,
-        objectives: Objectives {
-            ttft_us_max: Micros::from_ms(wanted.ttft_ms_of(item.class)),
-            itl_us_max: Micros::from_ms(wanted.itl_ms),
-        },
-    };
-    items.into_iter().map(|item| (Time(item.at.0), request(item))).collect()
+    items
+        .into_iter()
+        .map(|item| {
+            let objectives = wanted.of(item.class);
+            item.asked(objectives)
+        })
+        .collect()
 }
 
 fn engine() -> EngineInfo {

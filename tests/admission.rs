@@ -4,9 +4,7 @@
 use std::path::Path;
 
 use dualpool::config::{AdmissionSettings, EarlyRejection, RouterSettings, WindowKind};
-use dualpool::core::{
-    Arrangement, EngineId, Micros, Objectives, PolicyKind, Request, RequestError, RequestId, Sampling, Time, Tuning,
-};
+use dualpool::core::{Arrangement, EngineId, Micros, Objectives, PolicyKind, Request, RequestError, Time, Tuning};
 use dualpool::engine::virtual_engine::VirtualSettings;
 use dualpool::report::measure;
 use dualpool::router::CostModel;
@@ -29,21 +27,7 @@ fn requests(speed: f64) -> Vec<(Time, Request)> {
     let engine = engine();
     let limits = ModelLimits { vocab_size: engine.vocab_size, max_model_len: engine.max_model_len };
     let options = ReplayOptions { speed, ..ReplayOptions::new(limits) };
-    let request = |item: Result<dualpool::workload::WorkItem, _>| {
-        let item = item.unwrap();
-        let request = Request {
-            id: RequestId(item.index.into()),
-            prompt: item.prompt,
-            max_tokens: item.max_tokens,
-            ignore_eos: true,
-            sampling: Sampling::default(),
-            class: item.class,
-            priority: item.priority,
-            objectives: OBJECTIVES,
-        };
-        (Time(item.at.0), request)
-    };
-    Replay::new(open(&trace).unwrap(), options).unwrap().map(request).collect()
+    Replay::new(open(&trace).unwrap(), options).unwrap().map(|item| item.unwrap().asked(OBJECTIVES)).collect()
 }
 
 fn serve(admission: AdmissionSettings, requests: &[(Time, Request)], seed: u64) -> Vec<RequestRecord> {

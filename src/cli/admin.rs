@@ -189,12 +189,17 @@ mod tests {
     use crate::core::{Class, Micros, MonotonicClock, Objectives, Priority, Sampling};
     use crate::engine::virtual_engine::{VirtualFleet, VirtualSettings};
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn orders_are_carried_out_and_refusals_come_back_in_words() {
+    /// Of two virtual engines.
+    fn controller() -> Controller {
         let clock = Arc::new(MonotonicClock::new());
         let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(2, &VirtualSettings::default(), clock.clone());
         let (router, telemetry) = (RouterSettings::default(), TelemetrySettings::default());
-        let controller = Controller::start(fleet, events, Some((Box::new(mover), moves)), &router, &telemetry, clock);
+        Controller::start(fleet, events, Some((Box::new(mover), moves)), &router, &telemetry, clock)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn orders_are_carried_out_and_refusals_come_back_in_words() {
+        let controller = controller();
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("admin");
         let admin = Admin::open(&folder, controller.clone()).unwrap();
@@ -224,10 +229,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn drains_that_last_do_not_keep_anybody_from_ending_them() {
-        let clock = Arc::new(MonotonicClock::new());
-        let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(2, &VirtualSettings::default(), clock.clone());
-        let (router, telemetry) = (RouterSettings::default(), TelemetrySettings::default());
-        let controller = Controller::start(fleet, events, Some((Box::new(mover), moves)), &router, &telemetry, clock);
+        let controller = controller();
         let parent = tempfile::tempdir().unwrap();
         let admin = Admin::open(&parent.path().join("admin"), controller.clone()).unwrap();
         let endless = NewRequest {

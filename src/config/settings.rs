@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{DynamicRouterSettings, RouterSettings};
-use crate::core::Class;
+use crate::core::{Class, Micros, Objectives};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -244,6 +244,11 @@ impl Default for ObjectiveSettings {
 }
 
 impl ObjectiveSettings {
+    /// What a request of this class asks for.
+    pub fn of(&self, class: Class) -> Objectives {
+        Objectives { ttft_us_max: Micros::from_ms(self.ttft_ms_of(class)), itl_us_max: Micros::from_ms(self.itl_ms) }
+    }
+
     /// TTFT after a prompt of this class.
     pub fn ttft_ms_of(&self, class: Class) -> f64 {
         match class {

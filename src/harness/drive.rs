@@ -13,7 +13,7 @@ use super::Cancel;
 use super::Progress;
 use crate::config::{ObjectiveSettings, Settings};
 use crate::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
-use crate::core::{Clock, EngineId, Micros, MonotonicClock, Objectives, Sampling};
+use crate::core::{Clock, EngineId, Micros, MonotonicClock, Sampling};
 use crate::router::{Arrangement, CostModel};
 use crate::workload::WorkItem;
 
@@ -315,8 +315,7 @@ impl<'a> Driver<'a> {
 }
 
 /// What is asked of the fleet for this item, with the user's objectives for its class.
-pub(super) fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewRequest {
-    let ttft_ms = objectives.ttft_ms_of(item.class);
+fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewRequest {
     NewRequest {
         prompt: item.prompt.clone(),
         max_tokens: item.max_tokens,
@@ -324,7 +323,7 @@ pub(super) fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewReq
         sampling: Sampling::default(),
         class: item.class,
         priority: item.priority,
-        objectives: Objectives { ttft_us_max: Micros::from_ms(ttft_ms), itl_us_max: Micros::from_ms(objectives.itl_ms) },
+        objectives: objectives.of(item.class),
         index: item.index,
     }
 }

@@ -118,12 +118,17 @@ impl<'a> Split<'a> {
         Ok(())
     }
 
+    /// The rate that the user asked for.
+    fn rate_given(&self) -> Option<f64> {
+        Some(self.settings.workload.rate).filter(|&rate| rate > 0.0)
+    }
+
     /// Mix by mix, as they differ in the work that a request makes.
     async fn saturations(&self, driver: &Driver<'_>) -> Result<Vec<RunMix>, DriveError> {
         let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
         let arms = SATURATING.map(|name| self.pools.arm(name, &BTreeMap::new()));
         let mut mixes = Vec::new();
-        for ((mix, _, part), (.., served)) in self.mix.parts().zip(self.workload.parts()) {
+        for ((mix, part), (_, served)) in self.mix.parts().zip(self.workload.parts()) {
             let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
             let saturation_rps = saturation::find(driver, &arms, &items).await?;
             mixes.push(RunMix { name: mix_name(mix).into(), requests: served.requests() as u32, saturation_rps });
@@ -132,9 +137,8 @@ impl<'a> Split<'a> {
     }
 
     async fn search(&self, driver: &Driver<'_>, purposes: &[Purpose], run: &RunInfo) -> Result<Found, DriveError> {
-        let given = Some(self.settings.workload.rate).filter(|&rate| rate > 0.0);
         let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
-        let rate_expected = rate.or(run.saturation_rps).or(given).unwrap_or(1.0);
+        let rate_expected = rate.or(run.saturation_rps).or(self.rate_given()).unwrap_or(1.0);
         let budget = Duration::from_secs(self.settings.run.search_budget_s);
         let quick = self.settings.run.quick;
         let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
@@ -185,7 +189,7 @@ impl Plan for Split<'_> {
         }
         let purposes: Vec<Purpose> = PURPOSES.into_iter().filter(|p| self.arms.iter().any(|arm| arm == p.arm)).collect();
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
-        let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
+        let given = self.rate_given();
         if (poisson || !purposes.is_empty()) && given.is_none() {
             phases.begin("calibration", (SATURATING.len() * self.mix.parts().len()) as u32);
             let mixes = self.saturations(driver).await?;

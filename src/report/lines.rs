@@ -34,9 +34,10 @@ impl<T> Lines<T> {
         Ok(Some(Lines { path, file, buffer, line: 0, cut_off: false, record }))
     }
 
-    /// Whether the last line was cut off (no line end, not JSON) and so left out: its writer was stopped, or is not done.
-    pub fn was_cut_off(&self) -> bool {
-        self.cut_off
+    /// What the reader should know when the last line was cut off (no line end, not JSON): its writer was stopped, or is not done.
+    pub fn cut_off(&self) -> Option<String> {
+        let name = self.path.file_name().unwrap_or_default().display();
+        self.cut_off.then(|| format!("The last line of {name} was cut off and is left out."))
     }
 }
 

@@ -91,9 +91,7 @@ fn lines<T: DeserializeOwned>(dir: &Path, name: &str, shows: &str, notes: &mut V
         return Ok(Vec::new());
     };
     let records = lines.by_ref().collect::<Result<Vec<T>, LoadError>>()?;
-    if lines.was_cut_off() {
-        notes.push(format!("The last line of {name} was cut off and is left out."));
-    }
+    notes.extend(lines.cut_off());
     if records.is_empty() {
         notes.push(format!("{name} holds no record: {shows} cannot be shown."));
     }

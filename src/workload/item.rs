@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::parameter::{ParameterError, require};
-use crate::core::{Class, Micros, Priority, SessionId, TokenId};
+use crate::core::{Class, Micros, Objectives, Priority, Request, RequestId, Sampling, SessionId, Time, TokenId};
 
 /// More tokens than any request has: such a number is no count of tokens.
 pub const TOKENS_MAX: u32 = 1 << 24;
@@ -32,6 +32,13 @@ impl WorkItem {
     /// A request of ordinary priority that belongs to no conversation and to no wave.
     pub fn new(index: u32, at: Micros, prompt: Arc<[TokenId]>, max_tokens: u32, class: Class) -> WorkItem {
         WorkItem { index, at, prompt, max_tokens, class, priority: Priority::default(), turn: None, wave: None }
+    }
+
+    /// What is asked of a router, numbered by its place, and when. Its answer ends where the workload says: a model's own end would shorten it.
+    pub fn asked(self, objectives: Objectives) -> (Time, Request) {
+        let WorkItem { index, at, prompt, max_tokens, class, priority, .. } = self;
+        let (id, sampling) = (RequestId(index.into()), Sampling::default());
+        (Time(at.0), Request { id, prompt, max_tokens, ignore_eos: true, sampling, class, priority, objectives })
     }
 }
 

@@ -72,9 +72,9 @@ impl Workload {
         Workload { arrivals: Arrivals::AllUpfront, ..self.clone() }
     }
 
-    /// Its parts, each of one mix that stays, with the factor by which the rate differs in it.
-    pub fn parts(&self) -> impl ExactSizeIterator<Item = (Mix, f64, Workload)> {
-        self.parts.iter().map(|part| (part.shape.mix, part.pace, Workload { parts: vec![part.clone()], arrivals: self.arrivals }))
+    /// Its parts, each of one mix that stays.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = (Mix, Workload)> {
+        self.parts.iter().map(|part| (part.shape.mix, Workload { parts: vec![part.clone()], arrivals: self.arrivals }))
     }
 
     /// The same requests, with the rate multiplied in each part by its factor: mixes differ in the work that a request makes.
@@ -233,11 +233,12 @@ mod tests {
 
     #[test]
     fn a_mix_that_changes_is_one_mix_after_another_each_at_its_pace() {
-        let changing = Workload::new(&settings(Mix::Changing)).paced(&[1.0, 0.5, 2.0]);
+        let paces = [1.0, 0.5, 2.0];
+        let changing = Workload::new(&settings(Mix::Changing)).paced(&paces);
         let items = changing.generate(49_152, 3, Some(8.0));
         assert!(items.iter().enumerate().all(|(i, item)| item.index == i as u32) && items.is_sorted_by_key(|item| item.at));
         let (mut begin, mut left) = (Micros::ZERO, &items[..]);
-        for (mix, pace, part) in changing.parts() {
+        for ((mix, part), pace) in changing.parts().zip(paces) {
             let (now, later) = left.split_at(part.requests());
             let alone = generate(&settings(mix), 49_152, 3, Some(8.0));
             let long =

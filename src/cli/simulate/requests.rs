@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use crate::core::{Objectives, Request, RequestId, Sampling, Time};
+use crate::core::{Objectives, Request, Time};
 use crate::report::simulated::Replayed;
 use crate::sim::scenario::Scenario;
 use crate::workload::WorkItem;
@@ -96,12 +96,6 @@ impl Iterator for Requests {
                 }
             },
         };
-        let WorkItem { index, at, prompt, max_tokens, class, priority, .. } = item;
-        let (id, objectives) = (RequestId(index.into()), self.objectives);
-        // The trace says how long an answer was: the model's own end would shorten it.
-        Some((
-            Time(at.0),
-            Request { id, prompt, max_tokens, ignore_eos: true, sampling: Sampling::default(), class, priority, objectives },
-        ))
+        Some(item.asked(self.objectives))
     }
 }

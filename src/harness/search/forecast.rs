@@ -6,10 +6,9 @@ use std::collections::BTreeSet;
 
 use super::{Purpose, Score};
 use crate::config::ObjectiveSettings;
-use crate::core::{Arrangement, Request, RequestId, Time};
+use crate::core::{Arrangement, Request, Time};
 use crate::engine::EngineInfo;
 use crate::engine::virtual_engine::VirtualSettings;
-use crate::harness::drive::request;
 use crate::router::CostModel;
 use crate::sim::{self, SimError};
 use crate::workload::WorkItem;
@@ -63,7 +62,7 @@ pub fn shortlist(forecasts: &[Forecast], purposes: &[Purpose]) -> BTreeSet<usize
 }
 
 fn requests(items: &[WorkItem], wanted: &ObjectiveSettings) -> Vec<(Time, Request)> {
-    items.iter().map(|item| (Time(item.at.0), request(item, wanted).numbered(RequestId(item.index.into())))).collect()
+    items.iter().map(|item| item.clone().asked(wanted.of(item.class))).collect()
 }
 
 #[cfg(test)]

@@ -12,12 +12,12 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use super::arms::Pools;
-use super::drive::{Driver, Pace, Work, request};
+use super::drive::{Driver, Pace, Work};
 use super::folder::{FolderError, Identity, RunFolder};
 use super::{Cancel, Progress, engine_timing, target};
 use crate::config::Settings;
 use crate::controller::{Controller, Recording};
-use crate::core::{Arrangement, RequestId, Time};
+use crate::core::Arrangement;
 use crate::engine::virtual_engine::VirtualSettings;
 use crate::report::Environment;
 use crate::router::CostModel;
@@ -124,10 +124,7 @@ impl Prepared {
     fn simulate(&self, case: &Case, engines: &[VirtualSettings], costs: CostModel) -> anyhow::Result<Vec<RequestRecord>> {
         let name = format!("{} (simulated)", case.arrangement.name);
         let arrangement = Arrangement { name, ..case.arrangement.clone() };
-        let requests = case.items.iter().map(|item| {
-            let request = request(item, &self.settings.objectives).numbered(RequestId(item.index.into()));
-            (Time(item.at.0), request)
-        });
+        let requests = case.items.iter().map(|item| item.clone().asked(self.settings.objectives.of(item.class)));
         let (router, seed) = (&self.settings.router, self.settings.workload.seed);
         let faults = Faults::default();
         let simulation = Simulation { engines, arrangement: &arrangement, router, costs, faults: &faults, seed };

@@ -90,9 +90,7 @@ fn explain_part(part: &Part) -> Result<Option<Explained>, ExplainError> {
         let record = record?;
         of_arm(&mut arms, &record.arm).note(&record.note, Weights(weights.as_ref()));
     }
-    if decisions.was_cut_off() {
-        notes.push(format!("The last line of {DECISIONS} was cut off and is left out."));
-    }
+    notes.extend(decisions.cut_off());
     match Lines::<Fate>::open(&part.dir.join(REQUESTS))? {
         None => notes.push(format!("There is no {REQUESTS}: what became of requests is not known.")),
         Some(mut fates) => {
@@ -100,9 +98,7 @@ fn explain_part(part: &Part) -> Result<Option<Explained>, ExplainError> {
                 let fate = fate?;
                 of_arm(&mut arms, &fate.arm).fate(&fate);
             }
-            if fates.was_cut_off() {
-                notes.push(format!("The last line of {REQUESTS} was cut off and is left out."));
-            }
+            notes.extend(fates.cut_off());
         }
     }
     if arms.iter().all(|(_, tally)| tally.placements == 0) {
