@@ -31,7 +31,7 @@ test: test-tools setup ## style checks, then every test
 	@echo '[test] 3/6 Python';          .venv/bin/python -m compileall -q python
 	@# Before the others: it leaves a program without Python where theirs is to be.
 	@echo '[test] 4/6 without Python';  cargo test --no-default-features --test without_python
-	@echo '[test] 5/6 unit tests';      cargo test --lib --bins
+	@echo '[test] 5/6 unit tests';      cargo test --workspace --lib --bins
 	@# Tests in tests/ start real engines, each of which takes the cores it is given: one at a time.
 	@echo '[test] 6/6 engine tests';    cargo test --test '*' -- --test-threads=1
 

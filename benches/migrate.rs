@@ -9,11 +9,12 @@ use std::hint::black_box;
 use std::os::fd::OwnedFd;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dualpool::core::{BlockId, EngineId};
-use dualpool::migrate::wire::{Group, Layer, MemoryKind, Register};
-use dualpool::migrate::{BlockPair, KvMap, Memory, ShmTransport, Span, Stop, Transport, plan, total_bytes};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use dualpool_kv::wire::{Group, Layer, MemoryKind, Register};
+use dualpool_kv::{BlockPair, KvMap, Memory, ShmTransport, Span, Stop, Transport, plan, total_bytes};
+use dualpool_types::{BlockId, EngineId};
 
 /// SmolLM2-135M in bf16: 30 layers, 128 tokens x 3 heads x 64 x (key + value) x 2 bytes per block.
 const LAYERS: u64 = 30;

@@ -3,13 +3,13 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use dualpool::config::{RouterSettings, SignalSettings};
-use dualpool::core::{
-    Class, EngineId, EngineStats, FinishReason, HeldKv, LegId, Micros, Objectives, Priority, Request, RequestId, Sampling, Time,
-    TokenId, Tuning,
+
+use dualpool_router::policy::Ask;
+use dualpool_router::{Action, EngineFacts, Event, Router, RouterSettings, SignalSettings};
+use dualpool_types::{
+    Arrangement, Class, EngineId, EngineStats, FinishReason, HeldKv, LegId, Micros, Objectives, PolicyKind, Priority, Request,
+    RequestId, Sampling, Time, TokenId, Tuning,
 };
-use dualpool::router::policy::Ask;
-use dualpool::router::{Action, Arrangement, EngineFacts, Event, PolicyKind, Router};
 
 const ENGINES: [usize; 3] = [2, 16, 128];
 const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(500_000), itl_us_max: Micros(200_000) };

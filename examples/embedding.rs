@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use dualpool::config::EngineSettings;
-use dualpool::core::{Clock, EngineId, Leg, LegId, MonotonicClock, RequestId, Sampling};
-use dualpool::engine::vllm::{self, EngineSpec, Pin};
-use dualpool::engine::{ENGINE_EVENTS_MAX, Engine, EngineEvent, EngineEvents};
 use tokio::sync::mpsc;
+
+use dualpool_engine::vllm::{self, EngineSpec, Pin};
+use dualpool_engine::{ENGINE_EVENTS_MAX, Engine, EngineEvent, EngineEvents, EngineSettings};
+use dualpool_types::{Clock, EngineId, Leg, LegId, MonotonicClock, RequestId, Sampling};
 
 /// As in `plain_vllm.py`.
 const PROMPT_TOKENS: u32 = 32;

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use dualpool::core::{Micros, MonotonicClock};
-use dualpool::device::nvml::{Sampler, Which};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
+
+use dualpool_machine::nvml::{Sampler, Which};
+use dualpool_types::{Micros, MonotonicClock};
 
 const PERIOD: Micros = Micros(100_000);
 
@@ -26,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     let library = args.next();
     let (rounds, readings) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let counted = (rounds.clone(), readings.clone());
-    let sink = move |round: dualpool::device::nvml::Round| {
+    let sink = move |round: dualpool_machine::nvml::Round| {
         counted.0.fetch_add(1, Ordering::Relaxed);
         counted.1.fetch_add(round.readings.len() as u64, Ordering::Relaxed);
     };

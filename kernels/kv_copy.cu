@@ -14,7 +14,7 @@ typedef unsigned long long u64;
 
 static_assert(sizeof(u16) == 2 && sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, "a 64-bit target");
 
-// As `DeviceRun` of src/device/cuda/kernels/runs.rs lays it out.
+// As `DeviceRun` of crates/cuda/src/kernels/runs.rs lays it out.
 struct Run {
     u64 source;  // added to the base address of the source
     u64 target;  // added to the base address of the target

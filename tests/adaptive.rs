@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use dualpool::config::{Mix, ObjectiveSettings, PoolSettings, RoleSettings, RouterSettings, WorkloadSettings};
-use dualpool::core::{
-    Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Role, Sampling, Time, Tuning,
+use dualpool_bench::arms::Pools;
+use dualpool_bench::search;
+use dualpool_machine::PoolSettings;
+use dualpool_model::VirtualSettings;
+use dualpool_report::measure::within_objectives;
+use dualpool_router::{CostModel, RoleSettings, RouterSettings};
+use dualpool_types::records::{RequestRecord, RouterNote};
+use dualpool_types::{
+    Arrangement, Class, EngineId, EngineInfo, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Role, Sampling, Time,
+    Tuning,
 };
-use dualpool::engine::EngineInfo;
-use dualpool::engine::virtual_engine::VirtualSettings;
-use dualpool::harness::arms::Pools;
-use dualpool::harness::search;
-use dualpool::report::measure::within_objectives;
-use dualpool::router::CostModel;
-use dualpool::sim;
-use dualpool::telemetry::{RequestRecord, RouterNote};
-use dualpool::workload::Workload;
+use dualpool_workload::{Mix, ObjectiveSettings, Workload, WorkloadSettings};
 
 const VOCAB_SIZE: u32 = 32_000;
 /// Of the noise in the length of steps.
@@ -67,7 +66,7 @@ fn share(records: &[RequestRecord]) -> f64 {
 }
 
 fn machine() -> VirtualSettings {
-    VirtualSettings { timing: sim::timing(&CostModel::default()), ..VirtualSettings::default() }
+    VirtualSettings { timing: dualpool_sim::timing(&CostModel::default()), ..VirtualSettings::default() }
 }
 
 #[test]
@@ -82,9 +81,9 @@ fn auto_beats_every_static_arrangement_where_the_mix_changes_twice() {
     for seed in [100, 101, 102, 103] {
         let requests = changing(0.8, seed, &wanted);
         for (sum, candidate) in fixed.iter_mut().zip(&candidates) {
-            *sum += share(&sim::serve(candidate, &machine(), costs, &requests, NOISE_SEED).unwrap()) / 4.0;
+            *sum += share(&dualpool_sim::serve(candidate, &machine(), costs, &requests, NOISE_SEED).unwrap()) / 4.0;
         }
-        let run = sim::serve_by(&RouterSettings::default(), &auto, &machine(), costs, &requests, NOISE_SEED).unwrap();
+        let run = dualpool_sim::serve_by(&RouterSettings::default(), &auto, &machine(), costs, &requests, NOISE_SEED).unwrap();
         let changes = run.notes.iter().filter(|(_, note)| matches!(note, RouterNote::Rearranged { .. })).count();
         println!("seed {seed}: auto {:.3} with {changes} changes", share(&run.requests));
         assert!((2..=30).contains(&changes), "seed {seed}: {changes} changes");
@@ -123,7 +122,7 @@ fn engines_that_change_pools_help_where_prefill_turns_into_decode() {
     let (requests, costs) = (flip(), CostModel::default());
     let serve = |enabled| {
         let router = RouterSettings { roles: RoleSettings { enabled, ..RoleSettings::default() }, ..RouterSettings::default() };
-        sim::serve_by(&router, &arrangement, &machine(), costs, &requests, NOISE_SEED).unwrap()
+        dualpool_sim::serve_by(&router, &arrangement, &machine(), costs, &requests, NOISE_SEED).unwrap()
     };
     let (fixed, adapted) = (serve(false), serve(true));
     let roles: Vec<(Micros, Role)> = adapted

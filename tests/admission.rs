@@ -3,15 +3,13 @@
 
 use std::path::Path;
 
-use dualpool::config::{AdmissionSettings, EarlyRejection, RouterSettings, WindowKind};
-use dualpool::core::{Arrangement, EngineId, Micros, Objectives, PolicyKind, Request, RequestError, Time, Tuning};
-use dualpool::engine::virtual_engine::VirtualSettings;
-use dualpool::report::measure;
-use dualpool::router::CostModel;
-use dualpool::sim;
-use dualpool::telemetry::{Outcome, RequestRecord};
-use dualpool::workload::ModelLimits;
-use dualpool::workload::trace::{Replay, ReplayOptions, open};
+use dualpool_model::VirtualSettings;
+use dualpool_report::measure;
+use dualpool_router::{AdmissionSettings, CostModel, EarlyRejection, RouterSettings, WindowKind};
+use dualpool_types::records::{Outcome, RequestRecord};
+use dualpool_types::{Arrangement, EngineId, Micros, Objectives, PolicyKind, Request, RequestError, Time, Tuning};
+use dualpool_workload::ModelLimits;
+use dualpool_workload::trace::{Replay, ReplayOptions, open};
 
 const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(5_000_000), itl_us_max: Micros(100_000) };
 const SEEDS: u64 = 4;
@@ -35,7 +33,7 @@ fn serve(admission: AdmissionSettings, requests: &[(Time, Request)], seed: u64) 
     let (tuning, policy) = (Tuning::default(), PolicyKind::FullDisaggregation);
     let pools = Arrangement::pools("2P1D", policy, &engines[..2], &engines[2..], 3, tuning, tuning, 256).unwrap();
     let router = RouterSettings { max_in_flight: 10_000, admission, ..RouterSettings::default() };
-    sim::serve_by(&router, &pools, &engine(), CostModel::default(), requests, seed).unwrap().requests
+    dualpool_sim::serve_by(&router, &pools, &engine(), CostModel::default(), requests, seed).unwrap().requests
 }
 
 /// Requests within their objectives, and requests rejected, over all seeds.

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use dualpool::config::{self, Arrivals, ConfigError, DeviceKind, FlagValue, Loaded, Origin, Settings, Sources};
+use dualpool_bench::Settings;
+use dualpool_bench::config::{self, ConfigError, FlagValue, Loaded, Origin, Sources};
+use dualpool_machine::DeviceKind;
+use dualpool_workload::Arrivals;
 
 /// No file, no environment, no flags, no GPU.
 fn bare() -> Sources {

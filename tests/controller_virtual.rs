@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool::config::{RouterSettings, ScoreSettings, TelemetrySettings};
-use dualpool::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
-use dualpool::core::{
-    Class, Clock, EngineId, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, Priority, RejectReason, RequestError, Role,
-    Sampling, TokenId, Tuning, seeded,
-};
-use dualpool::engine::virtual_engine::{Fingerprint, VirtualEngine, VirtualFleet, VirtualMover, VirtualSettings};
-use dualpool::engine::{Engine, EngineInfo, TokenizeError};
-use dualpool::migrate::Fault;
-use dualpool::router::{Arrangement, DrainError, PolicyKind};
-use dualpool::telemetry::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord, RouterNote};
 use rand::Rng as _;
+
+use dualpool_engine::virtual_engine::{VirtualEngine, VirtualFleet, VirtualMover};
+use dualpool_engine::{Engine, TokenizeError};
+use dualpool_fleet::TelemetrySettings;
+use dualpool_fleet::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
+use dualpool_kv::Fault;
+use dualpool_model::{Fingerprint, VirtualSettings};
+use dualpool_router::{DrainError, RouterSettings, ScoreSettings};
+use dualpool_types::records::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord, RouterNote};
+use dualpool_types::{
+    Arrangement, Class, Clock, EngineId, EngineInfo, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, PolicyKind, Priority,
+    RejectReason, RequestError, Role, Sampling, TokenId, Tuning, seeded,
+};
 
 /// Nothing in these tests takes seconds; a wait this long means that something hangs.
 const HANGS: Duration = Duration::from_secs(60);
@@ -40,7 +42,7 @@ fn rig_by(engines: usize, speed: f64, router: &RouterSettings) -> Rig {
     let settings = VirtualSettings { speed, ..VirtualSettings::default() };
     let clock = Arc::new(MonotonicClock::new());
     let VirtualFleet { fleet, events, engines, mover, moves } = VirtualFleet::start(engines, &settings, clock.clone());
-    let mover_box: Box<dyn dualpool::migrate::KvMover> = Box::new(mover.clone());
+    let mover_box: Box<dyn dualpool_kv::KvMover> = Box::new(mover.clone());
     let telemetry = TelemetrySettings { sample_ms: 2, ..TelemetrySettings::default() };
     let controller = Controller::start(fleet, events, Some((mover_box, moves)), router, &telemetry, clock.clone());
     Rig { controller, engines, mover, clock, settings }
@@ -391,7 +393,7 @@ async fn more_than_max_in_flight_are_turned_away_and_the_rest_served() {
     let clock = Arc::new(MonotonicClock::new());
     let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(2, &settings, clock.clone());
     let router = RouterSettings { max_in_flight: 8, ..RouterSettings::default() };
-    let mover: Box<dyn dualpool::migrate::KvMover> = Box::new(mover);
+    let mover: Box<dyn dualpool_kv::KvMover> = Box::new(mover);
     let controller = Controller::start(fleet, events, Some((mover, moves)), &router, &TelemetrySettings::default(), clock);
     let mut streams = Vec::new();
     for index in 0..40 {
@@ -532,7 +534,7 @@ async fn an_arrangement_fails_with_the_engine_that_does_not_take_its_settings() 
     let clock = Arc::new(MonotonicClock::new());
     let VirtualFleet { events, engines, mover, moves, .. } = VirtualFleet::start(2, &VirtualSettings::default(), clock.clone());
     let fleet = [Box::new(engines[0].clone()) as Box<dyn Engine>, Box::new(Untunable(engines[1].clone()))].into_iter().collect();
-    let mover: Box<dyn dualpool::migrate::KvMover> = Box::new(mover);
+    let mover: Box<dyn dualpool_kv::KvMover> = Box::new(mover);
     let (router, telemetry) = (RouterSettings::default(), TelemetrySettings::default());
     let controller = Controller::start(fleet, events, Some((mover, moves)), &router, &telemetry, clock);
     let error = controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap_err();

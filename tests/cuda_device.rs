@@ -11,11 +11,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
 use cudarc::driver::sys;
-use dualpool::core::Bytes;
-use dualpool::device::cuda::{
+
+use dualpool_cuda::{
     Context, CopyRun, CudaError, CudaVersion, DeviceMemory, DeviceSpan, Driver, IpcHandle, KernelArgs, LaunchShape, Module,
     Ordinal, Stream, Timing, measure_peer_bandwidth,
 };
+use dualpool_types::Bytes;
+
 use fake_cuda::{FakeCuda, LIBRARY_NAMES, load_from};
 
 const KIB: u64 = 1024;

@@ -15,17 +15,20 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool::core::{BlockId, EngineId, Program};
-use dualpool::device::cuda::{Driver, kernels::nvrtc};
-use dualpool::engine::virtual_engine::kv::{Content, KvPlace, Shape, Store};
-use dualpool::migrate::wire::MemoryKind;
-use dualpool::migrate::{
+use nix::sys::signal::{SigHandler, Signal, killpg, signal};
+use nix::unistd::Pid;
+
+use dualpool_cuda::Driver;
+use dualpool_cuda::kernels::nvrtc;
+use dualpool_engine::virtual_engine::kv::{Content, KvPlace, Shape, Store};
+use dualpool_kv::wire::MemoryKind;
+use dualpool_kv::{
     BlockPair, ClassCost, CopyClass, CudaTransport, KernelSettings, KvMap, LinkCost, Memory, Span, Stop, Transport, TransportError,
     plan,
 };
+use dualpool_types::{BlockId, EngineId, Program};
+
 use fake_cuda::FakeCuda;
-use nix::sys::signal::{SigHandler, Signal, killpg, signal};
-use nix::unistd::Pid;
 use program::text;
 
 /// Set in the process that has the driver.

@@ -4,12 +4,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dualpool::config::{PrefixTracking, RouterSettings};
-use dualpool::core::{
-    Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time, TokenId, Tuning,
+use dualpool_router::policy::Ask;
+use dualpool_router::{Action, EngineFacts, Event, PrefixTracking, Router, RouterSettings};
+use dualpool_types::{
+    Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time, TokenId, Tuning,
 };
-use dualpool::router::policy::Ask;
-use dualpool::router::{Action, Arrangement, EngineFacts, Event, Router};
 
 struct Counting;
 

@@ -7,14 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use dualpool::cli::fleet;
-use dualpool::config::{Arrivals, DeviceKind, Mix, Settings, VirtualEngineSettings, VirtualKv};
-use dualpool::core::EngineId;
-use dualpool::device::Gpus;
-use dualpool::engine::virtual_engine::VirtualFleet;
-use dualpool::harness::{Cancel, Outcome, Progress, Silent, dual_pool, environment};
-use dualpool::migrate::Fault;
-use dualpool::report::{load, recommend};
+use dualpool_bench::{Cancel, Outcome, Settings, dual_pool, environment};
+use dualpool_engine::virtual_engine::VirtualFleet;
+use dualpool_engine::{VirtualEngineSettings, VirtualKv};
+use dualpool_fleet::{Progress, Silent};
+use dualpool_kv::{EngineLinks, Fault};
+use dualpool_machine::{DeviceKind, Gpus};
+use dualpool_report::{load, recommend};
+use dualpool_types::EngineId;
+use dualpool_workload::{Arrivals, Mix};
 
 /// Does something at the n-th run of the measurement, counted from 1.
 struct AtRun<F> {
@@ -137,8 +138,10 @@ async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
     settings.virtual_engines =
         VirtualEngineSettings { kv: VirtualKv::Shm, speed: virtual_pair::SPEED, ..VirtualEngineSettings::default() };
     settings.migrate.verify_kv = fault == Fault::None;
-    let placements = dualpool::device::choose(&settings.pools, &Gpus::default()).unwrap();
-    let controller = fleet::start_with_fault(&settings, &placements, Arc::new(Silent), fault).await.unwrap();
+    let placements = dualpool_machine::choose(&settings.pools, &Gpus::default()).unwrap();
+    let controller = dualpool_fleet::start_with_fault(settings.fleet(&placements, EngineLinks::default()), Arc::new(Silent), fault)
+        .await
+        .unwrap();
     let environment = environment::gather(controller.engines(), &settings, vec![]);
     let outcome = dual_pool::run(&controller, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
     let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();

@@ -7,12 +7,12 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use dualpool::config::{Settings, WorkloadKind};
-use dualpool::core::{PolicyKind, Role};
-use dualpool::harness::{Cancel, Outcome, Silent, dynamic_router, environment, stats};
-use dualpool::report::{self, Overview, load, load_parts, settle};
-use dualpool::workload::Wave;
 use serde_json::Value;
+
+use dualpool_bench::{Cancel, Outcome, Settings, WorkloadKind, dynamic_router, environment, stats};
+use dualpool_fleet::Silent;
+use dualpool_report::{Overview, load, load_parts, settle};
+use dualpool_types::{PolicyKind, Role, Wave};
 
 /// Small enough for seconds, large enough for intervals.
 fn settings(dir: &Path, kinds: &[WorkloadKind]) -> Settings {
@@ -79,7 +79,7 @@ fn sound(outcome: &Outcome) {
     let against = [("least_load", "dynamic_router"), ("round_robin", "dynamic_router"), ("round_robin", "round_robin_control")];
     assert_eq!(pairs, BTreeSet::from(against));
     assert!(outcome.dir.join("report.html").exists());
-    let printed = report::print(&artifacts, 120);
+    let printed = dualpool_report::print(&artifacts, 120);
     assert!(printed.contains("spread") && printed.contains("cached"), "{printed}");
     assert!(settle::table(&artifacts).contains("dynamic_router"));
 }
@@ -183,7 +183,7 @@ async fn accepted_ratios_are_what_the_next_run_is_held_against() {
     let third = one(&third).await;
     let behind = &third.summary.expectations.as_ref().unwrap().behind;
     assert_eq!(behind.iter().filter(|b| b.metric == "ttft_ms.overall.p50").count(), 2, "{behind:?}");
-    assert!(report::print(&load(&third.dir).unwrap(), 100).contains("BEHIND: TTFT p50 of dynamic_router against"));
+    assert!(dualpool_report::print(&load(&third.dir).unwrap(), 100).contains("BEHIND: TTFT p50 of dynamic_router against"));
     let summary = serde_json::to_value(&third.summary).unwrap();
     assert_eq!(violations(&summary), Vec::<String>::new());
     assert_eq!(serde_json::to_value(stats::rebuild(&third.dir).unwrap()).unwrap(), summary);

@@ -6,8 +6,9 @@ mod program;
 
 use std::path::Path;
 
-use dualpool::config::ScoreSettings;
-use dualpool::telemetry::{NoteRecord, Placed, RouterNote};
+use dualpool_router::ScoreSettings;
+use dualpool_types::records::{NoteRecord, Placed, RouterNote};
+
 use program::{dualpool, prints, text};
 
 #[track_caller]

@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
 
-use dualpool::harness::migration_cost::MigrationCost;
+use dualpool_bench::migration_cost::MigrationCost;
+
 use fake_cuda::FakeCuda;
 
 fn dualpool(folder: &Path, script: &str, args: &[&str]) -> Output {
@@ -50,6 +51,6 @@ fn every_class_of_every_pair_is_measured_and_a_run_knows_its_pairs() {
     let args = ["run", "dual_pool", "--repetitions", "1", "--arms", "shared_round_robin,full_disaggregation", "--out", "served"];
     let args: Vec<&str> = args.into_iter().chain(load).chain(["--set", "virtual.speed=20"]).collect();
     dualpool(folder.path(), script, &args);
-    let served = dualpool::report::load(&folder.path().join("served")).unwrap();
+    let served = dualpool_report::load(&folder.path().join("served")).unwrap();
     assert!(served.run.notes.iter().any(|note| note.contains("known for 2 of 2 ordered pairs")), "{:?}", served.run.notes);
 }

@@ -32,7 +32,7 @@ fn simulation(folder: &Path) -> Value {
 
 /// A scenario file: a built-in one with a part of it replaced.
 fn scenario(folder: &Path, from: &str, to: &str) -> String {
-    let text = std::fs::read_to_string(root().join("src/sim/scenario/xpyd.toml")).unwrap();
+    let text = std::fs::read_to_string(root().join("crates/sim/src/scenario/xpyd.toml")).unwrap();
     assert!(text.contains(from), "{from}");
     let path = folder.join("mine.toml");
     std::fs::write(&path, text.replacen(from, to, 1)).unwrap();

@@ -4,11 +4,12 @@ mod virtual_pair;
 
 use std::fs;
 
-use dualpool::config::ARMS;
-use dualpool::core::EngineId;
-use dualpool::harness::{Cancel, Silent, dual_pool, environment, stats};
-use dualpool::report::load;
 use serde_json::Value;
+
+use dualpool_bench::{ARMS, Cancel, dual_pool, environment, stats};
+use dualpool_fleet::Silent;
+use dualpool_report::load;
+use dualpool_types::EngineId;
 
 fn schema() -> jsonschema::Validator {
     let schema: Value = serde_json::from_str(include_str!("../docs/summary.schema.json")).unwrap();
@@ -44,7 +45,7 @@ async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
         assert_eq!(arm.errors, [], "{}", arm.name);
         assert!(arm.ttft_ms.short.p95.is_some() && arm.itl_ms.p99.is_some() && arm.throughput_rps.is_some(), "{}", arm.name);
         let pools = arm.queue_depth_mean;
-        assert_eq!(pools.shared.is_some(), arm.engines.iter().all(|e| e.role == dualpool::core::Role::Shared), "{}", arm.name);
+        assert_eq!(pools.shared.is_some(), arm.engines.iter().all(|e| e.role == dualpool_types::Role::Shared), "{}", arm.name);
     }
     let full = outcome.summary.arms.iter().find(|a| a.name == "full_disaggregation").unwrap();
     assert_eq!(full.handoffs.count, full.requests, "every prompt moves");

@@ -1,11 +1,7 @@
-//! Rules of this code base that no compiler knows: who may import whom, how long a file may be, and what must not be left lying about.
+//! Rules of this code base that no compiler knows: what must not be left lying about, what unsafe code has to say, who may read a clock.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-use syn::visit::Visit;
-
-const LINES_MAX: usize = 600;
 
 /// A file under this repository, with its path as the messages show it.
 struct Source {
@@ -51,7 +47,7 @@ fn sources(folders: &[&str], extension: &str) -> Vec<Source> {
 }
 
 fn rust() -> Vec<Source> {
-    sources(&["src", "tests", "benches", "examples", "kernels", "build"], "rs")
+    sources(&["src", "crates", "tests", "benches", "examples", "kernels", "build"], "rs")
 }
 
 #[track_caller]
@@ -69,157 +65,7 @@ fn lines(sources: &[Source], broken: impl Fn(&Source, &str) -> Option<String>) -
     sources.iter().flat_map(numbered).collect()
 }
 
-// --- Module order --------------------------------------------------------------------------------------------------------------
-
-/// The modules of the crate in the order of `src/lib.rs`, which is the order of the layers, lowest first.
-fn layers(lib: &str) -> Vec<String> {
-    let file = syn::parse_file(lib).unwrap();
-    let name = |item: &syn::Item| match item {
-        syn::Item::Mod(module) => Some(module.ident.to_string()),
-        _ => None,
-    };
-    file.items.iter().filter_map(name).collect()
-}
-
-/// Every module of the crate that a file names, with the line.
-#[derive(Default)]
-struct Imports(Vec<(String, usize)>);
-
-impl Imports {
-    fn of(text: &str) -> Imports {
-        let mut imports = Imports::default();
-        imports.visit_file(&syn::parse_file(text).unwrap());
-        imports
-    }
-
-    fn add(&mut self, module: &syn::Ident) {
-        self.0.push((module.to_string(), module.span().start().line));
-    }
-
-    fn add_tree(&mut self, tree: &syn::UseTree) {
-        match tree {
-            syn::UseTree::Path(path) => self.add(&path.ident),
-            syn::UseTree::Name(name) => self.add(&name.ident),
-            syn::UseTree::Rename(rename) => self.add(&rename.ident),
-            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.add_tree(tree)),
-            syn::UseTree::Glob(_) => {}
-        }
-    }
-}
-
-impl<'ast> Visit<'ast> for Imports {
-    fn visit_use_path(&mut self, path: &'ast syn::UsePath) {
-        // `use {crate::a, std::b}` hides `crate` in a group, so every level is looked at.
-        if path.ident == "crate" {
-            self.add_tree(&path.tree);
-        }
-        syn::visit::visit_use_path(self, path);
-    }
-
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        if let (Some(first), Some(second)) = (path.segments.first(), path.segments.iter().nth(1))
-            && first.ident == "crate"
-        {
-            self.add(&second.ident);
-        }
-        syn::visit::visit_path(self, path);
-    }
-
-    fn visit_macro(&mut self, mac: &'ast syn::Macro) {
-        // A macro's arguments are tokens and not paths: `format!("{}", crate::cli::x())`.
-        let mut tokens = Vec::new();
-        flatten(mac.tokens.clone(), &mut tokens);
-        for window in tokens.windows(4) {
-            if let [Token::Word(first), Token::Colon, Token::Colon, Token::Word(second)] = window
-                && first == "crate"
-            {
-                self.add(second);
-            }
-        }
-        syn::visit::visit_macro(self, mac);
-    }
-}
-
-enum Token {
-    Word(syn::Ident),
-    Colon,
-    Other,
-}
-
-fn flatten(tokens: proc_macro2::TokenStream, out: &mut Vec<Token>) {
-    for token in tokens {
-        match token {
-            proc_macro2::TokenTree::Ident(ident) => out.push(Token::Word(ident)),
-            proc_macro2::TokenTree::Punct(punct) if punct.as_char() == ':' => out.push(Token::Colon),
-            proc_macro2::TokenTree::Group(group) => {
-                out.push(Token::Other);
-                flatten(group.stream(), out);
-            }
-            _ => out.push(Token::Other),
-        }
-    }
-}
-
-/// Imports of `text`, which belongs to layer `own`, from layers above it.
-fn upward(layers: &[String], own: &str, text: &str) -> Vec<(String, usize)> {
-    let place = |module: &str| layers.iter().position(|layer| layer == module);
-    let own = place(own);
-    Imports::of(text).0.into_iter().filter(|(module, _)| own < place(module)).collect()
-}
-
-#[test]
-fn modules_import_only_from_modules_below() {
-    let sources = sources(&["src"], "rs");
-    let lib = sources.iter().find(|s| s.path == Path::new("src/lib.rs")).unwrap();
-    let layers = layers(&lib.text);
-    let mut findings = Vec::new();
-    for source in &sources {
-        let own = source.path.iter().nth(1).unwrap().to_str().unwrap().trim_end_matches(".rs");
-        if !layers.iter().any(|layer| layer == own) {
-            assert!(["lib", "main"].contains(&own), "{} belongs to no module of src/lib.rs", source.path.display());
-            continue;
-        }
-        findings.extend(upward(&layers, own, &source.text).into_iter().map(|(module, line)| Finding {
-            path: source.path.clone(),
-            line,
-            what: format!("`{own}` imports `{module}`, which is above it"),
-        }));
-    }
-    expect_none("A module imports only from modules listed before it in src/lib.rs.", findings);
-}
-
-#[test]
-fn the_order_check_sees_every_kind_of_import() {
-    let layers = ["core", "router", "cli"].map(String::from);
-    let upward = |text: &str| upward(&layers, "router", text).into_iter().map(|(module, _)| module).collect::<Vec<_>>();
-    for text in [
-        "use crate::cli::Cli;",
-        "use crate::{core::Time, cli::Cli};",
-        "use {crate::cli as x};",
-        "use crate::cli;",
-        "fn f() -> crate::cli::Cli { todo() }",
-        "fn f() { crate::cli::run() }",
-        "mod tests { use crate::cli::Cli; }",
-        "fn f() { assert!(x, \"{}\", (crate::cli::run())) }",
-    ] {
-        assert_eq!(upward(text), ["cli"], "{text}");
-    }
-    assert!(upward("use crate::core::Time; use crate::router::Event; use super::x; use cli::y;").is_empty());
-}
-
-// --- Size and leftovers --------------------------------------------------------------------------------------------------------
-
-#[test]
-fn files_hold_one_thing() {
-    let mut findings = Vec::new();
-    for source in sources(&["src"], "rs").into_iter().chain(sources(&["python"], "py")) {
-        let count = source.text.lines().count();
-        if count > LINES_MAX {
-            findings.push(Finding { path: source.path, line: count, what: format!("{count} lines") });
-        }
-    }
-    expect_none(&format!("A file of more than {LINES_MAX} lines holds two things: divide it."), findings);
-}
+// --- Leftovers --------------------------------------------------------------------------------------------------------
 
 #[test]
 fn nothing_is_left_for_later() {
@@ -282,16 +128,16 @@ fn explained(lines: &[&str], at: usize) -> bool {
 // --- Time ----------------------------------------------------------------------------------------------------------------------
 
 /// What measures real time by its nature; all else is told the time, so that tests and simulations can tell another one.
-const MAY_READ_A_CLOCK: [&str; 4] = ["src/core/clock.rs", "src/engine/", "src/migrate/", "src/harness/"];
+const MAY_READ_A_CLOCK: [&str; 4] = ["crates/types/src/clock.rs", "crates/engine/", "crates/kv/", "crates/bench/"];
 
 #[test]
 fn time_is_passed_in_and_not_read() {
-    let findings = lines(&sources(&["src"], "rs"), |source, line| {
+    let findings = lines(&sources(&["src", "crates"], "rs"), |source, line| {
         let path = source.path.to_str().unwrap();
         let allowed = MAY_READ_A_CLOCK.iter().any(|prefix| path.starts_with(prefix));
         // Tokio's clock serves its timers, and tests can stop it.
         let reads = line.replace("tokio::time::Instant::now", "").contains("Instant::now") || line.contains("SystemTime::now");
         (reads && !allowed).then(|| line.trim().to_string())
     });
-    expect_none("Only core/clock, engine, migrate and harness read a clock.", findings);
+    expect_none("Only types/clock, engine, kv and bench read a clock.", findings);
 }

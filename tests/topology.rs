@@ -7,9 +7,10 @@ mod program;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use dualpool::report::topology::{Link, NvLinkEnd, PciPath, Topology};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use dualpool_types::topology::{Link, NvLinkEnd, PciPath, Topology};
 
 /// A folder to run the program in, without a settings file and without GPUs of the tester.
 struct Bench(TempDir);
@@ -138,7 +139,7 @@ fn small(version: &str, inner: &str, after: &str) -> String {
 }
 
 fn of(xml: &str) -> Topology {
-    let found = dualpool::device::topology::of_xml(xml, None).unwrap();
+    let found = dualpool_machine::topology::of_xml(xml, None).unwrap();
     assert_eq!(violations(&serde_json::to_value(&found).unwrap()), Vec::<String>::new());
     found
 }
@@ -280,7 +281,7 @@ fn the_matrix_speaks_the_words_of_nvidia_smi() {
 fn drawings_are_well_formed_and_show_every_device() {
     for name in ["nvidia-dgx2-16xV100.xml", "synthetic-2socket-8gpu.xml", "switches.xml"] {
         let found = shown_by(name);
-        let svg = dualpool::report::topology::svg(&found);
+        let svg = dualpool_report::topology::svg(&found);
         let document = roxmltree::Document::parse(&svg).unwrap();
         let texts: Vec<_> = document.descendants().filter_map(|node| node.text()).collect();
         for device in found

@@ -13,10 +13,12 @@ mod program;
 use std::path::Path;
 use std::process::Command;
 
-use dualpool::report::topology::{Disagreement, Mig, NvLinkEnd, P2p, PciPath, Topology};
+use serde_json::Value;
+
+use dualpool_types::topology::{Disagreement, Mig, NvLinkEnd, P2p, PciPath, Topology};
+
 use fake_cuda::load_from;
 use fakes::FakeNvml;
-use serde_json::Value;
 
 /// The program in a folder of its own, with this NVML, on the machine that a file shows.
 fn topology(nvml: &FakeNvml, hardware: &str) -> (Command, tempfile::TempDir) {
@@ -90,7 +92,7 @@ fn disagreements_are_named_with_both_sides() {
     ];
     assert_eq!(found.disagreements, expected);
     assert_eq!((found.gpus[0].numa_node, found.link(1, 0).unwrap().path), (Some(0), Some(PciPath::Phb)));
-    let shown = dualpool::report::topology::text(&found);
+    let shown = dualpool_report::topology::text(&found);
     assert!(shown.contains("GPU0: numa_node is 0 for hwloc and 1 for NVML; hwloc is believed"), "{shown}");
 }
 
@@ -111,7 +113,7 @@ fn nvlinks_are_counted_by_where_they_lead() {
     let switched = found.link(2, 3).unwrap().nvlink.clone().unwrap();
     assert_eq!((switched.through, switched.links, switched.version.as_deref()), (NvLinkEnd::NvSwitch, Some(2), Some("4.0")));
     assert_eq!(found.link(1, 2).unwrap().nvlink, None);
-    assert!(dualpool::report::topology::text(&found).contains("3 x 25 GB/s to 1 switch"));
+    assert!(dualpool_report::topology::text(&found).contains("3 x 25 GB/s to 1 switch"));
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use std::io::{self, BufRead, Cursor, Read};
 use std::path::PathBuf;
 
-use dualpool::core::{Class, Micros, Priority, SessionId};
-use dualpool::workload::trace::{
+use proptest::prelude::*;
+
+use dualpool_types::{Class, Micros, Priority, SessionId, Turn};
+use dualpool_workload::trace::{
     BAD_ROWS_NAMED, Clipped, Format, LINE_BYTES_MAX, REORDER_ROWS, Replay, ReplayOptions, ReplayReport, Rows, TraceError, TraceRow,
     open,
 };
-use dualpool::workload::{ModelLimits, TOKENS_MAX, Turn, WorkItem};
-use proptest::prelude::*;
+use dualpool_workload::{ModelLimits, TOKENS_MAX, WorkItem};
 
 const AZURE: &str = "azure-2023-conv-first-300.csv";
 const MOONCAKE: &str = "mooncake-conversation-first-200.jsonl";

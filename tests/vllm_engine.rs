@@ -10,13 +10,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool::config::EngineSettings;
-use dualpool::core::{
+use tokio::sync::mpsc;
+
+use dualpool_engine::vllm::{self, EngineSpec, Pin, Progress, StartError};
+use dualpool_engine::{ENGINE_EVENTS_MAX, Engine, EngineEvent, EngineEvents, EngineSettings};
+use dualpool_types::{
     Clock, EngineId, EngineStats, FinishReason, Leg, LegId, LegOutput, MonotonicClock, RequestId, Sampling, TokenId, Tuning,
 };
-use dualpool::engine::vllm::{self, EngineSpec, Pin, Progress, StartError};
-use dualpool::engine::{ENGINE_EVENTS_MAX, Engine, EngineEvent, EngineEvents};
-use tokio::sync::mpsc;
 
 /// When set, this process is the controller that the orphan check kills; it holds a folder with room for a run.
 const VICTIM: &str = "DUALPOOL_TEST_VICTIM";

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use dualpool::core::{Micros, SessionId};
-use dualpool::workload::{ArrivalProcess, Mixed, ModelLimits, ParameterError, PrefixSessions, TwoWave, WorkItem};
 use proptest::prelude::*;
+
+use dualpool_types::{Micros, SessionId};
+use dualpool_workload::{ArrivalProcess, Mixed, ModelLimits, ParameterError, PrefixSessions, TwoWave, WorkItem};
 
 const MODEL: ModelLimits = ModelLimits { vocab_size: 49_152, max_model_len: 4608 };
 

@@ -2,9 +2,10 @@
 //! means are those of Mooncake's conversation trace (12,031 requests in an hour, prompts of 12,000 tokens, answers of 343), which is not
 //! needed for this.
 
-use dualpool::core::{Class, Micros, Objectives, Priority, Request, RequestId, Rng, Sampling, Time, TokenId, seeded};
 use rand::Rng as _;
 use rand_distr::{Distribution, LogNormal};
+
+use dualpool_types::{Class, Micros, Objectives, Priority, Request, RequestId, Rng, Sampling, Time, TokenId, seeded};
 
 pub const REQUESTS: u64 = 12_031;
 /// Conversations that go on side by side.

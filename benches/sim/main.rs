@@ -5,13 +5,14 @@ mod conversations;
 
 use std::time::Duration;
 
-use conversations::{Conversations, REQUESTS};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dualpool::config::RouterSettings;
-use dualpool::core::{Arrangement, PolicyKind, Tuning};
-use dualpool::engine::virtual_engine::{Timing, VirtualSettings};
-use dualpool::router::CostModel;
-use dualpool::sim::{Faults, Simulation, Totals};
+
+use dualpool_model::{Timing, VirtualSettings};
+use dualpool_router::{CostModel, RouterSettings};
+use dualpool_sim::{Faults, Simulation, Totals};
+use dualpool_types::{Arrangement, PolicyKind, Tuning};
+
+use conversations::{Conversations, REQUESTS};
 
 const ENGINES: usize = 16;
 

@@ -1,11 +1,12 @@
 //! The kernels against the reference, on random runs of every length and alignment.
 
 use anyhow::ensure;
-use dualpool::core::Bytes;
-use dualpool::device::cuda::kernels::{Kernels, Run, STAGING_MIN_BYTES, records_into, reference, windows};
-use dualpool::device::cuda::{Context, CopyRun, DeviceMemory, Stream};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use dualpool_cuda::kernels::{Kernels, Run, STAGING_MIN_BYTES, records_into, reference, windows};
+use dualpool_cuda::{Context, CopyRun, DeviceMemory, Stream};
+use dualpool_types::Bytes;
 
 use crate::findings::Findings;
 

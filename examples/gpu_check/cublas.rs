@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use cudarc::driver::sys;
-use dualpool::core::Bytes;
-use dualpool::device::cuda::{Context, DeviceMemory};
 use libloading::Library;
+
+use dualpool_cuda::{Context, DeviceMemory};
+use dualpool_types::Bytes;
 
 const NAMES: [&str; 3] = ["libcublas.so.13", "libcublas.so.12", "libcublas.so"];
 

@@ -1,7 +1,8 @@
 //! What was found, as `scripts/gpu_check` reads it.
 
-use dualpool::device::cuda::Context;
 use serde::Serialize;
+
+use dualpool_cuda::Context;
 
 #[derive(Serialize)]
 pub struct Findings {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use dualpool::config::COPY_GRID_BLOCKS;
-use dualpool::device::cuda::Context;
-use dualpool::device::cuda::kernels::Kernels;
+use dualpool_cuda::Context;
+use dualpool_cuda::kernels::Kernels;
+use dualpool_kv::COPY_GRID_BLOCKS;
 
 use crate::cublas::Product;
 use crate::findings::{Findings, Target};

@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use dualpool::config::COPY_GRID_BLOCKS;
-use dualpool::core::Bytes;
-use dualpool::device::cuda::kernels::Kernels;
-use dualpool::device::cuda::{Context, CopyRun, IpcHandle};
+
+use dualpool_cuda::kernels::Kernels;
+use dualpool_cuda::{Context, CopyRun, IpcHandle};
+use dualpool_kv::COPY_GRID_BLOCKS;
+use dualpool_types::Bytes;
 
 use crate::findings::Findings;
 

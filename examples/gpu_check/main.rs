@@ -18,9 +18,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-use dualpool::config::COPY_GRID_BLOCKS;
-use dualpool::device::cuda::kernels::{Kernels, nvrtc};
-use dualpool::device::cuda::{Context, Driver};
+
+use dualpool_cuda::kernels::{Kernels, nvrtc};
+use dualpool_cuda::{Context, Driver};
+use dualpool_kv::COPY_GRID_BLOCKS;
 
 use self::findings::{Findings, Gpu};
 

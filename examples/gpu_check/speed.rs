@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use dualpool::core::Bytes;
-use dualpool::device::cuda::kernels::Kernels;
-use dualpool::device::cuda::{Context, CopyRun, DeviceMemory, Stream, Timing};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+
+use dualpool_cuda::kernels::Kernels;
+use dualpool_cuda::{Context, CopyRun, DeviceMemory, Stream, Timing};
+use dualpool_types::Bytes;
 
 use crate::findings::{Findings, Target};
 

@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
+use dualpool_bench::migration_cost::{self, Calibrated, Here, Scale};
+use dualpool_bench::{Settings, engine_timing, environment, target};
+use dualpool_fleet::program;
+use dualpool_machine::{Gpus, Machine};
+
 use super::failure::INTERRUPTED;
 use super::flags::SettingFlags;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
-use super::{Cli, fleet, program, run, session};
-use crate::config::Settings;
-use crate::device::{self, Gpus, Machine};
-use crate::harness::migration_cost::{self, Calibrated, Here, Scale};
-use crate::harness::{engine_timing, environment, target};
+use super::{Cli, run, session};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -31,7 +32,7 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
 
 /// Measures, writes both files and prints what came of it.
 pub fn measure(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    let placements = device::choose(&settings.pools, gpus)?;
+    let placements = dualpool_machine::choose(&settings.pools, gpus)?;
     let scale = if settings.run.quick { Scale::QUICK } else { Scale::FULL };
     let here = Here { machine: Machine::detect(gpus), program: program::again()?, command: program::command_line() };
     let bars = Bars::new(terminal);
@@ -48,8 +49,8 @@ pub fn measure(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal
 
 /// Starts the engines, gives them everything to do that the fit needs, and prints what came of it.
 pub fn engines(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    let placements = device::choose(&settings.pools, gpus)?;
-    let links = fleet::links(settings, &placements, gpus)?;
+    let placements = dualpool_machine::choose(&settings.pools, gpus)?;
+    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
     let prepared = engine_timing::prepare(settings, program::command_line())?;
     let settings = prepared.settings().clone();
     let measured = session::with_fleet(&settings, &placements, links.links, terminal, async |controller, bars, cancel| {

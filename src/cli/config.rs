@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use dualpool_bench::config::{self, Loaded, Origin, written};
+use dualpool_machine::Gpus;
+
 use super::Cli;
 use super::flags::SettingFlags;
 use super::terminal::print;
-use crate::config::{self, Loaded, Origin, written};
-use crate::device::Gpus;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-use super::admin::{self, Order};
+use dualpool_fleet::admin::{self, Order};
+use dualpool_types::EngineId;
+
 use super::terminal::print;
-use crate::core::EngineId;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use dualpool_report::explain::{ExplainError, explain, table, told};
+use dualpool_types::RequestId;
+
 use super::terminal::print;
-use crate::core::RequestId;
-use crate::report::explain::{ExplainError, explain, table, told};
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -3,18 +3,18 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::config::ConfigError;
-use crate::device::DeviceError;
-use crate::harness::dynamic_router::ArmsOfDualPool;
-use crate::harness::expectations::ExpectationsError;
-use crate::harness::folder::FolderError;
-use crate::harness::target::UnknownTarget;
-use crate::migrate::CalibrationError;
-use crate::report::LoadError;
-use crate::report::explain::ExplainError;
-use crate::sim::scenario::ScenarioError;
-use crate::workload::trace::TraceError;
-use crate::workload::{ParameterError, WorkloadError};
+use dualpool_bench::config::ConfigError;
+use dualpool_bench::dynamic_router::ArmsOfDualPool;
+use dualpool_bench::expectations::ExpectationsError;
+use dualpool_bench::folder::FolderError;
+use dualpool_bench::target::UnknownTarget;
+use dualpool_kv::CalibrationError;
+use dualpool_machine::DeviceError;
+use dualpool_report::LoadError;
+use dualpool_report::explain::ExplainError;
+use dualpool_sim::scenario::ScenarioError;
+use dualpool_workload::trace::TraceError;
+use dualpool_workload::{ParameterError, WorkloadError};
 
 /// Something went wrong.
 pub const FAILED: u8 = 1;

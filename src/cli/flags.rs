@@ -3,7 +3,7 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{self, FlagValue};
+use dualpool_bench::config::{self, FlagValue};
 
 struct SettingFlag {
     flag: &'static str,
@@ -88,7 +88,7 @@ const FLAGS: &[SettingFlag] = &[
     flag("sample-ms", "telemetry.sample_ms", "MS", "Period of the engine samples"),
     flag("gpu-sample-ms", "telemetry.gpu_sample_ms", "MS", "Period of the GPU samples"),
     flag("profile", "telemetry.profile", "KIND", "What watches the run and leaves profile.json: none, minimal, nsys or ncu"),
-    flag("log", "telemetry.log", "FILTER", "Log filter, such as `info,dualpool::engine=debug`"),
+    flag("log", "telemetry.log", "FILTER", "Log filter, such as `info,dualpool_engine=debug`"),
 ];
 
 /// Sets a setting that has no flag of its own.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::engine::virtual_engine::kv::serve_gpu_memory;
+use dualpool_engine::virtual_engine::kv::serve_gpu_memory;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use dualpool_bench::target::TARGETS;
+
 use super::terminal::print;
-use crate::harness::target::TARGETS;
 
 pub fn run() -> anyhow::Result<ExitCode> {
     let width = TARGETS.iter().map(|target| target.name.len()).max().unwrap_or(0);

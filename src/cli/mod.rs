@@ -1,6 +1,5 @@
 //! The command line, one file per subcommand.
 
-mod admin;
 mod calibrate;
 mod completions;
 mod config;
@@ -9,14 +8,12 @@ mod drain;
 mod explain;
 mod failure;
 mod flags;
-pub mod fleet;
 mod hold_gpu_memory;
 mod interrupt;
 mod list_targets;
 mod log;
 mod plot;
 mod profile;
-mod program;
 mod progress;
 mod report;
 mod run;
@@ -34,8 +31,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{FlagValue, Loaded, Sources};
-use crate::device::Gpus;
+use dualpool_bench::config::{FlagValue, Loaded, Sources};
+use dualpool_fleet::program;
+use dualpool_machine::Gpus;
+
 use flags::SettingFlags;
 use terminal::Terminal;
 
@@ -150,6 +149,6 @@ impl Cli {
         if let Some(filter) = log::filter(self.verbose) {
             flags.push(FlagValue { flag: "-v".into(), key: "telemetry.log".into(), text: filter.into() });
         }
-        Ok(crate::config::load(&Sources::of_process(self.config.clone(), flags, gpus.len()))?)
+        Ok(dualpool_bench::config::load(&Sources::of_process(self.config.clone(), flags, gpus.len()))?)
     }
 }

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use dualpool_report::LoadError;
+use dualpool_report::picture::{Picture, png};
+use dualpool_report::simulated::load_simulation;
+
 use super::terminal::print;
-use crate::report::picture::{Picture, png};
-use crate::report::simulated::load_simulation;
-use crate::report::{self, LoadError};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -42,7 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn picture(folder: &Path) -> Result<Picture, LoadError> {
     Ok(match load_simulation(folder)? {
         Some(simulated) => Picture::of_simulation(&simulated),
-        None => Picture::of_run(&report::load(folder)?),
+        None => Picture::of_run(&dualpool_report::load(folder)?),
     })
 }
 

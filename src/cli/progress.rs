@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use dualpool_fleet::Progress;
+
 use super::terminal::Terminal;
-use crate::harness::Progress;
 
 const TICK_MS: u64 = 120;
 

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use dualpool_bench::topology_probe;
+use dualpool_report::simulated::{load_simulation, table};
+use dualpool_report::{settle, topology};
+
 use super::terminal::{columns, print};
-use crate::harness::topology_probe;
-use crate::report::simulated::{load_simulation, table};
-use crate::report::{self, settle, topology};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,13 +31,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         print(&table(&simulated))?;
         return Ok(ExitCode::SUCCESS);
     }
-    for (i, artifacts) in report::load_parts(&args.folder)?.iter().enumerate() {
+    for (i, artifacts) in dualpool_report::load_parts(&args.folder)?.iter().enumerate() {
         let gap = if i > 0 { "\n\n" } else { "" };
-        print(&format!("{gap}{}", report::print(artifacts, columns())))?;
+        print(&format!("{gap}{}", dualpool_report::print(artifacts, columns())))?;
         if args.settle {
             print(&format!("\n{}", settle::table(artifacts)))?;
         }
-        print(&format!("report: {}\n", report::write_html(&artifacts.dir)?.display()))?;
+        print(&format!("report: {}\n", dualpool_report::write_html(&artifacts.dir)?.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::admin::{self, Admin};
+use dualpool_bench::target::{self, Target};
+use dualpool_bench::{Cancel, Outcome, Settings, dual_pool, dynamic_router, environment};
+use dualpool_fleet::admin::{self, Admin};
+use dualpool_fleet::{Links, Progress, program};
+use dualpool_machine::{Gpus, Placement};
+use dualpool_report::{Overview, settle};
+use dualpool_types::{Clock, MonotonicClock};
+
 use super::failure::{FAILED, INTERRUPTED};
 use super::flags::SettingFlags;
-use super::fleet::Links;
 use super::profile::Watched;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
-use super::{Cli, calibrate, fleet, interrupt, log, program, session, sim_fidelity, topology};
-use crate::config::Settings;
-use crate::core::{Clock, MonotonicClock};
-use crate::device::{self, Gpus, Placement};
-use crate::harness::target::{self, Target};
-use crate::harness::{Cancel, Outcome, Progress, dual_pool, dynamic_router, environment};
-use crate::report::{self, Overview, settle};
+use super::{Cli, calibrate, interrupt, log, session, sim_fidelity, topology};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -64,8 +64,8 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
 
 /// The targets that serve requests.
 fn serving(target: Target, args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    let placements = device::choose(&settings.pools, gpus)?;
-    let links = fleet::links(settings, &placements, gpus)?;
+    let placements = dualpool_machine::choose(&settings.pools, gpus)?;
+    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
     let outcomes = runtime.block_on(measure(target, settings, &placements, links, terminal));
@@ -105,7 +105,7 @@ async fn measure(
     let started = clock.now();
     bars.phase("engine start", 0);
     let controller = tokio::select! {
-        controller = fleet::start(settings, placements, links.links, bars.clone()) => controller.map(Some),
+        controller = dualpool_fleet::start(settings.fleet(placements, links.links), bars.clone()) => controller.map(Some),
         // Dropping the start ends the engines that were on their way.
         () = cancel.cancelled() => Ok(None),
     };
@@ -138,9 +138,9 @@ fn show(dir: &Path, args: &Args) -> anyhow::Result<()> {
     if args.json {
         return print(&summaries(dir)?);
     }
-    for (i, artifacts) in report::load_parts(dir)?.iter().enumerate() {
+    for (i, artifacts) in dualpool_report::load_parts(dir)?.iter().enumerate() {
         let gap = if i > 0 { "\n\n" } else { "" };
-        let table = report::print(artifacts, columns());
+        let table = dualpool_report::print(artifacts, columns());
         let settled = if args.settle { format!("\n{}", settle::table(artifacts)) } else { String::new() };
         let dir = &artifacts.dir;
         print(&format!("{gap}{table}{settled}\nartifacts: {}\nreport:    {}\n", dir.display(), dir.join("report.html").display()))?;

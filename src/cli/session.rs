@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use dualpool_bench::{Cancel, Settings};
+use dualpool_fleet::Progress;
+use dualpool_fleet::controller::Controller;
+use dualpool_kv::EngineLinks;
+use dualpool_machine::{Device, Placement};
+
+use super::interrupt;
 use super::progress::Bars;
 use super::terminal::Terminal;
-use super::{fleet, interrupt};
-use crate::config::Settings;
-use crate::controller::Controller;
-use crate::device::{Device, Placement};
-use crate::harness::{Cancel, Progress};
-use crate::migrate::EngineLinks;
 
 /// How long tasks that wait for nothing may keep the program from ending.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
@@ -33,7 +34,7 @@ pub fn with_fleet<T>(
         notes(placements).iter().for_each(|note| bars.note(note));
         bars.phase("engine start", 0);
         let controller = tokio::select! {
-            controller = fleet::start(settings, placements, links, bars.clone()) => controller?,
+            controller = dualpool_fleet::start(settings.fleet(placements, links), bars.clone()) => controller?,
             // Dropping the start ends the engines that were on their way.
             () = cancel.cancelled() => return Ok(None),
         };

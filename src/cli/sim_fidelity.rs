@@ -2,16 +2,17 @@
 
 use std::process::ExitCode;
 
+use dualpool_bench::{Settings, environment, sim_fidelity};
+use dualpool_fleet::program;
+use dualpool_machine::Gpus;
+
 use super::failure::INTERRUPTED;
+use super::session;
 use super::terminal::{Terminal, columns, print};
-use super::{fleet, program, session};
-use crate::config::Settings;
-use crate::device::{self, Gpus};
-use crate::harness::{environment, sim_fidelity};
 
 pub fn run(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    let placements = device::choose(&settings.pools, gpus)?;
-    let links = fleet::links(settings, &placements, gpus)?;
+    let placements = dualpool_machine::choose(&settings.pools, gpus)?;
+    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
     let prepared = sim_fidelity::prepare(settings, program::command_line())?;
     let settings = prepared.settings().clone();
     let measured = session::with_fleet(&settings, &placements, links.links, terminal, async |controller, bars, cancel| {

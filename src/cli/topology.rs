@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use dualpool_bench::topology_probe;
+use dualpool_machine::topology;
+use dualpool_report::topology::{FILE, text};
+use dualpool_types::topology::Topology;
+
 use super::terminal::print;
-use crate::device::topology;
-use crate::harness::topology_probe;
-use crate::report::topology::{FILE, Topology, text};
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 
+use dualpool_sim::Totals;
+use dualpool_sim::torture::{Scenario, torture};
+
 use super::failure;
 use super::terminal::print;
-use crate::sim::Totals;
-use crate::sim::torture::{Scenario, torture};
 
 /// Failing seeds that are shown, at most; the others are only counted.
 const SHOWN_MAX: usize = 20;

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use dualpool::device::cuda::ComputeCapability;
-use dualpool::device::cuda::kernels::nvrtc::{Nvrtc, NvrtcError, folders};
-use dualpool::device::cuda::kernels::{NAMES, SOURCE};
+use dualpool_cuda::ComputeCapability;
+use dualpool_cuda::kernels::nvrtc::{Nvrtc, NvrtcError, folders};
+use dualpool_cuda::kernels::{NAMES, SOURCE};
 
 /// A100, H100/H200, B200.
 const TARGETS: [ComputeCapability; 3] = [capability(8), capability(9), capability(10)];

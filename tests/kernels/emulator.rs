@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use dualpool::device::cuda::kernels::{DeviceRun, Division, Piece, Run, records_into, reference, windows};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use dualpool_cuda::kernels::{DeviceRun, Division, Piece, Run, records_into, reference, windows};
 
 /// One launch. The sizes are the test's own, far below what a host would choose: more tiles and blocks for fewer bytes.
 struct Launch {

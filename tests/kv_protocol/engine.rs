@@ -7,8 +7,9 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use dualpool::core::{EngineId, LegId, TokenId};
 use serde_json::{Value, json};
+
+use dualpool_types::{EngineId, LegId, TokenId};
 
 use crate::python::program;
 use crate::watch::until;

@@ -6,10 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use dualpool::core::{BlockId, EngineId, LegId};
-use dualpool::migrate::wire::{
-    Group, Half, Layer, LegName, LoadGroup, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, Register, Source, ToController, ToEngine,
-};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,6 +13,11 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, sendmsg, socket,
 };
+
+use dualpool_kv::wire::{
+    Group, Half, Layer, LegName, LoadGroup, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, Register, Source, ToController, ToEngine,
+};
+use dualpool_types::{BlockId, EngineId, LegId};
 
 use crate::watch::PATIENCE;
 

@@ -1,8 +1,9 @@
 //! Hand-offs between two real vLLM engines on the CPU, through the real migrator.
 
-use dualpool::core::{Micros, TokenId};
-use dualpool::migrate::{Fault, MoveEvent};
 use rand::Rng;
+
+use dualpool_kv::{Fault, MoveEvent};
+use dualpool_types::{Micros, TokenId};
 
 use crate::engine::{Engine, LegParams, Outcome, Pending, Worker, one_at_a_time};
 use crate::python::model;
@@ -35,7 +36,7 @@ impl Pair {
 
     fn prompt(&mut self, tokens: usize) -> (u64, Vec<TokenId>) {
         self.request += 1;
-        let mut rng = dualpool::core::seeded(self.request, "kv_protocol");
+        let mut rng = dualpool_types::seeded(self.request, "kv_protocol");
         (self.request, (0..tokens).map(|_| rng.random_range(3..512)).collect())
     }
 
@@ -261,7 +262,7 @@ fn aborted_with_a_hold(pair: &mut Pair) {
 fn a_source_unknown_to_all(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(300);
     let want = pair.engines[1].reference(&prompt, OUTPUT);
-    let load = Some((dualpool::core::EngineId(9), leg(request, 0), 200));
+    let load = Some((dualpool_types::EngineId(9), leg(request, 0), 200));
     let params = LegParams { leg: Some(leg(request, 1)), hold: false, load };
     let got = pair.engines[1].generate(&prompt, OUTPUT, params).wait().tokens;
     assert_eq!(got, want, "the same prompt in the same steps");

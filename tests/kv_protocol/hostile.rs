@@ -3,9 +3,10 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use dualpool::core::EngineId;
-use dualpool::migrate::wire::{Half, LegName, MESSAGE_BYTES_MAX, ToController, ToEngine};
 use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, recv, send, socket};
+
+use dualpool_kv::wire::{Half, LegName, MESSAGE_BYTES_MAX, ToController, ToEngine};
+use dualpool_types::EngineId;
 
 use crate::engine::{Engine, LegParams, Worker, one_at_a_time};
 use crate::python::model;

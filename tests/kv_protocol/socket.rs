@@ -2,11 +2,12 @@
 
 use std::os::fd::AsRawFd;
 
-use dualpool::core::{EngineId, Micros};
-use dualpool::device::cuda::GpuUuid;
-use dualpool::migrate::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, Register, Segment, Source, ToController, ToEngine};
-use dualpool::migrate::{Fault, MOVE_EVENTS_MAX, MoveEvent};
 use nix::sys::socket::{Shutdown, shutdown};
+
+use dualpool_cuda::GpuUuid;
+use dualpool_kv::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, Register, Segment, Source, ToController, ToEngine};
+use dualpool_kv::{Fault, MOVE_EVENTS_MAX, MoveEvent};
+use dualpool_types::{EngineId, Micros};
 
 use crate::fake::{FakeEngine, MEMORY_BYTES, Wire, block, hello, register};
 use crate::watch::{LEASE_MS, Watched, leg, start, until};
@@ -170,7 +171,7 @@ fn releases_may_come_early_twice_and_for_nothing() {
 fn a_skip_releases_the_source_without_a_copy() {
     let (mut watched, a, b) = pair(false);
     a.held(leg(1, 0), 10, &[1, 2, 3]);
-    let skip = ToController::Skip { leg: dualpool::migrate::wire::LegName(leg(1, 1)), source: a.source(leg(1, 0), 10) };
+    let skip = ToController::Skip { leg: dualpool_kv::wire::LegName(leg(1, 1)), source: a.source(leg(1, 0), 10) };
     b.scheduler.send(&skip);
     assert_eq!(watched.moved(leg(1, 1)), Ok(0));
     a.held(leg(2, 0), 10, &[1]);
@@ -194,7 +195,7 @@ fn strangers_that_break_the_rules_are_refused_by_name() {
     assert!(refusal(&said(&wrong)).contains(&format!("protocol 7, this controller {PROTOCOL}")));
     assert!(refusal(&said(&hello(EngineId(60_000), Half::Worker))).contains("60000"));
     assert!(refusal(&said(&hello(a.id, Half::Worker))).contains("worker half of engine-0 is connected already"));
-    assert!(refusal(&said(&ToController::Released { leg: dualpool::migrate::wire::LegName(leg(1, 0)) })).contains("not `hello`"));
+    assert!(refusal(&said(&ToController::Released { leg: dualpool_kv::wire::LegName(leg(1, 0)) })).contains("not `hello`"));
     assert!(refusal(&vec![b' '; MESSAGE_BYTES_MAX + 1]).contains("over 196608 bytes"));
     // Gone without a word.
     drop(Wire::connect(&path));
@@ -272,7 +273,7 @@ fn an_engine_that_died_is_forgotten() {
 #[test]
 fn memory_that_will_not_do_is_refused() {
     let watched = start(false);
-    let refused = |edit: &dyn Fn(&mut FakeEngine), message: fn() -> dualpool::migrate::wire::Register| {
+    let refused = |edit: &dyn Fn(&mut FakeEngine), message: fn() -> dualpool_kv::wire::Register| {
         let mut engine = FakeEngine::connect(watched.migrator.socket_path(), 3);
         edit(&mut engine);
         engine.register(message());

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use dualpool::config::MigrateSettings;
-use dualpool::core::{Clock, EngineId, LegId, Micros, MonotonicClock, RequestId, Time};
-use dualpool::migrate::{Fault, Migrator, MoveEvent};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
+
+use dualpool_kv::{Fault, MigrateSettings, Migrator, MoveEvent};
+use dualpool_types::{Clock, EngineId, LegId, Micros, MonotonicClock, RequestId, Time};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

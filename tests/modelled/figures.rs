@@ -1,15 +1,14 @@
 //! Figures of simulated runs.
 
-use dualpool::core::{Arrangement, Class, Micros, Request, Time};
-use dualpool::engine::virtual_engine::VirtualSettings;
-use dualpool::report::measure;
-use dualpool::router::CostModel;
-use dualpool::sim;
-use dualpool::telemetry::{Outcome, RequestRecord};
+use dualpool_model::VirtualSettings;
+use dualpool_report::measure;
+use dualpool_router::CostModel;
+use dualpool_types::records::{Outcome, RequestRecord};
+use dualpool_types::{Arrangement, Class, Micros, Request, Time};
 
 /// Serves the requests on engines as they are by default and returns how that went.
 pub fn run(arrangement: &Arrangement, seed: u64, requests: &[(Time, Request)]) -> Figures {
-    let records = sim::serve(arrangement, &VirtualSettings::default(), CostModel::default(), requests, seed);
+    let records = dualpool_sim::serve(arrangement, &VirtualSettings::default(), CostModel::default(), requests, seed);
     Figures::of(&records.expect("a valid arrangement"))
 }
 

@@ -5,8 +5,7 @@
 mod figures;
 mod workload;
 
-use dualpool::core::{EngineId, Tuning};
-use dualpool::router::{Arrangement, PolicyKind};
+use dualpool_types::{Arrangement, EngineId, PolicyKind, Tuning};
 
 use figures::Figures;
 use workload::Load;

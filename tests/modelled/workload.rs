@@ -1,8 +1,9 @@
 //! Requests with Poisson arrivals.
 
-use dualpool::core::{Class, Micros, Objectives, Priority, Request, RequestId, Sampling, Time, TokenId, seeded};
 use rand::Rng as _;
 use rand::seq::SliceRandom as _;
+
+use dualpool_types::{Class, Micros, Objectives, Priority, Request, RequestId, Sampling, Time, TokenId, seeded};
 
 pub struct Load {
     /// Requests per second.

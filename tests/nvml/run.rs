@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use dualpool::controller::{Controller, GpuWatch};
-use dualpool::core::{EngineId, Micros, MonotonicClock};
-use dualpool::harness::{Cancel, Progress, dual_pool, environment};
-use dualpool::report;
-use dualpool::telemetry::{GpuSample, Sample};
+use dualpool_bench::{Cancel, dual_pool, environment};
+use dualpool_fleet::Progress;
+use dualpool_fleet::controller::{Controller, GpuWatch};
+use dualpool_types::records::{GpuSample, Sample};
+use dualpool_types::{EngineId, Micros, MonotonicClock};
 
 use crate::fakes::FakeNvml;
 use crate::virtual_pair;
@@ -89,7 +89,7 @@ async fn samples_of_gpus_stand_beside_those_of_engines_and_a_lost_one_is_noted()
         .collect();
     assert!(!arms.contains("shared_round_robin") && arms.contains("dual_pool"), "and it was cut off when it was over: {arms:?}");
 
-    let artifacts = report::load(&outcome.dir).unwrap();
+    let artifacts = dualpool_report::load(&outcome.dir).unwrap();
     let notes = artifacts.run.notes.join("\n");
     for said in ["GPU 0 (GPU-b) reported Xid 94", "GPU 0 (GPU-b) is lost", "GPU 2 was slowed down in 3 of"] {
         assert!(notes.contains(said), "`{said}` is missing in: {notes}");

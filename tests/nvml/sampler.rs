@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use dualpool::core::{Bytes, Micros, MonotonicClock};
-use dualpool::device::nvml::{GpuEventKind, Round, Sampler, SamplerError, Which};
-use dualpool::telemetry::{GpuReading, Throttle, UtilSource};
+use dualpool_machine::nvml::{GpuEventKind, Round, Sampler, SamplerError, Which};
+use dualpool_types::records::{GpuReading, Throttle, UtilSource};
+use dualpool_types::{Bytes, Micros, MonotonicClock};
 
 use crate::fakes::FakeNvml;
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Made by hand after the columns of the tool's report.
-const TRACE: &str = include_str!("../../src/telemetry/profile/fixtures/cuda_gpu_trace.csv");
+const TRACE: &str = include_str!("../../crates/bench/src/profile/fixtures/cuda_gpu_trace.csv");
 
 /// A small run on virtual engines in which every request changes engines.
 const MIGRATION: [&str; 13] = [

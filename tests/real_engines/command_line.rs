@@ -28,7 +28,7 @@ pub async fn ctrl_c_ends_engines_and_keeps_finished_work() {
         .args(["run", "dual_pool", "--quick", "--device", "cpu", "--arms", "shared_least_load,full_disaggregation"])
         .args(["--model".as_ref(), pair::model("tiny-llama").as_os_str(), "--out".as_ref(), out.as_os_str()])
         .args(["--calibration".as_ref(), calibration.as_os_str()])
-        .args(["--log", "warn,dualpool::controller=debug"])
+        .args(["--log", "warn,dualpool_fleet::controller=debug"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -64,7 +64,7 @@ pub async fn ctrl_c_ends_engines_and_keeps_finished_work() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(told.len(), 2, "the router was told of {told:?}");
-    let kept = dualpool::report::load(&out).unwrap();
+    let kept = dualpool_report::load(&out).unwrap();
     assert!(kept.run.notes.iter().any(|note| note.contains("known for 2 of 2 ordered pairs")), "{:?}", kept.run.notes);
     assert!(kept.run.interrupted);
     assert!(!kept.requests.is_empty(), "the finished run was not kept");

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool::controller::{Controller, Reply};
-use dualpool::core::{Clock as _, Micros, MonotonicClock, TokenId};
-use dualpool::migrate::Fault;
+use dualpool_fleet::controller::{Controller, Reply};
+use dualpool_kv::Fault;
+use dualpool_types::{Clock as _, Micros, MonotonicClock, TokenId};
 
 use super::pair;
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use dualpool::core::seeded;
-use dualpool::migrate::Fault;
 use rand::Rng as _;
+
+use dualpool_kv::Fault;
+use dualpool_types::seeded;
 
 use super::pair;
 

@@ -2,10 +2,11 @@
 
 use std::process::Command;
 
-use dualpool::config::Settings;
-use dualpool::harness::{Cancel, Silent, dual_pool, environment};
-use dualpool::migrate::Fault;
 use serde_json::Value;
+
+use dualpool_bench::{Cancel, Settings, dual_pool, environment};
+use dualpool_fleet::Silent;
+use dualpool_kv::Fault;
 
 use super::pair;
 

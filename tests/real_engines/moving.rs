@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool::config::Settings;
-use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
-use dualpool::core::{Arrangement, Clock as _, EngineId, MonotonicClock, PolicyKind, Sampling, TokenId, Tuning};
-use dualpool::migrate::Fault;
-use dualpool::report::{LiveMigrationSummary, MoveStages, live_migrations};
-use dualpool::telemetry::{HandoffKind, RequestRecord, RouterNote};
+use dualpool_bench::Settings;
+use dualpool_fleet::controller::{Controller, NewRequest, Reply, ReplyStream};
+use dualpool_kv::Fault;
+use dualpool_report::live_migrations;
+use dualpool_types::artifact::{LiveMigrationSummary, MoveStages};
+use dualpool_types::records::{HandoffKind, RequestRecord, RouterNote};
+use dualpool_types::{Arrangement, Clock as _, EngineId, MonotonicClock, PolicyKind, Sampling, TokenId, Tuning};
 
 use super::pair;
 
@@ -129,7 +130,7 @@ async fn a_drain_under_load(controller: &Controller, prompts: &[Arc<[TokenId]>],
     let recording = controller.recorded().await;
     let drained =
         recording.notes.iter().find(|note| note.note == RouterNote::Drained { engine: EngineId(0) }).expect("a note of it");
-    let late = |leg: &&dualpool::telemetry::LegRecord| leg.engine == EngineId(0) && leg.ended_us.unwrap() > drained.at_us;
+    let late = |leg: &&dualpool_types::records::LegRecord| leg.engine == EngineId(0) && leg.ended_us.unwrap() > drained.at_us;
     assert_eq!(recording.requests.iter().flat_map(|record| &record.legs).filter(late).count(), 0, "nothing is on it any more");
     let live = live_migrations(&recording.requests.iter().collect::<Vec<_>>());
     assert!(live.count > 0, "nothing had to move");

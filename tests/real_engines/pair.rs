@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool::cli::fleet;
-use dualpool::config::{DeviceKind, Settings};
-use dualpool::controller::{Controller, NewRequest, Reply, ReplyStream};
-use dualpool::core::{
+use rand::Rng as _;
+
+use dualpool_bench::Settings;
+use dualpool_fleet::Silent;
+use dualpool_fleet::controller::{Controller, NewRequest, Reply, ReplyStream};
+use dualpool_kv::{EngineLinks, Fault};
+use dualpool_machine::{DeviceKind, Gpus};
+use dualpool_types::{
     Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, RequestError, Sampling, TokenId, Tuning, seeded,
 };
-use dualpool::device::{self, Gpus};
-use dualpool::harness::Silent;
-use dualpool::migrate::Fault;
-use rand::Rng as _;
 
 /// Longer than any wait here should take; a check that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -42,8 +42,10 @@ pub fn settings(name: &str) -> Settings {
 }
 
 pub async fn start(settings: &Settings, fault: Fault) -> Controller {
-    let placements = device::choose(&settings.pools, &Gpus::detect()).expect("a machine with two cores");
-    fleet::start_with_fault(settings, &placements, Arc::new(Silent), fault).await.expect("two engines with a tiny model")
+    let placements = dualpool_machine::choose(&settings.pools, &Gpus::detect()).expect("a machine with two cores");
+    dualpool_fleet::start_with_fault(settings.fleet(&placements, EngineLinks::default()), Arc::new(Silent), fault)
+        .await
+        .expect("two engines with a tiny model")
 }
 
 /// Every prompt prefills on engine 0 and moves to engine 1.

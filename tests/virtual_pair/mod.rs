@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dualpool::config::Settings;
-use dualpool::controller::Controller;
-use dualpool::core::MonotonicClock;
-use dualpool::engine::virtual_engine::{VirtualFleet, VirtualSettings};
+use dualpool_bench::Settings;
+use dualpool_engine::virtual_engine::VirtualFleet;
+use dualpool_fleet::controller::Controller;
+use dualpool_model::VirtualSettings;
+use dualpool_types::MonotonicClock;
 
 /// Model time per real time. Faster, and the timers' granularity of a millisecond would be a good part of a step.
 pub const SPEED: f64 = 20.0;

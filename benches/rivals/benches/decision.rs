@@ -5,12 +5,13 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use dualpool::core::PolicyKind;
 use rivals::Index;
 use rivals::dynamo::{Dynamo, INDEXERS};
 use rivals::kv_index::KvIndex;
 use rivals::ours::Ours;
 use rivals::prompts::{BLOCK, PROMPT, Workload};
+
+use dualpool_types::PolicyKind;
 
 const ENGINES: [usize; 2] = [8, 64];
 const SINGLE: usize = 50_000;

@@ -1,14 +1,10 @@
 //! This router: it gets the placements as requests that it sent in turn, and decides by `least_load`, or by `score` with every signal
 //! of every engine known.
 
-use dualpool::config::{PrefixTracking, RouterSettings};
-use dualpool::core::{
-    Class, EngineId, EngineStats, FinishReason, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time,
-    Tuning,
-};
-use dualpool::router::policy::{Ask, Plan};
-use dualpool::router::prefix::{Chain, Tokens};
-use dualpool::router::{Action, Arrangement, EngineFacts, Event, Router};
+use dualpool_router::{Action, EngineFacts, Event, PrefixTracking, Router, RouterSettings};
+use dualpool_router::policy::{Ask, Plan};
+use dualpool_router::prefix::{Chain, Tokens};
+use dualpool_types::{Arrangement, Class, EngineId, EngineStats, FinishReason, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time, Tuning};
 
 use crate::Index;
 use crate::prompts::{BLOCK, BLOCKS, PROMPT, Workload};

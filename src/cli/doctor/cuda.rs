@@ -1,9 +1,9 @@
 //! What CUDA says of the GPUs: copies between engines go through it, whatever NVML shows.
 
+use dualpool_cuda::{CudaDevice, CudaError, Driver};
+use dualpool_machine::{DeviceKind, Gpus};
+
 use super::Check;
-use crate::config::DeviceKind;
-use crate::device::Gpus;
-use crate::device::cuda::{CudaDevice, CudaError, Driver};
 
 const NAME: &str = "CUDA";
 const MEND: &str = "see that `nvidia-smi` shows the GPUs and a driver for CUDA 12.0 or later";

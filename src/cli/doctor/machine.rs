@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use dualpool_bench::Settings;
+use dualpool_engine::weight_bytes;
+use dualpool_machine::{Device, DeviceKind, Gpus, memory_available};
+use dualpool_types::Bytes;
+use dualpool_types::records::can_write_in;
+
 use super::Check;
-use crate::config::{DeviceKind, Settings};
-use crate::core::Bytes;
-use crate::device::{self, Device, Gpus, memory_available};
-use crate::engine::weight_bytes;
-use crate::telemetry::can_write_in;
 
 pub fn gpus(gpus: &Gpus, wanted: DeviceKind) -> Check {
     let why = gpus.why_none.clone().unwrap_or_default();
@@ -24,7 +25,7 @@ pub fn gpus(gpus: &Gpus, wanted: DeviceKind) -> Check {
 /// Whether every engine gets a device; on CPU this reads the machine through hwloc.
 pub fn devices(settings: &Settings, gpus: &Gpus) -> Check {
     let name = "devices";
-    match device::choose(&settings.pools, gpus) {
+    match dualpool_machine::choose(&settings.pools, gpus) {
         Ok(placements) => {
             let engines: Vec<_> = placements.iter().map(|p| format!("{} for {}", p.device, p.pool.name())).collect();
             let what = engines.join(", ");

@@ -8,11 +8,12 @@ mod python;
 use std::fmt;
 use std::process::ExitCode;
 
+use dualpool_machine::Gpus;
+
 use super::Cli;
 use super::failure::FAILED;
 use super::flags::SettingFlags;
 use super::terminal::print;
-use crate::device::Gpus;
 
 /// Mends whatever set-up brings.
 const SETUP: &str = "make setup";

@@ -5,9 +5,11 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-use super::super::program;
+use dualpool_bench::Settings;
+use dualpool_fleet::program;
+use dualpool_machine::DeviceKind;
+
 use super::{Check, SETUP, libpython};
-use crate::config::{DeviceKind, Settings};
 
 /// Prints what the environment's interpreter says of itself, without importing anything heavy.
 const ASK: &str = "
@@ -68,7 +70,7 @@ fn vllm(answer: &Answer, venv: &Path, device: DeviceKind) -> Check {
 
 #[cfg(feature = "python")]
 fn supported(venv: &Path, device: DeviceKind) -> Result<(), String> {
-    crate::engine::vllm::check(venv, device == DeviceKind::Cpu, device == DeviceKind::Gpu).map_err(|error| error.to_string())
+    dualpool_engine::vllm::check(venv, device == DeviceKind::Cpu, device == DeviceKind::Gpu).map_err(|error| error.to_string())
 }
 
 #[cfg(not(feature = "python"))]

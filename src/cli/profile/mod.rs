@@ -13,17 +13,19 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::ValueEnum;
 
-use super::Cli;
+use dualpool_bench::Settings;
+use dualpool_bench::config::UNDER_PROFILER;
+use dualpool_bench::folder::{Identity, REQUESTS};
+use dualpool_bench::profile::{Profile, in_process};
+use dualpool_bench::target::{self, Target};
+use dualpool_fleet::ProfileKind;
+use dualpool_report::Overview;
+use dualpool_types::records::{RequestRecord, replace_json};
+
 use super::failure::FAILED;
 use super::flags::SettingFlags;
-use super::run;
 use super::terminal::{Terminal, print};
-use crate::config::{ProfileKind, Settings, UNDER_PROFILER};
-use crate::harness::folder::{Identity, REQUESTS};
-use crate::harness::target::{self, Target};
-use crate::report::Overview;
-use crate::telemetry::profile::{Profile, in_process};
-use crate::telemetry::{RequestRecord, replace_json};
+use super::{Cli, run};
 use tool::Tool;
 
 #[derive(clap::Args)]

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::core::Bytes;
-use crate::telemetry::profile::{Profile, Source};
+use dualpool_bench::profile::{Profile, Source};
+use dualpool_types::Bytes;
 
 /// Kernels that are shown; the file has more.
 const KERNELS_SHOWN: usize = 5;

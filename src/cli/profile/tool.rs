@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::config::ProfileKind;
-use crate::telemetry::profile::{ExtractError, Profile, ncu, nsys};
+use dualpool_bench::profile::{ExtractError, Profile, ncu, nsys};
+use dualpool_fleet::ProfileKind;
 
 /// Launches that `ncu` measures in each process: it runs every one of them several times.
 const NCU_LAUNCHES_MAX: u32 = 256;

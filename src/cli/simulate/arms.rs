@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 
-use crate::core::{Arrangement, PolicyKind};
-use crate::sim::scenario::{Scenario, ScenarioError};
+use dualpool_sim::scenario::{Scenario, ScenarioError};
+use dualpool_types::{Arrangement, PolicyKind};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {

@@ -9,16 +9,17 @@ mod traffic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use dualpool_bench::config::FlagValue;
+use dualpool_machine::Gpus;
+use dualpool_report::simulated::{EngineWork, Replayed, SIMULATION_SCHEMA, Simulated, SimulatedArm, SimulatedObjectives, table};
+use dualpool_router::RouterSettings;
+use dualpool_sim::scenario::{Scenario, ScenarioError};
+use dualpool_sim::{Simulation, Totals};
+use dualpool_types::{Arrangement, Clock, Micros, MonotonicClock};
+
 use super::Cli;
 use super::flags::{SettingFlags, assignment};
 use super::terminal::print;
-use crate::config::{FlagValue, RouterSettings};
-use crate::core::{Arrangement, Clock, Micros, MonotonicClock};
-use crate::device::Gpus;
-use crate::report::simulated::{EngineWork, Replayed, SIMULATION_SCHEMA, Simulated, SimulatedArm, SimulatedObjectives, table};
-use crate::sim::scenario::{Scenario, ScenarioError};
-use crate::sim::{Simulation, Totals};
-
 use arms::{Mode, policy};
 use observer::Recorder;
 use output::Output;
@@ -32,7 +33,7 @@ pub struct Args {
     scenario: String,
     /// Serve by these policies, an arm each; without --mode instead of the two modes.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = policy)]
-    policy: Vec<crate::core::PolicyKind>,
+    policy: Vec<dualpool_types::PolicyKind>,
     /// baseline: round robin over all engines alike; optimized: as the scenario arranges its fleet [default: both, side by side].
     #[arg(long)]
     mode: Option<Mode>,
@@ -112,7 +113,12 @@ impl Args {
         let set = self.set.iter().map(|(key, text)| FlagValue { flag: "--set".into(), key: key.clone(), text: text.clone() });
         let explain =
             self.explain.then(|| FlagValue { flag: "--explain".into(), key: "router.explain".into(), text: "true".into() });
-        let flags = scenario.router_settings().into_iter().chain(set).chain(explain).collect();
+        let of_scenario = scenario.router_settings().into_iter().map(|(key, text)| FlagValue {
+            flag: format!("scenario {}", scenario.name),
+            key,
+            text,
+        });
+        let flags = of_scenario.chain(set).chain(explain).collect();
         let router = cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router;
         // Those of the settings are of this machine's engines, of which there are none here.
         Ok(RouterSettings { cost_per_hour: scenario.costs_per_hour(), ..router })

@@ -1,10 +1,11 @@
 //! What becomes of the records of one arm while it is simulated: they are counted, written where they are wanted, and forgotten.
 
+use dualpool_report::simulated::Tally;
+use dualpool_sim::Observer;
+use dualpool_types::Micros;
+use dualpool_types::records::{EngineSample, NoteRecord, RequestRecord, RouterNote};
+
 use super::output::Output;
-use crate::core::Micros;
-use crate::report::simulated::Tally;
-use crate::sim::Observer;
-use crate::telemetry::{EngineSample, NoteRecord, RequestRecord, RouterNote};
 
 /// How often queue depths are looked at, in the model's time.
 const SAMPLE_EVERY: Micros = Micros(100_000);

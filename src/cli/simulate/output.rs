@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::core::{Class, EngineId, Micros};
-use crate::harness::folder::FolderError;
-use crate::report::measure::{longest_itl_ms, within_objectives};
-use crate::report::simulated::{SIMULATION, Simulated};
-use crate::telemetry::{NoteRecord, Outcome, RequestRecord, replace_json};
+use dualpool_bench::folder::FolderError;
+use dualpool_report::measure::{longest_itl_ms, within_objectives};
+use dualpool_report::simulated::{SIMULATION, Simulated};
+use dualpool_types::records::{NoteRecord, Outcome, RequestRecord, replace_json};
+use dualpool_types::{Class, EngineId, Micros};
 
 pub struct Output {
     lines: Option<BufWriter<Stdout>>,

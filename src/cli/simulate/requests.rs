@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use crate::core::{Objectives, Request, Time};
-use crate::report::simulated::Replayed;
-use crate::sim::scenario::Scenario;
-use crate::workload::WorkItem;
-use crate::workload::trace::{Replay, ReplayOptions, TraceError, open};
+use dualpool_report::simulated::Replayed;
+use dualpool_sim::scenario::Scenario;
+use dualpool_types::{Objectives, Request, Time};
+use dualpool_workload::WorkItem;
+use dualpool_workload::trace::{Replay, ReplayOptions, TraceError, open};
 
 /// Where requests come from; every arm opens it anew and gets the same ones.
 pub enum Source {

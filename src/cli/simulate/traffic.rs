@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use dualpool_sim::scenario::{LengthsSpec, PhaseSpec, Scenario, ScenarioError};
+
 use super::requests::Source;
-use crate::sim::scenario::{LengthsSpec, PhaseSpec, Scenario, ScenarioError};
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "Traffic")]

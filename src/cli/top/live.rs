@@ -3,9 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::core::{Micros, MonotonicClock};
-use crate::device::nvml::{Round, Sampler, SamplerError, Which};
-use crate::telemetry::GpuReading;
+use dualpool_machine::nvml::{Round, Sampler, SamplerError, Which};
+use dualpool_types::records::GpuReading;
+use dualpool_types::{Micros, MonotonicClock};
 
 /// Events that are shown; the oldest go first.
 const EVENTS_MAX: usize = 4;

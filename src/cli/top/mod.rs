@@ -16,8 +16,9 @@ use std::time::Duration;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
+use dualpool_types::{Clock, Micros, MonotonicClock};
+
 use super::terminal::{columns, print};
-use crate::core::{Clock, Micros, MonotonicClock};
 use live::Live;
 use runs::Runs;
 use snapshot::Snapshot;

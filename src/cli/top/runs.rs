@@ -7,9 +7,10 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 
-use crate::core::{Micros, Time, age};
-use crate::report::{RunInfo, overview};
-use crate::telemetry::Sample;
+use dualpool_report::overview;
+use dualpool_types::artifact::RunInfo;
+use dualpool_types::records::Sample;
+use dualpool_types::{Micros, Time, age};
 
 /// Where runs are found; `dualpool run` makes them there.
 const ARTIFACTS: &str = "artifacts";

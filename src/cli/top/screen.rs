@@ -9,12 +9,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
+use dualpool_types::{Clock, MonotonicClock};
+
 use super::live::Live;
 use super::runs::Runs;
 use super::snapshot::Snapshot;
 use super::{PERIOD, view};
 use crate::cli::failure::INTERRUPTED;
-use crate::core::{Clock, MonotonicClock};
 
 /// A signal is seen after this long at the latest.
 const KEY_WAIT: Duration = Duration::from_millis(100);

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use dualpool_types::records::{EngineSample, GpuReading, Sample};
+use dualpool_types::{EngineId, Micros, Role};
+
 use super::live::Live;
 use super::runs::{Status, Watched};
-use crate::core::{EngineId, Micros, Role};
-use crate::telemetry::{EngineSample, GpuReading, Sample};
 
 /// Rates are over this time.
 const RATE_WINDOW: Micros = Micros(5_000_000);

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use dualpool_types::artifact::{Environment, EnvironmentEngine, RunInfo};
+use dualpool_types::records::{EngineSample, GpuProcess, GpuReading, GpuSample, Sample, Throttle, UtilSource};
+use dualpool_types::{Bytes, EngineId, Micros, Role};
+
 use super::runs::{Status, Watched};
 use super::snapshot::Snapshot;
 use super::text;
-use crate::core::{Bytes, EngineId, Micros, Role};
-use crate::report::{Environment, EnvironmentEngine, RunInfo};
-use crate::telemetry::{EngineSample, GpuProcess, GpuReading, GpuSample, Sample, Throttle, UtilSource};
 
 fn engine(engine: u16, at_ms: u64, role: Role, load: (u32, u32), kv_usage: Option<f32>, moves_in: u64) -> Sample {
     Sample::Engine(EngineSample {

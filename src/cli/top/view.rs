@@ -6,10 +6,11 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
+use dualpool_types::Bytes;
+use dualpool_types::records::{GpuProcess, GpuReading, Throttle, UtilSource};
+
 use super::runs::Status;
 use super::snapshot::{EngineRow, GpuRow, Moment, Pool, RunView, Snapshot};
-use crate::core::Bytes;
-use crate::telemetry::{GpuProcess, GpuReading, Throttle, UtilSource};
 
 /// Width of a bar, and from which share on it is drawn as a warning.
 const BAR: usize = 12;

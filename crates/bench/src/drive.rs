@@ -1,0 +1,366 @@
+//! One run: an arrangement serves one workload once.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use dualpool_fleet::Progress;
+use dualpool_fleet::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
+use dualpool_router::CostModel;
+use dualpool_types::{Arrangement, Clock, EngineId, Micros, MonotonicClock, Sampling};
+use dualpool_workload::{ObjectiveSettings, WorkItem};
+
+use super::Cancel;
+use crate::Settings;
+
+/// How long after its last arrival a run may take before it is given up.
+const OVERTIME_MAX: Duration = Duration::from_secs(600);
+
+/// How long the engines may take to give back all KV blocks once the last request ended.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+
+/// How long the fleet may take to fall idle, change its arrangement and forget its caches before a run.
+const ARRANGE_MAX: Duration = Duration::from_secs(30);
+
+/// Time between the decision to start and the first planned arrival: the submitting task is running by then.
+const HEAD_START: Duration = Duration::from_millis(20);
+
+/// A machine that took no sample for this long, and for this many sample periods, stood still.
+const PAUSE_MIN: Micros = Micros(1_000_000);
+const PAUSE_SAMPLES_MIN: u64 = 10;
+
+/// What one run serves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work<'a> {
+    pub items: &'a [WorkItem],
+    pub pace: Pace,
+}
+
+impl<'a> Work<'a> {
+    pub fn open_loop(items: &'a [WorkItem]) -> Work<'a> {
+        Work { items, pace: Pace::OpenLoop }
+    }
+}
+
+/// How the requests are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Each at its planned time, however many are still running.
+    OpenLoop,
+    /// Each after the one before it ended, with all prefix caches reset: no request shares a step or a block with another one.
+    OneByOne,
+}
+
+#[derive(Debug, Error)]
+pub(super) enum DriveError {
+    #[error("cancelled")]
+    Cancelled,
+    #[error("arm `{arm}`: {unfinished} of {requests} requests were not over {} s after the last arrival", OVERTIME_MAX.as_secs())]
+    Overtime { arm: String, unfinished: usize, requests: usize },
+    #[error("arm `{arm}`: {engine} died, and with an engine less the arms cannot be compared; see its log, then run again")]
+    EngineDied { arm: String, engine: EngineId },
+    #[error("arm `{arm}`: {recorded} of {requests} requests were recorded")]
+    Lost { arm: String, recorded: usize, requests: usize },
+    #[error("arm `{arm}`: {source}")]
+    Arrange { arm: String, source: anyhow::Error },
+    #[error(
+        "arm `{arm}`: {engine} lost its link to the KV mover, and without it the arms cannot be compared; see its log, then run again"
+    )]
+    KvCut { arm: String, engine: EngineId },
+    #[error("arm `{arm}`: {left} {} s after the last request was over", SETTLE_MAX.as_secs())]
+    Unsettled { arm: String, left: Unsettled },
+    #[error("the router's cost model cannot be read or set: {0}")]
+    Costs(anyhow::Error),
+    #[error("the search's simulation failed: {0}")]
+    Forecast(anyhow::Error),
+    #[error(transparent)]
+    Workload(anyhow::Error),
+    #[error(
+        "no request was completed in the calibration, so there is no load to derive a rate from; see the engines' log, or set \
+         workload.rate"
+    )]
+    NoSaturation,
+}
+
+/// The longest time between two samples of the engines. They are taken by a timer, so when it is many periods long, the whole machine
+/// stood still (a paused virtual machine, a starved process), whatever arm was on.
+fn longest_pause(recording: &Recording) -> Micros {
+    recording.samples.windows(2).map(|pair| pair[1].at_us - pair[0].at_us).max().unwrap_or_default()
+}
+
+/// Runs arrangements, all of them by the same rules, and remembers what went wrong in any.
+pub(super) struct Driver<'a> {
+    controller: &'a Controller,
+    objectives: &'a ObjectiveSettings,
+    cancel: &'a Cancel,
+    progress: &'a dyn Progress,
+    /// When the machine stood still for this long, the run says nothing about its arm.
+    pause_min: Micros,
+    seen: Mutex<Seen>,
+}
+
+/// What all runs so far came to, besides their recordings.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// What every run starts with from now on, so that no arm builds on what the one before it taught the router.
+    costs: Option<CostModel>,
+    notes: Vec<String>,
+    drained: BTreeMap<EngineId, DrainedRuns>,
+    held_blocks: u64,
+    leases_expired: u64,
+}
+
+/// Runs in which an engine took no requests for a while, because the user had it drained.
+#[derive(Clone, Debug)]
+struct DrainedRuns {
+    count: u32,
+    first: String,
+    last: String,
+}
+
+impl Seen {
+    /// Engines that were drained during any of the runs: figures of fewer engines are not those of the fleet.
+    pub fn drained(&self) -> Vec<EngineId> {
+        self.drained.keys().copied().collect()
+    }
+
+    /// What a reader of the figures should know.
+    pub fn notes(&self) -> Vec<String> {
+        let drained = |(engine, DrainedRuns { count, first, last }): (&EngineId, &DrainedRuns)| {
+            let runs = if *count == 1 { format!("1 run, {first}") } else { format!("{count} runs, from {first} to {last}") };
+            format!("{engine} was drained and took no requests in {runs}: figures of these are not those of the whole fleet.")
+        };
+        self.drained.iter().map(drained).chain(self.notes.iter().cloned()).collect()
+    }
+
+    /// KV blocks held after any of the runs, the most of any, and holds that nothing but their lease ended: 0 is right.
+    pub fn held_after(&self) -> u64 {
+        self.held_blocks + self.leases_expired
+    }
+}
+
+impl<'a> Driver<'a> {
+    pub fn new(controller: &'a Controller, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> Driver<'a> {
+        let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
+        Driver { controller, objectives: &settings.objectives, cancel, progress, pause_min, seen: Mutex::default() }
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.lock().clone()
+    }
+
+    /// Notes what the reader of the figures should know.
+    pub fn note(&self, text: String) {
+        self.progress.note(&text);
+        self.lock().notes.push(text);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Every change is one assignment, so what is seen is whole even if the one who held the lock panicked.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the router has learned of these engines so far.
+    pub async fn costs(&self) -> Result<CostModel, DriveError> {
+        self.controller.costs().await.map_err(DriveError::Costs)
+    }
+
+    /// Every run from now on starts with what the router has learned until now.
+    pub async fn keep_costs(&self) -> Result<(), DriveError> {
+        let costs = self.costs().await?;
+        self.lock().costs = Some(costs);
+        Ok(())
+    }
+
+    /// Serves a workload once, and once more when the machine stood still meanwhile. `what` is the run's name for the user. The
+    /// records are in the order of the workload.
+    pub async fn run(
+        &self,
+        what: &str,
+        arrangement: &Arrangement,
+        repetition: u32,
+        work: Work<'_>,
+    ) -> Result<Recording, DriveError> {
+        self.progress.step(what);
+        let recording = self.once(arrangement, repetition, work).await?;
+        let pause = longest_pause(&recording);
+        if pause < self.pause_min {
+            self.note_drained(what, &recording);
+            return Ok(recording);
+        }
+        self.note(format!("The machine stood still for {pause} during {what}; that run was made again."));
+        let repeated = self.once(arrangement, repetition, work).await?;
+        self.note_drained(what, &repeated);
+        let again = longest_pause(&repeated);
+        if again >= self.pause_min {
+            self.note(format!("It stood still again, for {again}, while {what} was repeated: that pause is in the figures."));
+        }
+        Ok(repeated)
+    }
+
+    fn note_drained(&self, what: &str, recording: &Recording) {
+        for &engine in &recording.drained {
+            let mut seen = self.lock();
+            let runs = seen.drained.entry(engine).or_insert_with(|| {
+                self.progress.note(&format!("{engine} is drained: what is measured from {what} on is not the whole fleet."));
+                DrainedRuns { count: 0, first: what.to_owned(), last: String::new() }
+            });
+            runs.count += 1;
+            what.clone_into(&mut runs.last);
+        }
+    }
+
+    async fn once(
+        &self,
+        arrangement: &Arrangement,
+        repetition: u32,
+        Work { items, pace }: Work<'_>,
+    ) -> Result<Recording, DriveError> {
+        let arm = &arrangement.name;
+        let arranged = tokio::time::timeout(ARRANGE_MAX, self.arrange(arrangement)).await;
+        let arranged = arranged.unwrap_or_else(|_| Err(anyhow!("the engines were not idle and arranged within {ARRANGE_MAX:?}")));
+        arranged.map_err(|source| DriveError::Arrange { arm: arm.clone(), source })?;
+
+        let origin = Instant::now() + HEAD_START;
+        self.controller.record(arm, repetition, MonotonicClock::new().now().plus(HEAD_START.into())).await;
+        let served = tokio::select! {
+            served = self.serve(arm, items, pace, origin) => served,
+            () = self.cancel.cancelled() => Err(DriveError::Cancelled),
+        };
+        // Also after a failure: the requests it dropped are over, and their blocks given back, before anyone goes on.
+        let settled = self.settle(arm).await;
+        let mut recording = self.controller.recorded().await;
+        served?;
+        if let Some(&engine) = self.controller.dead_engines().await.first() {
+            return Err(DriveError::EngineDied { arm: arm.clone(), engine });
+        }
+        if let Some(&engine) = self.controller.cut_engines().await.first() {
+            return Err(DriveError::KvCut { arm: arm.clone(), engine });
+        }
+        settled?;
+        if recording.requests.len() != items.len() {
+            return Err(DriveError::Lost { arm: arm.clone(), recorded: recording.requests.len(), requests: items.len() });
+        }
+        recording.requests.sort_by_key(|r| r.index);
+        for (record, item) in recording.requests.iter_mut().zip(items) {
+            (record.wave, record.turn) = (item.wave, item.turn);
+            if pace == Pace::OpenLoop {
+                // A request that this process sent late has waited since it was due: the delay is the request's, never ours to hide.
+                record.arrived_us = item.at;
+            }
+        }
+        Ok(recording)
+    }
+
+    async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
+        self.controller.arrange(arrangement).await?;
+        let costs = self.lock().costs;
+        if let Some(costs) = costs {
+            self.controller.set_costs(costs).await?;
+        }
+        self.controller.reset_prefix_caches().await
+    }
+
+    /// Waits until no request is in flight and no block is held. Blocks that stay are counted and no error here: what was measured
+    /// stands, and the run as a whole fails for them.
+    async fn settle(&self, arm: &str) -> Result<(), DriveError> {
+        let failed = |source| DriveError::Arrange { arm: arm.to_string(), source };
+        let left = self.controller.settle(SETTLE_MAX).await.map_err(failed)?;
+        let mut seen = self.lock();
+        seen.held_blocks = seen.held_blocks.max(left.held_blocks);
+        // Counted since the controller's start.
+        seen.leases_expired = left.leases_expired;
+        if left.in_flight > 0 { Err(DriveError::Unsettled { arm: arm.to_string(), left }) } else { Ok(()) }
+    }
+
+    async fn serve(&self, arm: &str, items: &[WorkItem], pace: Pace, origin: Instant) -> Result<(), DriveError> {
+        match pace {
+            Pace::OpenLoop => self.open_loop(arm, items, origin).await,
+            Pace::OneByOne => self.one_by_one(arm, items).await,
+        }
+    }
+
+    async fn open_loop(&self, arm: &str, items: &[WorkItem], origin: Instant) -> Result<(), DriveError> {
+        // Bounded by the workload; dropping the set cancels what is still running.
+        let mut clients = JoinSet::new();
+        for item in items {
+            tokio::time::sleep_until(origin + Duration::from(item.at)).await;
+            // Submitted here and followed in a task: requests that are due together reach the router in the workload's order.
+            clients.spawn(follow(self.controller.submit(request(item, self.objectives)).await));
+        }
+        let all_over = async { while clients.join_next().await.is_some() {} };
+        if tokio::time::timeout(OVERTIME_MAX, all_over).await.is_err() {
+            return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: clients.len(), requests: items.len() });
+        }
+        Ok(())
+    }
+
+    async fn one_by_one(&self, arm: &str, items: &[WorkItem]) -> Result<(), DriveError> {
+        for (done, item) in items.iter().enumerate() {
+            let over = follow(self.controller.submit(request(item, self.objectives)).await);
+            if tokio::time::timeout(OVERTIME_MAX, over).await.is_err() {
+                return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: items.len() - done, requests: items.len() });
+            }
+            // Blocks of a hand-off are given back a moment after the request's end, and a cache in use cannot be reset.
+            let failed = |source| DriveError::Arrange { arm: arm.to_string(), source };
+            self.settle(arm).await?;
+            self.controller.reset_prefix_caches().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is asked of the fleet for this item, with the user's objectives for its class.
+fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewRequest {
+    NewRequest {
+        prompt: item.prompt.clone(),
+        max_tokens: item.max_tokens,
+        ignore_eos: true,
+        sampling: Sampling::default(),
+        class: item.class,
+        priority: item.priority,
+        objectives: objectives.of(item.class),
+        index: item.index,
+    }
+}
+
+/// Reads a request's replies to its end. What it was and when is in the recording.
+async fn follow(mut replies: ReplyStream) {
+    while let Some(reply) = replies.next().await {
+        if matches!(reply, Reply::End(_)) {
+            break;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dualpool_types::Role;
+    use dualpool_types::records::EngineSample;
+
+    #[test]
+    fn the_longest_pause_is_the_widest_gap_between_samples() {
+        let sample = |at_ms: u64, engine: u16| EngineSample {
+            arm: "a".into(),
+            repetition: 0,
+            at_us: Micros(at_ms * 1000),
+            engine: EngineId(engine),
+            role: Role::Shared,
+            waiting: 0,
+            running: 0,
+            kv_usage: None,
+            prefix_hits: None,
+            moves_in: 0,
+        };
+        let samples = [0, 50, 100, 9700, 9750].into_iter().flat_map(|at| [sample(at, 0), sample(at, 1)]).collect();
+        let pause = |samples| longest_pause(&Recording { samples, ..Recording::default() });
+        assert_eq!(pause(samples), Micros(9_600_000));
+        assert_eq!(pause(vec![]), Micros::ZERO);
+    }
+}

@@ -1,0 +1,223 @@
+//! The target `dual_pool`: what it checks beforehand, and how it decides on the rate and the arms. The rest is every target's: `run`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use async_trait::async_trait;
+
+use dualpool_fleet::Progress;
+use dualpool_fleet::controller::Controller;
+use dualpool_types::artifact::{Environment, RunInfo, RunMix};
+use dualpool_types::{Arrangement, EngineInfo, Micros};
+use dualpool_workload::{Arrivals, WorkItem, Workload, mix_name};
+
+use super::arms::{self, ONE_ENGINE, Pools};
+use super::drive::{DriveError, Driver, Work};
+use super::phases::Phases;
+use super::run::{Effort, Outcome, Plan, Prepared, Subject};
+use super::search::{self, Found, PURPOSES, Purpose, Trials};
+use super::{Cancel, pair, saturation, target};
+use crate::{Settings, config};
+
+/// The share of the search's time that `--quick` leaves.
+const QUICK_SEARCH: f64 = 1.0 / 3.0;
+
+/// Shares of a repetition's requests for the warm-up and the calibration.
+const WARM_UP_SCALE: f64 = 0.1;
+const CALIBRATION_SCALE: f64 = 0.5;
+
+/// A step that is to keep the ITL objective is sized for this share of it; the rest is for what the cost model does not know.
+const STEP_SHARE_OF_ITL: f64 = 0.9;
+
+/// The shared policies that compete for the saturation.
+const SATURATING: [&str; 2] = ["shared_round_robin", "shared_least_load"];
+
+/// Checks the settings and makes the run folder. Engines take long to start: call this before.
+pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
+    config::check(settings)?;
+    dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?;
+    Ok(Prepared::whole(target::DUAL_POOL, settings, command, Box::new(DualPool))?)
+}
+
+/// `prepare` and `Prepared::run` in one, for engines that are up already.
+pub async fn run(
+    controller: &Controller,
+    environment: Environment,
+    settings: &Settings,
+    command: Vec<String>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> anyhow::Result<Outcome> {
+    let mut outcomes = prepare(settings, command)?.run(controller, environment, progress, cancel).await?;
+    outcomes.pop().context("a run without parts")
+}
+
+#[derive(Debug)]
+struct DualPool;
+
+impl Subject for DualPool {
+    fn plan<'a>(
+        &'a self,
+        settings: &'a Settings,
+        engines: &[EngineInfo],
+        driver: &Driver<'_>,
+    ) -> anyhow::Result<Box<dyn Plan + 'a>> {
+        Ok(Box::new(Split::new(settings, engines, driver)?))
+    }
+}
+
+/// The settings of a run, worked out for these engines.
+struct Split<'a> {
+    settings: &'a Settings,
+    pools: Pools,
+    engine: EngineInfo,
+    vocab_size: u32,
+    kv_transfer: bool,
+    /// The arms that were asked for, less those that these engines cannot serve.
+    arms: Vec<String>,
+    /// The mix as it was asked for; the workload of one repetition is a share of it under `--quick` and `--exact`.
+    mix: Workload,
+    workload: Workload,
+    effort: Effort,
+}
+
+impl<'a> Split<'a> {
+    fn new(settings: &'a Settings, engines: &[EngineInfo], driver: &Driver<'_>) -> anyhow::Result<Split<'a>> {
+        let pools = Pools::new(&settings.pools, &settings.router, engines.len())?;
+        let Some(engine) = engines.iter().min_by_key(|e| e.max_model_len).cloned() else { bail!("there are no engines") };
+        dualpool_workload::check(&settings.workload, engine.max_model_len)?;
+        let run = &settings.run;
+        let kv_transfer = engines.iter().all(|e| e.kv_transfer);
+        let (arms, dropped) = arms::servable(&pools, &run.arms, kv_transfer)?;
+        if !dropped.is_empty() {
+            driver.note(format!("These engines do not move KV between them, so these arms were left out: {}.", dropped.join(", ")));
+        }
+        let effort = Effort::of(run);
+        let mix = Workload::new(&settings.workload);
+        Ok(Split {
+            settings,
+            pools,
+            vocab_size: engines.iter().map(|e| e.vocab_size).min().unwrap_or(engine.vocab_size),
+            kv_transfer,
+            arms,
+            engine,
+            workload: if effort.scale < 1.0 { mix.scaled(effort.scale) } else { mix.clone() },
+            mix,
+            effort,
+        })
+    }
+
+    /// A few requests through every engine and, where KV can move, through every hand-off: first steps and first copies are slow.
+    async fn warm_up(&self, driver: &Driver<'_>) -> Result<(), DriveError> {
+        let items = self.mix.scaled(WARM_UP_SCALE).upfront().generate(self.vocab_size, self.seed("warm-up"), None);
+        for name in ["shared_round_robin", "full_disaggregation"].iter().take(1 + usize::from(self.kv_transfer)) {
+            driver.run(name, &self.pools.arm(name, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+        }
+        Ok(())
+    }
+
+    /// The rate that the user asked for.
+    fn rate_given(&self) -> Option<f64> {
+        Some(self.settings.workload.rate).filter(|&rate| rate > 0.0)
+    }
+
+    /// Mix by mix, as they differ in the work that a request makes.
+    async fn saturations(&self, driver: &Driver<'_>) -> Result<Vec<RunMix>, DriveError> {
+        let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
+        let arms = SATURATING.map(|name| self.pools.arm(name, &BTreeMap::new()));
+        let mut mixes = Vec::new();
+        for ((mix, part), (_, served)) in self.mix.parts().zip(self.workload.parts()) {
+            let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
+            let saturation_rps = saturation::find(driver, &arms, &items).await?;
+            mixes.push(RunMix { name: mix_name(mix).into(), requests: served.requests() as u32, saturation_rps });
+        }
+        Ok(mixes)
+    }
+
+    async fn search(&self, driver: &Driver<'_>, purposes: &[Purpose], run: &RunInfo) -> Result<Found, DriveError> {
+        let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
+        let rate_expected = rate.or(run.saturation_rps).or(self.rate_given()).unwrap_or(1.0);
+        let budget = Duration::from_secs(self.settings.run.search_budget_s);
+        let quick = self.settings.run.quick;
+        let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
+        let trials = Trials {
+            workload: &mix,
+            vocab_size: self.vocab_size,
+            rate,
+            rate_expected,
+            rounds,
+            seeds: &pair::seeds(self.settings.workload.seed, "search", rounds.len() as u32),
+            budget: if quick { budget.mul_f64(QUICK_SEARCH) } else { budget },
+        };
+        // Fitted on these engines while they warmed up and were calibrated.
+        let costs = driver.costs().await?;
+        let step = Micros::from_ms(self.settings.objectives.itl_ms * STEP_SHARE_OF_ITL);
+        let short = self.settings.workload.short_prompt_tokens;
+        let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
+        candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
+        let seeds = pair::seeds(self.settings.workload.seed, "forecast", search::FORECAST_REPETITIONS);
+        let workloads: Vec<_> = seeds.iter().map(|&seed| mix.generate(self.vocab_size, seed, rate)).collect();
+        let (engine, wanted) = (self.engine.clone(), self.settings.objectives.clone());
+        // A second or two of one core: on a thread of its own, so that nothing else waits for it.
+        let work = move || search::forecast(candidates, &engine, costs, &workloads, &wanted);
+        let forecasts = tokio::task::spawn_blocking(work).await.map_err(anyhow::Error::from).and_then(|made| Ok(made?));
+        let forecasts = forecasts.map_err(DriveError::Forecast)?;
+        search::search(driver, forecasts, purposes, &trials).await
+    }
+
+    fn seed(&self, purpose: &str) -> u64 {
+        pair::seeds(self.settings.workload.seed, purpose, 1)[0]
+    }
+}
+
+#[async_trait]
+impl Plan for Split<'_> {
+    fn effort(&self) -> Effort {
+        self.effort
+    }
+
+    async fn arrange(&self, driver: &Driver<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+        phases.begin("warm-up", 1 + u32::from(self.kv_transfer));
+        self.warm_up(driver).await?;
+        if self.settings.run.exact {
+            // Engines stay as they were started: in bf16 the size of a prefill step alone can change a token.
+            let names = [ONE_ENGINE].into_iter().chain(self.arms.iter().map(String::as_str));
+            run.arms = pair::with_control(names.map(|name| self.pools.arm(name, &BTreeMap::new())).collect());
+            return driver.keep_costs().await;
+        }
+        let purposes: Vec<Purpose> = PURPOSES.into_iter().filter(|p| self.arms.iter().any(|arm| arm == p.arm)).collect();
+        let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
+        let given = self.rate_given();
+        if (poisson || !purposes.is_empty()) && given.is_none() {
+            phases.begin("calibration", (SATURATING.len() * self.mix.parts().len()) as u32);
+            let mixes = self.saturations(driver).await?;
+            run.saturation_rps = Some(saturation::of_all(&mixes));
+            run.mixes = if mixes.len() > 1 { mixes } else { Vec::new() };
+        }
+        if poisson {
+            let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
+            run.rate_rps = given.or(derived).map(saturation::round);
+        }
+        let mut found = Found::default();
+        if !purposes.is_empty() {
+            phases.begin("search", 0);
+            found = self.search(driver, &purposes, run).await?;
+        }
+        run.search = found.trials;
+        let arms: Vec<Arrangement> = self.arms.iter().map(|name| self.pools.arm(name, &found.arrangements)).collect();
+        run.arms = pair::with_control(arms);
+        driver.keep_costs().await
+    }
+
+    fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError> {
+        Ok(paced(&self.workload, run).generate(self.vocab_size, seed, run.rate_rps))
+    }
+}
+
+/// The workload with the same load in all its parts, as far as the run knows what each of them can take.
+fn paced(workload: &Workload, run: &RunInfo) -> Workload {
+    let Some(whole) = run.saturation_rps.filter(|_| !run.mixes.is_empty()) else { return workload.clone() };
+    let paces: Vec<f64> = run.mixes.iter().map(|mix| mix.saturation_rps / whole).collect();
+    workload.paced(&paces)
+}

@@ -1,0 +1,197 @@
+//! The target `dynamic_router`: which engine gets a request, when all engines are alike? The router against round robin and least load,
+//! one workload after the other, each with arms, control and intervals of its own.
+//!
+//! Every arm has the same engines with the same scheduler settings and no pools: whatever differs, differs by routing alone.
+
+mod demand;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use thiserror::Error;
+
+use dualpool_fleet::Progress;
+use dualpool_fleet::controller::Controller;
+use dualpool_report::measure::{quantile, sorted, ttft_ms};
+use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
+use dualpool_types::{Arrangement, Class, EngineInfo, Micros, PolicyKind, Tuning};
+use dualpool_workload::{ModelLimits, WorkItem};
+
+use super::drive::{DriveError, Driver, Pace, Work};
+use super::phases::Phases;
+use super::run::{Effort, Outcome, Plan, Prepared, Subject};
+use super::{Cancel, pair, saturation, target};
+use crate::{ROUTER_ARM, RunSettings, Settings, WorkloadKind, config};
+use demand::{Demand, PROBE_TOKENS, upfront};
+
+/// Requests of the warm-up per engine. They come all at once: first steps are slow, whatever is in them.
+const WARM_UP_REQUESTS: u32 = 4;
+
+/// Long prompts per engine, one at a time, that tell how fast the engines are.
+const PROBES: usize = 2;
+
+/// The share of a repetition's requests that the saturation is found with.
+const SATURATING_SHARE: f64 = 0.5;
+
+/// The policies that compete for the saturation.
+const SATURATING: [PolicyKind; 2] = [PolicyKind::RoundRobin, PolicyKind::LeastLoad];
+
+/// Arms were named, and they are another target's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("run.arms (--arms) are arms of dual_pool; the arms of dynamic_router are policies: use --policies")]
+pub struct ArmsOfDualPool;
+
+/// Checks the settings and makes the run's folders. Engines take long to start: call this before.
+pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
+    config::check(settings)?;
+    if settings.run.arms != RunSettings::default().arms {
+        return Err(ArmsOfDualPool.into());
+    }
+    // What the vocabulary is, only the engines know; for the check any will do.
+    let model = ModelLimits { vocab_size: u32::MAX, max_model_len: settings.engine.max_model_len };
+    let kinds = settings.dynamic_router.chosen();
+    kinds.iter().try_for_each(|&kind| Demand::new(kind, settings).check(model))?;
+    let subjects = kinds.into_iter().map(|kind| (kind.name(), Box::new(Served(kind)) as Box<dyn Subject>));
+    Ok(Prepared::in_parts(target::DYNAMIC_ROUTER, settings, command, subjects.collect())?)
+}
+
+/// `prepare` and `Prepared::run` in one, for engines that are up already. One outcome per workload.
+pub async fn run(
+    controller: &Controller,
+    environment: Environment,
+    settings: &Settings,
+    command: Vec<String>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> anyhow::Result<Vec<Outcome>> {
+    prepare(settings, command)?.run(controller, environment, progress, cancel).await
+}
+
+/// One workload.
+#[derive(Debug)]
+struct Served(WorkloadKind);
+
+impl Subject for Served {
+    fn plan<'a>(
+        &'a self,
+        settings: &'a Settings,
+        engines: &[EngineInfo],
+        driver: &Driver<'_>,
+    ) -> anyhow::Result<Box<dyn Plan + 'a>> {
+        let max_model_len = engines.iter().map(|e| e.max_model_len).min().context("there are no engines")?;
+        let vocab_size = engines.iter().map(|e| e.vocab_size).min().context("there are no engines")?;
+        let model = ModelLimits { vocab_size, max_model_len };
+        let whole = Demand::new(self.0, settings);
+        // Read once before the measurement, so that a trace that breaks off does not break a run off.
+        if let (_, Some(report)) = whole.items(model, 0)? {
+            driver.note(format!("The trace {}: {report}.", settings.dynamic_router.trace.display()));
+        }
+        if self.0 == WorkloadKind::PrefixSessions && !settings.engine.enable_prefix_caching {
+            driver.note("engine.enable_prefix_caching is false: no turn finds anything of the one before.".to_string());
+        }
+        let effort = Effort::of(&settings.run);
+        let demand = whole.scaled(effort.scale);
+        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, effort, demand }))
+    }
+}
+
+/// The settings of one workload's measurement, worked out for these engines.
+struct Routed<'a> {
+    kind: WorkloadKind,
+    settings: &'a Settings,
+    engines: usize,
+    model: ModelLimits,
+    effort: Effort,
+    demand: Demand,
+}
+
+impl Routed<'_> {
+    fn arm(&self, name: &str, policy: PolicyKind) -> Arrangement {
+        Arrangement::shared(name, policy, self.engines, Tuning::default())
+            .long_prompts_from(self.settings.router.prefill_ctx_thresh)
+    }
+
+    fn arms(&self) -> Vec<Arrangement> {
+        let policy = |name: &str| match PolicyKind::ALL.into_iter().find(|policy| policy.name() == name) {
+            Some(policy) if name != ROUTER_ARM => policy,
+            // `config` has refused names that are neither a policy's nor the router's.
+            _ => self.settings.router.policy,
+        };
+        self.settings.dynamic_router.arms.iter().map(|name| self.arm(name, policy(name))).collect()
+    }
+
+    /// Requests of all lengths through every engine.
+    async fn warm_up(&self, driver: &Driver<'_>) -> Result<(), DriveError> {
+        let share = f64::from(WARM_UP_REQUESTS) * self.engines as f64 / f64::from(self.settings.dynamic_router.requests.max(1));
+        let mixed = Demand::new(WorkloadKind::Mixed, self.settings).scaled(share);
+        // Where prompts as long as those of `mixed` do not fit, the workload itself has to do.
+        let warm = if mixed.check(self.model).is_ok() { mixed } else { self.demand.scaled(share) };
+        let items = upfront(self.made(&warm, "warm-up")?);
+        driver.run("warm-up", &self.arm("warm-up", PolicyKind::RoundRobin), 0, Work::open_loop(&items)).await?;
+        Ok(())
+    }
+
+    /// How long an engine takes for a long prompt that is alone on it.
+    async fn probe(&self, driver: &Driver<'_>) -> Result<Micros, DriveError> {
+        let tokens = PROBE_TOKENS.min(self.model.max_model_len - 1);
+        let (low, high) = (self.model.vocab_size / 2, self.model.vocab_size);
+        // No two of them begin alike, so that none finds anything in a cache.
+        let prompt = |i: u32| (0..tokens).map(|n| low + (n.wrapping_mul(31).wrapping_add(i)) % (high - low)).collect();
+        let items: Vec<WorkItem> =
+            (0..(PROBES * self.engines) as u32).map(|i| WorkItem::new(i, Micros::ZERO, prompt(i), 1, Class::Long)).collect();
+        let work = Work { items: &items, pace: Pace::OneByOne };
+        let recording = driver.run("one long prompt at a time", &self.arm("probe", PolicyKind::RoundRobin), 0, work).await?;
+        let ttfts = sorted(recording.requests.iter().filter_map(ttft_ms));
+        let middle = quantile(&ttfts, 0.5).ok_or(DriveError::NoSaturation)?;
+        // One prompt shorter than the workload's times are about takes as much less.
+        Ok(Micros::from_ms(middle * f64::from(PROBE_TOKENS) / f64::from(tokens)))
+    }
+
+    async fn saturation(&self, driver: &Driver<'_>) -> Result<f64, DriveError> {
+        let items = upfront(self.made(&self.demand.scaled(SATURATING_SHARE), "saturation")?);
+        let arms = SATURATING.map(|policy| self.arm(policy.name(), policy));
+        saturation::find(driver, &arms, &items).await
+    }
+
+    /// The requests of a run that is not measured.
+    fn made(&self, demand: &Demand, purpose: &str) -> Result<Vec<WorkItem>, DriveError> {
+        let seed = pair::seeds(self.settings.workload.seed, purpose, 1)[0];
+        demand.items(self.model, seed).map(|(items, _)| items).map_err(DriveError::Workload)
+    }
+}
+
+#[async_trait]
+impl Plan for Routed<'_> {
+    fn effort(&self) -> Effort {
+        self.effort
+    }
+
+    async fn arrange(&self, driver: &Driver<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+        phases.begin("warm-up", 1);
+        self.warm_up(driver).await?;
+        let mut pace = None;
+        if !self.settings.run.exact {
+            let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
+            let to_find = self.demand.has_rate() && given.is_none();
+            phases.begin("calibration", 1 + if to_find { SATURATING.len() as u32 } else { 0 });
+            pace = self.demand.pace(self.probe(driver).await?);
+            if to_find {
+                run.saturation_rps = Some(self.saturation(driver).await?);
+            }
+            if self.demand.has_rate() {
+                let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
+                run.rate_rps = given.or(derived).map(saturation::round);
+            }
+        }
+        let name = self.kind.name().to_string();
+        run.workload = Some(RunWorkload { name, arrivals: self.demand.arrivals().to_string(), pace });
+        run.arms = pair::with_control(self.arms());
+        driver.keep_costs().await
+    }
+
+    fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError> {
+        let pace = run.workload.as_ref().and_then(|workload| workload.pace);
+        let demand = pace.map_or(self.demand.clone(), |pace| self.demand.paced(pace));
+        let demand = run.rate_rps.map_or(demand.clone(), |rate| demand.at_rate(rate));
+        demand.items(self.model, seed).map(|(items, _)| items).map_err(DriveError::Workload)
+    }
+}

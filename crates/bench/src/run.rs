@@ -1,0 +1,317 @@
+//! The course of a benchmark, the same for every target: checks and folders before any engine starts, then, part by part, the target's own
+//! preparation, the measurement, the summary, and what makes the run a failed one.
+//!
+//! A part is one workload with its arms and a folder of its own. Most targets have one.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+
+use dualpool_fleet::Progress;
+use dualpool_fleet::controller::Controller;
+use dualpool_report::Overview;
+use dualpool_types::artifact::{Environment, PhaseTime, RunInfo, Summary};
+use dualpool_types::records::RequestRecord;
+use dualpool_types::{EngineInfo, Micros};
+use dualpool_workload::WorkItem;
+
+use super::drive::{DriveError, Driver, Pace};
+use super::expectations::Expectations;
+use super::faults::{exact, faults};
+use super::folder::{FolderError, Identity, RunFolder};
+use super::pair::{self, Measured};
+use super::phases::Phases;
+use super::target::Target;
+use super::{Cancel, stats};
+use crate::{RunSettings, Settings};
+
+/// `--quick`: at most this many repetitions, of this share of the requests.
+const QUICK_REPETITIONS: u32 = 2;
+const QUICK_SCALE: f64 = 0.25;
+
+/// The share of a repetition's requests for the sequential runs of `--exact`.
+const EXACT_SCALE: f64 = 0.25;
+
+/// How much a run does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Effort {
+    pub repetitions: u32,
+    /// The share of the requests that a repetition has.
+    pub scale: f64,
+    pub pace: Pace,
+}
+
+impl Effort {
+    pub fn of(run: &RunSettings) -> Effort {
+        Effort {
+            repetitions: match (run.exact, run.quick) {
+                (true, _) => 1,
+                (false, true) => run.repetitions.min(QUICK_REPETITIONS),
+                (false, false) => run.repetitions,
+            },
+            scale: if run.quick { QUICK_SCALE } else { 1.0 } * if run.exact { EXACT_SCALE } else { 1.0 },
+            pace: if run.exact { Pace::OneByOne } else { Pace::OpenLoop },
+        }
+    }
+}
+
+/// What a part of a run measures.
+pub(super) trait Subject: fmt::Debug + Send + Sync {
+    /// The part's settings, worked out for the engines that came up.
+    fn plan<'a>(
+        &'a self,
+        settings: &'a Settings,
+        engines: &[EngineInfo],
+        driver: &Driver<'_>,
+    ) -> anyhow::Result<Box<dyn Plan + 'a>>;
+}
+
+/// What a part of a run does on these engines.
+#[async_trait]
+pub(super) trait Plan: Send + Sync {
+    fn effort(&self) -> Effort;
+
+    /// Warms the engines up and decides on arms and rate; what it comes to stands in `run`.
+    async fn arrange(&self, driver: &Driver<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError>;
+
+    /// The requests of the repetition with this seed.
+    fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError>;
+}
+
+/// What a part of a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub dir: PathBuf,
+    pub summary: Summary,
+    /// The run was cancelled; the summary covers the repetitions that were finished.
+    pub interrupted: bool,
+    /// What makes the run a failed one, whatever its figures say.
+    pub faults: Vec<String>,
+}
+
+/// A run that passed all checks that need no engine. Its folders exist.
+#[derive(Debug)]
+pub struct Prepared {
+    settings: Settings,
+    command: Vec<String>,
+    dir: PathBuf,
+    parts: Vec<Part>,
+    earlier: Vec<PhaseTime>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Part {
+    /// Its name, where the run has several.
+    name: Option<&'static str>,
+    folder: RunFolder,
+    subject: Box<dyn Subject>,
+}
+
+impl Prepared {
+    /// A run of one part, whose files lie in the run's folder.
+    pub(super) fn whole(
+        target: Target,
+        settings: &Settings,
+        command: Vec<String>,
+        subject: Box<dyn Subject>,
+    ) -> Result<Prepared, FolderError> {
+        let folder = RunFolder::create(Identity::now(target.name, &settings.run.out))?;
+        let dir = folder.dir().to_path_buf();
+        Ok(Prepared::new(settings, command, dir, vec![Part { name: None, folder, subject }]))
+    }
+
+    /// A run of several parts, each with a folder of its own, named after it, in that of the run.
+    pub(super) fn in_parts(
+        target: Target,
+        settings: &Settings,
+        command: Vec<String>,
+        subjects: Vec<(&'static str, Box<dyn Subject>)>,
+    ) -> Result<Prepared, FolderError> {
+        let run = Identity::now(target.name, &settings.run.out);
+        let mut prepared = Prepared::new(settings, command, run.dir.clone(), Vec::new());
+        for (name, subject) in subjects {
+            match RunFolder::create(run.part(name)) {
+                Ok(folder) => prepared.parts.push(Part { name: Some(name), folder, subject }),
+                Err(error) => {
+                    prepared.abandon();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(prepared)
+    }
+
+    fn new(settings: &Settings, command: Vec<String>, dir: PathBuf, parts: Vec<Part>) -> Prepared {
+        Prepared { settings: settings.clone(), command, dir, parts, earlier: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Where all of the run's files lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Adds a phase that went before, such as the engines' start.
+    pub fn took(&mut self, name: &str, time: Duration) {
+        self.earlier.push(PhaseTime { name: name.to_string(), us: Micros::from(time) });
+    }
+
+    /// Adds what the reader of the figures should know of how the engines were brought up.
+    pub fn noted(&mut self, note: Option<String>) {
+        self.notes.extend(note);
+    }
+
+    /// Gives the run up before it began, because no engine came up for it. Its folders are removed.
+    pub fn abandon(self) {
+        let several = self.overview().is_some();
+        self.parts.into_iter().for_each(|part| part.folder.abandon());
+        if several {
+            // Fails, rightly, when the user's folder holds other things.
+            let _ = std::fs::remove_dir(&self.dir);
+        }
+    }
+
+    /// Runs the target on these engines, part by part. A cancelled run is no error; an engine's death is, and so is a difference under
+    /// `--exact`. The artifacts of what was finished are written in any case; what was not begun leaves nothing.
+    pub async fn run(
+        self,
+        controller: &Controller,
+        environment: Environment,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> anyhow::Result<Vec<Outcome>> {
+        let overview = self.overview();
+        if let Some(overview) = &overview {
+            overview.write(&self.dir)?;
+        }
+        let Prepared { settings, command, parts, mut earlier, notes, .. } = self;
+        let expectations = Expectations::read(&settings.run, &environment)?;
+        expectations.announce(progress);
+        let mut course = Course { settings: &settings, command, environment, notes, expectations, progress, cancel };
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut stopped = None;
+        for part in parts {
+            if stopped.is_some() || outcomes.last().is_some_and(|last| last.interrupted) {
+                part.folder.abandon();
+                continue;
+            }
+            match course.run(part, controller, std::mem::take(&mut earlier)).await {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(error) => stopped = Some(error),
+            }
+        }
+        match stopped {
+            Some(error) => Err(error),
+            None => {
+                course.expectations.accept(&outcomes, progress)?;
+                Ok(outcomes)
+            }
+        }
+    }
+
+    fn overview(&self) -> Option<Overview> {
+        let parts: Vec<String> = self.parts.iter().filter_map(|part| part.name.map(String::from)).collect();
+        (!parts.is_empty()).then_some(Overview { parts })
+    }
+}
+
+/// What all parts of a run have in common.
+struct Course<'a> {
+    settings: &'a Settings,
+    command: Vec<String>,
+    environment: Environment,
+    notes: Vec<String>,
+    expectations: Expectations,
+    progress: &'a dyn Progress,
+    cancel: &'a Cancel,
+}
+
+impl Course<'_> {
+    async fn run(&mut self, part: Part, controller: &Controller, earlier: Vec<PhaseTime>) -> anyhow::Result<Outcome> {
+        let Part { name, mut folder, subject } = part;
+        let driver = Driver::new(controller, self.settings, self.cancel, self.progress);
+        self.notes.iter().for_each(|note| driver.note(note.clone()));
+        let plan = match subject.plan(self.settings, controller.engines(), &driver) {
+            Ok(plan) => plan,
+            Err(why) => {
+                folder.abandon();
+                return Err(why);
+            }
+        };
+        let mut phases = Phases::new(self.progress, name);
+        let mut run = self.run_info(&folder, plan.effort());
+        // Written before there is much to say, so that who follows the run knows its engines.
+        folder.write_run(&run)?;
+        folder.show_samples(controller).await;
+
+        let mut measured = match plan.arrange(&driver, &mut run, &mut phases).await {
+            Ok(()) => {
+                // An exact run compares tokens, and has no ratios.
+                run.expected = if self.settings.run.exact { None } else { self.expectations.of_part(&run) };
+                folder.write_run(&run)?;
+                phases.begin("measurement", run.arms.len() as u32 * plan.effort().repetitions);
+                pair::measure(plan.as_ref(), &run, &driver, &mut folder).await?
+            }
+            Err(stopped) => Measured { stopped: Some(stopped), ..Measured::default() },
+        };
+
+        phases.begin("summary", 0);
+        folder.end_samples()?;
+        let stopped = measured.stopped.take();
+        let seen = driver.seen();
+        run.interrupted = stopped.is_some();
+        run.held_blocks_after = seen.held_after();
+        run.drained = seen.drained();
+        run.notes = [seen.notes(), controller.gpu_notes().await].concat();
+        let (summary, requests, mut run) = summarise(run, measured).await?;
+        folder.write_summary(&summary)?;
+        run.phases = [earlier, phases.end()].concat();
+        folder.write_run(&run)?;
+        dualpool_report::write_html(folder.dir())?;
+        let kept = || format!("the records are in {}", folder.dir().display());
+        match stopped {
+            Some(DriveError::Cancelled) => {}
+            Some(error) => return Err(error).with_context(kept),
+            None if self.settings.run.exact => exact(&run, &requests).with_context(kept)?,
+            None => {}
+        }
+        let faults = faults(&summary, &requests);
+        Ok(Outcome { dir: folder.dir().to_path_buf(), summary, interrupted: run.interrupted, faults })
+    }
+
+    fn run_info(&self, folder: &RunFolder, effort: Effort) -> RunInfo {
+        RunInfo {
+            target: folder.target().to_string(),
+            id: folder.id().to_string(),
+            started_at: folder.started_at().to_string(),
+            command: self.command.clone(),
+            environment: self.environment.clone(),
+            // Settings are plain data with string keys: they always have a JSON form.
+            settings: serde_json::to_value(self.settings).unwrap_or_default(),
+            workload: None,
+            arms: Vec::new(),
+            seeds: pair::seeds(self.settings.workload.seed, "repetitions", effort.repetitions),
+            rate_rps: None,
+            saturation_rps: None,
+            mixes: Vec::new(),
+            phases: Vec::new(),
+            notes: Vec::new(),
+            search: Vec::new(),
+            expected: None,
+            held_blocks_after: 0,
+            drained: Vec::new(),
+            quick: self.settings.run.quick,
+            interrupted: false,
+        }
+    }
+}
+
+/// The bootstrap takes a second or two of one core: on a thread of its own, so that nothing else waits for it.
+async fn summarise(run: RunInfo, measured: Measured) -> anyhow::Result<(Summary, Vec<RequestRecord>, RunInfo)> {
+    let work =
+        move || stats::summarise(&run, &measured.requests, &measured.samples).map(|summary| (summary, measured.requests, run));
+    Ok(tokio::task::spawn_blocking(work).await.context("the summary could not be computed")??)
+}

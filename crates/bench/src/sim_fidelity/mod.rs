@@ -1,0 +1,138 @@
+//! The target `sim_fidelity`: how far simulations are off the engines they simulate. A timing is fitted to these engines' steps; then
+//! engines and simulator serve the same requests by the same arrangements, none of which the fit has seen, and what clients get is
+//! compared figure by figure.
+
+mod compare;
+mod plan;
+mod result;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use dualpool_fleet::Progress;
+use dualpool_fleet::controller::{Controller, Recording};
+use dualpool_model::VirtualSettings;
+use dualpool_router::CostModel;
+use dualpool_sim::{Faults, Simulation};
+use dualpool_types::Arrangement;
+use dualpool_types::artifact::Environment;
+use dualpool_types::records::{RequestRecord, replace_json};
+use dualpool_workload::ModelLimits;
+
+use super::arms::Pools;
+use super::drive::{Driver, Pace, Work};
+use super::folder::{FolderError, Identity, RunFolder};
+use super::{Cancel, engine_timing, target};
+use crate::Settings;
+use plan::Case;
+
+pub use result::{Figure, SIM_FIDELITY_SCHEMA, SimFidelity};
+pub use table::table;
+
+/// The name of the file in the run's folder.
+pub const FILE: &str = "sim_fidelity.json";
+
+/// The engines' steps are recorded before the comparison and after it, for a machine that drifts: this share of a calibration each time.
+const OBSERVED_SHARE: f64 = 0.5;
+const QUICK_SHARE: f64 = 0.2;
+
+/// A comparison that passed all checks that need no engine.
+#[derive(Debug)]
+pub struct Prepared {
+    settings: Settings,
+    command: Vec<String>,
+    folder: RunFolder,
+}
+
+/// Makes the run's folder. Engines must be started with the `settings` of what is returned, so that they record their steps.
+pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
+    let folder = RunFolder::create(Identity::now(target::SIM_FIDELITY.name, &settings.run.out))?;
+    let mut settings = settings.clone();
+    engine_timing::record_steps(&mut settings, folder.dir())?;
+    Ok(Prepared { settings, command, folder })
+}
+
+impl Prepared {
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Gives the run up before it began, because no engine came up for it. Its folder is removed.
+    pub fn abandon(self) {
+        self.folder.abandon();
+    }
+
+    /// Measures, simulates, compares, and writes what came of it: the engines' records to `requests.jsonl`, with the simulator's beside
+    /// them as arms of their own.
+    pub async fn run(
+        mut self,
+        controller: &Controller,
+        environment: Environment,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> anyhow::Result<(SimFidelity, PathBuf)> {
+        let driver = Driver::new(controller, &self.settings, cancel, progress);
+        let engines = controller.engines();
+        let Some(engine) = engines.first() else { bail!("there are no engines") };
+        let model = ModelLimits { vocab_size: engine.vocab_size, max_model_len: engine.max_model_len };
+        let pools = Pools::new(&self.settings.pools, &self.settings.router, engines.len())?;
+        let share = if self.settings.run.quick { QUICK_SHARE } else { OBSERVED_SHARE };
+        let seed = self.settings.workload.seed;
+
+        let mut observed = engine_timing::observe(&driver, engines, &self.settings, seed, share).await?;
+        driver.keep_costs().await?;
+        let costs = driver.costs().await?;
+        let cases = plan::cases(&pools, engines, model, &costs, seed, self.settings.run.quick)?;
+        let mut measured = Vec::new();
+        for case in &cases {
+            let work = Work { items: &case.items, pace: Pace::OpenLoop };
+            let recording = driver.run(&case.arrangement.name, &case.arrangement, 0, work).await?;
+            self.folder.append(&recording)?;
+            measured.push(recording.requests);
+        }
+        observed.extend(engine_timing::observe(&driver, engines, &self.settings, seed + 1, share).await?);
+
+        let fitted = observed.fitted().with_context(|| engine_timing::no_steps(&self.settings.engine))?;
+        let fleet = vec![fitted.engine.clone(); engines.len()];
+        let mut figures = Vec::new();
+        for (case, measured) in cases.iter().zip(&measured) {
+            let simulated = self.simulate(case, &fleet, costs)?;
+            figures.extend(compare::figures(case, measured, &simulated));
+            self.folder.append(&Recording { requests: simulated, ..Recording::default() })?;
+        }
+        self.folder.end_samples()?;
+        let result = SimFidelity {
+            schema: SIM_FIDELITY_SCHEMA,
+            target: target::SIM_FIDELITY.name.into(),
+            id: self.folder.id().into(),
+            started_at: self.folder.started_at().into(),
+            command: self.command,
+            environment,
+            seed,
+            engine: fitted.engine,
+            held_out: fitted.held_out,
+            summary: compare::summary(&figures),
+            figures,
+            notes: driver.seen().notes(),
+        };
+        let path = self.folder.dir().join(FILE);
+        replace_json(&path, &result).map_err(|source| FolderError::Write { path: path.clone(), source })?;
+        Ok((result, path))
+    }
+
+    /// What simulated engines give the same requests, under a name of its own.
+    fn simulate(&self, case: &Case, engines: &[VirtualSettings], costs: CostModel) -> anyhow::Result<Vec<RequestRecord>> {
+        let name = format!("{} (simulated)", case.arrangement.name);
+        let arrangement = Arrangement { name, ..case.arrangement.clone() };
+        let requests = case.items.iter().map(|item| item.clone().asked(self.settings.objectives.of(item.class)));
+        let (router, seed) = (&self.settings.router, self.settings.workload.seed);
+        let faults = Faults::default();
+        let simulation = Simulation { engines, arrangement: &arrangement, router, costs, faults: &faults, seed };
+        let mut records = Vec::with_capacity(case.items.len());
+        simulation.serve(requests, |record| records.push(record))?;
+        records.sort_unstable_by_key(|record| record.index);
+        Ok(records)
+    }
+}

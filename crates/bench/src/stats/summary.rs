@@ -1,0 +1,208 @@
+//! Puts the summary together from what a run left.
+
+use std::path::Path;
+
+use thiserror::Error;
+
+use dualpool_report::{LoadError, complete_repetitions, figures, load, routing};
+use dualpool_types::Class;
+use dualpool_types::artifact::{ArmSummary, Comparison, RunInfo, Summary, SummaryObjectives};
+use dualpool_types::records::{EngineSample, RequestRecord};
+use dualpool_workload::{arrivals_name, mix_name};
+
+use super::bootstrap::{Population, Stratum};
+use super::compare::{Arm, comparisons};
+use super::expected::held;
+use super::observed::Observed;
+use crate::Settings;
+use crate::arms::CONTROL_SUFFIX;
+use crate::identical::identical;
+
+/// The arrivals of an exact run, whatever the settings say.
+const ONE_BY_ONE: &str = "one_by_one";
+
+#[derive(Debug, Error)]
+pub enum SummaryError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("the settings in run.json are not those of this version: {0}; use the version that wrote them")]
+    Settings(serde_json::Error),
+}
+
+/// The summary of a run. Only repetitions that every arm finished count: a repetition that was cut short would weigh on some arms
+/// and not on others.
+pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSample]) -> Result<Summary, SummaryError> {
+    let settings: Settings = serde_json::from_value(run.settings.clone()).map_err(SummaryError::Settings)?;
+    let complete = complete_repetitions(&run.arms, requests);
+    let requests: Vec<&RequestRecord> = requests.iter().filter(|r| complete.contains(&r.repetition)).collect();
+    let samples: Vec<&EngineSample> = samples.iter().filter(|s| complete.contains(&s.repetition)).collect();
+
+    let arms = run
+        .arms
+        .iter()
+        .map(|arm| {
+            let requests: Vec<&RequestRecord> = requests.iter().copied().filter(|r| r.arm == arm.name).collect();
+            let samples: Vec<&EngineSample> = samples.iter().copied().filter(|s| s.arm == arm.name).collect();
+            let routing = run.workload.as_ref().map(|_| routing(&requests, &samples, &run.environment));
+            let control = arm.name.ends_with(CONTROL_SUFFIX);
+            ArmSummary { routing, ..figures(&arm.name, control, &requests, &samples, &run.environment) }
+        })
+        .collect();
+    let reference = run.arms.iter().find_map(|arm| arm.name.strip_suffix(CONTROL_SUFFIX)).unwrap_or_default();
+    // Requests that are alone on the engines say nothing of what an arm is for.
+    let comparisons = if settings.run.exact { Vec::new() } else { compared(run, &requests, &complete, &settings) };
+    let (served, arrivals) = match &run.workload {
+        Some(workload) => (workload.name.as_str(), workload.arrivals.as_str()),
+        None => (mix_name(settings.workload.mix), arrivals_name(settings.workload.arrivals)),
+    };
+    Ok(Summary {
+        target: run.target.clone(),
+        environment: run.environment.clone(),
+        mix: served.to_string(),
+        arrivals: if settings.run.exact { ONE_BY_ONE } else { arrivals }.to_string(),
+        rate_rps: run.rate_rps,
+        repetitions: complete.len() as u32,
+        objectives: SummaryObjectives {
+            ttft_short_ms: settings.objectives.ttft_ms_of(Class::Short),
+            ttft_long_ms: settings.objectives.ttft_ms_of(Class::Long),
+            itl_ms: settings.objectives.itl_ms,
+        },
+        arms,
+        expectations: run.expected.as_ref().map(|expected| held(expected, &comparisons)),
+        comparisons,
+        identical_requests: identical(&requests, reference),
+        exact: settings.run.exact,
+        held_blocks_after: run.held_blocks_after,
+        drained: run.drained.clone(),
+    })
+}
+
+/// The summary of the run in a folder, from its raw records.
+pub fn rebuild(dir: &Path) -> Result<Summary, SummaryError> {
+    let artifacts = load(dir)?;
+    summarise(&artifacts.run, &artifacts.requests, &artifacts.samples)
+}
+
+fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settings: &Settings) -> Vec<Comparison> {
+    let of = |arm: &str| -> Vec<Vec<&RequestRecord>> {
+        let in_repetition = |n: u32| requests.iter().copied().filter(move |r| r.repetition == n);
+        complete.iter().map(|&n| in_repetition(n).filter(|r| r.arm == arm).collect()).collect()
+    };
+    // All arms of a repetition have the same requests, so the first arm's stand for all.
+    let Some(first) = run.arms.first() else { return Vec::new() };
+    let strata = |requests: &Vec<&RequestRecord>| requests.iter().map(|r| (r.class, r.wave)).collect();
+    let strata: Vec<Vec<Stratum>> = of(&first.name).iter().map(strata).collect();
+    let mut slots = 0;
+    let mut first_slot = Vec::new();
+    for repetition in &strata {
+        first_slot.push(slots as u32);
+        slots += repetition.len();
+    }
+    let arms: Vec<Arm> = run
+        .arms
+        .iter()
+        .map(|arm| Arm { name: arm.name.clone(), observed: Observed::new(&of(&arm.name), &first_slot, slots) })
+        .collect();
+    comparisons(&arms, &Population::new(&strata), settings.run.bootstrap_resamples, settings.workload.seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::{REQUEST_METRICS, RUN_METRICS, synthetic};
+    use dualpool_types::artifact::{Environment, EnvironmentEngine, Verdict};
+    use dualpool_types::{Arrangement, PolicyKind};
+
+    fn run(arms: &[&str]) -> RunInfo {
+        let engine = |id| EnvironmentEngine {
+            id: dualpool_types::EngineId(id),
+            device: format!("cores {id}"),
+            block_size: 128,
+            kv_blocks: 100,
+        };
+        let arrangement = |name: &&str| Arrangement {
+            name: name.to_string(),
+            policy: PolicyKind::LeastLoad,
+            roles: vec![],
+            tunings: vec![],
+            long_prompt_tokens_min: 256,
+        };
+        let mut settings = Settings::default();
+        settings.run.bootstrap_resamples = 200;
+        RunInfo {
+            target: "dual_pool".into(),
+            id: "test".into(),
+            started_at: "2026-01-05T10:30:00Z".into(),
+            command: vec![],
+            environment: Environment {
+                dualpool: "0".into(),
+                backend: "virtual".into(),
+                model: "tiny".into(),
+                dtype: "auto".into(),
+                os: "unknown".into(),
+                cpu: "unknown".into(),
+                cores: Some(2),
+                memory_bytes: Some(1),
+                gpus: vec![],
+                engines: vec![engine(0), engine(1)],
+            },
+            settings: serde_json::to_value(settings).unwrap(),
+            arms: arms.iter().map(arrangement).collect(),
+            seeds: vec![1, 2, 3],
+            rate_rps: Some(8.0),
+            saturation_rps: None,
+            mixes: Vec::new(),
+            phases: vec![],
+            notes: vec![],
+            workload: None,
+            expected: None,
+            search: vec![],
+            held_blocks_after: 0,
+            drained: vec![],
+            quick: false,
+            interrupted: false,
+        }
+    }
+
+    fn records(arms: &[&str]) -> Vec<RequestRecord> {
+        arms.iter().zip(0..).flat_map(|(arm, i)| synthetic::noisy(arm, 3, 40, 1.0 + f64::from(i) / 4.0, 9)).collect()
+    }
+
+    fn value(arm: &ArmSummary, metric: &str) -> Option<f64> {
+        metric.split('.').try_fold(&serde_json::to_value(arm).unwrap(), |value, key| value.get(key)).and_then(|v| v.as_f64())
+    }
+
+    const ARMS: [&str; 3] = ["shared_tuned", "dual_pool", "shared_tuned_control"];
+
+    /// The comparison's ratio is that of the two figures in the same summary, so a reader can check it with a pocket calculator.
+    #[test]
+    fn ratios_are_those_of_the_figures_beside_them() {
+        let summary = summarise(&run(&ARMS), &records(&ARMS), &[]).unwrap();
+        let arm = |name: &str| summary.arms.iter().find(|a| a.name == name).unwrap();
+        let all = REQUEST_METRICS.iter().chain(&RUN_METRICS).filter(|metric| !metric.of_waves).count();
+        assert_eq!(summary.comparisons.len(), 2 * all);
+        for c in &summary.comparisons {
+            let expected = value(arm(&c.candidate), &c.metric).unwrap() / value(arm(&c.baseline), &c.metric).unwrap();
+            assert!((c.ratio.unwrap() - expected).abs() < 1e-9, "{c:?}: the figures give {expected}");
+            assert!(c.ci_low <= c.ci_high);
+        }
+    }
+
+    #[test]
+    fn a_repetition_that_not_all_arms_finished_does_not_count() {
+        let whole = records(&ARMS);
+        let cut: Vec<RequestRecord> = whole.iter().filter(|r| r.repetition < 2 || r.arm == "shared_tuned").cloned().collect();
+        let summary = summarise(&run(&ARMS), &cut, &[]).unwrap();
+        assert_eq!(summary.repetitions, 2);
+        assert!(summary.arms.iter().all(|a| a.requests == 80));
+        assert_eq!(summary.identical_requests["dual_pool"].compared, 80);
+    }
+
+    #[test]
+    fn a_run_that_finished_nothing_says_not_measured() {
+        let summary = summarise(&run(&ARMS), &[], &[]).unwrap();
+        assert_eq!(summary.repetitions, 0);
+        assert!(summary.arms.iter().all(|a| a.completion_ms.is_none() && a.goodput_share.is_none()));
+        assert!(summary.comparisons.iter().all(|c| c.verdict == Verdict::NotMeasured));
+    }
+}

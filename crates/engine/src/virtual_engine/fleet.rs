@@ -1,0 +1,63 @@
+//! A fleet of virtual engines, ready for a controller.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use dualpool_kv::MoveEvent;
+use dualpool_model::VirtualSettings;
+use dualpool_types::{Clock, EngineId};
+
+use super::engine::Kv;
+use super::inbox::Inbox;
+use super::kv::{KvPlace, Lender};
+use super::{VirtualEngine, VirtualMover};
+use crate::{ENGINE_EVENTS_MAX, Engine, EngineEvents, Fleet};
+
+pub struct VirtualFleet {
+    pub fleet: Fleet,
+    pub events: EngineEvents,
+    /// The same engines, for tests that kill one.
+    pub engines: Vec<VirtualEngine>,
+    pub mover: VirtualMover,
+    pub moves: mpsc::Receiver<MoveEvent>,
+}
+
+impl VirtualFleet {
+    /// Starts this many engines; in a tokio runtime. They end with `Engine::shutdown`, or with the runtime.
+    pub fn start(engines: usize, settings: &VirtualSettings, clock: Arc<dyn Clock>) -> VirtualFleet {
+        let inboxes: Vec<Arc<Inbox>> = (0..engines).map(|_| Arc::default()).collect();
+        let (mover, moves) = VirtualMover::new(settings, clock.clone(), inboxes.clone());
+        let (sender, events) = mpsc::channel(ENGINE_EVENTS_MAX);
+        let engines: Vec<VirtualEngine> = (0..)
+            .map(EngineId)
+            .zip(inboxes)
+            .map(|(id, inbox)| {
+                VirtualEngine::start(id, settings, inbox, Kv::Modelled(mover.clone()), sender.clone(), clock.clone())
+            })
+            .collect();
+        let fleet = engines.iter().map(|engine| Box::new(engine.clone()) as Box<dyn Engine>).collect();
+        VirtualFleet { fleet, events, engines, mover, moves }
+    }
+}
+
+/// Starts an engine per place, whose KV memory lies there and is moved by the migrator that listens at `socket`. In a tokio runtime; waits
+/// until all memory is registered. The engines end with `Engine::shutdown`, which is to come before the migrator ends.
+pub async fn start_with_memory(
+    places: &[KvPlace],
+    socket: &Path,
+    settings: &VirtualSettings,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<(Fleet, EngineEvents)> {
+    let (sender, events) = mpsc::channel(ENGINE_EVENTS_MAX);
+    let mut engines: Vec<Box<dyn Engine>> = Vec::with_capacity(places.len());
+    for (id, place) in (0..).map(EngineId).zip(places) {
+        let inbox: Arc<Inbox> = Arc::default();
+        let (socket, settings_of_engine, place, its) = (socket.to_path_buf(), settings.clone(), place.clone(), inbox.clone());
+        let opening = tokio::task::spawn_blocking(move || Lender::open(&socket, id, &settings_of_engine, &place, its));
+        let kv = Kv::Lent(opening.await??);
+        engines.push(Box::new(VirtualEngine::start(id, settings, inbox, kv, sender.clone(), clock.clone())));
+    }
+    Ok((engines.into(), events))
+}

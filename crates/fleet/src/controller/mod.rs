@@ -1,0 +1,327 @@
+//! The tokio shell around the router: it feeds engine, mover and client events in, carries the actions out, and records what
+//! happened to every request.
+
+mod drains;
+mod gpus;
+mod recording;
+mod task;
+mod timeline;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::{mpsc, oneshot};
+
+use dualpool_engine::{EngineEvents, Fleet};
+use dualpool_kv::{KvMover, MoveEvent};
+use dualpool_router::{CostModel, RouterSettings};
+use dualpool_types::records::{EngineSample, GpuSample, NoteRecord, RequestRecord, Sample};
+use dualpool_types::{
+    Arrangement, ArrangementError, Class, Clock, EngineId, EngineInfo, Objectives, Priority, RejectReason, Request, RequestError,
+    RequestId, Sampling, Time, TokenId,
+};
+
+use crate::TelemetrySettings;
+use task::{Command, Condition, Task};
+
+pub use gpus::GpuWatch;
+
+/// Client commands that the controller has not taken yet. A client that finds the queue full waits.
+const COMMANDS_MAX: usize = 1024;
+
+/// Batches of samples that a follower has not taken yet. What finds the queue full is not shown to it; the recording has it.
+const FOLLOWED_MAX: usize = 64;
+
+/// How often a wait for the fleet to fall idle looks again.
+const IDLE_POLL: Duration = Duration::from_millis(5);
+
+const GONE: &str = "the controller has shut down";
+
+/// A drain that has begun. Dropping it does not stop the drain.
+pub struct Drain(oneshot::Receiver<anyhow::Result<()>>);
+
+impl Drain {
+    /// Waits until the engine is empty, or will not come to be.
+    pub async fn ended(self) -> anyhow::Result<()> {
+        self.0.await.context(GONE)?
+    }
+}
+
+/// A request as a client makes it.
+#[derive(Clone, Debug)]
+pub struct NewRequest {
+    pub prompt: Arc<[TokenId]>,
+    pub max_tokens: u32,
+    pub ignore_eos: bool,
+    pub sampling: Sampling,
+    pub class: Class,
+    pub priority: Priority,
+    pub objectives: Objectives,
+    /// The request's place in the workload, copied to its record.
+    pub index: u32,
+}
+
+impl NewRequest {
+    pub fn numbered(self, id: RequestId) -> Request {
+        let NewRequest { prompt, max_tokens, ignore_eos, sampling, class, priority, objectives, index: _ } = self;
+        Request { id, prompt, max_tokens, ignore_eos, sampling, class, priority, objectives }
+    }
+}
+
+/// What the client of a request sees, in order: tokens, then one end.
+#[derive(Debug)]
+pub enum Reply {
+    Tokens { at: Time, tokens: Vec<TokenId> },
+    End(Result<(), RequestError>),
+}
+
+/// The client's end of a request. Dropping it before `Reply::End` cancels the request.
+pub struct ReplyStream {
+    pub id: RequestId,
+    /// As long as the longest answer: the controller never waits for a slow client, and never drops a reply.
+    replies: mpsc::Receiver<Reply>,
+    /// Where the drop is told, so that it takes effect even when no token flows. Unbounded, and at most one message per stream.
+    gone: mpsc::UnboundedSender<RequestId>,
+    ended: bool,
+}
+
+impl ReplyStream {
+    /// The next reply; none after `Reply::End`.
+    pub async fn next(&mut self) -> Option<Reply> {
+        let reply = self.replies.recv().await;
+        self.ended |= matches!(reply, None | Some(Reply::End(_)));
+        reply
+    }
+}
+
+impl Drop for ReplyStream {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Closed first: a controller that hears of the drop before it hears of the request sees that nobody listens.
+            self.replies.close();
+            // Fails only when the controller is gone, and the request with it.
+            let _ = self.gone.send(self.id);
+        }
+    }
+}
+
+/// What a recording holds: the requests that ended and the samples taken since `record`.
+#[derive(Debug, Default)]
+pub struct Recording {
+    pub requests: Vec<RequestRecord>,
+    pub samples: Vec<EngineSample>,
+    /// Empty where no GPU is watched.
+    pub gpus: Vec<GpuSample>,
+    /// What the router noted of its decisions.
+    pub notes: Vec<NoteRecord>,
+    /// Engines that took no requests at some time of it, because they were drained.
+    pub drained: Vec<EngineId>,
+}
+
+/// What is left of the requests so far. All of it is 0 once a fleet without faults has settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Requests that are not over, and aborted legs that their engine has not ended.
+    pub in_flight: usize,
+    /// KV blocks that engines hold for legs that are over.
+    pub held_blocks: u64,
+    /// Holds that ended by their lease since the controller started: blocks that nobody fetched and nobody released.
+    pub leases_expired: u64,
+}
+
+impl Unsettled {
+    pub fn is_quiet(&self) -> bool {
+        *self == Unsettled::default()
+    }
+}
+
+impl fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unsettled { in_flight, held_blocks, leases_expired } = self;
+        write!(f, "{in_flight} requests in flight, {held_blocks} KV blocks held, {leases_expired} holds ended by their lease")
+    }
+}
+
+/// A handle to the running controller; cheap to clone. When the last one is dropped, the controller ends as by `shutdown`.
+#[derive(Clone)]
+pub struct Controller {
+    commands: mpsc::Sender<Command>,
+    gone: mpsc::UnboundedSender<RequestId>,
+    fleet: Fleet,
+    engines: Arc<[EngineInfo]>,
+    clock: Arc<dyn Clock>,
+    next_id: Arc<AtomicU64>,
+}
+
+impl Controller {
+    /// Takes over the fleet; in a tokio runtime. `mover` is none for engines that cannot move KV. Serves by `least_load` until
+    /// it is given an arrangement.
+    pub fn start(
+        fleet: Fleet,
+        events: EngineEvents,
+        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<MoveEvent>)>,
+        router: &RouterSettings,
+        telemetry: &TelemetrySettings,
+        clock: Arc<dyn Clock>,
+    ) -> Controller {
+        let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
+        let (gone, gone_receiver) = mpsc::unbounded_channel();
+        let engines = fleet.iter().map(|engine| engine.info().clone()).collect();
+        let task = Task::new(fleet.clone(), mover, router, clock.clone());
+        tokio::spawn(task.run(command_receiver, gone_receiver, events, telemetry.sample_ms, router.tick_ms));
+        Controller { commands, gone, fleet, engines, clock, next_id: Arc::default() }
+    }
+
+    pub fn engines(&self) -> &[EngineInfo] {
+        &self.engines
+    }
+
+    /// Serves by this arrangement from now on: tunes the engines and swaps the policy. Waits until no request is in flight; requests
+    /// that come meanwhile are served by the old one, so a caller that never stops submitting waits for ever. When an engine does not
+    /// take its settings this fails, and the fleet is to be arranged anew before it serves.
+    pub async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
+        loop {
+            match self.ask(|answer| Command::Arrange(arrangement.clone(), answer)).await? {
+                Err(error) if matches!(error.downcast_ref(), Some(ArrangementError::Busy { .. })) => {
+                    tokio::time::sleep(IDLE_POLL).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    pub async fn submit(&self, request: NewRequest) -> ReplyStream {
+        let arrived = self.clock.now();
+        let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        // Every message but the end carries at least one token, and the router passes on at most `max_tokens` of them.
+        let (sender, replies) = mpsc::channel(request.max_tokens as usize + 1);
+        let stream = ReplyStream { id, replies, gone: self.gone.clone(), ended: false };
+        let index = request.index;
+        let request = request.numbered(id);
+        let command = Command::Submit { request, index, arrived, replies: sender };
+        if let Err(mpsc::error::SendError(Command::Submit { replies, .. })) = self.commands.send(command).await {
+            // The controller has shut down. The channel is empty, so there is room.
+            let _ = replies.try_send(Reply::End(Err(RequestError::Rejected { reason: RejectReason::ShuttingDown })));
+        }
+        stream
+    }
+
+    /// Starts a recording under this name: its times count from `origin`, and what was recorded before is dropped.
+    pub async fn record(&self, arm: &str, repetition: u32, origin: Time) {
+        // Fails only when the controller has shut down, and then there is nothing to record.
+        let _ = self.ask(|answer| Command::Record { arm: arm.to_owned(), repetition, origin, answer }).await;
+    }
+
+    /// Ends the recording and hands it over.
+    pub async fn recorded(&self) -> Recording {
+        self.ask(Command::Recorded).await.unwrap_or_default()
+    }
+
+    /// Watches these GPUs from now on: their samples go to the recordings and to the router.
+    pub async fn watch_gpus(&self, watch: GpuWatch) {
+        // Fails only when the controller has shut down; the watch ends with the command.
+        let _ = self.ask(|answer| Command::WatchGpus(Box::new(watch), answer)).await;
+    }
+
+    /// Notes why GPUs are not watched.
+    pub async fn note_gpus(&self, why: String) {
+        // Fails only when the controller has shut down, and then nobody reads notes.
+        let _ = self.ask(|answer| Command::NoteGpus(why, answer)).await;
+    }
+
+    /// What a reader of the figures should know of the GPUs: errors, losses, how long they were slowed down.
+    pub async fn gpu_notes(&self) -> Vec<String> {
+        self.ask(Command::GpuNotes).await.unwrap_or_default()
+    }
+
+    /// The samples of every recording from now on, as they are taken. One follower at a time: the last one.
+    pub async fn follow(&self) -> mpsc::Receiver<Vec<Sample>> {
+        let (sender, batches) = mpsc::channel(FOLLOWED_MAX);
+        // Fails only when the controller has shut down, and then the channel is closed.
+        let _ = self.ask(|answer| Command::Follow(sender, answer)).await;
+        batches
+    }
+
+    /// Waits until no request is in flight and no block is held, at most `timeout`; returns what is left then. Fails when the
+    /// controller has shut down.
+    pub async fn settle(&self, timeout: Duration) -> anyhow::Result<Unsettled> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let left = self.ask(Command::Condition).await?.unsettled;
+            if (left.in_flight, left.held_blocks) == (0, 0) || tokio::time::Instant::now() >= deadline {
+                return Ok(left);
+            }
+            tokio::time::sleep(IDLE_POLL).await;
+        }
+    }
+
+    /// Forgets all cached prefixes on all engines alive.
+    pub async fn reset_prefix_caches(&self) -> anyhow::Result<()> {
+        let Condition { dead, .. } = self.ask(Command::Condition).await?;
+        for engine in self.fleet.iter().filter(|engine| !dead.contains(&engine.info().id)) {
+            let id = engine.info().id;
+            if !engine.reset_prefix_cache().await {
+                bail!("{id} kept its prefix cache: blocks of it are in use; settle the fleet first");
+            }
+            self.ask(|answer| Command::PrefixCacheReset(id, answer)).await?;
+        }
+        Ok(())
+    }
+
+    /// Drains an engine: it gets no new requests, those that decode on it move to others with their KV, and the rest follow with their first
+    /// token. What cannot move stays to its end. Returns when the engine is empty; it takes no requests until `undrain`, or until no
+    /// other engine is left. Fails with a `DrainError`, or when the engine dies or is told to take requests again. A caller that stops
+    /// waiting does not stop the drain.
+    pub async fn drain(&self, engine: EngineId) -> anyhow::Result<()> {
+        self.begin_drain(engine).await?.ended().await
+    }
+
+    /// The same in two steps: once this returns, whatever is asked next comes after the drain's beginning.
+    pub async fn begin_drain(&self, engine: EngineId) -> anyhow::Result<Drain> {
+        self.send(|answer| Command::Drain(engine, answer)).await.map(Drain)
+    }
+
+    /// Has a drained engine take requests again.
+    pub async fn undrain(&self, engine: EngineId) -> anyhow::Result<()> {
+        self.ask(|answer| Command::Undrain(engine, answer)).await
+    }
+
+    /// Engines that are gone; their requests were resumed elsewhere.
+    pub async fn dead_engines(&self) -> Vec<EngineId> {
+        self.ask(Command::Condition).await.map(|condition| condition.dead).unwrap_or_default()
+    }
+
+    /// Engines alive that have lost their link to the mover: they go on serving, and no KV moves from or to them any more.
+    pub async fn cut_engines(&self) -> Vec<EngineId> {
+        self.ask(Command::Condition).await.map(|condition| condition.cut).unwrap_or_default()
+    }
+
+    /// What the router believes things cost, as far as it has learned it.
+    pub async fn costs(&self) -> anyhow::Result<CostModel> {
+        self.ask(Command::Costs).await
+    }
+
+    /// Starts the router's cost model from a calibration.
+    pub async fn set_costs(&self, costs: CostModel) -> anyhow::Result<()> {
+        self.ask(|answer| Command::SetCosts(costs, answer)).await
+    }
+
+    /// Ends every request, every engine and the mover, and waits for them.
+    pub async fn shutdown(&self) {
+        // Fails only when that has happened already.
+        let _ = self.ask(Command::Shutdown).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> anyhow::Result<T> {
+        self.send(command).await?.await.context(GONE)
+    }
+
+    async fn send<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> anyhow::Result<oneshot::Receiver<T>> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.ok().context(GONE)?;
+        Ok(answered)
+    }
+}

@@ -1,0 +1,21 @@
+//! What a fleet is made of.
+
+use dualpool_engine::{EngineSettings, VirtualEngineSettings};
+use dualpool_kv::{EngineLinks, MigrateSettings};
+use dualpool_machine::Placement;
+use dualpool_router::RouterSettings;
+
+use crate::TelemetrySettings;
+
+/// One engine per placement, and by which settings they, the mover and the router work.
+#[derive(Clone, Debug)]
+pub struct FleetSpec<'a> {
+    pub placements: &'a [Placement],
+    pub engine: &'a EngineSettings,
+    pub virtual_engines: &'a VirtualEngineSettings,
+    pub migrate: &'a MigrateSettings,
+    pub router: &'a RouterSettings,
+    pub telemetry: &'a TelemetrySettings,
+    /// What copies between the engines are known to cost.
+    pub links: EngineLinks,
+}

@@ -1,0 +1,279 @@
+//! The thread that owns the transport: it maps engines' memory, makes plans and executes them, one after the other. Work comes
+//! in through a bounded queue; what became of it goes out through a callback.
+
+use std::convert::Infallible;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dualpool_cuda::nvtx::Range;
+use dualpool_types::{Bytes, Clock, EngineId, Micros, Time};
+
+use super::Fault;
+use super::memory::KvMap;
+use super::plan::{BlockPair, Span, plan, total_bytes};
+use super::transport::{Memory, Stop, Transport};
+use super::verify::verify;
+
+/// Jobs that may wait for the mover. A copy that finds the queue full fails, and its engine computes the prompt itself.
+pub const MOVER_JOBS_MAX: usize = 1024;
+/// Copies that are stopped end within milliseconds. When the thread is not over by then, it is said that it is waited for.
+const SLOW: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub enum Job {
+    Map { engine: EngineId, memory: Memory },
+    Unmap { engine: EngineId },
+    Copy(CopyJob),
+}
+
+#[derive(Debug)]
+pub struct CopyJob {
+    /// Chosen by whoever asks; comes back with the outcome.
+    pub id: u64,
+    pub from: Arc<KvMap>,
+    pub to: Arc<KvMap>,
+    /// By KV group.
+    pub pairs: Vec<Vec<BlockPair>>,
+    /// When it was handed to the mover.
+    pub queued: Time,
+    pub stop: Arc<Stop>,
+}
+
+#[derive(Debug)]
+pub enum Done {
+    Mapped { engine: EngineId, result: Result<(), String> },
+    Unmapped { engine: EngineId },
+    Copied { id: u64, copied: Copied },
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Copied {
+    /// In the mover's queue, behind other engines' copies; no part of `copy`.
+    pub waited: Micros,
+    pub started: Time,
+    pub copy: Micros,
+    pub bytes: Bytes,
+    pub runs: u32,
+    pub result: Result<(), String>,
+}
+
+pub struct Mover {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<()>,
+    /// Disconnected when the thread is over; nothing is ever sent.
+    over: Receiver<Infallible>,
+}
+
+/// What the mover does beside copying.
+pub struct MoverOptions {
+    pub verify: bool,
+    pub fault: Arc<Mutex<Fault>>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Mover {
+    pub fn start(
+        transport: Box<dyn Transport>,
+        options: MoverOptions,
+        done: impl Fn(Done) + Send + 'static,
+    ) -> std::io::Result<Mover> {
+        let (jobs, queue) = sync_channel(MOVER_JOBS_MAX);
+        let (alive, over) = sync_channel(0);
+        let work = move || {
+            let _alive = alive;
+            run(transport, &options, &queue, &done);
+        };
+        let thread = std::thread::Builder::new().name("kv-mover".into()).spawn(work)?;
+        Ok(Mover { jobs, thread, over })
+    }
+
+    /// Queues a job; gives it back when the queue is full.
+    pub fn queue(&self, job: Job) -> Result<(), Job> {
+        self.jobs.try_send(job).map_err(|(TrySendError::Full(job) | TrySendError::Disconnected(job))| job)
+    }
+
+    /// Finishes what is queued and ends the thread; all memory is unmapped then. Waits as long as that takes: to end while a copy goes on
+    /// would leave it without the memory that it touches.
+    pub fn join(self) {
+        drop(self.jobs);
+        if self.over.recv_timeout(SLOW) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                "the KV mover thread did not end within {SLOW:?}: a copy, or letting go of memory, takes longer; waiting for it"
+            );
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("the KV mover thread panicked");
+        }
+    }
+}
+
+fn run(mut transport: Box<dyn Transport>, options: &MoverOptions, queue: &Receiver<Job>, done: &dyn Fn(Done)) {
+    for job in queue {
+        match job {
+            Job::Map { engine, memory } => {
+                let result = transport.map(engine, memory).map_err(|e| e.to_string());
+                done(Done::Mapped { engine, result });
+            }
+            Job::Unmap { engine } => {
+                transport.unmap(engine);
+                done(Done::Unmapped { engine });
+            }
+            Job::Copy(job) => {
+                let copied = execute(transport.as_mut(), options, &job);
+                done(Done::Copied { id: job.id, copied });
+            }
+        }
+    }
+}
+
+fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob) -> Copied {
+    let started = options.clock.now();
+    let fault = *options.fault.lock().unwrap_or_else(PoisonError::into_inner);
+    let spans = match fault {
+        Fault::SkipBlock => plan(&job.from, &job.to, &without_one(&job.pairs)),
+        _ => plan(&job.from, &job.to, &job.pairs),
+    };
+    let (spans, result) = match spans {
+        Ok(spans) => {
+            let result = execute_plan(transport, options, job, &spans, fault);
+            (spans, result)
+        }
+        Err(error) => (Vec::new(), Err(error.to_string())),
+    };
+    Copied {
+        waited: started.since(job.queued),
+        started,
+        copy: options.clock.now().since(started),
+        bytes: Bytes(if result.is_ok() { total_bytes(&spans) } else { 0 }),
+        runs: u32::try_from(spans.len()).unwrap_or(u32::MAX),
+        result,
+    }
+}
+
+fn execute_plan(
+    transport: &mut dyn Transport,
+    options: &MoverOptions,
+    job: &CopyJob,
+    spans: &[Span],
+    fault: Fault,
+) -> Result<(), String> {
+    let (from, to) = (job.from.engine, job.to.engine);
+    if let Fault::Delay(span) = fault {
+        job.stop.wait(span.into());
+    }
+    let _copying = Range::begin(|| format!("copy {from} > {to}"));
+    let spans_now = if fault == Fault::FailCopy { &spans[..spans.len() / 2] } else { spans };
+    transport.copy(spans_now, from, to, &job.stop).map_err(|e| e.to_string())?;
+    if fault == Fault::FailCopy {
+        return Err("a fault was injected in the middle of the copy".into());
+    }
+    if options.verify {
+        verify(transport, spans, from, to, &job.stop).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// The pairs without the middle one of the first group that has any.
+fn without_one(pairs: &[Vec<BlockPair>]) -> Vec<Vec<BlockPair>> {
+    let mut pairs = pairs.to_vec();
+    if let Some(group) = pairs.iter_mut().find(|group| !group.is_empty()) {
+        group.remove(group.len() / 2);
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::tests::map;
+    use super::super::transport::TransportError;
+    use super::*;
+    use dualpool_types::{BlockId, ManualClock};
+    use std::collections::BTreeMap;
+    use std::sync::mpsc;
+
+    /// Memory in plain vectors: the mover needs no shared memory.
+    #[derive(Default)]
+    struct Vectors {
+        memory: BTreeMap<EngineId, Vec<u8>>,
+        lose_last_byte: bool,
+    }
+
+    impl Transport for Vectors {
+        fn map(&mut self, engine: EngineId, _: Memory) -> Result<(), TransportError> {
+            Err(TransportError::NotMapped { engine })
+        }
+        fn unmap(&mut self, engine: EngineId) {
+            self.memory.remove(&engine);
+        }
+        fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
+            if stop.is_set() {
+                return Err(TransportError::Stopped);
+            }
+            for span in plan {
+                let (s, t, n) =
+                    (span.source as usize, span.target as usize, span.length as usize - usize::from(self.lose_last_byte));
+                let bytes = self.memory[&from][s..s + n].to_vec();
+                self.memory.get_mut(&to).unwrap()[t..t + n].copy_from_slice(&bytes);
+            }
+            Ok(())
+        }
+        fn checksum(
+            &mut self,
+            engine: EngineId,
+            ranges: &mut dyn Iterator<Item = (u64, u64)>,
+            _: &Stop,
+        ) -> Result<u64, TransportError> {
+            let bytes = &self.memory[&engine];
+            Ok(ranges.flat_map(|(o, n)| &bytes[o as usize..(o + n) as usize]).fold(7, |sum, b| sum * 31 % 65_521 + u64::from(*b)))
+        }
+    }
+
+    fn copied(fault: Fault, lose_last_byte: bool, stop: bool) -> Copied {
+        let (from, to) = (Arc::new(map(0, 4, 64)), Arc::new(map(1, 4, 64)));
+        let memory = [(EngineId(0), vec![9; 512]), (EngineId(1), vec![0; 512])].into();
+        let (send, done) = mpsc::channel();
+        let clock = Arc::new(ManualClock::default());
+        clock.set(Time(5));
+        let options = MoverOptions { verify: true, fault: Arc::new(Mutex::new(fault)), clock };
+        let mover = Mover::start(Box::new(Vectors { memory, lose_last_byte }), options, move |d| send.send(d).unwrap()).unwrap();
+        let pairs = vec![[0, 2, 3].map(|b| BlockPair { source: BlockId(b), target: BlockId(b) }).to_vec()];
+        let job = CopyJob { id: 5, from, to, pairs, queued: Time(2), stop: Arc::default() };
+        if stop {
+            job.stop.set();
+        }
+        mover.queue(Job::Copy(job)).unwrap();
+        let Done::Copied { id: 5, copied } = done.recv().unwrap() else { panic!("not our copy") };
+        mover.join();
+        copied
+    }
+
+    #[test]
+    fn copies_and_reports() {
+        let good = copied(Fault::None, false, false);
+        // Two layers of blocks 0 and 2..4, of which the first layer's end and the second one's start touch.
+        assert_eq!((good.bytes, good.runs, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
+        assert_eq!(
+            (good.waited, good.started, good.copy),
+            (Micros(3), Time(5), Micros(0)),
+            "the wait for the mover is no part of the copy"
+        );
+    }
+
+    #[test]
+    fn faults_do_what_they_say() {
+        let skipped = copied(Fault::SkipBlock, false, false);
+        assert_eq!((skipped.bytes, skipped.result), (Bytes(2 * 2 * 64), Ok(())), "a skipped block is silent");
+        let failed = copied(Fault::FailCopy, false, false);
+        assert!(failed.result.unwrap_err().contains("injected") && failed.bytes == Bytes(0));
+        // Stopped at once, a delay of an hour does not hold the test up.
+        let stopped = copied(Fault::Delay(Micros::from_secs(3600.0)), false, true);
+        assert!(stopped.result.unwrap_err().contains("stopped"));
+    }
+
+    #[test]
+    fn a_copy_that_loses_bytes_is_found() {
+        assert!(copied(Fault::None, true, false).result.unwrap_err().contains("checksums differ"));
+    }
+}

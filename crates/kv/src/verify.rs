@@ -1,0 +1,22 @@
+//! `--verify-kv`: after a copy, the bytes at both ends must be the same.
+
+use thiserror::Error;
+
+use dualpool_types::EngineId;
+
+use super::plan::Span;
+use super::transport::{Stop, Transport, TransportError};
+
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    #[error("checksums differ after the copy: {from} has {source_sum:016x}, {to} has {target_sum:016x}")]
+    Differ { from: EngineId, to: EngineId, source_sum: u64, target_sum: u64 },
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+}
+
+pub fn verify(transport: &mut dyn Transport, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), VerifyError> {
+    let source_sum = transport.checksum(from, &mut plan.iter().map(|span| (span.source, span.length)), stop)?;
+    let target_sum = transport.checksum(to, &mut plan.iter().map(|span| (span.target, span.length)), stop)?;
+    if source_sum == target_sum { Ok(()) } else { Err(VerifyError::Differ { from, to, source_sum, target_sum }) }
+}

@@ -1,0 +1,133 @@
+//! Why requests went where they went: `decisions.jsonl` of a run or a simulation, summed up by arm or told request by request.
+//!
+//! Both files that it reads are read line by line. What is kept are sums by arm, engine, policy and term, or the few decisions about one
+//! request: memory does not grow with the lines. Which term decided follows from the terms that the policies noted while they decided and
+//! from the weights that the run was given; nothing is predicted again here.
+
+mod evidence;
+mod fates;
+mod moments;
+mod request;
+mod tally;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use dualpool_router::ScoreSettings;
+use dualpool_types::records::NoteRecord;
+
+use super::lines::Lines;
+use super::load::document;
+use super::{LoadError, Overview};
+use evidence::Weights;
+use fates::Fate;
+use tally::Tally;
+
+pub use request::told;
+pub use text::table;
+
+const DECISIONS: &str = "decisions.jsonl";
+const REQUESTS: &str = "requests.jsonl";
+const PLACEMENTS_TAKE: &str = "No placement was noted: that takes --explain.\n";
+
+#[derive(Debug, Error)]
+pub enum ExplainError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(
+        "{} has no decisions.jsonl: the router noted nothing there; repeat the run or the simulation with --explain", .0.display()
+    )]
+    NothingNoted(PathBuf),
+    #[error("{} knows of no request at all; give the folder of a run that served some", .0.display())]
+    NoRequests(PathBuf),
+    #[error("there is no request {request} in {}; its requests are {first} to {last}", folder.display())]
+    UnknownRequest { folder: PathBuf, request: u64, first: u64, last: u64 },
+}
+
+/// What the router did, by arm.
+#[derive(Debug)]
+pub struct Explained {
+    /// The workload, where the run had several.
+    part: Option<String>,
+    arms: Vec<(String, Tally)>,
+    weights: Option<ScoreSettings>,
+    /// What the reader should know of the files.
+    notes: Vec<String>,
+}
+
+/// All of a run, part by part.
+pub fn explain(dir: &Path) -> Result<Vec<Explained>, ExplainError> {
+    let mut all = Vec::new();
+    for part in parts(dir)? {
+        all.extend(explain_part(&part)?);
+    }
+    if all.is_empty() { Err(ExplainError::NothingNoted(dir.into())) } else { Ok(all) }
+}
+
+/// A folder with the files of one workload.
+struct Part {
+    name: Option<String>,
+    dir: PathBuf,
+}
+
+fn parts(dir: &Path) -> Result<Vec<Part>, LoadError> {
+    if !dir.is_dir() {
+        return Err(LoadError::NotAFolder(dir.into()));
+    }
+    let Some(Overview { parts }) = Overview::read(dir)? else { return Ok(vec![Part { name: None, dir: dir.into() }]) };
+    // A part is one folder in this one: a name that leads elsewhere is none of ours.
+    let part = |name: String| Part { dir: dir.join(Path::new(&name).file_name().unwrap_or_default()), name: Some(name) };
+    Ok(parts.into_iter().map(part).collect())
+}
+
+/// None where the router noted nothing.
+fn explain_part(part: &Part) -> Result<Option<Explained>, ExplainError> {
+    let Some(mut decisions) = Lines::<NoteRecord>::open(&part.dir.join(DECISIONS))? else { return Ok(None) };
+    let (weights, mut notes) = (weights(&part.dir)?, Vec::new());
+    let mut arms = Vec::new();
+    for record in decisions.by_ref() {
+        let record = record?;
+        of_arm(&mut arms, &record.arm).note(&record.note, Weights(weights.as_ref()));
+    }
+    notes.extend(decisions.cut_off());
+    match Lines::<Fate>::open(&part.dir.join(REQUESTS))? {
+        None => notes.push(format!("There is no {REQUESTS}: what became of requests is not known.")),
+        Some(mut fates) => {
+            for fate in fates.by_ref() {
+                let fate = fate?;
+                of_arm(&mut arms, &fate.arm).fate(&fate);
+            }
+            notes.extend(fates.cut_off());
+        }
+    }
+    if arms.iter().all(|(_, tally)| tally.placements == 0) {
+        notes.push(PLACEMENTS_TAKE.trim_end().into());
+    }
+    Ok(Some(Explained { part: part.name.clone(), arms, weights, notes }))
+}
+
+/// Arms follow each other in the files, so the last one is looked at first.
+fn of_arm<'a>(arms: &'a mut Vec<(String, Tally)>, name: &str) -> &'a mut Tally {
+    let at = arms.iter().rposition(|(arm, _)| arm == name).unwrap_or_else(|| {
+        arms.push((name.to_string(), Tally::default()));
+        arms.len() - 1
+    });
+    &mut arms[at].1
+}
+
+/// The weights of policy `score` in this run or simulation; none where neither file is there or says them.
+fn weights(dir: &Path) -> Result<Option<ScoreSettings>, LoadError> {
+    let mend = "repeat the run, or use the dualpool version that wrote it";
+    for (file, place) in [("run.json", "/settings/router/score"), (super::simulated::SIMULATION, "/router/score")] {
+        let said: Option<serde_json::Value> = document(&dir.join(file), mend)?;
+        if let Some(weights) = said.as_ref().and_then(|said| said.pointer(place)) {
+            return Ok(serde_json::from_value(weights.clone()).ok());
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;

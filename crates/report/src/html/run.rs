@@ -1,0 +1,163 @@
+//! What was run, where, how to repeat it, and what it did not measure.
+
+use dualpool_types::artifact::{Summary, Verdict};
+use dualpool_types::{Arrangement, Bytes, Tuning};
+
+use super::{Markup, list, section};
+use crate::Artifacts;
+use crate::arms::Arm;
+use crate::objective_map::objectives;
+use crate::words::{count, figure, metric, ms};
+
+pub fn heading(m: &mut Markup, artifacts: &Artifacts) {
+    let (run, env) = (&artifacts.run, &artifacts.run.environment);
+    m.leaf("h1", &[], format!("dualpool: {}", run.target));
+    let engines = count(env.engines.len() as u64, "engine");
+    m.leaf("p", &[("class", &"sub")], format!("{} on {engines} ({}), {}, run {}", env.model, env.backend, run.started_at, run.id));
+    for note in &artifacts.notes {
+        m.leaf("p", &[("class", &"notice")], note);
+    }
+}
+
+pub fn what_was_run(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
+    let (run, env) = (&artifacts.run, &artifacts.run.environment);
+    section(m, "What was run", "");
+    m.el("dl", &[], |m| {
+        let mut row = |name: &str, value: String| {
+            m.leaf("dt", &[], name);
+            m.leaf("dd", &[], value);
+        };
+        if let Some(s) = &artifacts.summary {
+            row("workload", format!("mix {}, arrivals {}, {}", s.mix, s.arrivals, count(s.repetitions.into(), "repetition")));
+        }
+        row("offered load", load(artifacts));
+        if let Some(o) = objectives(artifacts) {
+            row(
+                "objectives",
+                format!(
+                    "first token of short prompts in {} ms, of long ones in {} ms; no gap between tokens over {} ms",
+                    ms(o.ttft_short_ms),
+                    ms(o.ttft_long_ms),
+                    ms(o.itl_ms)
+                ),
+            );
+        }
+        row("model", format!("{}, {}", env.model, env.dtype));
+        row("versions", format!("dualpool {}, {}", env.dualpool, env.backend));
+        let gpus = if env.gpus.is_empty() { "no GPU".to_string() } else { env.gpus.join(", ") };
+        let cores = env.cores.map_or("cores not known".into(), |cores| count(cores.into(), "core"));
+        let memory = env.memory_bytes.map_or("memory not known".into(), |bytes| Bytes(bytes).to_string());
+        row("machine", format!("{}, {cores}, {memory}, {gpus}, {}", env.cpu, env.os));
+        for e in &env.engines {
+            row(&e.id.to_string(), format!("{}, {} KV blocks of {} tokens", e.device, e.kv_blocks, e.block_size));
+        }
+        row("seeds", run.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+        let phases: Vec<String> = run.phases.iter().map(|p| format!("{} {}", p.name, p.us)).collect();
+        row("time taken", if phases.is_empty() { "not measured".into() } else { phases.join(", ") });
+        for arm in arms.iter().filter_map(|a| Some((a, a.arrangement?))) {
+            row(&format!("{} {}", arm.0.letter, arm.0.name), arrangement(arm.1));
+        }
+    });
+    m.leaf("h3", &[], "To repeat it");
+    m.leaf("pre", &[], run.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+    m.el("details", &[], |m| {
+        m.leaf("summary", &[], "All settings");
+        m.leaf("pre", &[], serde_json::to_string_pretty(&run.settings).unwrap_or_default());
+    });
+}
+
+fn load(artifacts: &Artifacts) -> String {
+    let rps = |rate: f64| format!("{} requests/s", figure(rate));
+    match (artifacts.run.rate_rps, artifacts.run.saturation_rps) {
+        (Some(rate), Some(most)) => {
+            let of_mixes: Vec<String> =
+                artifacts.run.mixes.iter().map(|mix| format!("{} {}", mix.name, figure(mix.saturation_rps))).collect();
+            let of_mixes = if of_mixes.is_empty() { String::new() } else { format!(" ({})", of_mixes.join(", ")) };
+            format!("{}, {:.0}% of a measured saturation of {}{of_mixes}", rps(rate), rate / most * 100.0, rps(most))
+        }
+        (Some(rate), None) => format!("{} (saturation was not measured)", rps(rate)),
+        (None, _) => "no fixed rate".to_string(),
+    }
+}
+
+/// Policy, roles and scheduler settings in words.
+pub fn arrangement(a: &Arrangement) -> String {
+    let roles: Vec<&str> = a.roles.iter().map(|r| r.name()).collect();
+    let policy = serde_json::to_value(a.policy).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default();
+    let tunings: Vec<String> = a.tunings.iter().map(tuning).collect();
+    let tuned = match tunings.first() {
+        Some(first) if tunings.iter().all(|t| t == first) => first.clone(),
+        _ => tunings.join(" / "),
+    };
+    format!("policy {policy}, engines {}, {tuned}, long from {} tokens", roles.join(" + "), a.long_prompt_tokens_min)
+}
+
+fn tuning(t: &Tuning) -> String {
+    let settings =
+        [("max_num_batched_tokens", t.max_num_batched_tokens), ("long_prefill_token_threshold", t.long_prefill_token_threshold)];
+    let set: Vec<String> = settings.iter().filter_map(|(name, value)| Some(format!("{name} {}", (*value)?))).collect();
+    if set.is_empty() { "scheduler as started".to_string() } else { set.join(" ") }
+}
+
+/// A word as a POSIX shell takes it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// Everything that a reader may look for and not find.
+pub fn not_measured(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
+    let mut missing = vec![
+        "Where in an engine a first token waited: its own queue and its prefill are one figure, because the engine reports the first token, not when it began.".to_string(),
+        "Time between dualpool and a client: clocks stop when a token leaves dualpool.".to_string(),
+    ];
+    if artifacts.run.saturation_rps.is_none() {
+        missing.push("The saturation rate, and with it the load as a share of it.".into());
+    }
+    if artifacts.run.search.is_empty() {
+        missing.push("Other scheduler settings: no search was made.".into());
+    }
+    if artifacts.run.phases.is_empty() {
+        missing.push("How long the parts of the run took.".into());
+    }
+    for arm in arms {
+        let f = &arm.figures;
+        let figures = [
+            ("goodput", f.goodput_share),
+            ("short TTFT", f.ttft_ms.short.p95),
+            ("long TTFT", f.ttft_ms.long.p95),
+            ("ITL", f.itl_ms.p99),
+            ("output tokens/s", f.output_tokens_per_s),
+        ];
+        let absent: Vec<&str> = figures.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
+        if !absent.is_empty() {
+            missing.push(format!("{}: {}.", arm.name, absent.join(", ")));
+        }
+    }
+    missing.extend(artifacts.summary.iter().flat_map(unmeasured_comparisons));
+    section(m, "What was not measured", "");
+    list(m, &missing);
+    m.leaf(
+        "p",
+        &[("class", &"note")],
+        "Every figure on this page comes from run.json, summary.json, requests.jsonl and samples.jsonl in the folder of this file; \
+         `dualpool report` with that folder builds the page again.",
+    );
+}
+
+fn unmeasured_comparisons(summary: &Summary) -> Vec<String> {
+    let unmeasured = summary.comparisons.iter().filter(|c| c.verdict == Verdict::NotMeasured);
+    unmeasured
+        .map(|c| format!("{} of {} against {}: too few samples, or failed requests.", metric(&c.metric), c.candidate, c.baseline))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_pasted_back() {
+        assert_eq!(["run", "--mix=a", "two words", "it's", ""].map(quoted), ["run", "--mix=a", "'two words'", r"'it'\''s'", "''"]);
+    }
+}

@@ -1,0 +1,38 @@
+//! Tables, plots, the objective map and the HTML report, from artifacts alone.
+
+mod arms;
+pub mod explain;
+mod figures;
+mod grid;
+mod html;
+mod lines;
+mod live;
+mod load;
+mod markup;
+pub mod measure;
+mod objective_map;
+pub mod overview;
+mod plot;
+mod recommend;
+mod routing;
+pub mod settle;
+pub mod simulated;
+mod table;
+mod terminal;
+pub mod topology;
+pub mod words;
+
+#[cfg(test)]
+mod fixture;
+
+pub use arms::complete_repetitions;
+pub use figures::figures;
+pub use html::{ReportError, html, write_html};
+pub use live::live_migrations;
+pub use load::{Artifacts, LoadError, load};
+pub use objective_map::{Leaders, ObjectiveMap};
+pub use overview::{Overview, load_parts};
+pub use plot::{Curve, picture};
+pub use recommend::{Recommendation, recommend};
+pub use routing::routing;
+pub use terminal::print;

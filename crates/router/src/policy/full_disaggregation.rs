@@ -1,0 +1,20 @@
+//! Every prompt prefills in the prefill pool and moves. The decode engines never compute a prompt, so their steps are the shortest of
+//! all arrangements; short prompts pay by waiting behind long ones.
+
+use dualpool_types::Role;
+
+use super::{Ask, Plan, Policy, Turn};
+use crate::FleetView;
+
+#[derive(Default)]
+pub(super) struct FullDisaggregation {
+    turn: Turn,
+}
+
+impl Policy for FullDisaggregation {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+        let prompt = f64::from(ask.prompt_tokens);
+        let engine = fleet.least_of_pool(Role::Prefill, self.turn.next(), |engine| fleet.ttft(engine, prompt))?;
+        Some(if engine.role == Role::Prefill { Plan::Split(engine.id) } else { Plan::Whole(engine.id) })
+    }
+}

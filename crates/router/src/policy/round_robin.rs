@@ -1,0 +1,15 @@
+//! All engines alike, in turn: what a proxy without signals does.
+
+use super::{Ask, Plan, Policy, Turn};
+use crate::FleetView;
+
+#[derive(Default)]
+pub(super) struct RoundRobin {
+    turn: Turn,
+}
+
+impl Policy for RoundRobin {
+    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
+        fleet.in_turn(self.turn.next()).map(|engine| Plan::Whole(engine.id))
+    }
+}
