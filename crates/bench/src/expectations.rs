@@ -12,6 +12,7 @@ use dualpool_fleet::Progress;
 use dualpool_report::load;
 use dualpool_types::artifact::{Environment, Expected, ExpectedRatio, RunInfo};
 use dualpool_types::records::replace_json;
+use dualpool_types::UserError;
 
 use super::Outcome;
 use crate::{RunSettings, Settings, config};
@@ -44,6 +45,12 @@ pub enum ExpectationsError {
     Schema { path: PathBuf, found: u32 },
     #[error("cannot write the expectations {}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
+}
+
+impl UserError for ExpectationsError {
+    fn hint(&self) -> &'static str {
+        "docs/dynamic-router.md says what expectations are"
+    }
 }
 
 /// What makes machines alike. Not the day, not the driver, not what else is in them.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use dualpool_fleet::controller::{Controller, Recording};
+use dualpool_types::UserError;
 use dualpool_types::artifact::{RunInfo, Summary};
 use dualpool_types::records::{NoteRecord, replace_json};
 
@@ -28,6 +29,12 @@ pub enum FolderError {
     Write { path: PathBuf, source: std::io::Error },
     #[error("the run folder {} already holds a run; choose another one with --out", path.display())]
     Taken { path: PathBuf },
+}
+
+impl UserError for FolderError {
+    fn hint(&self) -> &'static str {
+        "without --out every run gets a folder of its own under artifacts/"
+    }
 }
 
 /// What names a run, and where it leaves its files.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use dualpool_machine::Machine;
-use dualpool_types::EngineId;
 use dualpool_types::records::replace_json;
+use dualpool_types::{EngineId, UserError};
 
 use super::cost::LinkCost;
 
@@ -60,6 +60,12 @@ pub enum CalibrationError {
     Other { path: PathBuf, what: &'static str, theirs: String, ours: String },
     #[error("cannot write the calibration of copies {}: {source}; set migrate.calibration to another path", path.display())]
     Write { path: PathBuf, source: std::io::Error },
+}
+
+impl UserError for CalibrationError {
+    fn hint(&self) -> &'static str {
+        "--calibration none runs without one"
+    }
 }
 
 impl CopyCosts {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use dualpool_types::Role;
+use dualpool_types::{Role, UserError};
 
 use super::{CoreSet, CoresError, Gpu, Gpus, machine_core_sets};
 use crate::{DeviceKind, PoolSettings};
@@ -57,6 +57,12 @@ pub enum DeviceError {
     EmptyPool,
     #[error(transparent)]
     Cores(#[from] CoresError),
+}
+
+impl UserError for DeviceError {
+    fn hint(&self) -> &'static str {
+        "`dualpool doctor` lists the devices of this machine"
+    }
 }
 
 fn listed(gpus: &[Gpu]) -> String {

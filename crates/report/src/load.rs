@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use dualpool_types::artifact::{RunInfo, Summary};
 use dualpool_types::records::{EngineSample, RequestRecord, Sample};
+use dualpool_types::{FAILED, UserError};
 
 use super::lines::{LINE_BYTES_MAX, Lines};
 
@@ -37,6 +38,16 @@ pub enum LoadError {
     Json { path: PathBuf, line: usize, why: String, mend: &'static str },
     #[error("{} line {line}: longer than {LINE_BYTES_MAX} bytes, so it is not a record; delete the line", path.display())]
     LineTooLong { path: PathBuf, line: usize },
+}
+
+impl UserError for LoadError {
+    fn exit_code(&self) -> u8 {
+        FAILED
+    }
+
+    fn hint(&self) -> &'static str {
+        "`dualpool run` prints the run folder as its last line"
+    }
 }
 
 /// Reads the artifacts of one run.

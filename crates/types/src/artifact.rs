@@ -105,7 +105,7 @@ pub struct SearchTrial {
     /// Requests it served over all rounds; 0 when it was not on the shortlist, or there was no time to try it.
     pub requests: u32,
     pub goodput_share: Option<f64>,
-    /// The score the search ranked by, higher is better; documented in `harness::search`.
+    /// The score the search ranked by, higher is better; documented in `search` of the benchmarks.
     pub score: Option<f64>,
     pub chosen_for: Option<String>,
 }

@@ -3,6 +3,8 @@
 
 use thiserror::Error;
 
+use dualpool_types::UserError;
+
 use super::mix::{Shape, mix_name};
 use crate::WorkloadSettings;
 
@@ -20,6 +22,12 @@ pub struct WorkloadError {
     max_tokens: u32,
     max_model_len: u32,
     needed: u64,
+}
+
+impl UserError for WorkloadError {
+    fn hint(&self) -> &'static str {
+        "`dualpool config` shows every setting and where it came from"
+    }
 }
 
 /// Checks the settings against the longest prompt + output that the engines take.

@@ -5,6 +5,8 @@ use std::ops::RangeBounds;
 
 use thiserror::Error;
 
+use dualpool_types::UserError;
+
 /// The parameter, its value, and what it must be.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{key} is {value}; it must be {expected}")]
@@ -12,6 +14,12 @@ pub struct ParameterError {
     pub key: &'static str,
     pub value: String,
     pub expected: String,
+}
+
+impl UserError for ParameterError {
+    fn hint(&self) -> &'static str {
+        "`dualpool config` shows every setting and where it came from"
+    }
 }
 
 /// Refuses a parameter for which `fine` does not hold.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use dualpool_types::UserError;
+
 use super::Origin;
 
 #[derive(Debug, Error)]
@@ -15,6 +17,12 @@ pub enum ConfigError {
     Syntax { path: PathBuf, why: String },
     #[error("{}", listed(.0))]
     Wrong(Vec<Problem>),
+}
+
+impl UserError for ConfigError {
+    fn hint(&self) -> &'static str {
+        "`dualpool config` shows every setting and where it came from"
+    }
 }
 
 /// One setting that cannot stand.

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use dualpool_router::ScoreSettings;
 use dualpool_types::records::NoteRecord;
+use dualpool_types::{USAGE, UserError};
 
 use super::lines::Lines;
 use super::load::document;
@@ -44,6 +45,22 @@ pub enum ExplainError {
     NoRequests(PathBuf),
     #[error("there is no request {request} in {}; its requests are {first} to {last}", folder.display())]
     UnknownRequest { folder: PathBuf, request: u64, first: u64, last: u64 },
+}
+
+impl UserError for ExplainError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            ExplainError::Load(error) => error.exit_code(),
+            _ => USAGE,
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            ExplainError::Load(error) => error.hint(),
+            _ => "docs/routing.md says what is noted, and when",
+        }
+    }
 }
 
 /// What the router did, by arm.

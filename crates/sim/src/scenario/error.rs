@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use dualpool_types::ArrangementError;
+use dualpool_types::{ArrangementError, UserError};
 
 use super::{NAMES, Scenario};
 use crate::FaultError;
@@ -24,6 +24,12 @@ pub enum ScenarioError {
     Arrangement { scenario: String, source: ArrangementError },
     #[error("scenario {scenario}: {source}")]
     Faults { scenario: String, source: FaultError },
+}
+
+impl UserError for ScenarioError {
+    fn hint(&self) -> &'static str {
+        "docs/simulate.md says what a scenario holds"
+    }
 }
 
 impl ScenarioError {

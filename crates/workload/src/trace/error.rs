@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use thiserror::Error;
 
-use dualpool_types::Micros;
+use dualpool_types::{Micros, UserError};
 
 use super::super::parameter::ParameterError;
 use super::order::REORDER_ROWS;
@@ -34,6 +34,12 @@ pub enum TraceError {
     NoRequests { trace: String, requests: u64, offset: u64, bad_rows: BadRows },
     #[error(transparent)]
     Parameter(#[from] ParameterError),
+}
+
+impl UserError for TraceError {
+    fn hint(&self) -> &'static str {
+        "docs/workloads.md says what traces can be read"
+    }
 }
 
 /// How many bad rows are named; the others are only counted.
