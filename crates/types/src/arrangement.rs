@@ -69,6 +69,23 @@ impl PolicyKind {
         }
     }
 
+    /// Orders policies from simple to involved: where two serve as well, the simpler one is to be preferred.
+    pub fn plainness(self) -> u8 {
+        match self {
+            PolicyKind::LeastLoad => 0,
+            PolicyKind::RoundRobin => 1,
+            PolicyKind::PowerOfTwo => 2,
+            PolicyKind::Balanced => 3,
+            PolicyKind::CacheAware => 4,
+            PolicyKind::Score => 5,
+            PolicyKind::PredictedLatency => 6,
+            PolicyKind::Dedicated => 7,
+            PolicyKind::FullDisaggregation => 8,
+            PolicyKind::DualPool => 9,
+            PolicyKind::Auto => 10,
+        }
+    }
+
     /// Whether it tells a prefill pool from a decode pool, and so needs both.
     pub fn needs_pools(self) -> bool {
         matches!(self, PolicyKind::Dedicated | PolicyKind::DualPool | PolicyKind::FullDisaggregation)

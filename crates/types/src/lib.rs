@@ -1,6 +1,7 @@
 //! The words every other crate speaks: ids, units, time, seeded randomness, requests, legs, arrangements, engine signals and error kinds;
 //! and the records that stand in artifacts.
 
+pub mod arm;
 mod arrangement;
 pub mod artifact;
 mod clock;
@@ -22,6 +23,7 @@ mod signals;
 pub mod topology;
 mod units;
 
+pub use arm::{Arm, RouterArm};
 pub use arrangement::{Arrangement, ArrangementError, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 pub use clock::{Clock, ManualClock, MonotonicClock, Time, age};
 pub use copy_line::CopyLine;
