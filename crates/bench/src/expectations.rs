@@ -10,9 +10,9 @@ use thiserror::Error;
 
 use dualpool_fleet::Progress;
 use dualpool_report::load;
+use dualpool_types::UserError;
 use dualpool_types::artifact::{Environment, Expected, ExpectedRatio, RunInfo};
 use dualpool_types::records::replace_json;
-use dualpool_types::UserError;
 
 use super::Outcome;
 use crate::{RunSettings, Settings, config};

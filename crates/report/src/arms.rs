@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dualpool_types::Arrangement;
+use dualpool_types::arm::controlled;
 use dualpool_types::artifact::ArmSummary;
 use dualpool_types::records::{EngineSample, RequestRecord};
 
@@ -66,11 +67,6 @@ pub fn arms(artifacts: &Artifacts) -> Vec<Arm<'_>> {
         }
     }
     arms
-}
-
-/// The arm that a control repeats.
-pub fn controlled(name: &str) -> Option<&str> {
-    name.strip_suffix("_control")
 }
 
 /// `counted` are the repetitions that the summary is about; without one everything counts.

@@ -6,10 +6,11 @@ use dualpool_types::artifact::{
     ArmSummary, EngineSummary, Environment, ErrorCount, HandoffSummary, ItlSummary, PerRole, Quantiles, TtftSummary,
 };
 use dualpool_types::records::{EngineSample, HandoffRecord, LegRecord, Outcome, RequestRecord};
-use dualpool_types::{Class, EngineId, Micros, Role, Wave};
+use dualpool_types::{EngineId, Micros, Wave};
 
 use super::live::live_migrations;
-use super::measure::{Repetitions, class_name, itls_ms, quantile, sorted, ttft_ms, within_objectives};
+use super::measure::{class_name, quantile, sorted};
+use super::metric::{self, Metric, Records};
 
 /// Percentiles are nearest ranks over the pooled samples of all repetitions; sums and means are per repetition.
 pub fn figures(
@@ -19,22 +20,23 @@ pub fn figures(
     samples: &[&EngineSample],
     environment: &Environment,
 ) -> ArmSummary {
-    let repetitions = Repetitions::of(requests.iter().copied());
-    let total_s = repetitions.total_s();
-    let tokens: usize = requests.iter().map(|r| r.token_us.len()).sum();
-    let itls = sorted(requests.iter().flat_map(|r| itls_ms(r)));
-    let share = requests.iter().filter(|r| within_objectives(r)).count() as f64 / requests.len() as f64;
+    let records = Records::new(requests, samples);
+    let of = |metric: Metric| metric.of(&records);
     ArmSummary {
         name: name.to_string(),
         control,
         requests: requests.len() as u32,
-        completion_ms: repetitions.completion_ms(),
-        throughput_rps: repetitions.throughput_rps(),
-        output_tokens_per_s: (total_s > 0.0).then(|| tokens as f64 / total_s),
-        goodput_share: (!requests.is_empty()).then_some(share),
-        ttft_ms: ttft(requests),
-        itl_ms: ItlSummary { p50: quantile(&itls, 0.5), p95: quantile(&itls, 0.95), p99: quantile(&itls, 0.99) },
-        queue_depth_mean: queue_depth(samples),
+        completion_ms: of(metric::COMPLETION),
+        throughput_rps: of(metric::THROUGHPUT),
+        output_tokens_per_s: of(metric::OUTPUT_RATE),
+        goodput_share: of(metric::GOODPUT),
+        ttft_ms: ttft(&records),
+        itl_ms: ItlSummary { p50: of(metric::ITL_P50), p95: of(metric::ITL_P95), p99: of(metric::ITL_P99) },
+        queue_depth_mean: PerRole {
+            prefill: of(metric::PREFILL_DEPTH),
+            decode: of(metric::DECODE_DEPTH),
+            shared: of(metric::SHARED_DEPTH),
+        },
         engines: environment.engines.iter().filter_map(|e| engine(e.id, &e.device, requests)).collect(),
         handoffs: handoffs(requests),
         live_migrations: live_migrations(requests),
@@ -43,37 +45,18 @@ pub fn figures(
     }
 }
 
-fn ttft(requests: &[&RequestRecord]) -> TtftSummary {
-    let of = |keep: &dyn Fn(&RequestRecord) -> bool| {
-        let values = sorted(requests.iter().filter(|r| keep(r)).filter_map(|r| ttft_ms(r)));
-        Quantiles { p50: quantile(&values, 0.5), p95: quantile(&values, 0.95) }
-    };
-    let first_from = |r: &RequestRecord, role| r.legs.iter().find(|l| l.first_token_us.is_some()).is_some_and(|l| l.role == role);
-    let wave = |wave| requests.iter().any(|r| r.wave == Some(wave)).then(|| of(&|r| r.wave == Some(wave)));
+fn ttft(records: &Records) -> TtftSummary {
+    let of = |p50: Metric, p95: Metric| Quantiles { p50: p50.of(records), p95: p95.of(records) };
+    let comes_in = |wave| records.requests.iter().any(|r| r.wave == Some(wave));
     TtftSummary {
-        overall: of(&|_| true),
-        short: of(&|r| r.class == Class::Short),
-        long: of(&|r| r.class == Class::Long),
-        prefill_pool: of(&|r| first_from(r, Role::Prefill)),
-        decode_pool: of(&|r| first_from(r, Role::Decode)),
-        background: wave(Wave::Background),
-        foreground: wave(Wave::Foreground),
+        overall: of(metric::TTFT_P50, metric::TTFT_P95),
+        short: of(metric::SHORT_TTFT_P50, metric::SHORT_TTFT_P95),
+        long: of(metric::LONG_TTFT_P50, metric::LONG_TTFT_P95),
+        prefill_pool: of(metric::PREFILL_POOL_TTFT_P50, metric::PREFILL_POOL_TTFT_P95),
+        decode_pool: of(metric::DECODE_POOL_TTFT_P50, metric::DECODE_POOL_TTFT_P95),
+        background: comes_in(Wave::Background).then(|| of(metric::BACKGROUND_TTFT_P50, metric::BACKGROUND_TTFT_P95)),
+        foreground: comes_in(Wave::Foreground).then(|| of(metric::FOREGROUND_TTFT_P50, metric::FOREGROUND_TTFT_P95)),
     }
-}
-
-/// The depth of a role is the sum over its engines of each one's mean depth over all its samples.
-fn queue_depth(samples: &[&EngineSample]) -> PerRole {
-    let mut engines: BTreeMap<(Role, EngineId), (f64, f64)> = BTreeMap::new();
-    for s in samples {
-        let (sum, count) = engines.entry((s.role, s.engine)).or_default();
-        *sum += f64::from(s.waiting + s.running);
-        *count += 1.0;
-    }
-    let of = |role| {
-        let means: Vec<f64> = engines.iter().filter(|((r, _), _)| *r == role).map(|(_, (sum, count))| sum / count).collect();
-        (!means.is_empty()).then(|| means.iter().sum())
-    };
-    PerRole { prefill: of(Role::Prefill), decode: of(Role::Decode), shared: of(Role::Shared) }
 }
 
 /// None when the arm sent this engine nothing.
@@ -145,7 +128,7 @@ fn errors(requests: &[&RequestRecord]) -> Vec<ErrorCount> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dualpool_types::{Bytes, Objectives, RequestError, RequestId};
+    use dualpool_types::{Bytes, Class, Objectives, RequestError, RequestId, Role};
 
     fn leg(engine: u16, role: Role, submitted: u64, first: u64, ended: u64, output_tokens: u32) -> LegRecord {
         let (first_token_us, ended_us) = (Some(Micros(first)), Some(Micros(ended)));

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rand::Rng as _;
 
+use dualpool_types::arm::controlled;
 use dualpool_types::artifact::*;
 use dualpool_types::records::{EngineSample, HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord};
 use dualpool_types::{
@@ -13,7 +14,7 @@ use dualpool_types::{
 
 use super::Artifacts;
 use super::figures::figures;
-use super::words::higher_is_better;
+use super::metric::{self, Better};
 
 /// How an invented arm serves: medians in ms.
 #[derive(Clone, Copy)]
@@ -105,7 +106,7 @@ fn artifacts(arms: &[(&str, Service)], requests_per_run: u32, repetitions: u32) 
         .map(|(name, _)| {
             let own: Vec<&RequestRecord> = requests.iter().filter(|r| r.arm == *name).collect();
             let sampled: Vec<&EngineSample> = samples.iter().filter(|s| s.arm == *name).collect();
-            figures(name, name.ends_with("_control"), &own, &sampled, &environment)
+            figures(name, controlled(name).is_some(), &own, &sampled, &environment)
         })
         .collect();
     let identical = |(name, i): (&str, u32)| {
@@ -129,7 +130,7 @@ fn artifacts(arms: &[(&str, Service)], requests_per_run: u32, repetitions: u32) 
         expectations: None,
     };
     let planned: Vec<Arrangement> =
-        arms.iter().filter(|(name, _)| !name.ends_with("_control")).map(|(name, s)| arrangement(name, s.policy)).collect();
+        arms.iter().filter(|(name, _)| controlled(name).is_none()).map(|(name, s)| arrangement(name, s.policy)).collect();
     Artifacts {
         dir: "run".into(),
         run: run(planned, environment, repetitions),
@@ -347,34 +348,34 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
 
 /// Ratios of the figures with an invented interval of 12 % to both sides.
 fn comparisons(arms: &[ArmSummary]) -> Vec<Comparison> {
-    type Read = fn(&ArmSummary) -> Option<f64>;
-    let metrics: [(&str, Read); 7] = [
-        ("goodput_share", |a| a.goodput_share),
-        ("ttft_ms.short.p95", |a| a.ttft_ms.short.p95),
-        ("ttft_ms.long.p95", |a| a.ttft_ms.long.p95),
-        ("itl_ms.p50", |a| a.itl_ms.p50),
-        ("itl_ms.p99", |a| a.itl_ms.p99),
-        ("throughput_rps", |a| a.throughput_rps),
-        ("completion_ms", |a| a.completion_ms),
+    let metrics = [
+        metric::GOODPUT,
+        metric::SHORT_TTFT_P95,
+        metric::LONG_TTFT_P95,
+        metric::ITL_P50,
+        metric::ITL_P99,
+        metric::THROUGHPUT,
+        metric::COMPLETION,
     ];
     let mut comparisons = Vec::new();
     for baseline in [&arms[0], arms.iter().find(|a| a.name == "shared_tuned").unwrap()] {
         for candidate in
-            arms.iter().filter(|a| a.name != baseline.name && (!a.control || a.name == format!("{}_control", baseline.name)))
+            arms.iter().filter(|a| a.name != baseline.name && (!a.control || controlled(&a.name) == Some(baseline.name.as_str())))
         {
-            for (metric, read) in metrics {
-                let ratio = read(candidate).zip(read(baseline)).map(|(c, b)| c / b);
+            for metric in metrics {
+                let ratio = (metric.read)(candidate).zip((metric.read)(baseline)).map(|(c, b)| c / b);
+                let higher = metric.better == Better::Higher;
                 let (low, high) = (ratio.map(|r| r * 0.88), ratio.map(|r| r * 1.12));
                 let verdict = match (low, high) {
-                    (Some(low), _) if low > 1.0 => [Verdict::Worse, Verdict::Better][usize::from(higher_is_better(metric))],
-                    (_, Some(high)) if high < 1.0 => [Verdict::Better, Verdict::Worse][usize::from(higher_is_better(metric))],
+                    (Some(low), _) if low > 1.0 => [Verdict::Worse, Verdict::Better][usize::from(higher)],
+                    (_, Some(high)) if high < 1.0 => [Verdict::Better, Verdict::Worse][usize::from(higher)],
                     (Some(_), Some(_)) => Verdict::NoDifferenceShown,
                     _ => Verdict::NotMeasured,
                 };
                 comparisons.push(Comparison {
                     baseline: baseline.name.clone(),
                     candidate: candidate.name.clone(),
-                    metric: metric.into(),
+                    metric: metric.key.into(),
                     ratio,
                     ci_low: low,
                     ci_high: high,

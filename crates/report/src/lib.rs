@@ -10,6 +10,7 @@ mod live;
 mod load;
 mod markup;
 pub mod measure;
+pub mod metric;
 mod objective_map;
 pub mod overview;
 mod plot;
@@ -20,7 +21,8 @@ pub mod simulated;
 mod table;
 mod terminal;
 pub mod topology;
-pub mod words;
+mod verdicts;
+mod words;
 
 #[cfg(test)]
 mod fixture;
@@ -31,7 +33,7 @@ pub use html::{ReportError, html, write_html};
 pub use live::live_migrations;
 pub use load::{Artifacts, LoadError, load};
 pub use objective_map::{Leaders, ObjectiveMap};
-pub use overview::{Overview, load_parts};
+pub use overview::{Overview, load_parts, part_folders};
 pub use plot::{Curve, picture};
 pub use recommend::{Recommendation, recommend};
 pub use routing::routing;

@@ -1,7 +1,7 @@
 //! The folder of a run that has several parts: each has a folder of its own in it, with all that a run leaves, and one file names them.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,12 +36,20 @@ impl Overview {
     }
 }
 
+/// The folders of the parts that were begun, in order; none where the run in this folder has no parts.
+pub fn part_folders(dir: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
+    let Some(Overview { parts }) = Overview::read(dir)? else { return Ok(None) };
+    // A part is one folder in this one: a name that leads elsewhere is none of ours.
+    let folders = parts.iter().map(|part| dir.join(Path::new(part).file_name().unwrap_or_default()));
+    Ok(Some(folders.filter(|dir| dir.is_dir()).collect()))
+}
+
 /// The artifacts of all parts of the run in this folder that were begun, in order; of the run itself where it has no parts.
 pub fn load_parts(dir: &Path) -> Result<Vec<Artifacts>, LoadError> {
-    let Some(Overview { parts }) = Overview::read(dir)? else { return Ok(vec![load(dir)?]) };
-    // A part is one folder in this one: a name that leads elsewhere is none of ours.
-    let begun = parts.iter().map(|part| dir.join(Path::new(part).file_name().unwrap_or_default())).filter(|dir| dir.is_dir());
-    begun.map(|dir| load(&dir)).collect()
+    match part_folders(dir)? {
+        None => Ok(vec![load(dir)?]),
+        Some(folders) => folders.iter().map(|dir| load(dir)).collect(),
+    }
 }
 
 #[cfg(test)]

@@ -13,13 +13,15 @@
 
 use std::cmp::Reverse;
 
+use dualpool_types::Tuning;
+use dualpool_types::arm::controlled;
 use dualpool_types::artifact::{Comparison, Summary, Verdict};
-use dualpool_types::{PolicyKind, Tuning};
 
-use super::Artifacts;
-use super::arms::{Arm, arms, controlled};
+use super::arms::{Arm, arms};
 use super::objective_map::{ObjectiveMap, TIE_SHARE, objectives};
-use super::words::{count, figure, finding, ms, percent};
+use super::verdicts::{finding, pairs};
+use super::words::{count, figure, ms, percent};
+use super::{Artifacts, metric};
 
 /// Fewer repetitions than this make intervals that hardly mean anything.
 const REPETITIONS_MIN: u32 = 3;
@@ -80,7 +82,7 @@ fn beats(first: &Arm, second: &Arm, summary: &Summary) -> bool {
 /// Whether a comparison shows the first arm to have the higher goodput; none when the two were not compared.
 fn compared(first: &Arm, second: &Arm, summary: &Summary) -> Option<bool> {
     let shows = |candidate: &Arm, baseline: &Arm, verdict: Verdict| {
-        let mut own = summary.comparisons.iter().filter(|c| c.metric == "goodput_share" && c.verdict != Verdict::NotMeasured);
+        let mut own = summary.comparisons.iter().filter(|c| c.metric == metric::GOODPUT.key && c.verdict != Verdict::NotMeasured);
         let between = own.find(|c| c.candidate == candidate.name && c.baseline == baseline.name)?;
         Some(between.verdict == verdict)
     };
@@ -90,20 +92,7 @@ fn compared(first: &Arm, second: &Arm, summary: &Summary) -> Option<bool> {
 /// Orders arms from simple to involved. An arm the run does not describe comes last.
 fn complexity(arm: &Arm) -> (u8, usize) {
     let Some(arrangement) = arm.arrangement else { return (u8::MAX, 0) };
-    let policy = match arrangement.policy {
-        PolicyKind::LeastLoad => 0,
-        PolicyKind::RoundRobin => 1,
-        PolicyKind::PowerOfTwo => 2,
-        PolicyKind::Balanced => 3,
-        PolicyKind::CacheAware => 4,
-        PolicyKind::Score => 5,
-        PolicyKind::PredictedLatency => 6,
-        PolicyKind::Dedicated => 7,
-        PolicyKind::FullDisaggregation => 8,
-        PolicyKind::DualPool => 9,
-        PolicyKind::Auto => 10,
-    };
-    (policy, arrangement.tunings.iter().filter(|t| **t != Tuning::default()).count())
+    (arrangement.policy.plainness(), arrangement.tunings.iter().filter(|t| **t != Tuning::default()).count())
 }
 
 fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], summary: &Summary) -> Vec<String> {
@@ -151,8 +140,8 @@ fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], su
 /// What the choice showed against each baseline, other than goodput: `(baseline, findings)`.
 fn findings<'a>(choice: &'a Arm, summary: &'a Summary, verdict: Verdict) -> impl Iterator<Item = (&'a str, String)> {
     let own = summary.comparisons.iter().filter(move |c| c.candidate == choice.name && c.verdict == verdict);
-    let own: Vec<&Comparison> = own.filter(|c| c.metric != "goodput_share").collect();
-    super::words::pairs(&own).into_iter().map(|(baseline, _, group)| {
+    let own: Vec<&Comparison> = own.filter(|c| c.metric != metric::GOODPUT.key).collect();
+    pairs(&own).into_iter().map(|(baseline, _, group)| {
         let said: Vec<String> = group.iter().map(|c| finding(c)).collect();
         (baseline, said.join(", "))
     })

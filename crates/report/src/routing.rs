@@ -16,7 +16,7 @@ pub fn routing(requests: &[&RequestRecord], samples: &[&EngineSample], environme
 }
 
 /// Of the prompt tokens of all requests that reached an engine.
-fn cached_share(requests: &[&RequestRecord]) -> Option<f64> {
+pub(crate) fn cached_share(requests: &[&RequestRecord]) -> Option<f64> {
     let first_legs = || requests.iter().filter_map(|r| Some((r, r.legs.first()?)));
     let prompt: u64 = first_legs().map(|(r, _)| u64::from(r.prompt_tokens)).sum();
     let cached: u64 = first_legs().map(|(_, leg)| u64::from(leg.cached_tokens)).sum();
@@ -24,7 +24,7 @@ fn cached_share(requests: &[&RequestRecord]) -> Option<f64> {
 }
 
 /// Of the turns that have one before them.
-fn same_engine_share(requests: &[&RequestRecord]) -> Option<f64> {
+pub(crate) fn same_engine_share(requests: &[&RequestRecord]) -> Option<f64> {
     let mut turns: BTreeMap<(u32, SessionId, u32), EngineId> = BTreeMap::new();
     for request in requests {
         if let (Some(turn), Some(leg)) = (request.turn, request.legs.first()) {
@@ -40,7 +40,7 @@ fn same_engine_share(requests: &[&RequestRecord]) -> Option<f64> {
 }
 
 /// The mean over time of the deepest queue less the shallowest one. Engines are sampled together.
-fn queue_spread(samples: &[&EngineSample]) -> Option<f64> {
+pub(crate) fn queue_spread(samples: &[&EngineSample]) -> Option<f64> {
     let mut moments: BTreeMap<(u32, Micros), (u32, u32)> = BTreeMap::new();
     for sample in samples {
         let depth = sample.waiting + sample.running;

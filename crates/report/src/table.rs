@@ -3,7 +3,8 @@
 use dualpool_types::artifact::ArmSummary;
 
 use super::arms::Arm;
-use super::words::{NOT_MEASURED, figure, ms, percent};
+use super::metric::{self, Better, Metric};
+use super::words::NOT_MEASURED;
 
 /// One column: a heading, its unit, and one or more figures per arm.
 pub struct Column {
@@ -17,84 +18,54 @@ pub struct Column {
 struct Figure {
     read: fn(&ArmSummary) -> Option<f64>,
     write: fn(f64) -> String,
-    best: Best,
+    /// Of what is better neither way, an arm may lack the figure, which is then left out.
+    better: Better,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Best {
-    Highest,
-    Lowest,
-    /// Neither more nor less of it is good in itself. An arm may lack such a figure, which is then left out.
-    None,
-}
-
-const fn lowest(read: fn(&ArmSummary) -> Option<f64>) -> Figure {
-    Figure { read, write: ms, best: Best::Lowest }
-}
-
-const fn highest(read: fn(&ArmSummary) -> Option<f64>, write: fn(f64) -> String) -> Figure {
-    Figure { read, write, best: Best::Highest }
-}
-
-/// A tenth of a request is as fine as a queue depth matters.
-const fn depth(read: fn(&ArmSummary) -> Option<f64>) -> Figure {
-    Figure { read, write: |v| format!("{v:.1}"), best: Best::None }
+const fn of(metric: Metric) -> Figure {
+    Figure { read: metric.read, write: metric.unit.write(), better: metric.better }
 }
 
 const COLUMNS: [Column; 11] = [
-    Column { heading: "goodput", unit: "%", figures: &[highest(|a| a.goodput_share, percent)], shown: always },
+    Column { heading: "goodput", unit: "%", figures: &[of(metric::GOODPUT)], shown: always },
     Column {
         heading: "short TTFT",
         unit: "p50/p95 ms",
-        figures: &[lowest(|a| a.ttft_ms.short.p50), lowest(|a| a.ttft_ms.short.p95)],
-        shown: |arms| !routed(arms) || any(arms, |a| a.ttft_ms.short.p50),
+        figures: &[of(metric::SHORT_TTFT_P50), of(metric::SHORT_TTFT_P95)],
+        shown: |arms| !routed(arms) || any(arms, metric::SHORT_TTFT_P50),
     },
     Column {
         heading: "long TTFT",
         unit: "p50/p95 ms",
-        figures: &[lowest(|a| a.ttft_ms.long.p50), lowest(|a| a.ttft_ms.long.p95)],
-        shown: |arms| !routed(arms) || any(arms, |a| a.ttft_ms.long.p50),
+        figures: &[of(metric::LONG_TTFT_P50), of(metric::LONG_TTFT_P95)],
+        shown: |arms| !routed(arms) || any(arms, metric::LONG_TTFT_P50),
     },
     Column {
         heading: "foreground TTFT",
         unit: "p50/p95 ms",
-        figures: &[lowest(|a| a.ttft_ms.foreground?.p50), lowest(|a| a.ttft_ms.foreground?.p95)],
-        shown: |arms| any(arms, |a| a.ttft_ms.foreground?.p50),
+        figures: &[of(metric::FOREGROUND_TTFT_P50), of(metric::FOREGROUND_TTFT_P95)],
+        shown: |arms| any(arms, metric::FOREGROUND_TTFT_P50),
     },
-    Column {
-        heading: "TTFT",
-        unit: "p50/p95 ms",
-        figures: &[lowest(|a| a.ttft_ms.overall.p50), lowest(|a| a.ttft_ms.overall.p95)],
-        shown: routed,
-    },
-    Column { heading: "ITL", unit: "p50/p99 ms", figures: &[lowest(|a| a.itl_ms.p50), lowest(|a| a.itl_ms.p99)], shown: always },
-    Column { heading: "output", unit: "tok/s", figures: &[highest(|a| a.output_tokens_per_s, figure)], shown: always },
+    Column { heading: "TTFT", unit: "p50/p95 ms", figures: &[of(metric::TTFT_P50), of(metric::TTFT_P95)], shown: routed },
+    Column { heading: "ITL", unit: "p50/p99 ms", figures: &[of(metric::ITL_P50), of(metric::ITL_P99)], shown: always },
+    Column { heading: "output", unit: "tok/s", figures: &[of(metric::OUTPUT_RATE)], shown: always },
     Column {
         heading: "queue",
         unit: "pre/dec",
-        figures: &[
-            depth(|a| a.queue_depth_mean.prefill),
-            depth(|a| a.queue_depth_mean.decode),
-            depth(|a| a.queue_depth_mean.shared),
-        ],
+        figures: &[of(metric::PREFILL_DEPTH), of(metric::DECODE_DEPTH), of(metric::SHARED_DEPTH)],
         shown: always,
     },
-    Column { heading: "spread", unit: "requests", figures: &[depth(|a| a.routing.as_ref()?.queue_spread_mean)], shown: routed },
-    Column {
-        heading: "cached",
-        unit: "% of prompts",
-        figures: &[highest(|a| a.routing.as_ref()?.cached_share, percent)],
-        shown: routed,
-    },
+    Column { heading: "spread", unit: "requests", figures: &[of(metric::QUEUE_SPREAD)], shown: routed },
+    Column { heading: "cached", unit: "% of prompts", figures: &[of(metric::CACHED_SHARE)], shown: routed },
     Column {
         heading: "hand-offs",
         unit: "",
         figures: &[
-            Figure { read: |a| Some(a.handoffs.count.into()), write: |v| format!("{v:.0}"), best: Best::None },
+            Figure { read: |a| Some(a.handoffs.count.into()), write: |v| format!("{v:.0}"), better: Better::Neither },
             Figure {
                 read: |a| Some(a.handoffs.recomputed.into()).filter(|n| *n > 0.0),
                 write: |v| format!("{v:.0} LOST"),
-                best: Best::None,
+                better: Better::Neither,
             },
         ],
         shown: |arms| !routed(arms) || arms.iter().any(|a| a.figures.handoffs.count + a.figures.handoffs.recomputed > 0),
@@ -105,8 +76,8 @@ fn always(_: &[Arm]) -> bool {
     true
 }
 
-fn any(arms: &[Arm], read: fn(&ArmSummary) -> Option<f64>) -> bool {
-    arms.iter().any(|arm| read(&arm.figures).is_some())
+fn any(arms: &[Arm], metric: Metric) -> bool {
+    arms.iter().any(|arm| (metric.read)(&arm.figures).is_some())
 }
 
 fn routed(arms: &[Arm]) -> bool {
@@ -159,9 +130,9 @@ pub fn table(arms: &[Arm]) -> (Vec<&'static Column>, Vec<Vec<Vec<Entry>>>) {
 
 impl Figure {
     fn text(&self, arm: &Arm) -> Option<String> {
-        match ((self.read)(&arm.figures), self.best) {
+        match ((self.read)(&arm.figures), self.better) {
             (Some(value), _) => Some((self.write)(value)),
-            (None, Best::None) => None,
+            (None, Better::Neither) => None,
             (None, _) => Some(NOT_MEASURED.to_string()),
         }
     }
@@ -169,10 +140,10 @@ impl Figure {
     /// The best value as it is written: arms that read the same are equally good. None when all do.
     fn best_text(&self, arms: &[Arm]) -> Option<String> {
         let values: Vec<f64> = arms.iter().filter(|a| !a.control).filter_map(|a| (self.read)(&a.figures)).collect();
-        let best = match self.best {
-            Best::Highest => values.iter().copied().reduce(f64::max),
-            Best::Lowest => values.iter().copied().reduce(f64::min),
-            Best::None => None,
+        let best = match self.better {
+            Better::Higher => values.iter().copied().reduce(f64::max),
+            Better::Lower => values.iter().copied().reduce(f64::min),
+            Better::Neither => None,
         };
         let text = (self.write)(best?);
         values.iter().any(|v| (self.write)(*v) != text).then_some(text)

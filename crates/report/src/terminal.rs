@@ -8,7 +8,8 @@ use super::Artifacts;
 use super::arms::{Arm, arms};
 use super::recommend::{control_differences, is_control, recommend};
 use super::table::{Entry, legend, table};
-use super::words::{count, finding, metric, ms, pairs, percent, sentence};
+use super::verdicts::{finding, label, pairs, sentence};
+use super::words::{count, ms, percent};
 
 /// Narrower than this no table is readable.
 const COLUMNS_MIN: u16 = 60;
@@ -153,7 +154,7 @@ pub fn expectations(summary: &Summary) -> Vec<String> {
     }
     let lines = behind.iter().map(|b| {
         let (now, then) = (format!("{:.2}x", b.ratio), format!("{:.2}x ({:.2}-{:.2})", b.accepted, b.ci_low, b.ci_high));
-        format!("BEHIND: {} of {} against {}: {now}, accepted was {then}.", metric(&b.metric), b.candidate, b.baseline)
+        format!("BEHIND: {} of {} against {}: {now}, accepted was {then}.", label(&b.metric), b.candidate, b.baseline)
     });
     std::iter::once(format!("Expectations: behind {} of {held}.", behind.len())).chain(lines).collect()
 }

@@ -87,23 +87,22 @@ impl Sorted {
         self.values.len()
     }
 
-    /// Nearest-rank quantiles of the drawn values, for shares in rising order; none when nothing was drawn.
-    pub fn quantiles<const N: usize>(&self, draw: &Draw, shares: [f64; N]) -> [Option<f64>; N] {
+    /// Takes the nearest-rank quantile of the drawn values for each of the shares, which are in rising order, by its place among them.
+    /// None are taken where nothing was drawn.
+    pub fn quantiles(&self, draw: &Draw, shares: &[f64], mut take: impl FnMut(usize, f64)) {
         let total: u64 = self.per_slot.iter().zip(&draw.slots).map(|(n, w)| u64::from(*n) * u64::from(*w)).sum();
-        let mut quantiles = [None; N];
         let mut next = 0;
         let mut seen = 0u64;
         for (value, slot) in self.values.iter().zip(&self.slots) {
             seen += u64::from(draw.slots[*slot as usize]);
-            while next < N && seen > 0 && seen >= rank(shares[next], total) {
-                quantiles[next] = Some(*value);
+            while next < shares.len() && seen > 0 && seen >= rank(shares[next], total) {
+                take(next, *value);
                 next += 1;
             }
-            if next == N {
+            if next == shares.len() {
                 break;
             }
         }
-        quantiles
     }
 }
 
@@ -139,11 +138,17 @@ mod tests {
         }
     }
 
+    fn quantiles<const N: usize>(values: Vec<(f64, u32)>, slots: usize, draw: &Draw, shares: [f64; N]) -> [Option<f64>; N] {
+        let mut found = [None; N];
+        Sorted::new(values, slots).quantiles(draw, &shares, |i, value| found[i] = Some(value));
+        found
+    }
+
     #[test]
     fn nothing_drawn_has_no_quantile() {
         let draw = Draw { slots: vec![0, 1] };
-        assert_eq!(Sorted::new(vec![(3.0, 0)], 2).quantiles(&draw, [0.5]), [None]);
-        assert_eq!(Sorted::new(vec![], 2).quantiles(&draw, [0.5]), [None]);
+        assert_eq!(quantiles(vec![(3.0, 0)], 2, &draw, [0.5]), [None]);
+        assert_eq!(quantiles(vec![], 2, &draw, [0.5]), [None]);
     }
 
     proptest! {
@@ -158,7 +163,7 @@ mod tests {
                 sorted(values.iter().flat_map(|(v, s)| std::iter::repeat_n(*v, draw.slots[*s as usize] as usize)));
             let shares = [0.0, 0.5, 0.95, 0.99, 1.0];
             let expected = shares.map(|q| quantile(&written_out, q));
-            prop_assert_eq!(Sorted::new(values, 6).quantiles(&draw, shares), expected);
+            prop_assert_eq!(quantiles(values, 6, &draw, shares), expected);
         }
     }
 }

@@ -1,18 +1,14 @@
 //! Candidates against baselines: ratios, their intervals, and verdicts in which the A/A control has a say.
 
+use dualpool_report::metric::{Better, Metric};
+use dualpool_types::arm::{baselines, controlled};
 use dualpool_types::artifact::{Comparison, Verdict};
 use dualpool_types::seeded;
 
 use super::bootstrap::Population;
 use super::interval::{self, Measured, ratio};
-use super::metric::{Metric, REQUEST_METRICS, RUN_METRICS};
+use super::metric::{REQUEST_METRICS, RUN_METRICS, compared};
 use super::observed::{Observed, RequestFigures};
-use crate::arms::CONTROL_SUFFIX;
-
-/// All metrics, in the order in which `Measurer::measure` gives their ratios.
-fn metrics() -> impl Iterator<Item = &'static Metric> {
-    REQUEST_METRICS.iter().chain(&RUN_METRICS)
-}
 
 /// One arm under its name.
 pub(super) struct Arm {
@@ -24,20 +20,20 @@ pub(super) struct Arm {
 pub(super) fn comparisons(arms: &[Arm], population: &Population, resamples: u32, seed: u64) -> Vec<Comparison> {
     let measurer = Measurer::new(arms, population, resamples, seed);
     let pairs = pairs(arms);
-    let control = pairs.iter().copied().find(|&(_, candidate)| arms[candidate].name.ends_with(CONTROL_SUFFIX));
+    let control = pairs.iter().copied().find(|&(_, candidate)| controlled(&arms[candidate].name).is_some());
     let noise = control.map(|pair| measurer.measure(pair));
     let in_waves = arms.iter().any(|arm| arm.observed.in_waves());
     let mut comparisons = Vec::new();
     for pair in pairs {
         let noise = noise.as_ref().filter(|_| control != Some(pair));
-        let measured = metrics().zip(measurer.measure(pair)).enumerate();
-        for (m, (metric, measured)) in measured.filter(|(_, (metric, _))| in_waves || !metric.of_waves) {
+        let measured = compared().zip(measurer.measure(pair)).enumerate();
+        for (m, (metric, measured)) in measured.filter(|(_, (metric, _))| in_waves || !metric.of_waves()) {
             let noise = noise.and_then(|noise| noise[m]);
             let shown = |value: fn(Measured) -> f64| measured.map(value).filter(|v| v.is_finite());
             comparisons.push(Comparison {
                 baseline: arms[pair.0].name.clone(),
                 candidate: arms[pair.1].name.clone(),
-                metric: metric.name.to_string(),
+                metric: metric.key.to_string(),
                 ratio: shown(|m| m.ratio),
                 ci_low: shown(|m| m.low),
                 ci_high: shown(|m| m.high),
@@ -48,20 +44,18 @@ pub(super) fn comparisons(arms: &[Arm], population: &Population, resamples: u32,
     comparisons
 }
 
-/// What other arms are compared with, of all targets.
-const BASELINES: [&str; 5] = ["shared_round_robin", "shared_least_load", "shared_tuned", "round_robin", "least_load"];
-
 /// Baseline and candidate of each comparison, as places in `arms`: every arm that is no baseline against every one that is; and the
 /// control against its arm.
 fn pairs(arms: &[Arm]) -> Vec<(usize, usize)> {
     let place = |name: &str| arms.iter().position(|a| a.name == name);
-    let baselines = BASELINES.map(place);
+    let known: Vec<&str> = baselines().collect();
+    let baselines: Vec<usize> = known.iter().filter_map(|name| place(name)).collect();
     let mut pairs = Vec::new();
     for (i, arm) in arms.iter().enumerate() {
-        if let Some(repeated) = arm.name.strip_suffix(CONTROL_SUFFIX) {
+        if let Some(repeated) = controlled(&arm.name) {
             pairs.extend(place(repeated).map(|repeated| (repeated, i)));
-        } else if !BASELINES.contains(&arm.name.as_str()) {
-            pairs.extend(baselines.iter().flatten().map(|&baseline| (baseline, i)));
+        } else if !known.contains(&arm.name.as_str()) {
+            pairs.extend(baselines.iter().map(|&baseline| (baseline, i)));
         }
     }
     pairs
@@ -90,12 +84,12 @@ impl Measurer<'_> {
         Measurer { arms, figures: once, resampled }
     }
 
-    /// The ratios of a pair, in the order of `metrics`; none where there was too little to measure.
+    /// The ratios of a pair, in the order of `compared`; none where there was too little to measure.
     fn measure(&self, pair: (usize, usize)) -> Vec<Option<Measured>> {
         let requests = (0..REQUEST_METRICS.len()).map(|m| self.by_requests(pair, m));
         let runs = (0..RUN_METRICS.len()).map(|m| self.by_runs(pair, m));
         let failed = [pair.0, pair.1].iter().any(|&arm| self.arms[arm].observed.failed());
-        metrics().zip(requests.chain(runs)).map(|(metric, m)| m.filter(|_| !failed || metric.counts_failures)).collect()
+        compared().zip(requests.chain(runs)).map(|(metric, m)| m.filter(|_| !failed || metric.counts_failures())).collect()
     }
 
     fn by_requests(&self, (baseline, candidate): (usize, usize), m: usize) -> Option<Measured> {
@@ -123,7 +117,7 @@ fn verdict(measured: Measured, noise: Option<Measured>, metric: &Metric) -> Verd
         let reach = n.high.max(1.0 / n.low);
         measured.ratio > reach || measured.ratio < 1.0 / reach
     });
-    match (excludes_one && beyond_noise, (measured.low > 1.0) == metric.lower_is_better) {
+    match (excludes_one && beyond_noise, (measured.low > 1.0) == (metric.better == Better::Lower)) {
         (false, _) => Verdict::NoDifferenceShown,
         (true, true) => Verdict::Worse,
         (true, false) => Verdict::Better,
@@ -163,7 +157,7 @@ mod tests {
     #[test]
     fn identical_data_show_no_difference() {
         let all = compare(&[arm("shared_tuned", 1.0), arm("dual_pool", 1.0), arm("shared_tuned_control", 1.0)]);
-        assert_eq!(all.len(), 2 * metrics().filter(|metric| !metric.of_waves).count());
+        assert_eq!(all.len(), 2 * compared().filter(|metric| !metric.of_waves()).count());
         for c in &all {
             assert_eq!((c.ratio, c.ci_low, c.ci_high), (Some(1.0), Some(1.0), Some(1.0)), "{}", c.metric);
             assert_eq!(c.verdict, Verdict::NoDifferenceShown, "{}", c.metric);
@@ -246,9 +240,9 @@ mod tests {
         let mut failing = arm("dual_pool", 0.5);
         failing.1[7].outcome = Outcome::Failed { error: RequestError::Cancelled { phase: Phase::Decode } };
         let all = compare(&[arm("shared_tuned", 1.0), failing]);
-        for metric in metrics().filter(|metric| !metric.of_waves) {
-            let measured = of(&all, "dual_pool", metric.name).verdict != Verdict::NotMeasured;
-            assert_eq!(measured, ["goodput_share", "throughput_rps"].contains(&metric.name), "{}", metric.name);
+        for metric in compared().filter(|metric| !metric.of_waves()) {
+            let measured = of(&all, "dual_pool", metric.key).verdict != Verdict::NotMeasured;
+            assert_eq!(measured, ["goodput_share", "throughput_rps"].contains(&metric.key), "{}", metric.key);
         }
     }
 
@@ -269,9 +263,9 @@ mod tests {
     #[test]
     fn every_metric_knows_which_way_is_better() {
         let up = Measured { ratio: 2.0, low: 1.9, high: 2.1 };
-        for metric in metrics() {
-            let better_when_up = matches!(metric.name, "throughput_rps" | "goodput_share");
-            assert_eq!(verdict(up, None, metric) == Verdict::Better, better_when_up, "{}", metric.name);
+        for metric in compared() {
+            let better_when_up = matches!(metric.key, "throughput_rps" | "goodput_share");
+            assert_eq!(verdict(up, None, metric) == Verdict::Better, better_when_up, "{}", metric.key);
         }
     }
 

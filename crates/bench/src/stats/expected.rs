@@ -1,6 +1,6 @@
 //! A run held against what was accepted of an earlier one.
 
-use dualpool_report::words::higher_is_better;
+use dualpool_report::metric::{Better, Metric};
 use dualpool_types::artifact::{Behind, Comparison, Expected, ExpectedRatio, Held};
 
 /// Where this run's ratios are worse than the accepted ones.
@@ -22,8 +22,11 @@ pub(super) fn held(expected: &Expected, comparisons: &[Comparison]) -> Held {
 /// ratio: two runs of the same program differ, and one of them alone does not know by how much.
 fn behind(e: &ExpectedRatio, c: &Comparison) -> Option<Behind> {
     let (ratio, low, high) = (c.ratio?, c.ci_low?, c.ci_high?);
-    let is_behind =
-        if higher_is_better(&e.metric) { ratio < e.ci_low && high < e.ratio } else { ratio > e.ci_high && low > e.ratio };
+    let is_behind = match Metric::find(&e.metric)?.better {
+        Better::Higher => ratio < e.ci_low && high < e.ratio,
+        Better::Lower => ratio > e.ci_high && low > e.ratio,
+        Better::Neither => false,
+    };
     is_behind.then(|| Behind {
         baseline: e.baseline.clone(),
         candidate: e.candidate.clone(),

@@ -15,5 +15,5 @@ mod summary;
 #[cfg(test)]
 pub(super) mod synthetic;
 
-pub use metric::{Metric, REQUEST_METRICS, RUN_METRICS};
+pub use metric::{REQUEST_METRICS, RUN_METRICS};
 pub use summary::{SummaryError, rebuild, summarise};

@@ -1,8 +1,8 @@
 //! One arm's records, laid out so that its metrics under a draw cost one walk along each of its sorted samples.
 
-use dualpool_report::measure::{Repetitions, is_done, itls_ms, ttft_ms, within_objectives};
+use dualpool_report::measure::{Repetitions, is_done, within_objectives};
+use dualpool_report::metric::{Series, Taken};
 use dualpool_types::records::RequestRecord;
-use dualpool_types::{Class, Wave};
 
 use super::bootstrap::{Draw, Sorted};
 use super::metric::{REQUEST_METRICS, RUN_METRICS};
@@ -15,11 +15,7 @@ pub(super) type RequestFigures = [Option<f64>; REQUEST_METRICS.len()];
 
 #[derive(Debug)]
 pub(super) struct Observed {
-    ttft: Sorted,
-    ttft_short: Sorted,
-    ttft_long: Sorted,
-    ttft_foreground: Sorted,
-    itl: Sorted,
+    latencies: Vec<Latency>,
     /// By slot: whether there was a request, and whether it was within its objectives.
     served: Vec<bool>,
     good: Vec<bool>,
@@ -28,14 +24,51 @@ pub(super) struct Observed {
     failed: bool,
 }
 
+/// The values of a series, and which of its quantiles are which of the `REQUEST_METRICS`.
+#[derive(Debug)]
+struct Latency {
+    series: Series,
+    sorted: Sorted,
+    /// In rising order, and the place of each among the metrics.
+    shares: Vec<f64>,
+    places: Vec<usize>,
+}
+
+impl Latency {
+    fn new(series: Series, values: Vec<(f64, u32)>, slots: usize) -> Latency {
+        let share = |(place, taken)| match taken {
+            Taken::Quantile(of, share) if of == series => Some((share, place)),
+            _ => None,
+        };
+        let mut asked: Vec<(f64, usize)> =
+            REQUEST_METRICS.map(|metric| metric.taken).into_iter().enumerate().filter_map(share).collect();
+        asked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (shares, places) = asked.into_iter().unzip();
+        Latency { series, sorted: Sorted::new(values, slots), shares, places }
+    }
+}
+
+/// The series that `REQUEST_METRICS` are quantiles of, each once.
+fn all_series() -> Vec<Series> {
+    let mut all = Vec::new();
+    for metric in REQUEST_METRICS {
+        if let Taken::Quantile(series, _) = metric.taken
+            && !all.contains(&series)
+        {
+            all.push(series);
+        }
+    }
+    all
+}
+
 impl Observed {
     /// `repetitions[r]` are the arm's requests in the r-th repetition; a request's slot is `first_slot[r]` + its index.
     pub fn new(repetitions: &[Vec<&RequestRecord>], first_slot: &[u32], slots: usize) -> Observed {
         let placed =
             || repetitions.iter().zip(first_slot).flat_map(|(requests, first)| requests.iter().map(move |r| (*r, first + r.index)));
-        let ttft = |keep: fn(&RequestRecord) -> bool| {
-            let values = placed().filter(|(r, _)| keep(r)).filter_map(|(r, slot)| Some((ttft_ms(r)?, slot)));
-            Sorted::new(values.collect(), slots)
+        let latency = |series: Series| {
+            let values = placed().flat_map(|(r, slot)| series.of(r).map(move |value| (value, slot)));
+            Latency::new(series, values.collect(), slots)
         };
         let (mut served, mut good) = (vec![false; slots], vec![false; slots]);
         for (request, slot) in placed() {
@@ -43,11 +76,7 @@ impl Observed {
             good[slot as usize] = within_objectives(request);
         }
         Observed {
-            ttft: ttft(|_| true),
-            ttft_short: ttft(|r| r.class == Class::Short),
-            ttft_long: ttft(|r| r.class == Class::Long),
-            ttft_foreground: ttft(|r| r.wave == Some(Wave::Foreground)),
-            itl: Sorted::new(placed().flat_map(|(r, slot)| itls_ms(r).map(move |itl| (itl, slot))).collect(), slots),
+            latencies: all_series().into_iter().map(latency).collect(),
             served,
             good,
             repetitions: Repetitions::of(placed().map(|(r, _)| r)),
@@ -56,49 +85,48 @@ impl Observed {
     }
 
     pub fn requests(&self, draw: &Draw) -> RequestFigures {
-        let [overall_p50, overall_p95] = self.ttft.quantiles(draw, [0.5, 0.95]);
-        let [short_p95] = self.ttft_short.quantiles(draw, [0.95]);
-        let [long_p95] = self.ttft_long.quantiles(draw, [0.95]);
-        let [itl_p50, itl_p99] = self.itl.quantiles(draw, [0.5, 0.99]);
-        let [foreground_p50, foreground_p95] = self.ttft_foreground.quantiles(draw, [0.5, 0.95]);
         let goodput = self.goodput_share(draw);
-        [foreground_p50, foreground_p95, short_p95, overall_p50, overall_p95, long_p95, itl_p50, itl_p99, goodput]
+        let mut figures = REQUEST_METRICS.map(|metric| if matches!(metric.taken, Taken::Goodput) { goodput } else { None });
+        for Latency { sorted, shares, places, .. } in &self.latencies {
+            sorted.quantiles(draw, shares, |i, value| figures[places[i]] = Some(value));
+        }
+        figures
     }
 
     /// The values of `RUN_METRICS`, repetition by repetition.
     pub fn runs(&self) -> [Vec<f64>; RUN_METRICS.len()] {
         let Repetitions { span_s, done } = &self.repetitions;
-        let throughput = done.iter().zip(span_s).map(|(done, span_s)| f64::from(*done) / span_s);
-        [throughput.collect(), span_s.iter().map(|span_s| span_s * 1e3).collect()]
+        RUN_METRICS.map(|metric| match metric.taken {
+            Taken::Whole { one, .. } => done.iter().zip(span_s).map(|(done, span_s)| one(f64::from(*done), *span_s)).collect(),
+            _ => Vec::new(),
+        })
     }
 
     /// The values of `RUN_METRICS` over all repetitions, as an arm's summary gives them.
     pub fn all_runs(&self) -> [Option<f64>; RUN_METRICS.len()] {
-        [self.repetitions.throughput_rps(), self.repetitions.completion_ms()]
+        RUN_METRICS.map(|metric| match metric.taken {
+            Taken::Whole { all, .. } => all(&self.repetitions),
+            _ => None,
+        })
     }
 
     /// Whether there is enough to tell the arm's `REQUEST_METRICS` by: more than one repetition, because nothing else shows how much
     /// repetitions differ; and at least one value beyond the quantile, or it is but the largest value that happened to come.
     pub fn enough(&self) -> [bool; REQUEST_METRICS.len()] {
-        let beyond = |sorted: &Sorted, q: f64| sorted.len() as f64 * (1.0 - q) >= 1.0;
-        let goodput = self.served.contains(&true);
-        let enough = [
-            beyond(&self.ttft_foreground, 0.5),
-            beyond(&self.ttft_foreground, 0.95),
-            beyond(&self.ttft_short, 0.95),
-            beyond(&self.ttft, 0.5),
-            beyond(&self.ttft, 0.95),
-            beyond(&self.ttft_long, 0.95),
-            beyond(&self.itl, 0.5),
-            beyond(&self.itl, 0.99),
-            goodput,
-        ];
-        enough.map(|enough| enough && self.repetitions.span_s.len() >= REPETITIONS_MIN)
+        let values =
+            |series| self.latencies.iter().find(|latency| latency.series == series).map_or(0, |latency| latency.sorted.len());
+        REQUEST_METRICS.map(|metric| {
+            let enough = match metric.taken {
+                Taken::Quantile(series, q) => values(series) as f64 * (1.0 - q) >= 1.0,
+                _ => self.served.contains(&true),
+            };
+            enough && self.repetitions.span_s.len() >= REPETITIONS_MIN
+        })
     }
 
     /// Whether the requests came in waves.
     pub fn in_waves(&self) -> bool {
-        self.ttft_foreground.len() > 0
+        self.latencies.iter().any(|latency| latency.series == Series::ForegroundTtft && latency.sorted.len() > 0)
     }
 
     pub fn failed(&self) -> bool {

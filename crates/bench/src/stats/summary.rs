@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use dualpool_report::{LoadError, complete_repetitions, figures, load, routing};
 use dualpool_types::Class;
+use dualpool_types::arm::controlled;
 use dualpool_types::artifact::{ArmSummary, Comparison, RunInfo, Summary, SummaryObjectives};
 use dualpool_types::records::{EngineSample, RequestRecord};
 use dualpool_workload::{arrivals_name, mix_name};
@@ -15,7 +16,6 @@ use super::compare::{Arm, comparisons};
 use super::expected::held;
 use super::observed::Observed;
 use crate::Settings;
-use crate::arms::CONTROL_SUFFIX;
 use crate::identical::identical;
 
 /// The arrivals of an exact run, whatever the settings say.
@@ -44,11 +44,11 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
             let requests: Vec<&RequestRecord> = requests.iter().copied().filter(|r| r.arm == arm.name).collect();
             let samples: Vec<&EngineSample> = samples.iter().copied().filter(|s| s.arm == arm.name).collect();
             let routing = run.workload.as_ref().map(|_| routing(&requests, &samples, &run.environment));
-            let control = arm.name.ends_with(CONTROL_SUFFIX);
+            let control = controlled(&arm.name).is_some();
             ArmSummary { routing, ..figures(&arm.name, control, &requests, &samples, &run.environment) }
         })
         .collect();
-    let reference = run.arms.iter().find_map(|arm| arm.name.strip_suffix(CONTROL_SUFFIX)).unwrap_or_default();
+    let reference = run.arms.iter().find_map(|arm| controlled(&arm.name)).unwrap_or_default();
     // Requests that are alone on the engines say nothing of what an arm is for.
     let comparisons = if settings.run.exact { Vec::new() } else { compared(run, &requests, &complete, &settings) };
     let (served, arrivals) = match &run.workload {
@@ -179,7 +179,7 @@ mod tests {
     fn ratios_are_those_of_the_figures_beside_them() {
         let summary = summarise(&run(&ARMS), &records(&ARMS), &[]).unwrap();
         let arm = |name: &str| summary.arms.iter().find(|a| a.name == name).unwrap();
-        let all = REQUEST_METRICS.iter().chain(&RUN_METRICS).filter(|metric| !metric.of_waves).count();
+        let all = REQUEST_METRICS.iter().chain(&RUN_METRICS).filter(|metric| !metric.of_waves()).count();
         assert_eq!(summary.comparisons.len(), 2 * all);
         for c in &summary.comparisons {
             let expected = value(arm(&c.candidate), &c.metric).unwrap() / value(arm(&c.baseline), &c.metric).unwrap();

@@ -1,12 +1,13 @@
 //! The plots of the page, each with the words needed to read it.
 
+use dualpool_types::arm::controlled;
 use dualpool_types::artifact::Comparison;
 
 use super::{Markup, absent, legend, section, swatches};
-use crate::arms::{Arm, controlled};
+use crate::arms::Arm;
 use crate::measure::Stages;
 use crate::objective_map::{ObjectiveMap, TIE_SHARE, objectives};
-use crate::words::{pairs, sentence};
+use crate::verdicts::{pairs, sentence};
 use crate::{Artifacts, plot};
 
 pub fn objective_map(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {

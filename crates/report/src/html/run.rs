@@ -6,8 +6,10 @@ use dualpool_types::{Arrangement, Bytes, Tuning};
 use super::{Markup, list, section};
 use crate::Artifacts;
 use crate::arms::Arm;
+use crate::metric::{self, Metric};
 use crate::objective_map::objectives;
-use crate::words::{count, figure, metric, ms};
+use crate::verdicts::label;
+use crate::words::{count, figure, ms};
 
 pub fn heading(m: &mut Markup, artifacts: &Artifacts) {
     let (run, env) = (&artifacts.run, &artifacts.run.environment);
@@ -105,6 +107,10 @@ fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
+/// The figures that a reader looks for in every arm.
+const LOOKED_FOR: [Metric; 5] =
+    [metric::GOODPUT, metric::SHORT_TTFT_P95, metric::LONG_TTFT_P95, metric::ITL_P99, metric::OUTPUT_RATE];
+
 /// Everything that a reader may look for and not find.
 pub fn not_measured(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
     let mut missing = vec![
@@ -121,15 +127,8 @@ pub fn not_measured(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
         missing.push("How long the parts of the run took.".into());
     }
     for arm in arms {
-        let f = &arm.figures;
-        let figures = [
-            ("goodput", f.goodput_share),
-            ("short TTFT", f.ttft_ms.short.p95),
-            ("long TTFT", f.ttft_ms.long.p95),
-            ("ITL", f.itl_ms.p99),
-            ("output tokens/s", f.output_tokens_per_s),
-        ];
-        let absent: Vec<&str> = figures.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
+        let absent = LOOKED_FOR.iter().filter(|metric| (metric.read)(&arm.figures).is_none());
+        let absent: Vec<&str> = absent.map(|metric| metric.name).collect();
         if !absent.is_empty() {
             missing.push(format!("{}: {}.", arm.name, absent.join(", ")));
         }
@@ -148,7 +147,7 @@ pub fn not_measured(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
 fn unmeasured_comparisons(summary: &Summary) -> Vec<String> {
     let unmeasured = summary.comparisons.iter().filter(|c| c.verdict == Verdict::NotMeasured);
     unmeasured
-        .map(|c| format!("{} of {} against {}: too few samples, or failed requests.", metric(&c.metric), c.candidate, c.baseline))
+        .map(|c| format!("{} of {} against {}: too few samples, or failed requests.", label(&c.metric), c.candidate, c.baseline))
         .collect()
 }
 

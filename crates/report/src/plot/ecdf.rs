@@ -1,13 +1,13 @@
 //! The distributions of TTFT and ITL, one curve per arm. Both axes serve the tail: latency is logarithmic, and the share of samples
 //! is spaced by its distance to 100 %.
 
-use dualpool_types::Class;
 use dualpool_types::artifact::SummaryObjectives;
 
 use super::{Anchor, Axis, Distribution, Key, Scale, WIDTH, drawing, label, line, log_range, path, plain, x_axis, y_axis};
 use crate::arms::Arm;
 use crate::markup::Markup;
-use crate::measure::{itls_ms, sorted, ttft_ms};
+use crate::measure::sorted;
+use crate::metric::Series;
 
 pub(super) const HEIGHT: f64 = 380.0;
 const TOP: f64 = 30.0;
@@ -19,14 +19,13 @@ const SHARE_MAX: f64 = 0.999;
 
 /// Three panels: TTFT of short and of long prompts, and ITL.
 pub fn ecdfs(m: &mut Markup, arms: &[Arm], objectives: Option<SummaryObjectives>) {
-    let of_class = |class| -> Vec<Vec<f64>> {
-        arms.iter().map(|a| sorted(a.requests.iter().filter(|r| r.class == class).filter_map(|r| ttft_ms(r)))).collect()
+    let of = |series: Series| -> Vec<Vec<f64>> {
+        arms.iter().map(|arm| sorted(arm.requests.iter().flat_map(|r| series.of(r)))).collect()
     };
-    let itls = arms.iter().map(|a| sorted(a.requests.iter().flat_map(|r| itls_ms(r)))).collect();
     let panels = [
-        ("TTFT of short prompts, ms", of_class(Class::Short), objectives.map(|o| o.ttft_short_ms)),
-        ("TTFT of long prompts, ms", of_class(Class::Long), objectives.map(|o| o.ttft_long_ms)),
-        ("ITL (every gap), ms", itls, objectives.map(|o| o.itl_ms)),
+        ("TTFT of short prompts, ms", of(Series::ShortTtft), objectives.map(|o| o.ttft_short_ms)),
+        ("TTFT of long prompts, ms", of(Series::LongTtft), objectives.map(|o| o.ttft_long_ms)),
+        ("ITL (every gap), ms", of(Series::Itl), objectives.map(|o| o.itl_ms)),
     ];
     let keys: Vec<Key> = arms.iter().map(Arm::key).collect();
     drawing(m, HEIGHT, "Distributions of TTFT and ITL per arm", |m| side_by_side(m, &keys, panels.into()));

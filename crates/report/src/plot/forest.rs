@@ -6,7 +6,7 @@ use dualpool_types::artifact::{Comparison, Verdict};
 use super::{Anchor, Axis, CHARACTER_WIDTH, Scale, WIDTH, drawing, label, line, log_range, plain};
 use crate::arms::Arm;
 use crate::markup::Markup;
-use crate::words::{higher_is_better, metric, ratio};
+use crate::verdicts::{higher_is_better, label as name, ratio};
 
 const ROW: f64 = 20.0;
 const HEAD: f64 = 26.0;
@@ -46,7 +46,7 @@ fn draw(m: &mut Markup, (left, top): (f64, f64), range: (f64, f64), arms: &[Arm]
     let x = Axis { scale: Scale::Log, low: range.0, high: range.1, from: left + names, to: left + PANEL - 118.0 };
     let (upper, lower) = (top + HEAD, top + HEAD + ROW * rows.len() as f64);
     let up = higher_is_better(&first.metric);
-    label(m, left, top + 15.0, Anchor::Start, "panel", metric(&first.metric));
+    label(m, left, top + 15.0, Anchor::Start, "panel", name(&first.metric));
     label(m, x.at(1.0) - 8.0, top + 15.0, Anchor::End, "tick", if up { "\u{2190} worse" } else { "\u{2190} better" });
     label(m, x.at(1.0) + 8.0, top + 15.0, Anchor::Start, "tick", if up { "better \u{2192}" } else { "worse \u{2192}" });
     for tick in x.ticks(((x.to - x.from) / 38.0) as usize) {

@@ -3,7 +3,8 @@
 use super::super::{Anchor, WIDTH, label, plain, rect};
 use super::{Drawn, MARGIN, SECTION};
 use crate::markup::Markup;
-use crate::words::{NOT_MEASURED, ms, percent};
+use crate::metric::{self, Metric};
+use crate::words::NOT_MEASURED;
 
 const ROW: f64 = 18.0;
 const LETTERS: f64 = 30.0;
@@ -11,16 +12,24 @@ const LETTERS: f64 = 30.0;
 const FIGURE: f64 = 62.0;
 
 struct Panel {
-    name: &'static str,
+    name: fn() -> String,
     read: fn(&Drawn) -> Option<f64>,
     write: fn(f64) -> String,
 }
 
 const PANELS: [Panel; 3] = [
-    Panel { name: "TTFT p95, ms", read: |arm| arm.ttft_p95, write: ms },
-    Panel { name: "goodput, % of all requests", read: |arm| arm.goodput_share, write: percent },
-    Panel { name: "good requests per unit of cost", read: |arm| arm.good_per_cost, write: plain },
+    Panel { name: || named(metric::TTFT_P95), read: |arm| arm.ttft_p95, write: metric::TTFT_P95.unit.write() },
+    Panel {
+        name: || named(metric::GOODPUT) + " of all requests",
+        read: |arm| arm.goodput_share,
+        write: metric::GOODPUT.unit.write(),
+    },
+    Panel { name: || "good requests per unit of cost".into(), read: |arm| arm.good_per_cost, write: plain },
 ];
+
+fn named(metric: Metric) -> String {
+    format!("{}, {}", metric.label(), metric.unit.name())
+}
 
 pub(super) fn height(arms: usize) -> f64 {
     SECTION + arms as f64 * ROW
@@ -32,7 +41,7 @@ pub(super) fn draw(m: &mut Markup, top: f64, arms: &[Drawn]) {
     let width = (WIDTH - 2.0 * MARGIN) / panels.len().max(1) as f64;
     for (i, panel) in panels.into_iter().enumerate() {
         let left = MARGIN + i as f64 * width;
-        label(m, left, top + 14.0, Anchor::Start, "section", panel.name);
+        label(m, left, top + 14.0, Anchor::Start, "section", (panel.name)());
         let most = arms.iter().filter_map(panel.read).fold(f64::MIN_POSITIVE, f64::max);
         for (row, arm) in arms.iter().enumerate() {
             let y = top + SECTION + row as f64 * ROW;

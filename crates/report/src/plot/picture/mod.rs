@@ -10,7 +10,8 @@ use super::queue::{self, Depths};
 use super::{Anchor, Distribution, Key, WIDTH, drawing, ecdf, label, line, path, rect};
 use crate::arms::{arms, class, letter};
 use crate::markup::Markup;
-use crate::measure::{itls_ms, sorted, ttft_ms};
+use crate::measure::sorted;
+use crate::metric::{self, Series};
 use crate::objective_map::objectives;
 use crate::simulated::{Simulated, SimulatedArm};
 use crate::{Artifacts, Curve};
@@ -58,11 +59,11 @@ impl Picture {
                 name: arm.name.to_string(),
                 letter: String::new(),
                 class: String::new(),
-                ttft: kept(sorted(arm.requests.iter().filter_map(|r| ttft_ms(r)))),
-                itl: kept(sorted(arm.requests.iter().flat_map(|r| itls_ms(r)))),
+                ttft: kept(sorted(arm.requests.iter().flat_map(|r| Series::Ttft.of(r)))),
+                itl: kept(sorted(arm.requests.iter().flat_map(|r| Series::Itl.of(r)))),
                 depths: queue::depths(&arm),
-                ttft_p95: arm.figures.ttft_ms.overall.p95,
-                goodput_share: arm.figures.goodput_share,
+                ttft_p95: (metric::TTFT_P95.read)(&arm.figures),
+                goodput_share: (metric::GOODPUT.read)(&arm.figures),
                 good_per_cost: None,
             }
         });
