@@ -6,12 +6,13 @@ mod tables;
 
 use std::path::{Path, PathBuf};
 
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use thiserror::Error;
 
-use super::arms::{Arm, arms};
-use super::markup::Markup;
-use super::recommend::recommend;
-use super::{Artifacts, LoadError, load};
+use crate::arms::{Arm, arms};
+use crate::recommend::recommend;
+use crate::svg::{Svg, legible};
+use crate::{Artifacts, LoadError, load};
 
 #[derive(Debug, Error)]
 pub enum ReportError {
@@ -29,103 +30,129 @@ pub fn write_html(dir: &Path) -> Result<PathBuf, ReportError> {
     Ok(path)
 }
 
+/// What a page says of itself. Closed as XML wants it.
+const META: &str = r#"<meta charset="utf-8"/><meta name="viewport" content="width=device-width, initial-scale=1"/>"#;
+
 /// The page: a well-formed tree, so that any XML reader can check it.
 pub fn html(artifacts: &Artifacts) -> String {
     let arms = arms(artifacts);
-    let title = format!("{} {}", artifacts.run.target, artifacts.run.id);
-    let mut m = Markup::new();
-    m.el("html", &[("lang", &"en")], |m| {
-        m.el("head", &[], |m| {
-            m.void("meta", &[("charset", &"utf-8")]);
-            m.void("meta", &[("name", &"viewport"), ("content", &"width=device-width, initial-scale=1")]);
-            m.leaf("title", &[], format!("dualpool: {title}"));
-            m.style(include_str!("style.css"));
-        });
-        m.el("body", &[], |m| m.el("main", &[], |m| body(m, artifacts, &arms)));
-    });
-    format!("<!DOCTYPE html>\n{}\n", m.finish())
-}
-
-fn body(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
-    run::heading(m, artifacts);
-    recommendation(m, artifacts);
-    tables::arms(m, artifacts, arms);
-    run::what_was_run(m, artifacts, arms);
-    plots::objective_map(m, artifacts, arms);
-    plots::comparisons(m, artifacts, arms);
-    plots::distributions(m, artifacts, arms);
-    plots::stages(m, arms);
-    plots::queues(m, arms);
-    plots::lanes(m, arms);
-    tables::handoffs(m, arms);
-    tables::engines(m, arms);
-    tables::routing(m, arms);
-    tables::search(m, artifacts);
-    tables::soundness(m, artifacts, arms);
-    run::not_measured(m, artifacts, arms);
-}
-
-fn recommendation(m: &mut Markup, artifacts: &Artifacts) {
-    let said = recommend(artifacts);
-    m.el("div", &[("class", &"verdict")], |m| {
-        let answer = match &said.arm {
-            Some(arm) => format!("Serve with {arm}."),
-            None => "No recommendation.".to_string(),
-        };
-        m.leaf("p", &[("class", &"answer")], answer);
-        list(m, &said.reasons);
-        if !said.caveats.is_empty() {
-            m.leaf("h3", &[], "But");
-            list(m, &said.caveats);
+    let page = html! {
+        (DOCTYPE) "\n"
+        html lang="en" {
+            head {
+                (PreEscaped(META))
+                title { "dualpool: " (artifacts.run.target) " " (artifacts.run.id) }
+                style { (PreEscaped(include_str!("style.css"))) }
+            }
+            body { main { (body(artifacts, &arms)) } }
         }
-    });
+        "\n"
+    };
+    legible(&page.into_string())
 }
 
-fn section(m: &mut Markup, heading: &str, note: &str) {
-    m.leaf("h2", &[], heading);
-    if !note.is_empty() {
-        m.leaf("p", &[("class", &"note")], note);
+fn body(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+    html! {
+        (run::heading(artifacts))
+        (recommendation(artifacts))
+        (tables::arms(artifacts, arms))
+        (run::what_was_run(artifacts, arms))
+        (plots::objective_map(artifacts, arms))
+        (plots::comparisons(artifacts, arms))
+        (plots::distributions(artifacts, arms))
+        (plots::stages(arms))
+        (plots::queues(arms))
+        (plots::lanes(arms))
+        (tables::handoffs(arms))
+        (tables::engines(arms))
+        (tables::routing(arms))
+        (tables::search(artifacts))
+        (tables::soundness(artifacts, arms))
+        (run::not_measured(artifacts, arms))
     }
 }
 
-fn list(m: &mut Markup, items: &[String]) {
-    m.el("ul", &[], |m| items.iter().for_each(|item| m.leaf("li", &[], item)));
+fn recommendation(artifacts: &Artifacts) -> Markup {
+    let said = recommend(artifacts);
+    html! {
+        div class="verdict" {
+            p class="answer" {
+                @match &said.arm {
+                    Some(arm) => { "Serve with " (arm) "." }
+                    None => { "No recommendation." }
+                }
+            }
+            (list(&said.reasons))
+            @if !said.caveats.is_empty() {
+                h3 { "But" }
+                (list(&said.caveats))
+            }
+        }
+    }
+}
+
+fn section(heading: &str, note: &str) -> Markup {
+    html! {
+        h2 { (heading) }
+        @if !note.is_empty() {
+            p class="note" { (note) }
+        }
+    }
+}
+
+fn list(items: &[String]) -> Markup {
+    html! {
+        ul { @for item in items { li { (item) } } }
+    }
 }
 
 /// What stands in place of a plot that has no data.
-fn absent(m: &mut Markup, what: &str) {
-    m.leaf("p", &[("class", &"notice")], format!("Not measured: {what}."));
+fn absent(what: &str) -> Markup {
+    html! { p class="notice" { "Not measured: " (what) "." } }
+}
+
+/// A drawing, which escapes what it is given itself.
+fn drawing(draw: impl FnOnce(&mut Svg)) -> Markup {
+    let mut svg = Svg::new();
+    draw(&mut svg);
+    PreEscaped(svg.finish())
 }
 
 /// Which colour, dash and letter is which arm.
-fn legend(m: &mut Markup, arms: &[&Arm]) {
-    m.el("div", &[("class", &"legend")], |m| {
-        for arm in arms {
-            m.el("span", &[], |m| {
-                m.el("svg", &[("viewBox", &"0 0 34 14"), ("aria-hidden", &"true")], |m| {
-                    let class = format!("curve {}", arm.class);
-                    m.void("polyline", &[("points", &"0,7 34,7"), ("class", &class)]);
-                });
-                m.leaf("b", &[], &arm.letter);
-                m.text(arm.name);
-            });
+fn legend(arms: &[&Arm]) -> Markup {
+    html! {
+        div class="legend" {
+            @for arm in arms {
+                span {
+                    svg viewBox="0 0 34 14" aria-hidden="true" {
+                        polyline points="0,7 34,7" class={ "curve " (arm.class) } {}
+                    }
+                    b { (arm.letter) }
+                    (arm.name)
+                }
+            }
         }
-    });
+    }
 }
 
 /// Which fill is what.
-fn swatches(m: &mut Markup, names: &[(&str, &str)]) {
-    m.el("div", &[("class", &"legend")], |m| {
-        for (class, name) in names {
-            m.el("span", &[], |m| {
-                m.el("svg", &[("viewBox", &"0 0 34 14"), ("aria-hidden", &"true")], |m| match class.strip_prefix("depth") {
-                    Some(_) => m.void("polyline", &[("points", &"0,7 34,7"), ("class", class)]),
-                    None => m.void("rect", &[("x", &4.0), ("y", &2.0), ("width", &26.0), ("height", &10.0), ("class", class)]),
-                });
-                m.text(name);
-            });
+fn swatches(names: &[(&str, &str)]) -> Markup {
+    html! {
+        div class="legend" {
+            @for (class, name) in names {
+                span {
+                    svg viewBox="0 0 34 14" aria-hidden="true" {
+                        @if class.starts_with("depth") {
+                            polyline points="0,7 34,7" class=(class) {}
+                        } @else {
+                            rect x="4" y="2" width="26" height="10" class=(class) {}
+                        }
+                    }
+                    (name)
+                }
+            }
         }
-    });
+    }
 }
 
 #[cfg(test)]

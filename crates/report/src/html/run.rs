@@ -1,9 +1,11 @@
 //! What was run, where, how to repeat it, and what it did not measure.
 
+use maud::{Markup, html};
+
 use dualpool_types::artifact::{Summary, Verdict};
 use dualpool_types::{Arrangement, Bytes, Tuning};
 
-use super::{Markup, list, section};
+use super::{list, section};
 use crate::Artifacts;
 use crate::arms::Arm;
 use crate::metric::{self, Metric};
@@ -11,61 +13,73 @@ use crate::objective_map::objectives;
 use crate::verdicts::label;
 use crate::words::{count, figure, ms};
 
-pub fn heading(m: &mut Markup, artifacts: &Artifacts) {
+pub fn heading(artifacts: &Artifacts) -> Markup {
     let (run, env) = (&artifacts.run, &artifacts.run.environment);
-    m.leaf("h1", &[], format!("dualpool: {}", run.target));
     let engines = count(env.engines.len() as u64, "engine");
-    m.leaf("p", &[("class", &"sub")], format!("{} on {engines} ({}), {}, run {}", env.model, env.backend, run.started_at, run.id));
-    for note in &artifacts.notes {
-        m.leaf("p", &[("class", &"notice")], note);
+    html! {
+        h1 { "dualpool: " (run.target) }
+        p class="sub" { (env.model) " on " (engines) " (" (env.backend) "), " (run.started_at) ", run " (run.id) }
+        @for note in &artifacts.notes {
+            p class="notice" { (note) }
+        }
     }
 }
 
-pub fn what_was_run(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
+pub fn what_was_run(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+    let run = &artifacts.run;
+    html! {
+        (section("What was run", ""))
+        dl {
+            @for (name, value) in facts(artifacts, arms) {
+                dt { (name) }
+                dd { (value) }
+            }
+        }
+        h3 { "To repeat it" }
+        pre { (run.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")) }
+        details {
+            summary { "All settings" }
+            pre { (serde_json::to_string_pretty(&run.settings).unwrap_or_default()) }
+        }
+    }
+}
+
+/// What was run, on what, and by which settings: names and values.
+fn facts(artifacts: &Artifacts, arms: &[Arm]) -> Vec<(String, String)> {
     let (run, env) = (&artifacts.run, &artifacts.run.environment);
-    section(m, "What was run", "");
-    m.el("dl", &[], |m| {
-        let mut row = |name: &str, value: String| {
-            m.leaf("dt", &[], name);
-            m.leaf("dd", &[], value);
-        };
-        if let Some(s) = &artifacts.summary {
-            row("workload", format!("mix {}, arrivals {}, {}", s.mix, s.arrivals, count(s.repetitions.into(), "repetition")));
-        }
-        row("offered load", load(artifacts));
-        if let Some(o) = objectives(artifacts) {
-            row(
-                "objectives",
-                format!(
-                    "first token of short prompts in {} ms, of long ones in {} ms; no gap between tokens over {} ms",
-                    ms(o.ttft_short_ms),
-                    ms(o.ttft_long_ms),
-                    ms(o.itl_ms)
-                ),
-            );
-        }
-        row("model", format!("{}, {}", env.model, env.dtype));
-        row("versions", format!("dualpool {}, {}", env.dualpool, env.backend));
-        let gpus = if env.gpus.is_empty() { "no GPU".to_string() } else { env.gpus.join(", ") };
-        let cores = env.cores.map_or("cores not known".into(), |cores| count(cores.into(), "core"));
-        let memory = env.memory_bytes.map_or("memory not known".into(), |bytes| Bytes(bytes).to_string());
-        row("machine", format!("{}, {cores}, {memory}, {gpus}, {}", env.cpu, env.os));
-        for e in &env.engines {
-            row(&e.id.to_string(), format!("{}, {} KV blocks of {} tokens", e.device, e.kv_blocks, e.block_size));
-        }
-        row("seeds", run.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
-        let phases: Vec<String> = run.phases.iter().map(|p| format!("{} {}", p.name, p.us)).collect();
-        row("time taken", if phases.is_empty() { "not measured".into() } else { phases.join(", ") });
-        for arm in arms.iter().filter_map(|a| Some((a, a.arrangement?))) {
-            row(&format!("{} {}", arm.0.letter, arm.0.name), arrangement(arm.1));
-        }
-    });
-    m.leaf("h3", &[], "To repeat it");
-    m.leaf("pre", &[], run.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
-    m.el("details", &[], |m| {
-        m.leaf("summary", &[], "All settings");
-        m.leaf("pre", &[], serde_json::to_string_pretty(&run.settings).unwrap_or_default());
-    });
+    let mut facts: Vec<(String, String)> = Vec::new();
+    let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
+    if let Some(s) = &artifacts.summary {
+        fact("workload", format!("mix {}, arrivals {}, {}", s.mix, s.arrivals, count(s.repetitions.into(), "repetition")));
+    }
+    fact("offered load", load(artifacts));
+    if let Some(o) = objectives(artifacts) {
+        fact(
+            "objectives",
+            format!(
+                "first token of short prompts in {} ms, of long ones in {} ms; no gap between tokens over {} ms",
+                ms(o.ttft_short_ms),
+                ms(o.ttft_long_ms),
+                ms(o.itl_ms)
+            ),
+        );
+    }
+    fact("model", format!("{}, {}", env.model, env.dtype));
+    fact("versions", format!("dualpool {}, {}", env.dualpool, env.backend));
+    let gpus = if env.gpus.is_empty() { "no GPU".to_string() } else { env.gpus.join(", ") };
+    let cores = env.cores.map_or("cores not known".into(), |cores| count(cores.into(), "core"));
+    let memory = env.memory_bytes.map_or("memory not known".into(), |bytes| Bytes(bytes).to_string());
+    fact("machine", format!("{}, {cores}, {memory}, {gpus}, {}", env.cpu, env.os));
+    for e in &env.engines {
+        fact(&e.id.to_string(), format!("{}, {} KV blocks of {} tokens", e.device, e.kv_blocks, e.block_size));
+    }
+    fact("seeds", run.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+    let phases: Vec<String> = run.phases.iter().map(|p| format!("{} {}", p.name, p.us)).collect();
+    fact("time taken", if phases.is_empty() { "not measured".into() } else { phases.join(", ") });
+    for (arm, served) in arms.iter().filter_map(|arm| Some((arm, arm.arrangement?))) {
+        fact(&format!("{} {}", arm.letter, arm.name), arrangement(served));
+    }
+    facts
 }
 
 fn load(artifacts: &Artifacts) -> String {
@@ -112,7 +126,7 @@ const LOOKED_FOR: [Metric; 5] =
     [metric::GOODPUT, metric::SHORT_TTFT_P95, metric::LONG_TTFT_P95, metric::ITL_P99, metric::OUTPUT_RATE];
 
 /// Everything that a reader may look for and not find.
-pub fn not_measured(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
+pub fn not_measured(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let mut missing = vec![
         "Where in an engine a first token waited: its own queue and its prefill are one figure, because the engine reports the first token, not when it began.".to_string(),
         "Time between dualpool and a client: clocks stop when a token leaves dualpool.".to_string(),
@@ -134,14 +148,14 @@ pub fn not_measured(m: &mut Markup, artifacts: &Artifacts, arms: &[Arm]) {
         }
     }
     missing.extend(artifacts.summary.iter().flat_map(unmeasured_comparisons));
-    section(m, "What was not measured", "");
-    list(m, &missing);
-    m.leaf(
-        "p",
-        &[("class", &"note")],
-        "Every figure on this page comes from run.json, summary.json, requests.jsonl and samples.jsonl in the folder of this file; \
-         `dualpool report` with that folder builds the page again.",
-    );
+    html! {
+        (section("What was not measured", ""))
+        (list(&missing))
+        p class="note" {
+            "Every figure on this page comes from run.json, summary.json, requests.jsonl and samples.jsonl in the folder of this file; \
+             `dualpool report` with that folder builds the page again."
+        }
+    }
 }
 
 fn unmeasured_comparisons(summary: &Summary) -> Vec<String> {

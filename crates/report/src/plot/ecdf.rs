@@ -5,9 +5,9 @@ use dualpool_types::artifact::SummaryObjectives;
 
 use super::{Anchor, Axis, Distribution, Key, Scale, WIDTH, drawing, label, line, log_range, path, plain, x_axis, y_axis};
 use crate::arms::Arm;
-use crate::markup::Markup;
 use crate::measure::sorted;
 use crate::metric::Series;
+use crate::svg::Svg;
 
 pub(super) const HEIGHT: f64 = 380.0;
 const TOP: f64 = 30.0;
@@ -18,7 +18,7 @@ const POINTS: usize = 240;
 const SHARE_MAX: f64 = 0.999;
 
 /// Three panels: TTFT of short and of long prompts, and ITL.
-pub fn ecdfs(m: &mut Markup, arms: &[Arm], objectives: Option<SummaryObjectives>) {
+pub fn ecdfs(m: &mut Svg, arms: &[Arm], objectives: Option<SummaryObjectives>) {
     let of = |series: Series| -> Vec<Vec<f64>> {
         arms.iter().map(|arm| sorted(arm.requests.iter().flat_map(|r| series.of(r)))).collect()
     };
@@ -35,7 +35,7 @@ pub fn ecdfs(m: &mut Markup, arms: &[Arm], objectives: Option<SummaryObjectives>
 pub(super) type Panel<'a, D> = (&'a str, Vec<D>, Option<f64>);
 
 /// The panels in one row.
-pub(super) fn side_by_side<D: Distribution>(m: &mut Markup, keys: &[Key], panels: Vec<Panel<D>>) {
+pub(super) fn side_by_side<D: Distribution>(m: &mut Svg, keys: &[Key], panels: Vec<Panel<D>>) {
     let columns = panels.len() as f64;
     for (i, (name, samples, objective)) in panels.into_iter().enumerate() {
         let left = 46.0 + i as f64 * (WIDTH + 6.0) / columns;
@@ -43,14 +43,7 @@ pub(super) fn side_by_side<D: Distribution>(m: &mut Markup, keys: &[Key], panels
     }
 }
 
-fn panel<D: Distribution>(
-    m: &mut Markup,
-    (left, right): (f64, f64),
-    name: &str,
-    keys: &[Key],
-    samples: &[D],
-    objective: Option<f64>,
-) {
+fn panel<D: Distribution>(m: &mut Svg, (left, right): (f64, f64), name: &str, keys: &[Key], samples: &[D], objective: Option<f64>) {
     let ends = samples.iter().filter_map(D::range).flat_map(|(low, high)| [low, high]);
     let Some((low, high)) = log_range(ends.chain(objective)) else {
         label(m, (left + right) / 2.0, (TOP + BOTTOM) / 2.0, Anchor::Middle, "name", format!("{name}: not measured"));

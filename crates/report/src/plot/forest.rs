@@ -5,7 +5,7 @@ use dualpool_types::artifact::{Comparison, Verdict};
 
 use super::{Anchor, Axis, CHARACTER_WIDTH, Scale, WIDTH, drawing, label, line, log_range, plain};
 use crate::arms::Arm;
-use crate::markup::Markup;
+use crate::svg::Svg;
 use crate::verdicts::{higher_is_better, label as name, ratio};
 
 const ROW: f64 = 20.0;
@@ -15,7 +15,7 @@ const GAP: f64 = 30.0;
 const PANEL: f64 = (WIDTH - GAP) / 2.0;
 
 /// All comparisons given must have the same baseline.
-pub fn forest(m: &mut Markup, arms: &[Arm], comparisons: &[&Comparison]) {
+pub fn forest(m: &mut Svg, arms: &[Arm], comparisons: &[&Comparison]) {
     let mut metrics: Vec<&str> = Vec::new();
     for c in comparisons {
         if !metrics.contains(&c.metric.as_str()) {
@@ -40,7 +40,7 @@ pub fn forest(m: &mut Markup, arms: &[Arm], comparisons: &[&Comparison]) {
     });
 }
 
-fn draw(m: &mut Markup, (left, top): (f64, f64), range: (f64, f64), arms: &[Arm], rows: &[&Comparison]) {
+fn draw(m: &mut Svg, (left, top): (f64, f64), range: (f64, f64), arms: &[Arm], rows: &[&Comparison]) {
     let Some(first) = rows.first() else { return };
     let names = rows.iter().map(|c| c.candidate.chars().count()).max().unwrap_or(0).min(24) as f64 * CHARACTER_WIDTH + 26.0;
     let x = Axis { scale: Scale::Log, low: range.0, high: range.1, from: left + names, to: left + PANEL - 118.0 };

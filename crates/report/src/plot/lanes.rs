@@ -7,7 +7,7 @@ use dualpool_types::{Class, EngineId, Micros, Role};
 
 use super::{Anchor, Axis, Scale, WIDTH, drawing, label, line, plain, rect, x_axis};
 use crate::arms::Arm;
-use crate::markup::Markup;
+use crate::svg::Svg;
 
 const ROW: f64 = 4.0;
 const LEFT: f64 = 96.0;
@@ -39,7 +39,7 @@ struct Lane<'a> {
 }
 
 /// The lanes of one repetition of one arm; `end` is where the time axis ends, the same for all arms.
-pub fn lanes(m: &mut Markup, arm: &Arm, end: Micros) {
+pub fn lanes(m: &mut Svg, arm: &Arm, end: Micros) {
     let mut engines: BTreeMap<EngineId, Vec<Bar>> = BTreeMap::new();
     let repetition = arm.pictured();
     for request in arm.requests.iter().filter(|r| Some(r.repetition) == repetition) {
@@ -69,7 +69,7 @@ pub fn lanes(m: &mut Markup, arm: &Arm, end: Micros) {
     });
 }
 
-fn draw(m: &mut Markup, x: &Axis, y: f64, bar: &Bar) {
+fn draw(m: &mut Svg, x: &Axis, y: f64, bar: &Bar) {
     m.el("g", &[], |m| {
         let r = bar.request;
         m.leaf("title", &[], format!("{}, {} prompt tokens, {} to {}", r.id, r.prompt_tokens, bar.from, bar.to));

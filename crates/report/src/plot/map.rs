@@ -2,8 +2,8 @@
 
 use super::{Anchor, WIDTH, drawing, label, rect};
 use crate::arms::Arm;
-use crate::markup::Markup;
 use crate::objective_map::ObjectiveMap;
+use crate::svg::Svg;
 use crate::words::{figure, percent};
 
 /// Letters that fit a cell; more leaders than that are counted.
@@ -28,7 +28,7 @@ impl Grid {
 }
 
 /// Each cell has the colours and letters of the arms that lead there, the stronger the higher their goodput.
-pub fn leader_map(m: &mut Markup, map: &ObjectiveMap, arms: &[&Arm]) {
+pub fn leader_map(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
     let (columns, rows) = (map.ttft_ms.len(), map.itl_ms.len());
     let left = 92.0;
     let grid = Grid { left, top: 8.0, cell: ((WIDTH - left - 4.0) / columns as f64, 36.0), rows };
@@ -61,7 +61,7 @@ fn emphasis(own: bool) -> &'static str {
     if own { "tick strong" } else { "tick" }
 }
 
-fn leader_cell(m: &mut Markup, grid: &Grid, map: &ObjectiveMap, arms: &[&Arm], (column, row): (usize, usize)) {
+fn leader_cell(m: &mut Svg, grid: &Grid, map: &ObjectiveMap, arms: &[&Arm], (column, row): (usize, usize)) {
     let leaders = map.leaders(column, row);
     let (x, y) = grid.corner(column, row);
     let (width, height) = (grid.cell.0 - 1.0, grid.cell.1 - 1.0);
@@ -94,7 +94,7 @@ fn leader_cell(m: &mut Markup, grid: &Grid, map: &ObjectiveMap, arms: &[&Arm], (
 }
 
 /// The goodput of each arm at every point of the map, in percent.
-pub fn goodput_maps(m: &mut Markup, map: &ObjectiveMap, arms: &[&Arm]) {
+pub fn goodput_maps(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
     const COLUMNS: usize = 2;
     let (columns, rows) = (map.ttft_ms.len(), map.itl_ms.len());
     let panel = WIDTH / COLUMNS as f64;
@@ -122,7 +122,7 @@ pub fn goodput_maps(m: &mut Markup, map: &ObjectiveMap, arms: &[&Arm]) {
     });
 }
 
-fn goodput_cell(m: &mut Markup, grid: &Grid, (column, row): (usize, usize), share: f64, class: &str) {
+fn goodput_cell(m: &mut Svg, grid: &Grid, (column, row): (usize, usize), share: f64, class: &str) {
     let (x, y) = grid.corner(column, row);
     let (width, height) = (grid.cell.0 - 1.0, grid.cell.1 - 1.0);
     rect(m, (x, y), (width, height), "cell");

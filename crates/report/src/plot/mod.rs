@@ -17,7 +17,7 @@ pub use map::{goodput_maps, leader_map};
 pub use queue::queues;
 pub use stages::stages;
 
-use super::markup::Markup;
+use super::svg::Svg;
 use super::words::figure;
 
 /// Width of every plot, in the SVG's own pixels; the page scales it.
@@ -109,7 +109,7 @@ pub fn log_range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 }
 
 /// A drawing with the words that say what it shows.
-pub fn drawing(m: &mut Markup, height: f64, title: &str, inner: impl FnOnce(&mut Markup)) {
+pub fn drawing(m: &mut Svg, height: f64, title: &str, inner: impl FnOnce(&mut Svg)) {
     let view = format!("0 0 {WIDTH} {height}");
     m.el("svg", &[("xmlns", &"http://www.w3.org/2000/svg"), ("viewBox", &view), ("role", &"img"), ("aria-label", &title)], inner);
 }
@@ -121,7 +121,7 @@ pub enum Anchor {
     End,
 }
 
-pub fn label(m: &mut Markup, x: f64, y: f64, anchor: Anchor, class: &str, text: impl std::fmt::Display) {
+pub fn label(m: &mut Svg, x: f64, y: f64, anchor: Anchor, class: &str, text: impl std::fmt::Display) {
     let anchor = match anchor {
         Anchor::Start => "start",
         Anchor::Middle => "middle",
@@ -130,23 +130,23 @@ pub fn label(m: &mut Markup, x: f64, y: f64, anchor: Anchor, class: &str, text: 
     m.leaf("text", &[("x", &x), ("y", &y), ("text-anchor", &anchor), ("class", &class)], text);
 }
 
-pub fn line(m: &mut Markup, (x1, y1): (f64, f64), (x2, y2): (f64, f64), class: &str) {
+pub fn line(m: &mut Svg, (x1, y1): (f64, f64), (x2, y2): (f64, f64), class: &str) {
     m.void("line", &[("x1", &x1), ("y1", &y1), ("x2", &x2), ("y2", &y2), ("class", &class)]);
 }
 
-pub fn rect(m: &mut Markup, (x, y): (f64, f64), (width, height): (f64, f64), class: &str) {
+pub fn rect(m: &mut Svg, (x, y): (f64, f64), (width, height): (f64, f64), class: &str) {
     m.void("rect", &[("x", &x), ("y", &y), ("width", &width.max(0.0)), ("height", &height.max(0.0)), ("class", &class)]);
 }
 
 /// A line through points.
-pub fn path(m: &mut Markup, points: &[(f64, f64)], class: &str) {
+pub fn path(m: &mut Svg, points: &[(f64, f64)], class: &str) {
     let tenth = |v: f64| (v * 10.0).round() / 10.0;
     let points: Vec<String> = points.iter().map(|&(x, y)| format!("{},{}", tenth(x), tenth(y))).collect();
     m.void("polyline", &[("points", &points.join(" ")), ("class", &class)]);
 }
 
 /// Vertical grid lines with their values below, and the axis' name under them.
-pub fn x_axis(m: &mut Markup, axis: &Axis, (top, bottom): (f64, f64), name: &str, write: fn(f64) -> String) {
+pub fn x_axis(m: &mut Svg, axis: &Axis, (top, bottom): (f64, f64), name: &str, write: fn(f64) -> String) {
     let most = ((axis.to - axis.from) / 55.0) as usize;
     for tick in axis.ticks(most) {
         let x = axis.at(tick);
@@ -158,7 +158,7 @@ pub fn x_axis(m: &mut Markup, axis: &Axis, (top, bottom): (f64, f64), name: &str
 }
 
 /// Horizontal grid lines with their values at the left.
-pub fn y_axis(m: &mut Markup, axis: &Axis, (left, right): (f64, f64), write: fn(f64) -> String) {
+pub fn y_axis(m: &mut Svg, axis: &Axis, (left, right): (f64, f64), write: fn(f64) -> String) {
     let most = ((axis.from - axis.to) / 28.0) as usize;
     for tick in axis.ticks(most) {
         let y = axis.at(tick);

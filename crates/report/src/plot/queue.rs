@@ -7,7 +7,7 @@ use dualpool_types::{EngineId, Micros, Role};
 
 use super::{Anchor, Axis, Key, Scale, WIDTH, drawing, label, path, plain, x_axis, y_axis};
 use crate::arms::Arm;
-use crate::markup::Markup;
+use crate::svg::Svg;
 
 const COLUMNS: usize = 3;
 const HEIGHT: f64 = 190.0;
@@ -16,7 +16,7 @@ const PANEL: f64 = WIDTH / COLUMNS as f64;
 /// Of each pool: when, and how deep.
 pub(super) type Depths = BTreeMap<Role, Vec<(f64, f64)>>;
 
-pub fn queues(m: &mut Markup, arms: &[&Arm]) {
+pub fn queues(m: &mut Svg, arms: &[&Arm]) {
     let panels: Vec<(Key, &str, Depths)> = arms.iter().map(|arm| (arm.key(), arm.name, depths(arm))).collect();
     let name = "s since the start of the repetition";
     drawing(m, height(panels.len()), "Queue depth over time per pool and arm", |m| grid(m, name, &panels));
@@ -28,7 +28,7 @@ pub(super) fn height(panels: usize) -> f64 {
 }
 
 /// One panel per arm; `seconds_name` says what the seconds count from.
-pub(super) fn grid(m: &mut Markup, seconds_name: &str, panels: &[(Key, &str, Depths)]) {
+pub(super) fn grid(m: &mut Svg, seconds_name: &str, panels: &[(Key, &str, Depths)]) {
     let points = || panels.iter().flat_map(|(_, _, depths)| depths.values()).flatten();
     let seconds = points().map(|p| p.0).fold(1e-3, f64::max);
     let deepest = 1.05 * points().map(|p| p.1).fold(1.0, f64::max);

@@ -4,8 +4,8 @@ use dualpool_types::Class;
 
 use super::{Anchor, Axis, Scale, WIDTH, drawing, label, line, plain, rect, x_axis};
 use crate::arms::Arm;
-use crate::markup::Markup;
 use crate::measure::{Stages, class_name};
+use crate::svg::Svg;
 use crate::words::ms;
 
 const ROW: f64 = 24.0;
@@ -15,7 +15,7 @@ const PANEL: f64 = WIDTH / 2.0 - 20.0;
 /// The stages that end with the first token.
 const BEFORE_FIRST_TOKEN: usize = 2;
 
-pub fn stages(m: &mut Markup, arms: &[Arm]) {
+pub fn stages(m: &mut Svg, arms: &[Arm]) {
     let height = TOP + ROW * arms.len() as f64 + 42.0;
     drawing(m, height, "Mean time to the second token by stage", |m| {
         for (i, class) in [Class::Short, Class::Long].into_iter().enumerate() {
@@ -31,7 +31,7 @@ fn mean(arm: &Arm, class: Class) -> Option<[f64; 5]> {
     (!all.is_empty()).then(|| std::array::from_fn(sum))
 }
 
-fn panel(m: &mut Markup, left: f64, class: Class, arms: &[Arm]) {
+fn panel(m: &mut Svg, left: f64, class: Class, arms: &[Arm]) {
     let means: Vec<Option<[f64; 5]>> = arms.iter().map(|a| mean(a, class)).collect();
     let longest = means.iter().flatten().map(|parts| parts.iter().sum()).fold(1.0, f64::max);
     let x = Axis { scale: Scale::Linear, low: 0.0, high: longest, from: left + LEFT, to: left + PANEL - 110.0 };

@@ -5,8 +5,8 @@ use dualpool_types::CpuList;
 use dualpool_types::topology::{Gpu, Link, Nic, PciPath, Topology};
 
 use super::matrix::{gigabytes, gpu_cell, many, nic_path, node_words, nvlinks};
-use crate::markup::Markup;
 use crate::plot::{Anchor, WIDTH, drawing, label, rect};
+use crate::svg::Svg;
 
 const MARGIN: f64 = 12.0;
 const GPU: (f64, f64) = (250.0, 82.0);
@@ -53,7 +53,7 @@ pub fn svg(topology: &Topology) -> String {
     let panels = panels(topology);
     let grid_top = MARGIN + 34.0 + panels.iter().map(|panel| panel.height() + MARGIN).sum::<f64>();
     let height = grid_top + grid_height(topology) + MARGIN;
-    let mut m = Markup::new();
+    let mut m = Svg::new();
     drawing(&mut m, height, "Topology", |m| {
         m.style(include_str!("drawing.css"));
         rect(m, (0.0, 0.0), (WIDTH, height), "page");
@@ -109,7 +109,7 @@ fn cluster_at<'c, 'a>(clusters: &'c mut Vec<Cluster<'a>>, place: Option<usize>) 
     &mut clusters[place]
 }
 
-fn draw_panel(m: &mut Markup, top: f64, panel: &Panel) {
+fn draw_panel(m: &mut Svg, top: f64, panel: &Panel) {
     rect(m, (MARGIN, top), (WIDTH - 2.0 * MARGIN, panel.height()), "panel-box");
     label(m, 2.0 * MARGIN, top + 20.0, Anchor::Start, "panel", shortened(&panel.title, 150));
     let mut y = top + HEAD;
@@ -122,7 +122,7 @@ fn draw_panel(m: &mut Markup, top: f64, panel: &Panel) {
     }
 }
 
-fn draw_cluster(m: &mut Markup, (x, y): (f64, f64), cluster: &Cluster) {
+fn draw_cluster(m: &mut Svg, (x, y): (f64, f64), cluster: &Cluster) {
     if cluster.gpus.len() + cluster.nics.len() > 1 {
         rect(m, (x, y), (GPU.0 + 2.0 * GAP - 4.0, cluster.height()), "switch");
     }
@@ -173,7 +173,7 @@ fn grid_height(topology: &Topology) -> f64 {
 }
 
 /// One cell for each two GPUs, the stronger the closer they are.
-fn draw_grid(m: &mut Markup, top: f64, topology: &Topology) {
+fn draw_grid(m: &mut Svg, top: f64, topology: &Topology) {
     if topology.gpus.len() < 2 {
         return;
     }

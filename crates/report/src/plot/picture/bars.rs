@@ -2,8 +2,8 @@
 
 use super::super::{Anchor, WIDTH, label, plain, rect};
 use super::{Drawn, MARGIN, SECTION};
-use crate::markup::Markup;
 use crate::metric::{self, Metric};
+use crate::svg::Svg;
 use crate::words::NOT_MEASURED;
 
 const ROW: f64 = 18.0;
@@ -36,7 +36,7 @@ pub(super) fn height(arms: usize) -> f64 {
 }
 
 /// A panel that has a figure for no arm is left out.
-pub(super) fn draw(m: &mut Markup, top: f64, arms: &[Drawn]) {
+pub(super) fn draw(m: &mut Svg, top: f64, arms: &[Drawn]) {
     let panels: Vec<&Panel> = PANELS.iter().filter(|panel| arms.iter().any(|arm| (panel.read)(arm).is_some())).collect();
     let width = (WIDTH - 2.0 * MARGIN) / panels.len().max(1) as f64;
     for (i, panel) in panels.into_iter().enumerate() {

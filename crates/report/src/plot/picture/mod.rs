@@ -9,11 +9,11 @@ use dualpool_types::Role;
 use super::queue::{self, Depths};
 use super::{Anchor, Distribution, Key, WIDTH, drawing, ecdf, label, line, path, rect};
 use crate::arms::{arms, class, letter};
-use crate::markup::Markup;
 use crate::measure::sorted;
 use crate::metric::{self, Series};
 use crate::objective_map::objectives;
 use crate::simulated::{Simulated, SimulatedArm};
+use crate::svg::Svg;
 use crate::{Artifacts, Curve};
 
 pub use raster::{RasterError, png};
@@ -132,7 +132,7 @@ impl Picture {
         let queues = queue::height(panels.len());
         let bars = bars::height(self.arms.len());
         let height = head + bars + ecdf::HEIGHT + queues + 3.0 * SECTION + 2.0 * MARGIN;
-        let mut m = Markup::new();
+        let mut m = Svg::new();
         drawing(&mut m, height, "TTFT, ITL and queue depth per arm", |m| {
             m.style(include_str!("picture.css"));
             rect(m, (0.0, 0.0), (WIDTH, height), "page");
@@ -155,7 +155,7 @@ impl Picture {
         format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}\n", m.finish())
     }
 
-    fn head(&self, m: &mut Markup, keys: &[Key]) {
+    fn head(&self, m: &mut Svg, keys: &[Key]) {
         for (i, title) in self.titles.iter().enumerate() {
             label(m, MARGIN, MARGIN + 14.0 + i as f64 * LEGEND_ROW, Anchor::Start, "title", shortened(title, TITLE_CHARACTERS));
         }
@@ -181,7 +181,7 @@ impl Drawn {
 }
 
 /// Which line is which pool's.
-fn pools(m: &mut Markup, y: f64) {
+fn pools(m: &mut Svg, y: f64) {
     for (i, role) in Role::ALL.into_iter().enumerate() {
         let x = 372.0 + i as f64 * 130.0;
         line(m, (x, y - 4.0), (x + 30.0, y - 4.0), &format!("depth {}", role.name()));
@@ -189,7 +189,7 @@ fn pools(m: &mut Markup, y: f64) {
     }
 }
 
-fn shifted(m: &mut Markup, top: f64, inner: impl FnOnce(&mut Markup)) {
+fn shifted(m: &mut Svg, top: f64, inner: impl FnOnce(&mut Svg)) {
     m.el("g", &[("transform", &format!("translate(0 {top:.1})"))], inner);
 }
 

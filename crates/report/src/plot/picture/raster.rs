@@ -12,7 +12,7 @@ const SCALE: f32 = 2.0;
 #[derive(Debug, Error)]
 pub enum RasterError {
     #[error("the drawing cannot be read: {0}")]
-    Markup(#[from] usvg::Error),
+    Svg(#[from] usvg::Error),
     #[error("a drawing of {width} x {height} pixels is none")]
     Size { width: f32, height: f32 },
     #[error("the picture cannot be written as PNG: {0}")]

@@ -1,5 +1,5 @@
-//! Writes HTML and SVG as one well-formed tree. All text and every attribute passes the escape here, so no name, command line or
-//! error message of a run can become markup.
+//! Writes SVG as a well-formed tree. All text and every attribute passes the escape here, so no name, command line or error message of a
+//! run can become markup.
 
 use std::fmt::{Display, Write};
 
@@ -40,15 +40,15 @@ impl Value for String {
 pub type Attrs<'a> = &'a [(&'a str, &'a dyn Value)];
 
 #[derive(Default)]
-pub struct Markup(String);
+pub struct Svg(String);
 
-impl Markup {
-    pub fn new() -> Markup {
-        Markup::default()
+impl Svg {
+    pub fn new() -> Svg {
+        Svg::default()
     }
 
     /// An element and what is in it.
-    pub fn el(&mut self, name: &str, attrs: Attrs, inner: impl FnOnce(&mut Markup)) {
+    pub fn el(&mut self, name: &str, attrs: Attrs, inner: impl FnOnce(&mut Svg)) {
         self.open(name, attrs);
         self.0.push('>');
         inner(self);
@@ -96,7 +96,6 @@ impl Markup {
     }
 }
 
-/// Characters that XML cannot carry at all (most control characters) become a visible replacement.
 fn escape(text: &str, out: &mut String) {
     for c in text.chars() {
         match c {
@@ -105,12 +104,24 @@ fn escape(text: &str, out: &mut String) {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            '\t' | '\n' => out.push(c),
-            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c if c.is_control() => out.push('\u{fffd}'),
-            c => out.push(c),
+            c => out.push(carried(c)),
         }
     }
+}
+
+/// Characters that XML cannot carry at all (most control characters) become a visible replacement.
+fn carried(c: char) -> char {
+    match c {
+        '\t' | '\n' => c,
+        '\u{fffe}' | '\u{ffff}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    }
+}
+
+/// The text with nothing in it that XML cannot carry.
+pub fn legible(text: &str) -> String {
+    text.chars().map(carried).collect()
 }
 
 #[cfg(test)]
@@ -119,7 +130,7 @@ mod tests {
 
     #[test]
     fn no_data_becomes_markup() {
-        let mut m = Markup::new();
+        let mut m = Svg::new();
         let hostile = "</title><script>alert('\"&\u{0}')</script>".to_string();
         m.el("p", &[("title", &hostile), ("x", &1.0), ("y", &f64::NAN), ("z", &-0.001)], |m| m.text(&hostile));
         let out = m.finish();
