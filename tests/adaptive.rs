@@ -75,7 +75,7 @@ fn auto_beats_every_static_arrangement_where_the_mix_changes_twice() {
     let pools = Pools::new(&PoolSettings::default(), &RouterSettings::default(), 2).unwrap();
     let step = costs.batched_tokens_within(Micros::from_ms(wanted.itl_ms * 0.9));
     let candidates = search::candidates(&pools, &engine(), 64, step);
-    let auto = pools.arm("auto_online", &BTreeMap::new());
+    let auto = pools.arm(dualpool_types::Arm::Auto, &BTreeMap::new());
     assert_eq!(auto.policy, PolicyKind::Auto);
     let (mut adapted, mut fixed) = (0.0, vec![0.0; candidates.len()]);
     for seed in [100, 101, 102, 103] {

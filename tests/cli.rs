@@ -112,7 +112,10 @@ fn simulations_drawn_at_random_go_as_they_must() {
 fn targets_are_listed() {
     let listed = dualpool(&["list-targets"]).prints();
     let names: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert_eq!(names, ["dual_pool", "dynamic_router", "topology_probe", "migration_cost", "engine_timing", "sim_fidelity"]);
+    assert_eq!(
+        names,
+        ["dual_pool", "dynamic_router", "topology_probe", "migration_cost", "engine_timing", "sim_fidelity", "simulation"]
+    );
 }
 
 #[test]

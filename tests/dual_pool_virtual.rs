@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use dualpool_bench::{Cancel, Outcome, Settings, dual_pool, environment};
+use dualpool_bench::targets::dual_pool;
+use dualpool_bench::{Cancel, Outcome, Settings, environment};
 use dualpool_engine::virtual_engine::VirtualFleet;
 use dualpool_engine::{VirtualEngineSettings, VirtualKv};
 use dualpool_fleet::{Progress, Silent};
@@ -52,7 +53,7 @@ async fn run(fleet: VirtualFleet, settings: &Settings, progress: &dyn Progress, 
     let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();
     assert!(left.is_quiet(), "after the run: {left}");
     controller.shutdown().await;
-    outcome
+    Ok(outcome?)
 }
 
 async fn plain(settings: &Settings) -> anyhow::Result<Outcome> {
@@ -263,7 +264,7 @@ fn what_cannot_be_run_is_refused_before_an_engine_is_needed() {
     let refused = |change: &dyn Fn(&mut Settings)| {
         let mut settings = virtual_pair::settings(dir.path());
         change(&mut settings);
-        dual_pool::prepare(&settings, vec![]).expect_err("these settings are to be refused").to_string()
+        dual_pool::prepare(&settings, &[]).expect_err("these settings are to be refused").to_string()
     };
     assert!(refused(&|s| s.run.arms.push("magic".into())).contains("`run.arms`"));
     assert!(refused(&|s| s.run.repetitions = 0).contains("`run.repetitions` is 0"));

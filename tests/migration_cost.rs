@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
 
-use dualpool_bench::migration_cost::MigrationCost;
+use dualpool_bench::targets::migration_cost::MigrationCost;
 
 use fake_cuda::FakeCuda;
 

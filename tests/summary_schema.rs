@@ -6,10 +6,11 @@ use std::fs;
 
 use serde_json::Value;
 
-use dualpool_bench::{ARMS, Cancel, dual_pool, environment, stats};
+use dualpool_bench::targets::dual_pool;
+use dualpool_bench::{Cancel, environment, stats};
 use dualpool_fleet::Silent;
 use dualpool_report::load;
-use dualpool_types::EngineId;
+use dualpool_types::{Arm, EngineId};
 
 fn schema() -> jsonschema::Validator {
     let schema: Value = serde_json::from_str(include_str!("../docs/summary.schema.json")).unwrap();
@@ -35,7 +36,7 @@ async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
     assert_eq!(violations(&summary), Vec::<String>::new());
 
     let names: Vec<&str> = summary["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
-    assert_eq!(names[..7], ARMS);
+    assert_eq!(names[..7], Arm::by_default().map(Arm::name).collect::<Vec<_>>());
     assert_eq!(names[7..], ["shared_tuned_control"]);
     assert_eq!(summary["repetitions"], 2);
     assert_eq!(summary["held_blocks_after"], 0);

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use dualpool_report::explain::{ExplainError, explain, table, told};
-use dualpool_types::RequestId;
+use dualpool_report::explain::{explain, table, told};
+use dualpool_types::{Failure, RequestId};
 
 use super::terminal::print;
 
@@ -18,14 +18,11 @@ pub struct Args {
     request: Option<u64>,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let text = match args.request {
         Some(request) => told(&args.folder, RequestId(request)),
         None => explain(&args.folder).map(|parts| parts.iter().map(table).collect::<Vec<_>>().join("\n")),
     };
-    print(&text.map_err(|error| match error {
-        ExplainError::Load(error) => anyhow::Error::new(error),
-        error => error.into(),
-    })?)?;
+    print(&text?)?;
     Ok(ExitCode::SUCCESS)
 }

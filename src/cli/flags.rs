@@ -1,31 +1,10 @@
-//! The flags that stand for settings. This table is the only place that maps one to the other; what they mean, their defaults and what
-//! they allow is the settings' own affair.
+//! The flags that stand for settings: those that all targets have in common, and those that only one has.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use dualpool_bench::config::{self, FlagValue};
-
-struct SettingFlag {
-    flag: &'static str,
-    key: &'static str,
-    /// None for a switch, which sets its key to true.
-    value: Option<&'static str>,
-    /// Another name.
-    alias: Option<&'static str>,
-    help: &'static str,
-}
-
-const fn flag(flag: &'static str, key: &'static str, value: &'static str, help: &'static str) -> SettingFlag {
-    SettingFlag { flag, key, value: Some(value), alias: None, help }
-}
-
-const fn switch(flag: &'static str, key: &'static str, help: &'static str) -> SettingFlag {
-    SettingFlag { flag, key, value: None, alias: None, help }
-}
-
-const fn aliased(alias: &'static str, flag: SettingFlag) -> SettingFlag {
-    SettingFlag { alias: Some(alias), ..flag }
-}
+use dualpool_bench::flags::{SettingFlag, aliased, assignment, flag, switch};
+use dualpool_bench::targets::{Flags, TARGETS};
 
 #[rustfmt::skip]
 const FLAGS: &[SettingFlag] = &[
@@ -53,43 +32,37 @@ const FLAGS: &[SettingFlag] = &[
     flag("run-dir", "migrate.run_dir", "DIR", "Folder of the control socket [default: a fresh temporary one]"),
     flag("calibration", "migrate.calibration", "FILE", "What copies cost on this machine, as `dualpool calibrate` found it; `none` = do without [default: artifacts/migration_cost/calibration.json]"),
     flag("copy-grid-blocks-max", "migrate.copy_grid_blocks_max", "N", "Blocks that a copy kernel on a GPU has at most: more copy faster, and take more of the GPU from the engine"),
-    flag("mix", "workload.mix", "MIX", "balanced, decode_heavy, long_context, burst or changing"),
-    flag("arrivals", "workload.arrivals", "KIND", "all_upfront or poisson"),
     flag("load", "workload.load", "SHARE", "Offered load as a share of the measured saturation"),
     flag("rate", "workload.rate", "RPS", "Offered requests per second; 0 = derive them from --load"),
-    flag("long-prompt-tokens", "workload.long_prompt_tokens", "TOKENS", "Length of a long prompt"),
-    flag("short-prompt-tokens", "workload.short_prompt_tokens", "TOKENS", "Length of a short prompt"),
-    flag("prefill-burst", "workload.prefill_burst", "N", "Requests with a long prompt"),
-    flag("decode-requests", "workload.decode_requests", "N", "Requests with a short prompt"),
-    flag("continue-requests", "workload.continue_requests", "N", "Further requests with a short prompt"),
-    flag("max-tokens", "workload.max_tokens", "TOKENS", "Output tokens of a request"),
     flag("seed", "workload.seed", "N", "Seed of the workload"),
     flag("slo-ttft-ms", "objectives.ttft_ms", "MS", "Objective: time to first token after any prompt; 0 = by its length, as below"),
     flag("ttft-short-ms", "objectives.ttft_short_ms", "MS", "Objective: time to first token after a short prompt"),
     flag("ttft-long-ms", "objectives.ttft_long_ms", "MS", "Objective: time to first token after a long prompt"),
     aliased("slo-itl-ms", flag("itl-ms", "objectives.itl_ms", "MS", "Objective: longest gap between two tokens")),
-    flag("arms", "run.arms", "LIST", "Arms to run, in order"),
     flag("repetitions", "run.repetitions", "N", "Times each arm runs"),
     switch("quick", "run.quick", "Fewer repetitions of fewer requests: two minutes, wider intervals"),
     switch("exact", "run.exact", "Run in a mode where all arms must give the same tokens, and fail if they do not"),
     flag("out", "run.out", "DIR", "Folder for the artifacts [default: artifacts/<target>/<UTC time>-<id>]"),
     flag("bootstrap-resamples", "run.bootstrap_resamples", "N", "Resamples behind each interval"),
-    flag("search-budget-s", "run.search_budget_s", "S", "Time for the search that tunes the arms which are to be tuned"),
     flag("expectations", "run.expectations", "DIR", "Folder of the ratios that were accepted, a file per kind of machine; `none` = do without"),
     switch("update-expectations", "run.update_expectations", "Accept this run's ratios: later runs on such a machine are held against them"),
-    flag("policies", "dynamic_router.arms", "LIST", "Arms of dynamic_router: policies, and dynamic_router for the one of --policy"),
-    flag("workload", "dynamic_router.workloads", "LIST", "Workloads of dynamic_router: mixed, two_wave_imbalance, prefix_sessions, trace [default: the trace where --trace names one, else the other three]"),
-    flag("requests", "dynamic_router.requests", "N", "Requests of a repetition of mixed"),
-    flag("rounds", "dynamic_router.rounds", "N", "Rounds of a repetition of two_wave_imbalance"),
-    flag("sessions", "dynamic_router.sessions", "N", "Conversations of a repetition of prefix_sessions"),
-    flag("trace", "dynamic_router.trace", "FILE", "A trace to replay: Azure CSV, Mooncake JSONL or dualpool JSONL [default: none]"),
-    flag("replay-speed", "dynamic_router.replay_speed", "FACTOR", "2 replays the trace in half of its time"),
-    flag("limit", "dynamic_router.limit", "N", "Requests of the trace that are replayed at most; 0 = all"),
     flag("sample-ms", "telemetry.sample_ms", "MS", "Period of the engine samples"),
     flag("gpu-sample-ms", "telemetry.gpu_sample_ms", "MS", "Period of the GPU samples"),
     flag("profile", "telemetry.profile", "KIND", "What watches the run and leaves profile.json: none, minimal, nsys or ncu"),
     flag("log", "telemetry.log", "FILTER", "Log filter, such as `info,dualpool_engine=debug`"),
 ];
+
+/// The flags that only one target has, with its name.
+fn of_targets() -> impl Iterator<Item = (&'static str, &'static [SettingFlag])> {
+    TARGETS.into_iter().filter_map(|target| match target.flags() {
+        Flags::Settings(flags) if !flags.is_empty() => Some((target.name(), flags)),
+        Flags::Settings(_) | Flags::Own(_) => None,
+    })
+}
+
+fn all() -> impl Iterator<Item = &'static SettingFlag> {
+    FLAGS.iter().chain(of_targets().flat_map(|(_, flags)| flags))
+}
 
 /// Sets a setting that has no flag of its own.
 const SET: &str = "set";
@@ -99,12 +72,14 @@ const SET: &str = "set";
 pub struct SettingFlags(Vec<FlagValue>);
 
 impl SettingFlags {
-    pub fn of(values: Vec<FlagValue>) -> SettingFlags {
-        SettingFlags(values)
-    }
-
     pub fn values(&self) -> Vec<FlagValue> {
         self.0.clone()
+    }
+
+    /// With these above them.
+    pub fn and(mut self, values: Vec<FlagValue>) -> SettingFlags {
+        self.0.extend(values);
+        self
     }
 
     /// Sets what no flag of these sets, in the name of `origin`.
@@ -125,7 +100,7 @@ impl clap::Args for SettingFlags {
             .action(ArgAction::Append)
             .value_parser(assignment)
             .help("Set any setting, such as router.resumes_max=2; repeatable");
-        let flags = FLAGS.iter().map(|flag| {
+        let described = |flag: &SettingFlag| {
             let shown = defaults.get(flag.key).map(config::written).unwrap_or_default();
             match flag.value {
                 // Where the default is no value but a rule, the help says it itself.
@@ -135,8 +110,12 @@ impl clap::Args for SettingFlags {
                 }
                 None => arg(flag).action(ArgAction::SetTrue).help(flag.help),
             }
-        });
-        command.next_help_heading("Settings").args(flags).arg(set)
+        };
+        let mut command = command.next_help_heading("Settings").args(FLAGS.iter().map(described)).arg(set);
+        for (target, flags) in of_targets() {
+            command = command.next_help_heading(target).args(flags.iter().map(described));
+        }
+        command
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -149,16 +128,10 @@ fn arg(flag: &SettingFlag) -> Arg {
     Arg::new(flag.flag).long(flag.flag).visible_aliases(flag.alias).allow_negative_numbers(flag.value.is_some())
 }
 
-/// `KEY=VALUE`.
-pub fn assignment(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as router.resumes_max=2")?;
-    Ok((key.trim().to_string(), value.to_string()))
-}
-
 impl clap::FromArgMatches for SettingFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut values = Vec::new();
-        for flag in FLAGS {
+        for flag in all() {
             let text = match flag.value {
                 Some(_) => matches.get_one::<String>(flag.flag).cloned(),
                 None => matches.get_flag(flag.flag).then(|| "true".to_string()),
@@ -185,11 +158,12 @@ mod tests {
     #[test]
     fn every_flag_stands_for_a_setting_and_no_two_for_the_same() {
         let known = config::default_values();
-        for (i, flag) in FLAGS.iter().enumerate() {
+        let flags: Vec<&SettingFlag> = all().collect();
+        for (i, flag) in flags.iter().enumerate() {
             let default = known.get(flag.key).unwrap_or_else(|| panic!("--{} names no setting: {}", flag.flag, flag.key));
             let is_switch = matches!(default, figment::value::Value::Bool(_, false));
             assert_eq!(flag.value.is_none(), is_switch, "--{}", flag.flag);
-            assert!(FLAGS[..i].iter().all(|other| other.key != flag.key && other.flag != flag.flag), "--{}", flag.flag);
+            assert!(flags[..i].iter().all(|other| other.key != flag.key && other.flag != flag.flag), "--{}", flag.flag);
         }
     }
 

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use dualpool_bench::target::TARGETS;
+use dualpool_bench::targets::TARGETS;
 
 use super::terminal::print;
 
 pub fn run() -> anyhow::Result<ExitCode> {
-    let width = TARGETS.iter().map(|target| target.name.len()).max().unwrap_or(0);
-    let lines: String = TARGETS.iter().map(|target| format!("{:width$}  {}\n", target.name, target.about)).collect();
+    let width = TARGETS.iter().map(|target| target.name().len()).max().unwrap_or(0);
+    let lines: String = TARGETS.iter().map(|target| format!("{:width$}  {}\n", target.name(), target.about())).collect();
     print(&lines)?;
     Ok(ExitCode::SUCCESS)
 }

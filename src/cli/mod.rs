@@ -18,12 +18,12 @@ mod progress;
 mod report;
 mod run;
 mod session;
-mod sim_fidelity;
 mod simulate;
 mod terminal;
 mod top;
 mod topology;
 mod torture;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,6 +34,7 @@ use clap::{Parser, Subcommand};
 use dualpool_bench::config::{FlagValue, Loaded, Sources};
 use dualpool_fleet::program;
 use dualpool_machine::Gpus;
+use dualpool_types::{Failure, USAGE};
 
 use flags::SettingFlags;
 use terminal::Terminal;
@@ -68,7 +69,7 @@ enum Command {
     /// Watch a run while it goes on, and this machine's GPUs.
     Top(top::Args),
     /// Serve a modelled fleet's traffic with the real router, in seconds and without engines; every figure is a forecast.
-    Simulate(Box<simulate::Args>),
+    Simulate(simulate::Args),
     /// Draw runs and simulations: TTFT, ITL, goodput and queue depth, as SVG and PNG.
     Plot(plot::Args),
     /// Say why requests went where they went, of all or of one, from what a run or a simulation noted with --explain.
@@ -103,7 +104,7 @@ pub fn run_hosted(arguments: Vec<OsString>) -> u8 {
     // Nobody else flushes it; when it is closed, nobody is left to tell.
     let _ = std::io::Write::flush(&mut std::io::stdout());
     // An `ExitCode` does not tell its number, but it compares.
-    (0..=u8::MAX).find(|&number| ExitCode::from(number) == code).unwrap_or(failure::FAILED)
+    (0..=u8::MAX).find(|&number| ExitCode::from(number) == code).unwrap_or(dualpool_types::FAILED)
 }
 
 fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -113,34 +114,37 @@ fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Also `--help` and `--version`, which are no failures; nobody is left to tell when the output is closed.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { failure::USAGE } else { 0 });
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
     let terminal = Terminal::new();
-    let result = match &cli.command {
-        Command::Run(args) => run::run(args, &cli, &terminal),
-        Command::Calibrate(args) => calibrate::run(args, &cli, &terminal),
-        Command::Profile(args) => profile::run(args, &cli, &terminal),
-        Command::ListTargets => list_targets::run(),
-        Command::Top(args) => top::run(args),
-        Command::Simulate(args) => simulate::run(args, &cli),
-        Command::Plot(args) => plot::run(args),
-        Command::Explain(args) => explain::run(args),
-        Command::Drain(args) => drain::run(args),
-        Command::Report(args) => report::run(args),
-        Command::Topology(args) => topology::run(args),
-        Command::Torture(args) => torture::run(args),
-        Command::Config(args) => config::run(args, &cli),
-        Command::Doctor(args) => doctor::run(args, &cli),
-        Command::Completions(args) => completions::run(args),
-        Command::HoldGpuMemory(args) => hold_gpu_memory::run(args),
-    };
-    result.unwrap_or_else(|error| failure::print(&error))
+    cli.carry_out(&terminal).unwrap_or_else(|failure| failure::print(&failure))
 }
 
 impl Cli {
+    fn carry_out(&self, terminal: &Terminal) -> Result<ExitCode, Failure> {
+        Ok(match &self.command {
+            Command::Run(args) => run::run(args, self, terminal)?,
+            Command::Calibrate(args) => calibrate::run(args, self, terminal)?,
+            Command::Profile(args) => profile::run(args, self, terminal)?,
+            Command::ListTargets => list_targets::run()?,
+            Command::Top(args) => top::run(args)?,
+            Command::Simulate(args) => simulate::run(args, self, terminal)?,
+            Command::Plot(args) => plot::run(args)?,
+            Command::Explain(args) => explain::run(args)?,
+            Command::Drain(args) => drain::run(args)?,
+            Command::Report(args) => report::run(args)?,
+            Command::Topology(args) => topology::run(args)?,
+            Command::Torture(args) => torture::run(args)?,
+            Command::Config(args) => config::run(args, self)?,
+            Command::Doctor(args) => doctor::run(args, self)?,
+            Command::Completions(args) => completions::run(args)?,
+            Command::HoldGpuMemory(args) => hold_gpu_memory::run(args)?,
+        })
+    }
+
     /// The settings of this command on this machine.
-    fn settings(&self, flags: &SettingFlags, gpus: &Gpus) -> anyhow::Result<Loaded> {
+    fn settings(&self, flags: &SettingFlags, gpus: &Gpus) -> Result<Loaded, Failure> {
         let mut flags = flags.values();
         if let Some(home) = program::environment()? {
             let text = home.display().to_string();

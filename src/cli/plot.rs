@@ -8,6 +8,7 @@ use anyhow::Context;
 use dualpool_report::LoadError;
 use dualpool_report::picture::{Picture, png};
 use dualpool_report::simulated::load_simulation;
+use dualpool_types::Failure;
 
 use super::terminal::print;
 
@@ -24,7 +25,7 @@ pub struct Args {
     png: Option<PathBuf>,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut pictures = Vec::with_capacity(args.folders.len());
     for folder in &args.folders {
         pictures.push((name(folder), picture(folder)?));
@@ -35,7 +36,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         write(path, svg.as_bytes())?;
     }
     if let Some(path) = &args.png {
-        write(path, &png(&svg)?)?;
+        write(path, &png(&svg).map_err(anyhow::Error::from)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use dualpool_bench::topology_probe;
+use dualpool_bench::targets::topology_probe;
 use dualpool_report::simulated::{load_simulation, table};
 use dualpool_report::{settle, topology};
+use dualpool_types::Failure;
 
 use super::terminal::{columns, print};
 
@@ -19,10 +20,10 @@ pub struct Args {
     settle: bool,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     // A folder has a run, a simulation or a topology.
     if args.folder.join(topology::FILE).is_file() {
-        let found = topology::load_topology(&args.folder)?;
+        let found = topology::load_topology(&args.folder).map_err(anyhow::Error::from)?;
         print(&topology::text(&found))?;
         print(&format!("drawing: {}\n", topology_probe::draw(&args.folder, &found)?.display()))?;
         return Ok(ExitCode::SUCCESS);
@@ -37,7 +38,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if args.settle {
             print(&format!("\n{}", settle::table(artifacts)))?;
         }
-        print(&format!("report: {}\n", dualpool_report::write_html(&artifacts.dir)?.display()))?;
+        let page = dualpool_report::write_html(&artifacts.dir).map_err(anyhow::Error::from)?;
+        print(&format!("report: {}\n", page.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

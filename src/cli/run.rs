@@ -1,30 +1,28 @@
 //! `dualpool run TARGET`
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::Context;
+use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
-use dualpool_bench::target::{self, Target};
-use dualpool_bench::{Cancel, Outcome, Settings, dual_pool, dynamic_router, environment};
-use dualpool_fleet::admin::{self, Admin};
-use dualpool_fleet::{Links, Progress, program};
-use dualpool_machine::{Gpus, Placement};
-use dualpool_report::{Overview, settle};
-use dualpool_types::{Clock, MonotonicClock};
+use dualpool_bench::Settings;
+use dualpool_bench::targets::{self, Call, Done, Flags, Prepared, TARGETS, Target, View};
+use dualpool_fleet::program;
+use dualpool_machine::Gpus;
+use dualpool_types::{FAILED, Failure};
 
-use super::failure::{FAILED, INTERRUPTED};
+use super::failure::INTERRUPTED;
 use super::flags::SettingFlags;
-use super::profile::Watched;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
-use super::{Cli, calibrate, interrupt, log, session, sim_fidelity, topology};
+use super::watch::Watched;
+use super::{Cli, log, session};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     /// What to run; `dualpool list-targets` lists them.
-    target: String,
+    #[arg(required = true)]
+    target: Option<String>,
     /// Print the target's JSON (`dual_pool`: summary.json; `dynamic_router`: an array of one per workload) instead of its table.
     #[arg(long)]
     json: bool,
@@ -33,145 +31,127 @@ pub struct Args {
     settle: bool,
     #[command(flatten)]
     settings: SettingFlags,
+    #[command(subcommand)]
+    own: Option<OwnFlags>,
 }
 
-impl Args {
-    pub fn of(target: Target, json: bool, settings: SettingFlags) -> Args {
-        Args { target: target.name.to_owned(), json, settle: false, settings }
-    }
+/// A target whose flags are its own altogether, with these.
+struct OwnFlags {
+    target: &'static dyn Target,
+    flags: ArgMatches,
 }
 
-pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    let target = target::find(&args.target)?;
-    let gpus = Gpus::detect();
-    let settings = cli.settings(&args.settings, &gpus)?.settings;
-    log::init(&settings.telemetry.log, terminal);
-    let watched = Watched { settings: &settings, target, arguments: &cli.arguments, quiet: args.json, terminal };
-    watched.run(|settings| {
-        if target == target::TOPOLOGY_PROBE {
-            topology::probe(&settings.run.out, args.json)
-        } else if target == target::MIGRATION_COST {
-            calibrate::measure(settings, &gpus, args.json, terminal)
-        } else if target == target::SIM_FIDELITY {
-            sim_fidelity::run(settings, &gpus, args.json, terminal)
-        } else if target == target::ENGINE_TIMING {
-            calibrate::engines(settings, &gpus, args.json, terminal)
-        } else {
-            serving(target, args, settings, &gpus, terminal)
-        }
+fn with_own_flags() -> impl Iterator<Item = (&'static dyn Target, fn(Command) -> Command)> {
+    TARGETS.into_iter().filter_map(|target| match target.flags() {
+        Flags::Own(augment) => Some((target, augment)),
+        Flags::Settings(_) => None,
     })
 }
 
-/// The targets that serve requests.
-fn serving(target: Target, args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    let placements = dualpool_machine::choose(&settings.pools, gpus)?;
-    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
+impl Subcommand for OwnFlags {
+    fn augment_subcommands(command: Command) -> Command {
+        let own = with_own_flags().map(|(target, augment)| augment(Command::new(target.name()).about(target.about())));
+        command.subcommands(own)
+    }
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
-    let outcomes = runtime.block_on(measure(target, settings, &placements, links, terminal));
-    // What is left are tasks that wait for nothing; none may keep the program from ending.
-    runtime.shutdown_timeout(session::SHUTDOWN_MAX);
-    let Some((dir, outcomes)) = outcomes? else {
-        terminal.line("stopped before the engines were ready; nothing was measured");
-        return Ok(ExitCode::from(INTERRUPTED));
-    };
-    show(&dir, args)?;
-    Ok(verdict(&outcomes, terminal))
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        with_own_flags().any(|(target, _)| target.name() == name)
+    }
 }
 
-/// None when the user stopped it before there was anything to keep.
-async fn measure(
-    target: Target,
-    settings: &Settings,
-    placements: &[Placement],
-    links: Links,
-    terminal: &Terminal,
-) -> anyhow::Result<Option<(PathBuf, Vec<Outcome>)>> {
-    let cancel = Cancel::new();
-    interrupt::watch(cancel.clone(), terminal.clone()).context("cannot listen for Ctrl-C")?;
-    let bars = Arc::new(Bars::new(terminal));
-    for note in session::notes(placements) {
-        bars.note(&note);
+impl FromArgMatches for OwnFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<OwnFlags, clap::Error> {
+        let given = matches.subcommand().and_then(|(name, flags)| Some((targets::find(name).ok()?, flags)));
+        let (target, flags) = given.ok_or_else(|| clap::Error::new(clap::error::ErrorKind::MissingSubcommand))?;
+        Ok(OwnFlags { target, flags: flags.clone() })
     }
-    let command = program::command_line();
-    let mut prepared = match target == target::DYNAMIC_ROUTER {
-        true => dynamic_router::prepare(settings, command)?,
-        false => dual_pool::prepare(settings, command)?,
-    };
-    let dir = prepared.dir().to_path_buf();
-    prepared.noted(links.note);
 
-    let clock = MonotonicClock::new();
-    let started = clock.now();
-    bars.phase("engine start", 0);
-    let controller = tokio::select! {
-        controller = dualpool_fleet::start(settings.fleet(placements, links.links), bars.clone()) => controller.map(Some),
-        // Dropping the start ends the engines that were on their way.
-        () = cancel.cancelled() => Ok(None),
-    };
-    let controller = match controller {
-        Ok(Some(controller)) => controller,
-        not_started => {
-            prepared.abandon();
-            return not_started.map(|_| None);
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// A target that is to be run, and how.
+pub struct Order {
+    target: &'static dyn Target,
+    settings: SettingFlags,
+    /// Of a target whose flags are its own altogether.
+    flags: ArgMatches,
+    json: bool,
+    settle: bool,
+}
+
+impl Order {
+    pub fn by_settings(target: &'static dyn Target, json: bool, settings: SettingFlags) -> Order {
+        Order { target, settings, flags: ArgMatches::default(), json, settle: false }
+    }
+
+    pub fn by_own_flags(target: &'static dyn Target, flags: ArgMatches) -> Order {
+        Order { target, settings: SettingFlags::default(), flags, json: false, settle: false }
+    }
+}
+
+pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    let order = match &args.own {
+        Some(OwnFlags { target, flags }) => Order::by_own_flags(*target, flags.clone()),
+        None => {
+            let target = targets::find(args.target.as_deref().unwrap_or_default())?;
+            Order { settle: args.settle, ..Order::by_settings(target, args.json, args.settings.clone()) }
         }
     };
-    prepared.took("engine start", clock.now().since(started).into());
-
-    let admin = match Admin::open(&admin::folder(), controller.clone()) {
-        Ok(admin) => Some(admin),
-        Err(why) => {
-            bars.note(&format!("`dualpool drain` cannot reach this run: {why:#}"));
-            None
-        }
-    };
-    let environment = environment::gather(controller.engines(), settings, session::gpu_names(placements));
-    let outcomes = prepared.run(&controller, environment, bars.as_ref(), &cancel).await;
-    bars.phase("engine stop", 0);
-    drop(admin);
-    controller.shutdown().await;
-    bars.finish();
-    outcomes.map(|outcomes| Some((dir, outcomes)))
+    carry_out(&order, cli, terminal)
 }
 
-fn show(dir: &Path, args: &Args) -> anyhow::Result<()> {
-    if args.json {
-        return print(&summaries(dir)?);
-    }
-    for (i, artifacts) in dualpool_report::load_parts(dir)?.iter().enumerate() {
-        let gap = if i > 0 { "\n\n" } else { "" };
-        let table = dualpool_report::print(artifacts, columns());
-        let settled = if args.settle { format!("\n{}", settle::table(artifacts)) } else { String::new() };
-        let dir = &artifacts.dir;
-        print(&format!("{gap}{table}{settled}\nartifacts: {}\nreport:    {}\n", dir.display(), dir.join("report.html").display()))?;
-    }
-    Ok(())
-}
-
-/// The summary of a run; of one in parts, an array with that of each part.
-fn summaries(dir: &Path) -> anyhow::Result<String> {
-    let read = |dir: &Path| {
-        let path = dir.join("summary.json");
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    match Overview::read(dir)? {
-        None => read(dir),
-        Some(Overview { parts }) => {
-            let parts = parts.iter().map(|part| dir.join(part)).filter(|dir| dir.is_dir());
-            Ok(format!("[{}]\n", parts.map(|dir| read(&dir)).collect::<anyhow::Result<Vec<_>>>()?.join(",")))
+/// Runs a target, watched as the settings have it.
+pub fn carry_out(order: &Order, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    let Order { target, .. } = *order;
+    // What is the same on every machine is told of no GPUs.
+    let gpus = target.file().map_or_else(Gpus::default, |_| Gpus::detect());
+    let flags = order.settings.clone().and(target.set(&order.flags)?);
+    let settings = cli.settings(&flags, &gpus)?.settings;
+    log::init(&settings.telemetry.log, terminal);
+    let run = |settings: &Settings| once(order, settings, &gpus, terminal);
+    match target.file() {
+        None => run(&settings),
+        Some(file) => {
+            let (name, arguments) = (target.name(), &cli.arguments);
+            Watched { settings: &settings, target: name, file, arguments, quiet: order.json, terminal }.run(run)
         }
     }
 }
 
-fn verdict(outcomes: &[Outcome], terminal: &Terminal) -> ExitCode {
-    let faults: Vec<&String> = outcomes.iter().flat_map(|outcome| &outcome.faults).collect();
+fn once(order: &Order, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    let (program, command) = (program::again()?, program::command_line());
+    let call = Call { settings, flags: &order.flags, gpus, program: &program, command: &command };
+    let done = match order.target.prepare(&call)? {
+        Prepared::Alone(work) => {
+            let bars = Bars::new(terminal);
+            let done = work.run(&bars)?;
+            bars.finish();
+            done
+        }
+        Prepared::OnFleet(work) => match session::run(work, gpus, terminal)? {
+            Some(done) => done,
+            None => {
+                terminal.line("stopped before the engines were ready; nothing was measured");
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
+        },
+    };
+    let Done { show, interrupted, faults } = done;
+    print(&show(&View { json: order.json, settle: order.settle, columns: columns() })?)?;
     for fault in &faults {
         terminal.line(&format!("error: {fault}; see requests.jsonl in the run folder"));
     }
-    ExitCode::from(match (outcomes.iter().any(|outcome| outcome.interrupted), faults.is_empty()) {
+    Ok(ExitCode::from(match (interrupted, faults.is_empty()) {
         // Its requests were cut short, so what they say of faults says nothing.
         (true, _) => INTERRUPTED,
         (false, false) => FAILED,
         (false, true) => 0,
-    })
+    }))
 }

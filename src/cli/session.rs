@@ -1,60 +1,100 @@
-//! Engines that are there for as long as something is done with them.
+//! Engines that are there for as long as a target works on them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 
-use dualpool_bench::{Cancel, Settings};
-use dualpool_fleet::Progress;
-use dualpool_fleet::controller::Controller;
-use dualpool_kv::EngineLinks;
-use dualpool_machine::{Device, Placement};
+use dualpool_bench::targets::{Done, Handed, OnFleet};
+use dualpool_bench::{Cancel, Settings, environment};
+use dualpool_fleet::admin::{self, Admin};
+use dualpool_fleet::{Links, Progress};
+use dualpool_machine::{Device, Gpus, Placement};
+use dualpool_types::{Clock, Failure, MonotonicClock};
 
 use super::interrupt;
 use super::progress::Bars;
 use super::terminal::Terminal;
 
 /// How long tasks that wait for nothing may keep the program from ending.
-pub const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
-/// Starts the engines, does this with them, and ends them whatever came of it. None when the user stopped it before they were up.
-pub fn with_fleet<T>(
-    settings: &Settings,
-    placements: &[Placement],
-    links: EngineLinks,
-    terminal: &Terminal,
-    work: impl AsyncFnOnce(&Controller, &dyn Progress, &Cancel) -> anyhow::Result<T>,
-) -> anyhow::Result<Option<T>> {
+/// Starts the engines that a target wants, hands them over, and ends them whatever came of it. None when the user stopped it before they
+/// were up.
+pub fn run(work: Box<dyn OnFleet>, gpus: &Gpus, terminal: &Terminal) -> Result<Option<Done>, Failure> {
+    let settings = work.settings().clone();
+    let (placements, links) = match place(&settings, gpus) {
+        Ok(placed) => placed,
+        Err(why) => {
+            work.abandon();
+            return Err(why);
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
-    let done = runtime.block_on(async {
-        let cancel = Cancel::new();
-        interrupt::watch(cancel.clone(), terminal.clone()).context("cannot listen for Ctrl-C")?;
-        let bars = Arc::new(Bars::new(terminal));
-        notes(placements).iter().for_each(|note| bars.note(note));
-        bars.phase("engine start", 0);
-        let controller = tokio::select! {
-            controller = dualpool_fleet::start(settings.fleet(placements, links), bars.clone()) => controller?,
-            // Dropping the start ends the engines that were on their way.
-            () = cancel.cancelled() => return Ok(None),
-        };
-        let done = work(&controller, bars.as_ref(), &cancel).await;
-        bars.phase("engine stop", 0);
-        controller.shutdown().await;
-        bars.finish();
-        done.map(Some)
-    });
+    let done = runtime.block_on(on_fleet(work, &settings, &placements, links, terminal));
+    // What is left are tasks that wait for nothing; none may keep the program from ending.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     done
 }
 
-pub fn notes(placements: &[Placement]) -> Vec<String> {
-    let shared = placements.iter().any(|p| matches!(&p.device, Device::Cores(set) if set.shares_cores));
-    let note = "there are fewer cores than engines: engines share a core's hardware threads and slow each other down";
-    shared.then(|| note.to_string()).into_iter().collect()
+fn place(settings: &Settings, gpus: &Gpus) -> Result<(Vec<Placement>, Links), Failure> {
+    let placements = dualpool_machine::choose(&settings.pools, gpus)?;
+    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
+    Ok((placements, links))
 }
 
-pub fn gpu_names(placements: &[Placement]) -> Vec<String> {
+async fn on_fleet(
+    work: Box<dyn OnFleet>,
+    settings: &Settings,
+    placements: &[Placement],
+    Links { links, note }: Links,
+    terminal: &Terminal,
+) -> Result<Option<Done>, Failure> {
+    let cancel = Cancel::new();
+    interrupt::watch(cancel.clone(), terminal.clone()).context("cannot listen for Ctrl-C")?;
+    let bars = Arc::new(Bars::new(terminal));
+    if placements.iter().any(shares_cores) {
+        bars.note("there are fewer cores than engines: engines share a core's hardware threads and slow each other down");
+    }
+    let clock = MonotonicClock::new();
+    let began = clock.now();
+    bars.phase("engine start", 0);
+    let started = tokio::select! {
+        started = dualpool_fleet::start(settings.fleet(placements, links), bars.clone()) => started.map(Some),
+        // Dropping the start ends the engines that were on their way.
+        () = cancel.cancelled() => Ok(None),
+    };
+    let controller = match started {
+        Ok(Some(controller)) => controller,
+        not_started => {
+            work.abandon();
+            return Ok(not_started.map(|_| None)?);
+        }
+    };
+    let start = clock.now().since(began).into();
+
+    let admin = match Admin::open(&admin::folder(), controller.clone()) {
+        Ok(admin) => Some(admin),
+        Err(why) => {
+            bars.note(&format!("`dualpool drain` cannot reach this run: {why:#}"));
+            None
+        }
+    };
+    let environment = environment::gather(controller.engines(), settings, gpu_names(placements));
+    let (progress, cancel) = (bars.as_ref(), &cancel);
+    let done = work.run(Handed { controller: &controller, environment, start, note, progress, cancel }).await;
+    bars.phase("engine stop", 0);
+    drop(admin);
+    controller.shutdown().await;
+    bars.finish();
+    done.map(Some)
+}
+
+fn shares_cores(placement: &Placement) -> bool {
+    matches!(&placement.device, Device::Cores(set) if set.shares_cores)
+}
+
+fn gpu_names(placements: &[Placement]) -> Vec<String> {
     let name = |placement: &Placement| match &placement.device {
         Device::Gpu(gpu) => Some(format!("{gpu} {}, {}", gpu.name, gpu.memory)),
         Device::Cores(_) | Device::Virtual(_) => None,

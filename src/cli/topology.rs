@@ -1,12 +1,11 @@
 //! `dualpool topology`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use dualpool_bench::topology_probe;
+use dualpool_bench::targets::topology_probe;
 use dualpool_machine::topology;
-use dualpool_report::topology::{FILE, text};
-use dualpool_types::topology::Topology;
+use dualpool_types::Failure;
 
 use super::terminal::print;
 
@@ -26,31 +25,16 @@ pub struct Args {
     out: PathBuf,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut found = match &args.from_xml {
-        Some(file) => topology::of_file(file)?,
-        None => topology::of_machine(None)?,
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let found = match &args.from_xml {
+        Some(file) => topology::of_file(file),
+        None => topology::of_machine(None),
     };
+    let mut found = found.map_err(anyhow::Error::from)?;
     if args.measure {
         topology::measure(&mut found);
     }
     topology_probe::keep(&args.out, &found)?;
-    show(&args.out, &found, args.json)
-}
-
-/// The same of this machine, kept as a run of its own.
-pub fn probe(out: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let found = topology::of_machine(None)?;
-    let dir = topology_probe::keep_run(out, &found)?;
-    show(&dir, &found, json)
-}
-
-fn show(dir: &Path, found: &Topology, json: bool) -> anyhow::Result<ExitCode> {
-    let shown = if json {
-        serde_json::to_string_pretty(found)? + "\n"
-    } else {
-        format!("{}\nartifacts: {}\n", text(found), dir.join(FILE).display())
-    };
-    print(&shown)?;
+    print(&topology_probe::shown(&args.out, &found, args.json)?)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,8 +8,8 @@ use anyhow::{Context, ensure};
 
 use dualpool_sim::Totals;
 use dualpool_sim::torture::{Scenario, torture};
+use dualpool_types::FAILED;
 
-use super::failure;
 use super::terminal::print;
 
 /// Failing seeds that are shown, at most; the others are only counted.
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     print(&format!(
         "{count} simulations, {failed} failed; {requests} requests, {steps} engine steps, {events} events in the others\n"
     ))?;
-    Ok(ExitCode::from(if failed > 0 { failure::FAILED } else { 0 }))
+    Ok(ExitCode::from(if failed > 0 { FAILED } else { 0 }))
 }
 
 /// A panic is a failure of its seed, and not the end of the others.

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use dualpool_bench::{Cancel, dual_pool, environment};
+use dualpool_bench::targets::dual_pool;
+use dualpool_bench::{Cancel, environment};
 use dualpool_fleet::Progress;
 use dualpool_fleet::controller::{Controller, GpuWatch};
 use dualpool_types::records::{GpuSample, Sample};

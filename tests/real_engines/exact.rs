@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use dualpool_bench::{Cancel, Settings, dual_pool, environment};
+use dualpool_bench::targets::dual_pool;
+use dualpool_bench::{Cancel, Settings, environment};
 use dualpool_fleet::Silent;
 use dualpool_kv::Fault;
 

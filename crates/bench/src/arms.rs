@@ -1,4 +1,4 @@
-//! The arms of a benchmark: names that stand for an arrangement of the fleet.
+//! What the arms of a benchmark are on a fleet: the arrangement that each stands for.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,8 @@ use thiserror::Error;
 
 use dualpool_machine::PoolSettings;
 use dualpool_router::RouterSettings;
-use dualpool_types::{Arrangement, EngineId, PolicyKind, Tuning};
-
-/// The arm that serves every request whole on the decode engines, one at a time: what `--exact` compares with.
-pub const ONE_ENGINE: &str = "one_engine";
-
-/// The A/A control is named after the arm it repeats.
-pub const CONTROL_SUFFIX: &str = "_control";
+use dualpool_types::arm::{Arm, Layout, control_of};
+use dualpool_types::{Arrangement, EngineId, Failure, PolicyKind, Tuning};
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ArmsError {
@@ -20,8 +15,14 @@ pub enum ArmsError {
     Engines { prefill: usize, decode: usize, engines: usize },
     #[error("a pool is empty; give pools.prefill_gpus and pools.decode_gpus at least one device each")]
     EmptyPool,
-    #[error("run.arms names only arms that move KV ({}), which these engines cannot; name one that does not", arms.join(", "))]
-    NoneLeft { arms: Vec<String> },
+    #[error("run.arms names only arms that move KV ({}), which these engines cannot; name one that does not", names(arms))]
+    NoneLeft { arms: Vec<Arm> },
+}
+
+impl From<ArmsError> for Failure {
+    fn from(error: ArmsError) -> Failure {
+        anyhow::Error::from(error).into()
+    }
 }
 
 /// How the fleet's engines are divided into pools. Engines are numbered in the order of the configuration: prefill devices first.
@@ -61,59 +62,41 @@ impl Pools {
         self.prefill.len() + self.decode.len()
     }
 
-    /// The arm of this name: what the search found for it, else its arrangement with all engines as they were started.
-    pub fn arm(&self, name: &str, found: &BTreeMap<String, Arrangement>) -> Arrangement {
-        if let Some(found) = found.get(name) {
-            return Arrangement { name: name.to_string(), ..found.clone() };
+    /// What the search found for the arm, else its arrangement with all engines as they were started.
+    pub fn arm(&self, arm: Arm, found: &BTreeMap<Arm, Arrangement>) -> Arrangement {
+        let (name, policy, untuned) = (arm.name(), arm.policy(), Tuning::default());
+        match (found.get(&arm), arm.layout()) {
+            (Some(found), _) => Arrangement { name: name.to_string(), ..found.clone() },
+            (None, Layout::Shared) => self.shared(name, policy, untuned),
+            (None, Layout::Pools) => self.split(name, policy, untuned, untuned),
+            // Every prompt counts as short, so the decode pool serves each request whole and no KV ever moves.
+            (None, Layout::DecodePool) => {
+                Arrangement { long_prompt_tokens_min: u32::MAX, ..self.split(name, policy, untuned, untuned) }
+            }
         }
-        let untuned = Tuning::default();
-        match name {
-            "shared_round_robin" => self.shared(name, PolicyKind::RoundRobin, untuned),
-            // Where nothing was searched, `auto` has no ground to split.
-            "shared_least_load" | "auto" => self.shared(name, PolicyKind::LeastLoad, untuned),
-            // It chooses while it serves, and begins with nothing known.
-            "auto_online" => self.shared(name, PolicyKind::Auto, untuned),
-            "shared_tuned" => self.shared(name, PolicyKind::Balanced, untuned),
-            "dedicated" => self.split(name, PolicyKind::Dedicated, untuned, untuned),
-            "full_disaggregation" => self.split(name, PolicyKind::FullDisaggregation, untuned, untuned),
-            ONE_ENGINE => self.one_engine(),
-            // `dual_pool`; `config` has refused names that are no arm's.
-            _ => self.split(name, PolicyKind::DualPool, untuned, untuned),
-        }
-    }
-
-    /// Every prompt counts as short, so the decode pool serves each request whole and no KV ever moves.
-    fn one_engine(&self) -> Arrangement {
-        let dedicated = self.split(ONE_ENGINE, PolicyKind::Dedicated, Tuning::default(), Tuning::default());
-        Arrangement { long_prompt_tokens_min: u32::MAX, ..dedicated }
     }
 }
 
 /// The arms that these engines can serve, and those that they cannot because they do not move KV.
-pub fn servable(pools: &Pools, arms: &[String], kv_transfer: bool) -> Result<(Vec<String>, Vec<String>), ArmsError> {
-    let moves = |name: &&String| pools.arm(name, &BTreeMap::new()).policy.moves_kv();
-    let (dropped, kept): (Vec<&String>, Vec<&String>) = arms.iter().partition(|name| !kv_transfer && moves(name));
-    let named = |arms: Vec<&String>| arms.into_iter().cloned().collect::<Vec<_>>();
-    if kept.is_empty() {
-        return Err(ArmsError::NoneLeft { arms: named(dropped) });
-    }
-    Ok((named(kept), named(dropped)))
+pub fn servable(pools: &Pools, arms: &[Arm], kv_transfer: bool) -> Result<(Vec<Arm>, Vec<Arm>), ArmsError> {
+    let moves = |arm: Arm| pools.arm(arm, &BTreeMap::new()).policy.moves_kv();
+    let (dropped, kept): (Vec<Arm>, Vec<Arm>) = arms.iter().partition(|&&arm| !kv_transfer && moves(arm));
+    if kept.is_empty() { Err(ArmsError::NoneLeft { arms: dropped }) } else { Ok((kept, dropped)) }
 }
 
-/// The name of an arm's control.
-pub fn control_name(arm: &str) -> String {
-    format!("{arm}{CONTROL_SUFFIX}")
+/// As a list in a message.
+pub(crate) fn names(arms: &[Arm]) -> String {
+    arms.iter().map(|arm| arm.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// The same arrangement under the control's name.
+/// The same arrangement under the name of the arm's control.
 pub fn control(arm: &Arrangement) -> Arrangement {
-    Arrangement { name: control_name(&arm.name), ..arm.clone() }
+    Arrangement { name: control_of(&arm.name), ..arm.clone() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ARMS;
     use dualpool_types::Role;
 
     fn pools() -> Pools {
@@ -122,12 +105,12 @@ mod tests {
 
     #[test]
     fn engines_that_cannot_move_kv_drop_the_arms_that_need_it() {
-        let arms = ARMS.map(String::from).to_vec();
+        let arms: Vec<Arm> = Arm::by_default().collect();
         assert_eq!(servable(&pools(), &arms, true).unwrap(), (arms.clone(), vec![]));
         let (kept, dropped) = servable(&pools(), &arms, false).unwrap();
-        assert_eq!(dropped, ["full_disaggregation", "dual_pool"]);
-        assert_eq!(kept, ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "auto"]);
-        let error = servable(&pools(), &["dual_pool".to_string()], false).unwrap_err().to_string();
+        assert_eq!(dropped, [Arm::FullDisaggregation, Arm::DualPool]);
+        assert_eq!(kept, [Arm::SharedRoundRobin, Arm::SharedLeastLoad, Arm::SharedTuned, Arm::Dedicated, Arm::BestFound]);
+        let error = servable(&pools(), &[Arm::DualPool], false).unwrap_err().to_string();
         assert!(error.contains("(dual_pool)"), "{error}");
     }
 
@@ -141,14 +124,14 @@ mod tests {
 
     #[test]
     fn every_arm_has_an_arrangement_under_its_own_name_and_what_was_found_wins() {
-        let found = BTreeMap::from([("auto".to_string(), pools().shared("any", PolicyKind::Balanced, Tuning::default()))]);
-        for name in ARMS {
-            assert_eq!(pools().arm(name, &found).name, name);
+        let found = BTreeMap::from([(Arm::BestFound, pools().shared("any", PolicyKind::Balanced, Tuning::default()))]);
+        for arm in Arm::nameable() {
+            assert_eq!(pools().arm(arm, &found).name, arm.name());
         }
-        assert_eq!(pools().arm("auto", &found).policy, PolicyKind::Balanced);
-        assert_eq!(pools().arm("auto", &BTreeMap::new()).policy, PolicyKind::LeastLoad);
-        assert_eq!(pools().arm("dual_pool", &BTreeMap::new()).policy, PolicyKind::DualPool);
-        assert_eq!(pools().arm(ONE_ENGINE, &found).policy, PolicyKind::Dedicated);
+        assert_eq!(pools().arm(Arm::BestFound, &found).policy, PolicyKind::Balanced);
+        assert_eq!(pools().arm(Arm::BestFound, &BTreeMap::new()).policy, PolicyKind::LeastLoad);
+        assert_eq!(pools().arm(Arm::DualPool, &BTreeMap::new()).policy, PolicyKind::DualPool);
+        assert_eq!(pools().arm(Arm::OneEngine, &found).policy, PolicyKind::Dedicated);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use dualpool_fleet::Progress;
 use dualpool_fleet::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool_router::CostModel;
-use dualpool_types::{Arrangement, Clock, EngineId, Micros, MonotonicClock, Sampling};
+use dualpool_types::{Arrangement, Clock, EngineId, Failure, Micros, MonotonicClock, Sampling};
 use dualpool_workload::{ObjectiveSettings, WorkItem};
 
 use super::Cancel;
@@ -85,6 +85,12 @@ pub(super) enum DriveError {
          workload.rate"
     )]
     NoSaturation,
+}
+
+impl From<DriveError> for Failure {
+    fn from(error: DriveError) -> Failure {
+        anyhow::Error::from(error).into()
+    }
 }
 
 /// The longest time between two samples of the engines. They are taken by a timer, so when it is many periods long, the whole machine

@@ -10,9 +10,9 @@ use thiserror::Error;
 
 use dualpool_fleet::Progress;
 use dualpool_report::load;
-use dualpool_types::UserError;
 use dualpool_types::artifact::{Environment, Expected, ExpectedRatio, RunInfo};
 use dualpool_types::records::replace_json;
+use dualpool_types::{Failure, UserError};
 
 use super::Outcome;
 use crate::{RunSettings, Settings, config};
@@ -171,7 +171,7 @@ impl Expectations {
 
     /// Takes the ratios of these parts in the place of those accepted before, where the user asked for it. A run with faults, one that was
     /// cut short, or one with an engine drained, is no measure for others.
-    pub fn accept(&mut self, outcomes: &[Outcome], progress: &dyn Progress) -> anyhow::Result<()> {
+    pub fn accept(&mut self, outcomes: &[Outcome], progress: &dyn Progress) -> Result<(), Failure> {
         let Some(path) = self.path.clone().filter(|_| self.update) else { return Ok(()) };
         if let Some(bad) =
             outcomes.iter().find(|o| o.interrupted || !o.faults.is_empty() || o.summary.exact || !o.summary.drained.is_empty())
@@ -187,7 +187,7 @@ impl Expectations {
                 Some(ExpectedRatio { baseline, candidate, metric, ratio: c.ratio?, ci_low: c.ci_low?, ci_high: c.ci_high? })
             });
             // The control has no ratio to keep up.
-            let ratios = ratios.filter(|r| r.candidate != super::arms::control_name(&r.baseline)).collect();
+            let ratios = ratios.filter(|r| r.candidate != dualpool_types::arm::control_of(&r.baseline)).collect();
             self.book.accepted.retain(|a| !a.is_of(&run.target, &workload, &settings));
             self.book.accepted.push(Accepted { target: run.target, workload, settings, run: run.id, ratios });
         }

@@ -1,27 +1,22 @@
 //! Benchmark targets: paired runs of arms over the same engines and requests, and what can be said of their difference.
 //!
-//! `run` is the whole course of a run, the same for all targets; `dual_pool` and `dynamic_router` say what is particular to them. Each step
+//! `targets` are what can be run. `run` is the whole course of those that compare arms; each of them says what is particular to it. Each step
 //! has a module of its own: `saturation` finds the rate to offer, `search` tunes the arms that are to be tuned, `pair` runs all arms in
 //! turn through `drive`, `folder` keeps what they recorded, `stats` turns the records into the figures and verdicts of `summary.json`,
 //! and `expectations` holds them against what was accepted before.
-//!
-//! `migration_cost` measures what copies of KV cost, without engines.
 
 pub mod arms;
 mod cancel;
 mod columns;
 pub mod config;
 mod drive;
-pub mod dual_pool;
-pub mod dynamic_router;
-pub mod engine_timing;
 pub mod environment;
 pub mod expectations;
 mod faults;
 mod fit;
+pub mod flags;
 pub mod folder;
 mod identical;
-pub mod migration_cost;
 mod pair;
 mod phases;
 pub mod profile;
@@ -30,11 +25,9 @@ mod samples;
 mod saturation;
 pub mod search;
 mod settings;
-pub mod sim_fidelity;
 pub mod stats;
-pub mod target;
-pub mod topology_probe;
+pub mod targets;
 
 pub use cancel::Cancel;
-pub use run::{Outcome, Prepared};
-pub use settings::{ARMS, ARMS_ON_REQUEST, DynamicRouterSettings, ROUTER_ARM, RunSettings, Settings, WorkloadKind};
+pub use run::{Outcome, Paired};
+pub use settings::{DynamicRouterSettings, RunSettings, Settings, WorkloadKind};

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 
 use dualpool_types::artifact::RunInfo;
 use dualpool_types::records::{EngineSample, RequestRecord};
-use dualpool_types::{Arrangement, seeded};
+use dualpool_types::{Arm, Arrangement, seeded};
 
-use super::arms::{self, ONE_ENGINE};
+use super::arms;
 use super::drive::{DriveError, Driver, Work};
 use super::folder::{FolderError, RunFolder};
 use super::run::Plan;
@@ -23,8 +23,8 @@ pub(super) struct Measured {
 /// The arms with the reference's control behind them. The reference is what `--exact` compares with, else the baseline that matters
 /// most, else the first arm.
 pub(super) fn with_control(mut measured: Vec<Arrangement>) -> Vec<Arrangement> {
-    let named = |name| measured.iter().find(|a| a.name == name);
-    if let Some(reference) = named(ONE_ENGINE).or_else(|| named("shared_tuned")).or(measured.first()) {
+    let named = |arm: Arm| measured.iter().find(|a| a.name == arm.name());
+    if let Some(reference) = named(Arm::OneEngine).or_else(|| named(Arm::SharedTuned)).or(measured.first()) {
         measured.push(arms::control(reference));
     }
     measured

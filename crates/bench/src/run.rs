@@ -5,17 +5,16 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 
 use dualpool_fleet::Progress;
 use dualpool_fleet::controller::Controller;
-use dualpool_report::Overview;
+use dualpool_report::{self as report, Overview, load_parts, part_folders, settle};
 use dualpool_types::artifact::{Environment, PhaseTime, RunInfo, Summary};
 use dualpool_types::records::RequestRecord;
-use dualpool_types::{EngineInfo, Micros};
+use dualpool_types::{EngineInfo, Failure, Micros};
 use dualpool_workload::WorkItem;
 
 use super::drive::{DriveError, Driver, Pace};
@@ -24,8 +23,8 @@ use super::faults::{exact, faults};
 use super::folder::{FolderError, Identity, RunFolder};
 use super::pair::{self, Measured};
 use super::phases::Phases;
-use super::target::Target;
 use super::{Cancel, stats};
+use crate::targets::{Done, Handed, OnFleet, View};
 use crate::{RunSettings, Settings};
 
 /// `--quick`: at most this many repetitions, of this share of the requests.
@@ -92,9 +91,9 @@ pub struct Outcome {
     pub faults: Vec<String>,
 }
 
-/// A run that passed all checks that need no engine. Its folders exist.
+/// A paired run of arms that passed all checks that need no engine. Its folders exist.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct Paired {
     settings: Settings,
     command: Vec<String>,
     dir: PathBuf,
@@ -111,28 +110,28 @@ struct Part {
     subject: Box<dyn Subject>,
 }
 
-impl Prepared {
+impl Paired {
     /// A run of one part, whose files lie in the run's folder.
     pub(super) fn whole(
-        target: Target,
+        target: &str,
         settings: &Settings,
         command: Vec<String>,
         subject: Box<dyn Subject>,
-    ) -> Result<Prepared, FolderError> {
-        let folder = RunFolder::create(Identity::now(target.name, &settings.run.out))?;
+    ) -> Result<Paired, FolderError> {
+        let folder = RunFolder::create(Identity::now(target, &settings.run.out))?;
         let dir = folder.dir().to_path_buf();
-        Ok(Prepared::new(settings, command, dir, vec![Part { name: None, folder, subject }]))
+        Ok(Paired::new(settings, command, dir, vec![Part { name: None, folder, subject }]))
     }
 
     /// A run of several parts, each with a folder of its own, named after it, in that of the run.
     pub(super) fn in_parts(
-        target: Target,
+        target: &str,
         settings: &Settings,
         command: Vec<String>,
         subjects: Vec<(&'static str, Box<dyn Subject>)>,
-    ) -> Result<Prepared, FolderError> {
-        let run = Identity::now(target.name, &settings.run.out);
-        let mut prepared = Prepared::new(settings, command, run.dir.clone(), Vec::new());
+    ) -> Result<Paired, FolderError> {
+        let run = Identity::now(target, &settings.run.out);
+        let mut prepared = Paired::new(settings, command, run.dir.clone(), Vec::new());
         for (name, subject) in subjects {
             match RunFolder::create(run.part(name)) {
                 Ok(folder) => prepared.parts.push(Part { name: Some(name), folder, subject }),
@@ -145,26 +144,11 @@ impl Prepared {
         Ok(prepared)
     }
 
-    fn new(settings: &Settings, command: Vec<String>, dir: PathBuf, parts: Vec<Part>) -> Prepared {
-        Prepared { settings: settings.clone(), command, dir, parts, earlier: Vec::new(), notes: Vec::new() }
+    fn new(settings: &Settings, command: Vec<String>, dir: PathBuf, parts: Vec<Part>) -> Paired {
+        Paired { settings: settings.clone(), command, dir, parts, earlier: Vec::new(), notes: Vec::new() }
     }
 
-    /// Where all of the run's files lie.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Adds a phase that went before, such as the engines' start.
-    pub fn took(&mut self, name: &str, time: Duration) {
-        self.earlier.push(PhaseTime { name: name.to_string(), us: Micros::from(time) });
-    }
-
-    /// Adds what the reader of the figures should know of how the engines were brought up.
-    pub fn noted(&mut self, note: Option<String>) {
-        self.notes.extend(note);
-    }
-
-    /// Gives the run up before it began, because no engine came up for it. Its folders are removed.
+    /// Removes the folders of a run that did not begin.
     pub fn abandon(self) {
         let several = self.overview().is_some();
         self.parts.into_iter().for_each(|part| part.folder.abandon());
@@ -176,18 +160,18 @@ impl Prepared {
 
     /// Runs the target on these engines, part by part. A cancelled run is no error; an engine's death is, and so is a difference under
     /// `--exact`. The artifacts of what was finished are written in any case; what was not begun leaves nothing.
-    pub async fn run(
+    pub async fn measure(
         self,
         controller: &Controller,
         environment: Environment,
         progress: &dyn Progress,
         cancel: &Cancel,
-    ) -> anyhow::Result<Vec<Outcome>> {
+    ) -> Result<Vec<Outcome>, Failure> {
         let overview = self.overview();
         if let Some(overview) = &overview {
-            overview.write(&self.dir)?;
+            overview.write(&self.dir).map_err(|source| FolderError::Write { path: self.dir.clone(), source })?;
         }
-        let Prepared { settings, command, parts, mut earlier, notes, .. } = self;
+        let Paired { settings, command, parts, mut earlier, notes, .. } = self;
         let expectations = Expectations::read(&settings.run, &environment)?;
         expectations.announce(progress);
         let mut course = Course { settings: &settings, command, environment, notes, expectations, progress, cancel };
@@ -218,6 +202,55 @@ impl Prepared {
     }
 }
 
+#[async_trait(?Send)]
+impl OnFleet for Paired {
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn run(mut self: Box<Self>, fleet: Handed<'_>) -> Result<Done, Failure> {
+        self.earlier.push(PhaseTime { name: "engine start".into(), us: Micros::from(fleet.start) });
+        self.notes.extend(fleet.note);
+        let dir = self.dir.clone();
+        let outcomes = self.measure(fleet.controller, fleet.environment, fleet.progress, fleet.cancel).await?;
+        Ok(Done {
+            show: Box::new(move |view| shown(&dir, view)),
+            interrupted: outcomes.iter().any(|outcome| outcome.interrupted),
+            faults: outcomes.into_iter().flat_map(|outcome| outcome.faults).collect(),
+        })
+    }
+
+    fn abandon(self: Box<Self>) {
+        Paired::abandon(*self);
+    }
+}
+
+/// The run as the terminal shows it, part by part; as JSON its summary, and of one in parts an array with that of each part.
+fn shown(dir: &Path, view: &View) -> Result<String, Failure> {
+    if view.json {
+        return Ok(match part_folders(dir)? {
+            None => summary(dir)?,
+            Some(parts) => {
+                let summaries = parts.iter().map(|part| summary(part)).collect::<anyhow::Result<Vec<_>>>()?;
+                format!("[{}]\n", summaries.join(","))
+            }
+        });
+    }
+    let parts = load_parts(dir)?;
+    let shown = parts.iter().map(|part| {
+        let settled = if view.settle { format!("\n{}", settle::table(part)) } else { String::new() };
+        let (dir, report) = (part.dir.display(), part.dir.join("report.html"));
+        let table = report::print(part, view.columns);
+        format!("{table}{settled}\nartifacts: {dir}\nreport:    {}\n", report.display())
+    });
+    Ok(shown.collect::<Vec<_>>().join("\n\n"))
+}
+
+fn summary(dir: &Path) -> anyhow::Result<String> {
+    let path = dir.join("summary.json");
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// What all parts of a run have in common.
 struct Course<'a> {
     settings: &'a Settings,
@@ -230,7 +263,7 @@ struct Course<'a> {
 }
 
 impl Course<'_> {
-    async fn run(&mut self, part: Part, controller: &Controller, earlier: Vec<PhaseTime>) -> anyhow::Result<Outcome> {
+    async fn run(&mut self, part: Part, controller: &Controller, earlier: Vec<PhaseTime>) -> Result<Outcome, Failure> {
         let Part { name, mut folder, subject } = part;
         let driver = Driver::new(controller, self.settings, self.cancel, self.progress);
         self.notes.iter().for_each(|note| driver.note(note.clone()));
@@ -238,7 +271,7 @@ impl Course<'_> {
             Ok(plan) => plan,
             Err(why) => {
                 folder.abandon();
-                return Err(why);
+                return Err(why.into());
             }
         };
         let mut phases = Phases::new(self.progress, name);
@@ -270,11 +303,11 @@ impl Course<'_> {
         folder.write_summary(&summary)?;
         run.phases = [earlier, phases.end()].concat();
         folder.write_run(&run)?;
-        dualpool_report::write_html(folder.dir())?;
+        report::write_html(folder.dir()).map_err(anyhow::Error::from)?;
         let kept = || format!("the records are in {}", folder.dir().display());
         match stopped {
             Some(DriveError::Cancelled) => {}
-            Some(error) => return Err(error).with_context(kept),
+            Some(error) => return Err(anyhow::Error::from(error).context(kept()).into()),
             None if self.settings.run.exact => exact(&run, &requests).with_context(kept)?,
             None => {}
         }

@@ -9,9 +9,9 @@ use std::fmt;
 use std::process::ExitCode;
 
 use dualpool_machine::Gpus;
+use dualpool_types::FAILED;
 
 use super::Cli;
-use super::failure::FAILED;
 use super::flags::SettingFlags;
 use super::terminal::print;
 

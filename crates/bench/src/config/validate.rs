@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use dualpool_machine::DeviceKind;
-use dualpool_types::PolicyKind;
+use dualpool_types::{Arm, RouterArm};
 
 use super::keys::written;
 use super::load::values;
 use super::{ConfigError, Origin, Problem};
-use crate::{ARMS, ARMS_ON_REQUEST, ROUTER_ARM, Settings, WorkloadKind};
+use crate::{Settings, WorkloadKind};
 
 struct Rule {
     key: &'static str,
@@ -164,7 +164,7 @@ const RULES: &[Rule] = &[
     rule("run.search_budget_s", COUNT, |s| s.run.search_budget_s > 0),
     rule("run.expectations", "the path of a folder, or `none`", |s| !s.run.expectations.as_os_str().is_empty()),
     rule("run.update_expectations", SWITCH, |_| true),
-    rule("dynamic_router.arms", ROUTER_ARMS, |s| s.dynamic_router.arms.iter().all(|arm| is_router_arm(arm))),
+    rule("dynamic_router.arms", ROUTER_ARMS, |s| s.dynamic_router.arms.iter().all(|arm| RouterArm::find(arm).is_ok())),
     rule(
         "dynamic_router.workloads",
         "mixed, two_wave_imbalance, prefix_sessions and trace, each once; empty = all but the last",
@@ -194,10 +194,6 @@ const RULES: &[Rule] = &[
 ];
 
 const ROUTER_ARMS: &str = "policies for engines that are all alike, and dynamic_router for the one of router.policy";
-
-fn is_router_arm(arm: &str) -> bool {
-    arm == ROUTER_ARM || PolicyKind::ALL.iter().any(|policy| policy.name() == arm && !policy.needs_pools())
-}
 
 fn is_share(x: f64) -> bool {
     x > 0.0 && x <= 1.0
@@ -327,8 +323,8 @@ fn pools(s: &Settings, device: DeviceKind, require: &mut Require) {
 
 fn arms(s: &Settings, require: &mut Require) {
     let arms = &s.run.arms;
-    let names = [&ARMS[..], &ARMS_ON_REQUEST[..]].concat();
-    let known = arms.iter().all(|arm| names.contains(&arm.as_str()));
+    let names: Vec<&str> = Arm::nameable().map(Arm::name).collect();
+    let known = arms.iter().all(|arm| Arm::find(arm).is_ok());
     let once = arms.iter().enumerate().all(|(i, arm)| !arms[..i].contains(arm));
     require(!arms.is_empty() && known && once, "run.arms", format!("at least one of {}, each once", names.join(", ")));
 

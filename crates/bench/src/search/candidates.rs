@@ -91,7 +91,7 @@ pub(super) mod tests {
     use super::*;
     use dualpool_machine::PoolSettings;
     use dualpool_router::RouterSettings;
-    use dualpool_types::EngineId;
+    use dualpool_types::{Arm, EngineId};
 
     pub fn engine(max_num_batched_tokens: u32) -> EngineInfo {
         EngineInfo {
@@ -142,7 +142,7 @@ pub(super) mod tests {
     #[test]
     fn every_arm_that_is_not_tuned_is_among_them() {
         let tried = candidates(&pools(), &engine(2048), 64, 240);
-        for arm in ["shared_round_robin", "shared_least_load", "dedicated", "full_disaggregation"] {
+        for arm in [Arm::SharedRoundRobin, Arm::SharedLeastLoad, Arm::Dedicated, Arm::FullDisaggregation] {
             let arm = pools().arm(arm, &Default::default());
             assert!(tried.iter().any(|t| t.policy == arm.policy && t.tunings == arm.tunings), "{}", arm.name);
         }

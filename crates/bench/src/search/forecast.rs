@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use dualpool_model::VirtualSettings;
 use dualpool_router::CostModel;
 use dualpool_sim::SimError;
-use dualpool_types::{Arrangement, EngineInfo, Request, Time};
+use dualpool_types::{Arm, Arrangement, EngineInfo, Request, Time};
 use dualpool_workload::{ObjectiveSettings, WorkItem};
 
-use super::{Purpose, Score};
+use super::Score;
 
 /// Simulated repetitions per arrangement.
 pub const FORECAST_REPETITIONS: u32 = 4;
@@ -48,7 +48,7 @@ pub fn forecast(
 
 /// The places of those that are worth a trial: for each purpose its best forecasts, and the first one it accepts, which is known to
 /// be good on real engines and guards against a forecast that is far off.
-pub fn shortlist(forecasts: &[Forecast], purposes: &[Purpose]) -> BTreeSet<usize> {
+pub fn shortlist(forecasts: &[Forecast], purposes: &[Arm]) -> BTreeSet<usize> {
     let mut short = BTreeSet::new();
     for purpose in purposes {
         let mut accepted: Vec<usize> = (0..forecasts.len()).filter(|&i| purpose.takes(forecasts[i].arrangement.policy)).collect();
@@ -66,7 +66,6 @@ fn requests(items: &[WorkItem], wanted: &ObjectiveSettings) -> Vec<(Time, Reques
 
 #[cfg(test)]
 mod tests {
-    use super::super::PURPOSES;
     use super::super::candidates::{self, tests as fleet};
     use super::*;
     use dualpool_types::PolicyKind;
@@ -92,8 +91,9 @@ mod tests {
     #[test]
     fn every_purpose_has_its_known_point_and_its_best_forecasts_on_the_shortlist() {
         let forecasts = forecasts(50.0);
-        let short = shortlist(&forecasts, &PURPOSES);
-        assert!(short.len() <= (1 + TRIED) * PURPOSES.len(), "{short:?}");
+        let purposes: Vec<Arm> = Arm::searched_for().collect();
+        let short = shortlist(&forecasts, &purposes);
+        assert!(short.len() <= (1 + TRIED) * purposes.len(), "{short:?}");
         assert!(short.contains(&0), "the known shared point");
         let best = (0..forecasts.len()).max_by(|&a, &b| forecasts[a].score.score.total_cmp(&forecasts[b].score.score)).unwrap();
         assert!(short.iter().any(|&i| forecasts[i].score.score >= forecasts[best].score.score));

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use dualpool_types::artifact::SearchTrial;
 use dualpool_types::records::RequestRecord;
-use dualpool_types::{Arrangement, PolicyKind};
+use dualpool_types::{Arm, Arrangement};
 use dualpool_workload::{WorkItem, Workload};
 
 use super::drive::{DriveError, Driver, Work};
@@ -43,34 +43,11 @@ const FORECAST_REQUESTS: f64 = 50.0;
 /// A trial has at least this share of a repetition's requests: with fewer it says nothing.
 const SCALE_MIN: f64 = 0.25;
 
-/// An arm that the search finds an arrangement for.
-#[derive(Clone, Copy, Debug)]
-pub struct Purpose {
-    pub arm: &'static str,
-    accepts: fn(PolicyKind) -> bool,
-}
-
-impl Purpose {
-    fn takes(&self, policy: PolicyKind) -> bool {
-        (self.accepts)(policy)
-    }
-}
-
-pub const PURPOSES: [Purpose; 3] = [
-    Purpose {
-        arm: "shared_tuned",
-        accepts: |p| matches!(p, PolicyKind::RoundRobin | PolicyKind::LeastLoad | PolicyKind::Balanced),
-    },
-    Purpose { arm: "dual_pool", accepts: |p| p == PolicyKind::DualPool },
-    Purpose { arm: "auto", accepts: |_| true },
-];
-
 /// What the search saw and what it chose.
 #[derive(Debug, Default)]
 pub struct Found {
     pub trials: Vec<SearchTrial>,
-    /// By the name of the arm.
-    pub arrangements: BTreeMap<String, Arrangement>,
+    pub arrangements: BTreeMap<Arm, Arrangement>,
 }
 
 /// A candidate with all that its trials recorded.
@@ -123,7 +100,7 @@ pub(super) struct Trials<'a> {
 pub(super) async fn search(
     driver: &Driver<'_>,
     forecasts: Vec<Forecast>,
-    purposes: &[Purpose],
+    purposes: &[Arm],
     trials: &Trials<'_>,
 ) -> Result<Found, DriveError> {
     let short = shortlist(&forecasts, purposes);
@@ -198,12 +175,12 @@ impl Trials<'_> {
 }
 
 /// Whether every purpose has a candidate that was tried.
-fn covered(field: &[Tried], purposes: &[Purpose]) -> bool {
+fn covered(field: &[Tried], purposes: &[Arm]) -> bool {
     purposes.iter().all(|p| field.iter().any(|t| p.takes(t.arrangement.policy) && !t.rounds.is_empty()))
 }
 
 /// The candidates that were tried and that this purpose accepts, best first. Equals keep the order of the field.
-fn ranked(field: &[Tried], purpose: Purpose) -> Vec<usize> {
+fn ranked(field: &[Tried], purpose: Arm) -> Vec<usize> {
     let mut ranked: Vec<usize> =
         (0..field.len()).filter(|&i| purpose.takes(field[i].arrangement.policy) && !field[i].rounds.is_empty()).collect();
     ranked.sort_by(|&a, &b| field[b].promise().total_cmp(&field[a].promise()));
@@ -211,7 +188,7 @@ fn ranked(field: &[Tried], purpose: Purpose) -> Vec<usize> {
 }
 
 /// Those that go on to the next round. A purpose with one candidate has nothing left to find out.
-fn leaders(field: &[Tried], purposes: &[Purpose]) -> Vec<usize> {
+fn leaders(field: &[Tried], purposes: &[Arm]) -> Vec<usize> {
     let mut leaders: Vec<usize> = purposes
         .iter()
         .map(|&p| ranked(field, p))
@@ -223,15 +200,15 @@ fn leaders(field: &[Tried], purposes: &[Purpose]) -> Vec<usize> {
     leaders
 }
 
-fn choose(field: &[Tried], purposes: &[Purpose]) -> Found {
+fn choose(field: &[Tried], purposes: &[Arm]) -> Found {
     let mut chosen_for: Vec<Vec<&str>> = vec![Vec::new(); field.len()];
     let mut arrangements = BTreeMap::new();
     for &purpose in purposes {
         // One that was only in the first round does not outrank one that stood a longer trial, however lucky its short one was:
         // the leaders are ahead of it in that round, and keep their rank among themselves.
         let Some(best) = finalists(field, purpose).first().copied() else { continue };
-        chosen_for[best].push(purpose.arm);
-        arrangements.insert(purpose.arm.to_string(), field[best].arrangement.clone());
+        chosen_for[best].push(purpose.name());
+        arrangements.insert(purpose, field[best].arrangement.clone());
     }
     let trials =
         field.iter().zip(chosen_for).map(|(tried, arms)| tried.trial((!arms.is_empty()).then(|| arms.join(", ")))).collect();
@@ -239,7 +216,7 @@ fn choose(field: &[Tried], purposes: &[Purpose]) -> Found {
 }
 
 /// The ranked candidates of a purpose that stood the most rounds: all of them served the same requests.
-fn finalists(field: &[Tried], purpose: Purpose) -> Vec<usize> {
+fn finalists(field: &[Tried], purpose: Arm) -> Vec<usize> {
     let mut ranked = ranked(field, purpose);
     let most = ranked.iter().map(|&i| field[i].rounds.len()).max().unwrap_or(0);
     ranked.retain(|&i| field[i].rounds.len() == most);
@@ -252,6 +229,10 @@ mod tests {
     use super::*;
     use crate::stats::synthetic;
     use dualpool_workload::WorkloadSettings;
+
+    fn purposes() -> Vec<Arm> {
+        Arm::searched_for().collect()
+    }
 
     /// A field in which each candidate's times are stretched by the given factor, and which stood so many rounds of 20 requests.
     fn field(stretches: &[f64], rounds: &[usize]) -> Vec<Tried> {
@@ -269,10 +250,10 @@ mod tests {
     #[test]
     fn each_purpose_gets_the_best_it_accepts() {
         // In order: balanced, dual pool, least load, dual pool (tight).
-        let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[1; 4]), &PURPOSES);
-        assert_eq!(found.arrangements["shared_tuned"].name, "balanced 224/64");
-        assert_eq!(found.arrangements["dual_pool"].name, "dual_pool prefill 256/0 decode 240/64");
-        assert_eq!(found.arrangements["auto"].name, "dual_pool prefill 256/0 decode 240/64");
+        let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[1; 4]), &purposes());
+        assert_eq!(found.arrangements[&Arm::SharedTuned].name, "balanced 224/64");
+        assert_eq!(found.arrangements[&Arm::DualPool].name, "dual_pool prefill 256/0 decode 240/64");
+        assert_eq!(found.arrangements[&Arm::BestFound].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.trials.len(), 4);
         assert_eq!(found.trials[3].chosen_for.as_deref(), Some("dual_pool, auto"));
         assert_eq!((found.trials[2].chosen_for.as_deref(), found.trials[2].requests), (None, 20));
@@ -280,16 +261,16 @@ mod tests {
 
     #[test]
     fn every_purpose_sends_its_two_best_on() {
-        assert_eq!(leaders(&field(&[0.3, 0.2, 0.4, 0.1, 0.5], &[1; 5]), &PURPOSES), [0, 1, 2, 3]);
+        assert_eq!(leaders(&field(&[0.3, 0.2, 0.4, 0.1, 0.5], &[1; 5]), &purposes()), [0, 1, 2, 3]);
         // Only one dual pool in the field: it is going to be chosen for that arm anyway.
-        assert_eq!(leaders(&field(&[0.3, 0.9, 0.4], &[1; 3]), &PURPOSES), [0, 2]);
+        assert_eq!(leaders(&field(&[0.3, 0.9, 0.4], &[1; 3]), &purposes()), [0, 2]);
     }
 
     #[test]
     fn a_lucky_short_trial_does_not_beat_those_that_went_on() {
-        let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[1, 2, 2, 2]), &PURPOSES);
-        assert_eq!(found.arrangements["auto"].name, "dual_pool prefill as started decode 224/64");
-        assert_eq!(found.arrangements["shared_tuned"].name, "least_load as started");
+        let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[1, 2, 2, 2]), &purposes());
+        assert_eq!(found.arrangements[&Arm::BestFound].name, "dual_pool prefill as started decode 224/64");
+        assert_eq!(found.arrangements[&Arm::SharedTuned].name, "least_load as started");
     }
 
     #[test]
@@ -298,7 +279,7 @@ mod tests {
         let chosen = |stretches: &[f64], forecasts: [f64; 3]| {
             let mut field = field(stretches, &[1; 3]);
             field.iter_mut().zip(forecasts).for_each(|(tried, forecast)| tried.forecast = forecast);
-            choose(&field, &PURPOSES).arrangements["shared_tuned"].name.clone()
+            choose(&field, &purposes()).arrangements[&Arm::SharedTuned].name.clone()
         };
         let (balanced, least_load) = ("balanced 224/64", "least_load as started");
         assert_eq!(chosen(&[0.1, 0.1, 0.2], [0.9, 0.9, 0.9]), balanced);
@@ -308,7 +289,7 @@ mod tests {
 
     #[test]
     fn nothing_tried_finds_nothing() {
-        let found = choose(&field(&[0.1, 0.1], &[0, 0]), &PURPOSES);
+        let found = choose(&field(&[0.1, 0.1], &[0, 0]), &purposes());
         assert!(found.arrangements.is_empty());
         assert!(found.trials.iter().all(|trial| trial.requests == 0 && trial.score.is_none()));
     }

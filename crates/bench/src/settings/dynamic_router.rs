@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The arm that routes by `router.policy`, whichever that is.
-pub const ROUTER_ARM: &str = "dynamic_router";
+use dualpool_types::RouterArm;
 
 /// The workloads by the names users give them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -74,7 +73,7 @@ impl DynamicRouterSettings {
 impl Default for DynamicRouterSettings {
     fn default() -> Self {
         DynamicRouterSettings {
-            arms: ["round_robin", "least_load", ROUTER_ARM].map(String::from).to_vec(),
+            arms: RouterArm::by_default().map(|arm| arm.name().to_string()).collect(),
             workloads: Vec::new(),
             requests: 60,
             rounds: 2,

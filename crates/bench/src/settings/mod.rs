@@ -10,11 +10,12 @@ use dualpool_fleet::{FleetSpec, TelemetrySettings};
 use dualpool_kv::{EngineLinks, MigrateSettings};
 use dualpool_machine::{Placement, PoolSettings};
 use dualpool_router::RouterSettings;
+use dualpool_types::Arm;
 use dualpool_workload::{ObjectiveSettings, WorkloadSettings};
 
 mod dynamic_router;
 
-pub use dynamic_router::{DynamicRouterSettings, ROUTER_ARM, WorkloadKind};
+pub use dynamic_router::{DynamicRouterSettings, WorkloadKind};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,13 +48,6 @@ impl Settings {
     }
 }
 
-/// The arms a benchmark can run, in the order in which it runs them by default.
-pub const ARMS: [&str; 7] =
-    ["shared_round_robin", "shared_least_load", "shared_tuned", "dedicated", "full_disaggregation", "dual_pool", "auto"];
-
-/// Arms that run when they are named: `auto_online` chooses its arrangement while it serves.
-pub const ARMS_ON_REQUEST: [&str; 1] = ["auto_online"];
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
@@ -84,7 +78,7 @@ impl RunSettings {
 impl Default for RunSettings {
     fn default() -> Self {
         RunSettings {
-            arms: ARMS.map(String::from).to_vec(),
+            arms: Arm::by_default().map(|arm| arm.name().to_string()).collect(),
             repetitions: 3,
             quick: false,
             exact: false,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use dualpool_report::simulated::Replayed;
 use dualpool_sim::scenario::Scenario;
-use dualpool_types::{Objectives, Request, Time};
+use dualpool_types::{Failure, Objectives, Request, Time};
 use dualpool_workload::WorkItem;
 use dualpool_workload::trace::{Replay, ReplayOptions, TraceError, open};
 
@@ -22,7 +22,7 @@ pub enum Source {
 }
 
 impl Source {
-    pub fn open(&self, scenario: &Scenario, seed: u64) -> anyhow::Result<Requests> {
+    pub fn open(&self, scenario: &Scenario, seed: u64) -> Result<Requests, Failure> {
         let objectives = scenario.objectives.objectives();
         let items = match self {
             Source::Made => Items::Made(Box::new(scenario.traffic.items(scenario, seed)?)),

@@ -1,4 +1,4 @@
-//! `--profile` on every target, and `dualpool profile`: a run that leaves `profile.json`.
+//! `--profile` on every target: a run that is watched, and leaves `profile.json`.
 
 mod capture;
 mod show;
@@ -11,53 +11,28 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::ValueEnum;
 
 use dualpool_bench::Settings;
 use dualpool_bench::config::UNDER_PROFILER;
 use dualpool_bench::folder::{Identity, REQUESTS};
 use dualpool_bench::profile::{Profile, in_process};
-use dualpool_bench::target::{self, Target};
 use dualpool_fleet::ProfileKind;
 use dualpool_report::Overview;
 use dualpool_types::records::{RequestRecord, replace_json};
+use dualpool_types::{FAILED, Failure};
 
-use super::failure::FAILED;
-use super::flags::SettingFlags;
 use super::terminal::{Terminal, print};
-use super::{Cli, run};
 use tool::Tool;
-
-#[derive(clap::Args)]
-pub struct Args {
-    /// What to look at.
-    subject: Subject,
-    #[command(flatten)]
-    settings: SettingFlags,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Subject {
-    /// Every request changes engines after its prefill: how its KV moves, and what the engines do meanwhile.
-    Migration,
-}
-
-/// What `dualpool profile migration` sets, unless flags say otherwise.
-const MIGRATION: [(&str, &str); 3] = [("run.arms", "full_disaggregation"), ("run.repetitions", "1"), ("telemetry.profile", "nsys")];
 
 /// The file that a profiled run leaves.
 const FILE: &str = "profile.json";
 
-pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCode> {
-    let Subject::Migration = args.subject;
-    let settings = args.settings.clone().with_defaults("dualpool profile migration", &MIGRATION);
-    run::run(&run::Args::of(target::DUAL_POOL, false, settings), cli, terminal)
-}
-
 /// What a run is watched with, and where.
 pub struct Watched<'a> {
     pub settings: &'a Settings,
-    pub target: Target,
+    /// Of the target: its name, and what a run of it leaves as soon as it has anything to leave.
+    pub target: &'static str,
+    pub file: &'static str,
     /// What this program was called with, without its own name.
     pub arguments: &'a [OsString],
     /// Standard output is for machines: the profile is not shown.
@@ -67,7 +42,7 @@ pub struct Watched<'a> {
 
 impl Watched<'_> {
     /// Runs a target, itself or in a second process under a tool, as `telemetry.profile` has it.
-    pub fn run(self, run: impl FnOnce(&Settings) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    pub fn run(self, run: impl FnOnce(&Settings) -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
         let asked = self.settings.telemetry.profile;
         if asked == ProfileKind::None || std::env::var_os(UNDER_PROFILER).is_some() {
             return run(self.settings);
@@ -75,10 +50,10 @@ impl Watched<'_> {
         let mut settings = self.settings.clone();
         let chosen = !settings.run.out.as_os_str().is_empty();
         if !chosen {
-            settings.run.out = Identity::now(self.target.name, Path::new("")).dir;
+            settings.run.out = Identity::now(self.target, Path::new("")).dir;
         }
         let dir = settings.run.out.clone();
-        if [self.target.file, "run.json"].iter().any(|file| dir.join(file).exists()) {
+        if [self.file, "run.json"].iter().any(|file| dir.join(file).exists()) {
             // Another run's folder, which the target refuses; nothing of ours goes into it either.
             return run(&settings);
         }
@@ -109,8 +84,8 @@ impl Watched<'_> {
         &self,
         settings: &Settings,
         note: Option<String>,
-        run: impl FnOnce(&Settings) -> anyhow::Result<ExitCode>,
-    ) -> anyhow::Result<ExitCode> {
+        run: impl FnOnce(&Settings) -> Result<ExitCode, Failure>,
+    ) -> Result<ExitCode, Failure> {
         let outcome = run(settings);
         let dir = &settings.run.out;
         if self.left_something(dir) {
@@ -121,7 +96,7 @@ impl Watched<'_> {
 
     /// Not so when it was stopped before it began; a run that failed later has a profile as well.
     fn left_something(&self, dir: &Path) -> bool {
-        dir.join(self.target.file).exists()
+        dir.join(self.file).exists()
     }
 
     /// Writes `profile.json` in one go, and shows it. Without one the run is what it was, so that is noted and no failure.

@@ -2,8 +2,8 @@
 
 use dualpool_report::simulated::Tally;
 use dualpool_sim::Observer;
-use dualpool_types::Micros;
 use dualpool_types::records::{EngineSample, NoteRecord, RequestRecord, RouterNote};
+use dualpool_types::{Failure, Micros};
 
 use super::output::Output;
 
@@ -15,7 +15,7 @@ pub struct Recorder<'a> {
     tally: Tally,
     output: &'a mut Output,
     /// The first failure to write; nothing is written after it.
-    failed: Option<anyhow::Error>,
+    failed: Option<Failure>,
 }
 
 impl<'a> Recorder<'a> {
@@ -23,11 +23,11 @@ impl<'a> Recorder<'a> {
         Recorder { arm, tally: Tally::new(SAMPLE_EVERY), output, failed: None }
     }
 
-    pub fn finish(self) -> anyhow::Result<Tally> {
+    pub fn finish(self) -> Result<Tally, Failure> {
         self.failed.map_or(Ok(self.tally), Err)
     }
 
-    fn write(&mut self, write: impl FnOnce(&mut Output) -> anyhow::Result<()>) {
+    fn write(&mut self, write: impl FnOnce(&mut Output) -> Result<(), Failure>) {
         if self.failed.is_none() {
             self.failed = write(self.output).err();
         }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
-use dualpool_bench::folder::FolderError;
 use dualpool_report::measure::{longest_itl_ms, within_objectives};
 use dualpool_report::simulated::{SIMULATION, Simulated};
 use dualpool_types::records::{NoteRecord, Outcome, RequestRecord, replace_json};
-use dualpool_types::{Class, EngineId, Micros};
+use dualpool_types::{Class, EngineId, Failure, Micros};
+
+use crate::folder::FolderError;
 
 pub struct Output {
     lines: Option<BufWriter<Stdout>>,
@@ -92,7 +93,7 @@ impl Output {
         Ok(Output { lines: lines.then(|| BufWriter::new(stdout())), folder })
     }
 
-    pub fn request(&mut self, record: &RequestRecord) -> anyhow::Result<()> {
+    pub fn request(&mut self, record: &RequestRecord) -> Result<(), Failure> {
         if self.lines.is_none() && self.folder.is_none() {
             return Ok(());
         }
@@ -101,13 +102,13 @@ impl Output {
         self.folder.as_mut().map_or(Ok(()), |folder| folder.wrote(|folder| write(&mut folder.requests, &line)))
     }
 
-    pub fn note(&mut self, note: &NoteRecord) -> anyhow::Result<()> {
+    pub fn note(&mut self, note: &NoteRecord) -> Result<(), Failure> {
         self.say(&NoteLine { kind: "note", simulated: true, note })?;
         self.folder.as_mut().map_or(Ok(()), |folder| folder.wrote(|folder| folder.note(note)))
     }
 
     /// The figures, and the end of all files.
-    pub fn finish(mut self, simulated: &Simulated) -> anyhow::Result<()> {
+    pub fn finish(mut self, simulated: &Simulated) -> Result<(), Failure> {
         self.say(&SummaryLine { kind: "summary", simulated })?;
         if let Some(lines) = &mut self.lines {
             shown(lines.flush())?;
@@ -122,16 +123,16 @@ impl Output {
         Ok(())
     }
 
-    fn say(&mut self, line: &impl Serialize) -> anyhow::Result<()> {
+    fn say(&mut self, line: &impl Serialize) -> Result<(), Failure> {
         self.lines.as_mut().map_or(Ok(()), |lines| shown(write(lines, line)))
     }
 }
 
 /// A reader such as `head` that has seen enough is no failure.
-fn shown(written: std::io::Result<()>) -> anyhow::Result<()> {
+fn shown(written: std::io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
+        written => Ok(written.context("cannot write to standard output")?),
     }
 }
 
@@ -155,7 +156,7 @@ impl Folder {
         write(self.decisions.insert(file), note)
     }
 
-    fn wrote(&mut self, write: impl FnOnce(&mut Folder) -> std::io::Result<()>) -> anyhow::Result<()> {
+    fn wrote(&mut self, write: impl FnOnce(&mut Folder) -> std::io::Result<()>) -> Result<(), Failure> {
         let path = self.dir.clone();
         write(self).map_err(|source| FolderError::Write { path, source }.into())
     }

@@ -10,26 +10,24 @@ pub mod trace;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use async_trait::async_trait;
 
 use dualpool_engine::EngineSettings;
-use dualpool_fleet::Progress;
-use dualpool_fleet::controller::Controller;
 use dualpool_model::{Timing, VirtualSettings};
 use dualpool_report::measure::{quantile, sorted, ttft_ms};
-use dualpool_types::artifact::Environment;
 use dualpool_types::records::{RequestRecord, replace_json};
-use dualpool_types::{Arrangement, EngineId, EngineInfo, PolicyKind, Tuning};
+use dualpool_types::{Arrangement, EngineId, EngineInfo, Failure, PolicyKind, Tuning};
 use dualpool_workload::ModelLimits;
 
-use super::drive::{DriveError, Driver, Work};
-use super::folder::{FolderError, Identity};
-use super::{Cancel, target};
+use super::{Call, Done, Handed, OnFleet, Prepared, Target};
 use crate::Settings;
+use crate::drive::{DriveError, Driver, Work};
+use crate::folder::{FolderError, Identity};
 use plan::Stage;
+use table::table;
 use trace::TracedStep;
 
 pub use result::{ENGINE_TIMING_SCHEMA, EngineTiming, HeldOut};
-pub use table::table;
 
 /// The name of the file in the run's folder.
 pub const FILE: &str = "engine_timing.json";
@@ -40,24 +38,39 @@ const HELD_OUT_EVERY: usize = 5;
 /// Under `--quick` everything is repeated this share of times.
 const QUICK_SHARE: f64 = 0.34;
 
-/// A calibration that passed all checks that need no engine.
-#[derive(Debug)]
-pub struct Prepared {
+pub struct EngineCalibration;
+
+impl Target for EngineCalibration {
+    fn name(&self) -> &'static str {
+        "engine_timing"
+    }
+
+    fn about(&self) -> &'static str {
+        "what a step costs on these engines, fitted to recorded ones: the timing that simulations go by (`calibrate --engine`)"
+    }
+
+    fn file(&self) -> Option<&'static str> {
+        Some(FILE)
+    }
+
+    /// Makes the run's folder, in which the engines are to record their steps.
+    fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
+        let identity = Identity::now(self.name(), &call.settings.run.out);
+        if identity.dir.join(FILE).exists() {
+            return Err(FolderError::Taken { path: identity.dir }.into());
+        }
+        std::fs::create_dir_all(&identity.dir).map_err(|source| FolderError::Write { path: identity.dir.clone(), source })?;
+        let mut settings = call.settings.clone();
+        record_steps(&mut settings, &identity.dir)?;
+        Ok(Prepared::OnFleet(Box::new(Calibration { identity, settings, command: call.command.to_vec() })))
+    }
+}
+
+/// A calibration that passed all checks which need no engine.
+struct Calibration {
     identity: Identity,
     settings: Settings,
     command: Vec<String>,
-}
-
-/// Makes the run's folder, in which the engines are to record their steps. Engines must be started with `settings` of what is returned.
-pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
-    let identity = Identity::now(target::ENGINE_TIMING.name, &settings.run.out);
-    if identity.dir.join(FILE).exists() {
-        return Err(FolderError::Taken { path: identity.dir }.into());
-    }
-    std::fs::create_dir_all(&identity.dir).map_err(|source| FolderError::Write { path: identity.dir.clone(), source })?;
-    let mut settings = settings.clone();
-    record_steps(&mut settings, &identity.dir)?;
-    Ok(Prepared { identity, settings, command })
 }
 
 /// Engines started with these settings record their steps: where the user wants them, else in this folder.
@@ -69,30 +82,25 @@ pub(super) fn record_steps(settings: &mut Settings, folder: &Path) -> anyhow::Re
     Ok(())
 }
 
-impl Prepared {
-    pub fn settings(&self) -> &Settings {
+#[async_trait(?Send)]
+impl OnFleet for Calibration {
+    fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// Gives the engines everything to do that the fit needs, and writes what came of it.
-    pub async fn run(
-        self,
-        controller: &Controller,
-        environment: Environment,
-        progress: &dyn Progress,
-        cancel: &Cancel,
-    ) -> anyhow::Result<(EngineTiming, PathBuf)> {
-        let driver = Driver::new(controller, &self.settings, cancel, progress);
+    async fn run(self: Box<Self>, fleet: Handed<'_>) -> Result<Done, Failure> {
+        let driver = Driver::new(fleet.controller, &self.settings, fleet.cancel, fleet.progress);
         let share = if self.settings.run.quick { QUICK_SHARE } else { 1.0 };
-        let observed = observe(&driver, controller.engines(), &self.settings, self.settings.workload.seed, share).await?;
+        let observed = observe(&driver, fleet.controller.engines(), &self.settings, self.settings.workload.seed, share).await?;
         let fitted = observed.fitted().with_context(|| no_steps(&self.settings.engine))?;
         let timing = EngineTiming {
             schema: ENGINE_TIMING_SCHEMA,
-            target: target::ENGINE_TIMING.name.into(),
+            target: EngineCalibration.name().into(),
             id: self.identity.id,
             started_at: self.identity.started_at,
             command: self.command,
-            environment,
+            environment: fleet.environment,
             seed: self.settings.workload.seed,
             steps: observed.steps() as u64,
             engine: fitted.engine,
@@ -100,7 +108,15 @@ impl Prepared {
         };
         let path = self.identity.dir.join(FILE);
         replace_json(&path, &timing).map_err(|source| FolderError::Write { path: path.clone(), source })?;
-        Ok((timing, path))
+        Ok(Done::whole(move |view| match view.json {
+            true => super::json(&timing),
+            false => Ok(format!("{}\nmeasured: {}\n", table(&timing, view.columns), path.display())),
+        }))
+    }
+
+    fn abandon(self: Box<Self>) {
+        // Fails, rightly, when the user's folder holds other things.
+        let _ = std::fs::remove_dir(&self.identity.dir);
     }
 }
 
@@ -154,7 +170,7 @@ impl Observed {
         }
         let steps = fit::fit(&learnt)?;
         let copies: Vec<_> = self.copies.iter().map(|&(tokens, us)| ([1.0, tokens], us)).collect();
-        let [copy_us, copy_us_per_token] = super::fit::fit(&copies).unwrap_or([0.0; 2]);
+        let [copy_us, copy_us_per_token] = crate::fit::fit(&copies).unwrap_or([0.0; 2]);
         let round_trip_us = quantile(&sorted(self.round_trips_us.iter().copied()), 0.5).unwrap_or(0.0).max(0.0);
         let timing = Timing { round_trip_us, copy_us, copy_us_per_token, ..steps };
         let held_out = held_out.into_iter().map(|(stage, steps)| {

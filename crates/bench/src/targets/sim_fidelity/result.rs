@@ -6,7 +6,7 @@ use dualpool_model::VirtualSettings;
 use dualpool_types::PolicyKind;
 use dualpool_types::artifact::Environment;
 
-use crate::engine_timing::HeldOut;
+use crate::targets::engine_timing::HeldOut;
 
 /// The version of the file's keys.
 pub const SIM_FIDELITY_SCHEMA: u32 = 1;

@@ -11,103 +11,128 @@ mod table;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 
 use dualpool_engine::Spot;
 use dualpool_fleet::Progress;
 use dualpool_kv::{CalibrationError, CopyClass, KernelSettings, LinkCost, Transport, Transports};
-use dualpool_machine::{Machine, Placement};
+use dualpool_machine::Machine;
 use dualpool_report::measure::{quantile, sorted};
 use dualpool_types::records::{can_write_in, replace_json};
-use dualpool_types::{Bytes, Program};
+use dualpool_types::{Bytes, Failure, Program};
 
-use super::folder::{FolderError, Identity};
-use super::target;
+use super::{Alone, Call, Done, Prepared, Target};
 use crate::Settings;
+use crate::folder::{FolderError, Identity};
 use fit::Observed;
-use plans::Shape;
+use plans::{Scale, Shape};
 use sweep::{FROM, Point, TO};
+use table::table;
 
-pub use plans::Scale;
 pub use result::{Choice, Class, HeldOut, Link, MIGRATION_COST_SCHEMA, MigrationCost};
-pub use table::table;
 
 /// The name of the file in the run's folder.
 pub const FILE: &str = "migration_cost.json";
 
-/// What a calibration came to.
-#[derive(Debug)]
-pub struct Calibrated {
-    pub cost: MigrationCost,
-    /// The file with everything that was measured, and the one that later runs read.
-    pub artifact: PathBuf,
-    pub calibration: Option<PathBuf>,
+pub struct CopyCalibration;
+
+impl Target for CopyCalibration {
+    fn name(&self) -> &'static str {
+        "migration_cost"
+    }
+
+    fn about(&self) -> &'static str {
+        "what copying KV costs between the devices of this machine, by size, number of runs and way to copy; needs no engines"
+    }
+
+    fn file(&self) -> Option<&'static str> {
+        Some(FILE)
+    }
+
+    fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
+        let settings = call.settings.clone();
+        let placements = dualpool_machine::choose(&settings.pools, call.gpus)?;
+        let identity = Identity::now(self.name(), &settings.run.out);
+        if identity.dir.join(FILE).exists() {
+            return Err(FolderError::Taken { path: identity.dir }.into());
+        }
+        // Now, and not after minutes of copying.
+        let calibration = settings.migrate.calibration_file();
+        can_write_in(&identity.dir).map_err(|source| FolderError::Write { path: identity.dir.clone(), source })?;
+        if let Some(path) = &calibration {
+            let folder = path.parent().unwrap_or(path);
+            can_write_in(folder).map_err(|source| CalibrationError::Write { path: path.clone(), source })?;
+        }
+        let spots = placements.iter().map(|placement| Spot::of(&placement.device, &settings.virtual_engines));
+        Ok(Prepared::Alone(Box::new(Calibration {
+            spots: spots.collect::<anyhow::Result<Vec<Spot>>>()?,
+            machine: Machine::detect(call.gpus),
+            program: call.program.clone(),
+            command: call.command.to_vec(),
+            identity,
+            calibration,
+            settings,
+        })))
+    }
 }
 
-/// The machine that is measured, and this program as it runs there.
-#[derive(Debug)]
-pub struct Here {
-    pub machine: Machine,
-    pub program: Program,
-    /// What it was called with.
-    pub command: Vec<String>,
+/// A calibration that can begin.
+struct Calibration {
+    settings: Settings,
+    identity: Identity,
+    spots: Vec<Spot>,
+    machine: Machine,
+    program: Program,
+    command: Vec<String>,
+    /// The file that later runs read, where they look for any.
+    calibration: Option<PathBuf>,
 }
 
-/// Measures every ordered pair of the engines' memories and writes both files; the second one only where later runs look for any.
-pub fn run(
-    settings: &Settings,
-    scale: &Scale,
-    placements: &[Placement],
-    here: Here,
-    progress: &dyn Progress,
-) -> anyhow::Result<Calibrated> {
-    let identity = Identity::now(target::MIGRATION_COST.name, &settings.run.out);
-    let artifact = identity.dir.join(FILE);
-    if artifact.exists() {
-        return Err(FolderError::Taken { path: identity.dir }.into());
+impl Alone for Calibration {
+    /// Measures every ordered pair of the engines' memories and writes both files.
+    fn run(self: Box<Self>, progress: &dyn Progress) -> Result<Done, Failure> {
+        let Calibration { settings, identity, spots, machine, program, command, calibration } = *self;
+        let bench = Bench {
+            program,
+            kernels: KernelSettings::new(&settings.migrate, &settings.engine.venv),
+            scale: if settings.run.quick { Scale::QUICK } else { Scale::FULL },
+            seed: settings.workload.seed,
+            progress,
+        };
+        let mut links = Vec::new();
+        for (from, to) in pairs(&spots) {
+            let what = || format!("measuring copies from {} to {}", from.name(), to.name());
+            links.push(bench.link(from, to).with_context(what)?);
+        }
+        if links.is_empty() {
+            return Err(anyhow!("one engine has nobody to copy to; give the two pools a device each").into());
+        }
+        let artifact = identity.dir.join(FILE);
+        let cost = MigrationCost {
+            schema: MIGRATION_COST_SCHEMA,
+            target: CopyCalibration.name().into(),
+            id: identity.id,
+            started_at: identity.started_at,
+            command,
+            dualpool: env!("CARGO_PKG_VERSION").into(),
+            machine,
+            memory_bytes: bench.scale.memory,
+            repeats: bench.scale.repeats,
+            seed: bench.seed,
+            links,
+        };
+        replace_json(&artifact, &cost).map_err(|source| FolderError::Write { path: identity.dir, source })?;
+        if let Some(path) = &calibration {
+            cost.copy_costs()?.write(path)?;
+        }
+        Ok(Done::whole(move |view| match view.json {
+            true => super::json(&cost),
+            false => {
+                let read = calibration.map(|path| format!("read by runs: {}\n", path.display())).unwrap_or_default();
+                Ok(format!("{}\nmeasured:     {}\n{read}", table(&cost, view.columns), artifact.display()))
+            }
+        }))
     }
-    // Now, and not after minutes of copying.
-    let calibration = settings.migrate.calibration_file();
-    can_write_in(&identity.dir).map_err(|source| FolderError::Write { path: identity.dir.clone(), source })?;
-    if let Some(path) = &calibration {
-        let folder = path.parent().unwrap_or(path);
-        can_write_in(folder).map_err(|source| CalibrationError::Write { path: path.clone(), source })?;
-    }
-    let spots = placements.iter().map(|placement| Spot::of(&placement.device, &settings.virtual_engines));
-    let spots = spots.collect::<anyhow::Result<Vec<Spot>>>()?;
-    let bench = Bench {
-        program: here.program,
-        kernels: KernelSettings::new(&settings.migrate, &settings.engine.venv),
-        scale: *scale,
-        seed: settings.workload.seed,
-        progress,
-    };
-    let mut links = Vec::new();
-    for (from, to) in pairs(&spots) {
-        let what = || format!("measuring copies from {} to {}", from.name(), to.name());
-        links.push(bench.link(from, to).with_context(what)?);
-    }
-    if links.is_empty() {
-        bail!("one engine has nobody to copy to; give the two pools a device each");
-    }
-    let cost = MigrationCost {
-        schema: MIGRATION_COST_SCHEMA,
-        target: target::MIGRATION_COST.name.into(),
-        id: identity.id,
-        started_at: identity.started_at,
-        command: here.command,
-        dualpool: env!("CARGO_PKG_VERSION").into(),
-        machine: here.machine,
-        memory_bytes: scale.memory,
-        repeats: scale.repeats,
-        seed: bench.seed,
-        links,
-    };
-    replace_json(&artifact, &cost).map_err(|source| FolderError::Write { path: identity.dir, source })?;
-    if let Some(path) = &calibration {
-        cost.copy_costs()?.write(path)?;
-    }
-    Ok(Calibrated { cost, artifact, calibration })
 }
 
 /// Every ordered pair of engines, those between the same two memories once.

@@ -1,4 +1,4 @@
-//! `dualpool simulate`: a scenario's fleet, modelled, behind the real router.
+//! The target `simulation` (`dualpool simulate`): a scenario's fleet, modelled, behind the real router.
 
 mod arms;
 mod observer;
@@ -7,33 +7,86 @@ mod requests;
 mod traffic;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use dualpool_bench::config::FlagValue;
-use dualpool_machine::Gpus;
+use anyhow::Context;
+use clap::{ArgMatches, Args as _, Command, FromArgMatches};
+
+use dualpool_fleet::Progress;
 use dualpool_report::simulated::{EngineWork, Replayed, SIMULATION_SCHEMA, Simulated, SimulatedArm, SimulatedObjectives, table};
 use dualpool_router::RouterSettings;
 use dualpool_sim::scenario::{Scenario, ScenarioError};
 use dualpool_sim::{Simulation, Totals};
-use dualpool_types::{Arrangement, Clock, Micros, MonotonicClock};
+use dualpool_types::{Arrangement, Clock, Failure, Micros, MonotonicClock, PolicyKind};
 
-use super::Cli;
-use super::flags::{SettingFlags, assignment};
-use super::terminal::print;
+use super::{Alone, Call, Done, Flags, Prepared, Target};
+use crate::config::FlagValue;
+use crate::flags::assignment;
 use arms::{Mode, policy};
 use observer::Recorder;
 use output::Output;
 use requests::Source;
 use traffic::TrafficFlags;
 
+/// Adds the flags of a simulation.
+pub fn flags(command: Command) -> Command {
+    Asked::augment_args(command)
+}
+
+pub struct FleetSimulation;
+
+impl Target for FleetSimulation {
+    fn name(&self) -> &'static str {
+        "simulation"
+    }
+
+    fn about(&self) -> &'static str {
+        "a modelled fleet's traffic, served by the real router in seconds and without engines; `dualpool simulate` is the same"
+    }
+
+    fn file(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn flags(&self) -> Flags {
+        Flags::Own(flags)
+    }
+
+    /// The scenario's, and above these what the flags say.
+    fn set(&self, flags: &ArgMatches) -> Result<Vec<FlagValue>, Failure> {
+        let asked = Asked::of(flags)?;
+        let set = asked.set.iter().map(|(key, text)| FlagValue { flag: "--set".into(), key: key.clone(), text: text.clone() });
+        let explain =
+            asked.explain.then(|| FlagValue { flag: "--explain".into(), key: "router.explain".into(), text: "true".into() });
+        let scenario = asked.scenario()?;
+        let of_scenario = scenario.router_settings().into_iter().map(|(key, text)| FlagValue {
+            flag: format!("scenario {}", scenario.name),
+            key,
+            text,
+        });
+        Ok(of_scenario.chain(set).chain(explain).collect())
+    }
+
+    fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
+        let asked = Asked::of(call.flags)?;
+        let scenario = asked.scenario()?;
+        // Those of the settings are of this machine's engines, of which there are none here.
+        let router = RouterSettings { cost_per_hour: scenario.costs_per_hour(), ..call.settings.router.clone() };
+        let source = asked.traffic.source(&scenario)?;
+        let arms = arms::of(&scenario, asked.mode, &asked.policy)?;
+        let output = Output::open(asked.log_json, asked.out.as_deref())?;
+        Ok(Prepared::Alone(Box::new(Modelled { asked, scenario, router, source, arms, output })))
+    }
+}
+
+/// What the flags ask for.
 #[derive(clap::Args)]
-pub struct Args {
+struct Asked {
     /// flagship_vs_mid, mig_slices, flip, a fleet such as 2P2D, or a TOML file.
     #[arg(long, value_name = "NAME|FILE", default_value = "2P2D")]
     scenario: String,
     /// Serve by these policies, an arm each; without --mode instead of the two modes.
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = policy)]
-    policy: Vec<dualpool_types::PolicyKind>,
+    policy: Vec<PolicyKind>,
     /// baseline: round robin over all engines alike; optimized: as the scenario arranges its fleet [default: both, side by side].
     #[arg(long)]
     mode: Option<Mode>,
@@ -65,33 +118,11 @@ pub struct Args {
     set: Vec<(String, String)>,
 }
 
-pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
-    let scenario = args.scenario()?;
-    let router = args.router(&scenario, cli)?;
-    let source = args.traffic.source(&scenario)?;
-    let arms = arms::of(&scenario, args.mode, &args.policy)?;
-    let mut output = Output::open(args.log_json, args.out.as_deref())?;
-    let (clock, mut speed) = (MonotonicClock::new(), Speed::default());
-    let (mut served, mut trace) = (Vec::with_capacity(arms.len()), None);
-    for arrangement in &arms {
-        let began = clock.now();
-        let (arm, totals, replayed) = args.serve(&scenario, &router, arrangement, &source, &mut output)?;
-        speed.add(&totals, clock.now().since(began));
-        trace = replayed;
-        served.push(arm);
+impl Asked {
+    fn of(flags: &ArgMatches) -> Result<Asked, Failure> {
+        Ok(Asked::from_arg_matches(flags).context("the flags of a simulation")?)
     }
-    let simulated = args.simulated(&scenario, &router, &source, trace, served);
-    output.finish(&simulated)?;
-    if !args.log_json {
-        print(&format!("{}{}\n", table(&simulated), speed.words()))?;
-        if let Some(out) = &args.out {
-            print(&format!("artifacts: {0}\nplot:      dualpool plot {0}\n", out.display()))?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
 
-impl Args {
     /// The scenario with what the flags change of it.
     fn scenario(&self) -> Result<Scenario, ScenarioError> {
         let mut scenario = Scenario::open(&self.scenario)?;
@@ -107,37 +138,52 @@ impl Args {
         }
         Ok(scenario)
     }
+}
 
-    /// Settings as ever, above them the scenario's, and above these the flags.
-    fn router(&self, scenario: &Scenario, cli: &Cli) -> anyhow::Result<RouterSettings> {
-        let set = self.set.iter().map(|(key, text)| FlagValue { flag: "--set".into(), key: key.clone(), text: text.clone() });
-        let explain =
-            self.explain.then(|| FlagValue { flag: "--explain".into(), key: "router.explain".into(), text: "true".into() });
-        let of_scenario = scenario.router_settings().into_iter().map(|(key, text)| FlagValue {
-            flag: format!("scenario {}", scenario.name),
-            key,
-            text,
-        });
-        let flags = of_scenario.chain(set).chain(explain).collect();
-        let router = cli.settings(&SettingFlags::of(flags), &Gpus::default())?.settings.router;
-        // Those of the settings are of this machine's engines, of which there are none here.
-        Ok(RouterSettings { cost_per_hour: scenario.costs_per_hour(), ..router })
+/// A simulation whose output is open.
+struct Modelled {
+    asked: Asked,
+    scenario: Scenario,
+    router: RouterSettings,
+    source: Source,
+    arms: Vec<Arrangement>,
+    output: Output,
+}
+
+impl Alone for Modelled {
+    fn run(self: Box<Self>, _progress: &dyn Progress) -> Result<Done, Failure> {
+        let mut modelled = *self;
+        let (clock, mut speed) = (MonotonicClock::new(), Speed::default());
+        let (mut served, mut trace) = (Vec::with_capacity(modelled.arms.len()), None);
+        for arrangement in std::mem::take(&mut modelled.arms) {
+            let began = clock.now();
+            let (arm, totals, replayed) = modelled.serve(&arrangement)?;
+            speed.add(&totals, clock.now().since(began));
+            trace = replayed;
+            served.push(arm);
+        }
+        let simulated = modelled.simulated(trace, served);
+        modelled.output.finish(&simulated)?;
+        let Asked { log_json, out, .. } = modelled.asked;
+        Ok(Done::whole(move |_| {
+            if log_json {
+                return Ok(String::new());
+            }
+            let kept = out.map(|out| format!("artifacts: {0}\nplot:      dualpool plot {0}\n", out.display()));
+            Ok(format!("{}{}\n{}", table(&simulated), speed.words(), kept.unwrap_or_default()))
+        }))
     }
+}
 
-    fn serve(
-        &self,
-        scenario: &Scenario,
-        router: &RouterSettings,
-        arrangement: &Arrangement,
-        source: &Source,
-        output: &mut Output,
-    ) -> anyhow::Result<(SimulatedArm, Totals, Option<Replayed>)> {
-        let engines = scenario.engines(arrangement, self.decode_cost_penalty);
+impl Modelled {
+    fn serve(&mut self, arrangement: &Arrangement) -> Result<(SimulatedArm, Totals, Option<Replayed>), Failure> {
+        let Modelled { asked, scenario, router, source, output, .. } = self;
+        let engines = scenario.engines(arrangement, asked.decode_cost_penalty);
         let costs = scenario.costs(arrangement, &engines);
-        let simulation = Simulation { engines: &engines, arrangement, router, costs, faults: &scenario.faults, seed: self.seed };
-        let mut requests = source.open(scenario, self.seed)?;
+        let simulation = Simulation { engines: &engines, arrangement, router, costs, faults: &scenario.faults, seed: asked.seed };
+        let mut requests = source.open(scenario, asked.seed)?;
         let mut recorder = Recorder::new(&arrangement.name, output);
-        let totals = simulation.observe(&mut requests, &mut recorder)?;
+        let totals = simulation.observe(&mut requests, &mut recorder).map_err(anyhow::Error::from)?;
         let tally = recorder.finish()?;
         let replayed = requests.end()?;
         let work: Vec<EngineWork> = scenario
@@ -156,14 +202,8 @@ impl Args {
         Ok((tally.finish(arrangement, &work, scenario.cost_per_hour()), totals, replayed))
     }
 
-    fn simulated(
-        &self,
-        scenario: &Scenario,
-        router: &RouterSettings,
-        source: &Source,
-        trace: Option<Replayed>,
-        arms: Vec<SimulatedArm>,
-    ) -> Simulated {
+    fn simulated(&self, trace: Option<Replayed>, arms: Vec<SimulatedArm>) -> Simulated {
+        let Modelled { asked, scenario, router, source, .. } = self;
         Simulated {
             schema: SIMULATION_SCHEMA,
             simulated: true,
@@ -172,8 +212,8 @@ impl Args {
             about: scenario.about.clone(),
             workload: source.words(scenario),
             trace,
-            seed: self.seed,
-            decode_cost_penalty: self.decode_cost_penalty,
+            seed: asked.seed,
+            decode_cost_penalty: asked.decode_cost_penalty,
             router: serde_json::to_value(router).unwrap_or_default(),
             objectives: SimulatedObjectives { ttft_ms: scenario.objectives.ttft_ms, itl_ms: scenario.objectives.itl_ms },
             arms,

@@ -12,15 +12,17 @@ use thiserror::Error;
 use dualpool_fleet::Progress;
 use dualpool_fleet::controller::Controller;
 use dualpool_report::measure::{quantile, sorted, ttft_ms};
+use dualpool_report::overview;
 use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
-use dualpool_types::{Arrangement, Class, EngineInfo, Micros, PolicyKind, Tuning};
+use dualpool_types::{Arrangement, Class, EngineInfo, Failure, Micros, PolicyKind, RouterArm, Tuning, UserError};
 use dualpool_workload::{ModelLimits, WorkItem};
 
-use super::drive::{DriveError, Driver, Pace, Work};
-use super::phases::Phases;
-use super::run::{Effort, Outcome, Plan, Prepared, Subject};
-use super::{Cancel, pair, saturation, target};
-use crate::{ROUTER_ARM, RunSettings, Settings, WorkloadKind, config};
+use super::{Call, Flags, Prepared, Target};
+use crate::drive::{DriveError, Driver, Pace, Work};
+use crate::flags::{SettingFlag, flag};
+use crate::phases::Phases;
+use crate::run::{Effort, Outcome, Paired, Plan, Subject};
+use crate::{Cancel, RunSettings, Settings, WorkloadKind, config, pair, saturation};
 use demand::{Demand, PROBE_TOKENS, upfront};
 
 /// Requests of the warm-up per engine. They come all at once: first steps are slow, whatever is in them.
@@ -40,8 +42,14 @@ const SATURATING: [PolicyKind; 2] = [PolicyKind::RoundRobin, PolicyKind::LeastLo
 #[error("run.arms (--arms) are arms of dual_pool; the arms of dynamic_router are policies: use --policies")]
 pub struct ArmsOfDualPool;
 
+impl UserError for ArmsOfDualPool {
+    fn hint(&self) -> &'static str {
+        "`dualpool list-targets` says what each target does"
+    }
+}
+
 /// Checks the settings and makes the run's folders. Engines take long to start: call this before.
-pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
+pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failure> {
     config::check(settings)?;
     if settings.run.arms != RunSettings::default().arms {
         return Err(ArmsOfDualPool.into());
@@ -51,10 +59,10 @@ pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prep
     let kinds = settings.dynamic_router.chosen();
     kinds.iter().try_for_each(|&kind| Demand::new(kind, settings).check(model))?;
     let subjects = kinds.into_iter().map(|kind| (kind.name(), Box::new(Served(kind)) as Box<dyn Subject>));
-    Ok(Prepared::in_parts(target::DYNAMIC_ROUTER, settings, command, subjects.collect())?)
+    Ok(Paired::in_parts(DynamicRouter.name(), settings, command.to_vec(), subjects.collect())?)
 }
 
-/// `prepare` and `Prepared::run` in one, for engines that are up already. One outcome per workload.
+/// The whole target, on engines that are up already. One outcome per workload.
 pub async fn run(
     controller: &Controller,
     environment: Environment,
@@ -62,9 +70,45 @@ pub async fn run(
     command: Vec<String>,
     progress: &dyn Progress,
     cancel: &Cancel,
-) -> anyhow::Result<Vec<Outcome>> {
-    prepare(settings, command)?.run(controller, environment, progress, cancel).await
+) -> Result<Vec<Outcome>, Failure> {
+    prepare(settings, &command)?.measure(controller, environment, progress, cancel).await
 }
+
+pub struct DynamicRouter;
+
+impl Target for DynamicRouter {
+    fn name(&self) -> &'static str {
+        "dynamic_router"
+    }
+
+    fn about(&self) -> &'static str {
+        "the router against round robin and least load, on engines that are all alike, under workloads that tell them apart"
+    }
+
+    fn file(&self) -> Option<&'static str> {
+        Some(overview::FILE)
+    }
+
+    fn flags(&self) -> Flags {
+        Flags::Settings(&FLAGS)
+    }
+
+    fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
+        Ok(Prepared::OnFleet(Box::new(prepare(call.settings, call.command)?)))
+    }
+}
+
+#[rustfmt::skip]
+const FLAGS: [SettingFlag; 8] = [
+    flag("policies", "dynamic_router.arms", "LIST", "Arms of dynamic_router: policies, and dynamic_router for the one of --policy"),
+    flag("workload", "dynamic_router.workloads", "LIST", "Workloads of dynamic_router: mixed, two_wave_imbalance, prefix_sessions, trace [default: the trace where --trace names one, else the other three]"),
+    flag("requests", "dynamic_router.requests", "N", "Requests of a repetition of mixed"),
+    flag("rounds", "dynamic_router.rounds", "N", "Rounds of a repetition of two_wave_imbalance"),
+    flag("sessions", "dynamic_router.sessions", "N", "Conversations of a repetition of prefix_sessions"),
+    flag("trace", "dynamic_router.trace", "FILE", "A trace to replay: Azure CSV, Mooncake JSONL or dualpool JSONL [default: none]"),
+    flag("replay-speed", "dynamic_router.replay_speed", "FACTOR", "2 replays the trace in half of its time"),
+    flag("limit", "dynamic_router.limit", "N", "Requests of the trace that are replayed at most; 0 = all"),
+];
 
 /// One workload.
 #[derive(Debug)]
@@ -88,9 +132,10 @@ impl Subject for Served {
         if self.0 == WorkloadKind::PrefixSessions && !settings.engine.enable_prefix_caching {
             driver.note("engine.enable_prefix_caching is false: no turn finds anything of the one before.".to_string());
         }
+        let arms = settings.dynamic_router.arms.iter().map(|name| RouterArm::find(name)).collect::<Result<_, _>>()?;
         let effort = Effort::of(&settings.run);
         let demand = whole.scaled(effort.scale);
-        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, effort, demand }))
+        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, demand }))
     }
 }
 
@@ -100,6 +145,7 @@ struct Routed<'a> {
     settings: &'a Settings,
     engines: usize,
     model: ModelLimits,
+    arms: Vec<RouterArm>,
     effort: Effort,
     demand: Demand,
 }
@@ -111,12 +157,11 @@ impl Routed<'_> {
     }
 
     fn arms(&self) -> Vec<Arrangement> {
-        let policy = |name: &str| match PolicyKind::ALL.into_iter().find(|policy| policy.name() == name) {
-            Some(policy) if name != ROUTER_ARM => policy,
-            // `config` has refused names that are neither a policy's nor the router's.
-            _ => self.settings.router.policy,
+        let arrangement = |arm: &RouterArm| match arm {
+            RouterArm::Policy(policy) => self.arm(arm.name(), *policy),
+            RouterArm::Configured => self.arm(arm.name(), self.settings.router.policy),
         };
-        self.settings.dynamic_router.arms.iter().map(|name| self.arm(name, policy(name))).collect()
+        self.arms.iter().map(arrangement).collect()
     }
 
     /// Requests of all lengths through every engine.

@@ -4,7 +4,7 @@ use dualpool_router::CostModel;
 use dualpool_types::{Arrangement, EngineInfo, PolicyKind, Tuning};
 use dualpool_workload::{Mix, Mixed, ModelLimits, WorkItem, Workload, WorkloadSettings};
 
-use super::super::arms::Pools;
+use crate::arms::Pools;
 
 /// The load that the requests are to make, and how many decode beside one another when that is worked out: queues form and drain.
 const LOAD: f64 = 0.6;

@@ -9,16 +9,17 @@ use async_trait::async_trait;
 use dualpool_fleet::Progress;
 use dualpool_fleet::controller::Controller;
 use dualpool_types::artifact::{Environment, RunInfo, RunMix};
-use dualpool_types::{Arrangement, EngineInfo, Micros};
+use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
 use dualpool_workload::{Arrivals, WorkItem, Workload, mix_name};
 
-use super::arms::{self, ONE_ENGINE, Pools};
-use super::drive::{DriveError, Driver, Work};
-use super::phases::Phases;
-use super::run::{Effort, Outcome, Plan, Prepared, Subject};
-use super::search::{self, Found, PURPOSES, Purpose, Trials};
-use super::{Cancel, pair, saturation, target};
-use crate::{Settings, config};
+use super::{Call, Flags, Prepared, Target};
+use crate::arms::{self, Pools};
+use crate::drive::{DriveError, Driver, Work};
+use crate::flags::{SettingFlag, flag};
+use crate::phases::Phases;
+use crate::run::{Effort, Outcome, Paired, Plan, Subject};
+use crate::search::{self, Found, Trials};
+use crate::{Cancel, Settings, config, folder, pair, saturation};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -30,17 +31,17 @@ const CALIBRATION_SCALE: f64 = 0.5;
 /// A step that is to keep the ITL objective is sized for this share of it; the rest is for what the cost model does not know.
 const STEP_SHARE_OF_ITL: f64 = 0.9;
 
-/// The shared policies that compete for the saturation.
-const SATURATING: [&str; 2] = ["shared_round_robin", "shared_least_load"];
+/// The arms that compete for the saturation.
+const SATURATING: [Arm; 2] = [Arm::SharedRoundRobin, Arm::SharedLeastLoad];
 
 /// Checks the settings and makes the run folder. Engines take long to start: call this before.
-pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
+pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failure> {
     config::check(settings)?;
     dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?;
-    Ok(Prepared::whole(target::DUAL_POOL, settings, command, Box::new(DualPool))?)
+    Ok(Paired::whole(DualPool.name(), settings, command.to_vec(), Box::new(DualPool))?)
 }
 
-/// `prepare` and `Prepared::run` in one, for engines that are up already.
+/// The whole target, on engines that are up already.
 pub async fn run(
     controller: &Controller,
     environment: Environment,
@@ -48,13 +49,49 @@ pub async fn run(
     command: Vec<String>,
     progress: &dyn Progress,
     cancel: &Cancel,
-) -> anyhow::Result<Outcome> {
-    let mut outcomes = prepare(settings, command)?.run(controller, environment, progress, cancel).await?;
-    outcomes.pop().context("a run without parts")
+) -> Result<Outcome, Failure> {
+    let mut outcomes = prepare(settings, &command)?.measure(controller, environment, progress, cancel).await?;
+    Ok(outcomes.pop().context("a run without parts")?)
 }
 
 #[derive(Debug)]
-struct DualPool;
+pub struct DualPool;
+
+impl Target for DualPool {
+    fn name(&self) -> &'static str {
+        "dual_pool"
+    }
+
+    fn about(&self) -> &'static str {
+        "a prefill and a decode pool with KV hand-off, against shared pools, on the same engines and requests"
+    }
+
+    fn file(&self) -> Option<&'static str> {
+        Some(folder::REQUESTS)
+    }
+
+    fn flags(&self) -> Flags {
+        Flags::Settings(&FLAGS)
+    }
+
+    fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
+        Ok(Prepared::OnFleet(Box::new(prepare(call.settings, call.command)?)))
+    }
+}
+
+#[rustfmt::skip]
+const FLAGS: [SettingFlag; 10] = [
+    flag("mix", "workload.mix", "MIX", "balanced, decode_heavy, long_context, burst or changing"),
+    flag("arrivals", "workload.arrivals", "KIND", "all_upfront or poisson"),
+    flag("long-prompt-tokens", "workload.long_prompt_tokens", "TOKENS", "Length of a long prompt"),
+    flag("short-prompt-tokens", "workload.short_prompt_tokens", "TOKENS", "Length of a short prompt"),
+    flag("prefill-burst", "workload.prefill_burst", "N", "Requests with a long prompt"),
+    flag("decode-requests", "workload.decode_requests", "N", "Requests with a short prompt"),
+    flag("continue-requests", "workload.continue_requests", "N", "Further requests with a short prompt"),
+    flag("max-tokens", "workload.max_tokens", "TOKENS", "Output tokens of a request"),
+    flag("arms", "run.arms", "LIST", "Arms to run, in order"),
+    flag("search-budget-s", "run.search_budget_s", "S", "Time for the search that tunes the arms which are to be tuned"),
+];
 
 impl Subject for DualPool {
     fn plan<'a>(
@@ -75,7 +112,7 @@ struct Split<'a> {
     vocab_size: u32,
     kv_transfer: bool,
     /// The arms that were asked for, less those that these engines cannot serve.
-    arms: Vec<String>,
+    arms: Vec<Arm>,
     /// The mix as it was asked for; the workload of one repetition is a share of it under `--quick` and `--exact`.
     mix: Workload,
     workload: Workload,
@@ -86,12 +123,16 @@ impl<'a> Split<'a> {
     fn new(settings: &'a Settings, engines: &[EngineInfo], driver: &Driver<'_>) -> anyhow::Result<Split<'a>> {
         let pools = Pools::new(&settings.pools, &settings.router, engines.len())?;
         let Some(engine) = engines.iter().min_by_key(|e| e.max_model_len).cloned() else { bail!("there are no engines") };
-        dualpool_workload::check(&settings.workload, engine.max_model_len)?;
+        dualpool_workload::check(&settings.workload, engine.max_model_len).map_err(Failure::from)?;
         let run = &settings.run;
         let kv_transfer = engines.iter().all(|e| e.kv_transfer);
-        let (arms, dropped) = arms::servable(&pools, &run.arms, kv_transfer)?;
+        let asked = run.arms.iter().map(|name| Arm::find(name)).collect::<Result<Vec<Arm>, _>>()?;
+        let (arms, dropped) = arms::servable(&pools, &asked, kv_transfer)?;
         if !dropped.is_empty() {
-            driver.note(format!("These engines do not move KV between them, so these arms were left out: {}.", dropped.join(", ")));
+            driver.note(format!(
+                "These engines do not move KV between them, so these arms were left out: {}.",
+                arms::names(&dropped)
+            ));
         }
         let effort = Effort::of(run);
         let mix = Workload::new(&settings.workload);
@@ -111,8 +152,8 @@ impl<'a> Split<'a> {
     /// A few requests through every engine and, where KV can move, through every hand-off: first steps and first copies are slow.
     async fn warm_up(&self, driver: &Driver<'_>) -> Result<(), DriveError> {
         let items = self.mix.scaled(WARM_UP_SCALE).upfront().generate(self.vocab_size, self.seed("warm-up"), None);
-        for name in ["shared_round_robin", "full_disaggregation"].iter().take(1 + usize::from(self.kv_transfer)) {
-            driver.run(name, &self.pools.arm(name, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+        for arm in [Arm::SharedRoundRobin, Arm::FullDisaggregation].into_iter().take(1 + usize::from(self.kv_transfer)) {
+            driver.run(arm.name(), &self.pools.arm(arm, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
         }
         Ok(())
     }
@@ -125,7 +166,7 @@ impl<'a> Split<'a> {
     /// Mix by mix, as they differ in the work that a request makes.
     async fn saturations(&self, driver: &Driver<'_>) -> Result<Vec<RunMix>, DriveError> {
         let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
-        let arms = SATURATING.map(|name| self.pools.arm(name, &BTreeMap::new()));
+        let arms = SATURATING.map(|arm| self.pools.arm(arm, &BTreeMap::new()));
         let mut mixes = Vec::new();
         for ((mix, part), (_, served)) in self.mix.parts().zip(self.workload.parts()) {
             let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
@@ -135,7 +176,7 @@ impl<'a> Split<'a> {
         Ok(mixes)
     }
 
-    async fn search(&self, driver: &Driver<'_>, purposes: &[Purpose], run: &RunInfo) -> Result<Found, DriveError> {
+    async fn search(&self, driver: &Driver<'_>, purposes: &[Arm], run: &RunInfo) -> Result<Found, DriveError> {
         let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
         let rate_expected = rate.or(run.saturation_rps).or(self.rate_given()).unwrap_or(1.0);
         let budget = Duration::from_secs(self.settings.run.search_budget_s);
@@ -182,11 +223,11 @@ impl Plan for Split<'_> {
         self.warm_up(driver).await?;
         if self.settings.run.exact {
             // Engines stay as they were started: in bf16 the size of a prefill step alone can change a token.
-            let names = [ONE_ENGINE].into_iter().chain(self.arms.iter().map(String::as_str));
-            run.arms = pair::with_control(names.map(|name| self.pools.arm(name, &BTreeMap::new())).collect());
+            let arms = [Arm::OneEngine].into_iter().chain(self.arms.iter().copied());
+            run.arms = pair::with_control(arms.map(|arm| self.pools.arm(arm, &BTreeMap::new())).collect());
             return driver.keep_costs().await;
         }
-        let purposes: Vec<Purpose> = PURPOSES.into_iter().filter(|p| self.arms.iter().any(|arm| arm == p.arm)).collect();
+        let purposes: Vec<Arm> = Arm::searched_for().filter(|arm| self.arms.contains(arm)).collect();
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
         let given = self.rate_given();
         if (poisson || !purposes.is_empty()) && given.is_none() {
@@ -205,7 +246,7 @@ impl Plan for Split<'_> {
             found = self.search(driver, &purposes, run).await?;
         }
         run.search = found.trials;
-        let arms: Vec<Arrangement> = self.arms.iter().map(|name| self.pools.arm(name, &found.arrangements)).collect();
+        let arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
         run.arms = pair::with_control(arms);
         driver.keep_costs().await
     }

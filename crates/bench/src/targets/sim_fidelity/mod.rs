@@ -7,29 +7,26 @@ mod plan;
 mod result;
 mod table;
 
-use std::path::PathBuf;
+use anyhow::Context;
+use async_trait::async_trait;
 
-use anyhow::{Context, bail};
-
-use dualpool_fleet::Progress;
-use dualpool_fleet::controller::{Controller, Recording};
+use dualpool_fleet::controller::Recording;
 use dualpool_model::VirtualSettings;
 use dualpool_router::CostModel;
 use dualpool_sim::{Faults, Simulation};
-use dualpool_types::Arrangement;
-use dualpool_types::artifact::Environment;
 use dualpool_types::records::{RequestRecord, replace_json};
+use dualpool_types::{Arrangement, Failure};
 use dualpool_workload::ModelLimits;
 
-use super::arms::Pools;
-use super::drive::{Driver, Pace, Work};
-use super::folder::{FolderError, Identity, RunFolder};
-use super::{Cancel, engine_timing, target};
+use super::{Call, Done, Handed, OnFleet, Prepared, Target, engine_timing};
 use crate::Settings;
+use crate::arms::Pools;
+use crate::drive::{Driver, Pace, Work};
+use crate::folder::{self, FolderError, Identity, RunFolder};
 use plan::Case;
+use table::table;
 
 pub use result::{Figure, SIM_FIDELITY_SCHEMA, SimFidelity};
-pub use table::table;
 
 /// The name of the file in the run's folder.
 pub const FILE: &str = "sim_fidelity.json";
@@ -38,44 +35,49 @@ pub const FILE: &str = "sim_fidelity.json";
 const OBSERVED_SHARE: f64 = 0.5;
 const QUICK_SHARE: f64 = 0.2;
 
-/// A comparison that passed all checks that need no engine.
-#[derive(Debug)]
-pub struct Prepared {
+pub struct FidelityCheck;
+
+impl Target for FidelityCheck {
+    fn name(&self) -> &'static str {
+        "sim_fidelity"
+    }
+
+    fn about(&self) -> &'static str {
+        "how far simulations are off these engines, on workloads that their timing was not fitted to"
+    }
+
+    fn file(&self) -> Option<&'static str> {
+        Some(folder::REQUESTS)
+    }
+
+    /// Makes the run's folder, in which the engines are to record their steps.
+    fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
+        let folder = RunFolder::create(Identity::now(self.name(), &call.settings.run.out))?;
+        let mut settings = call.settings.clone();
+        engine_timing::record_steps(&mut settings, folder.dir())?;
+        Ok(Prepared::OnFleet(Box::new(Check { settings, command: call.command.to_vec(), folder })))
+    }
+}
+
+/// A comparison that passed all checks which need no engine.
+struct Check {
     settings: Settings,
     command: Vec<String>,
     folder: RunFolder,
 }
 
-/// Makes the run's folder. Engines must be started with the `settings` of what is returned, so that they record their steps.
-pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
-    let folder = RunFolder::create(Identity::now(target::SIM_FIDELITY.name, &settings.run.out))?;
-    let mut settings = settings.clone();
-    engine_timing::record_steps(&mut settings, folder.dir())?;
-    Ok(Prepared { settings, command, folder })
-}
-
-impl Prepared {
-    pub fn settings(&self) -> &Settings {
+#[async_trait(?Send)]
+impl OnFleet for Check {
+    fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// Gives the run up before it began, because no engine came up for it. Its folder is removed.
-    pub fn abandon(self) {
-        self.folder.abandon();
     }
 
     /// Measures, simulates, compares, and writes what came of it: the engines' records to `requests.jsonl`, with the simulator's beside
     /// them as arms of their own.
-    pub async fn run(
-        mut self,
-        controller: &Controller,
-        environment: Environment,
-        progress: &dyn Progress,
-        cancel: &Cancel,
-    ) -> anyhow::Result<(SimFidelity, PathBuf)> {
-        let driver = Driver::new(controller, &self.settings, cancel, progress);
-        let engines = controller.engines();
-        let Some(engine) = engines.first() else { bail!("there are no engines") };
+    async fn run(mut self: Box<Self>, fleet: Handed<'_>) -> Result<Done, Failure> {
+        let driver = Driver::new(fleet.controller, &self.settings, fleet.cancel, fleet.progress);
+        let engines = fleet.controller.engines();
+        let engine = engines.first().context("there are no engines")?;
         let model = ModelLimits { vocab_size: engine.vocab_size, max_model_len: engine.max_model_len };
         let pools = Pools::new(&self.settings.pools, &self.settings.router, engines.len())?;
         let share = if self.settings.run.quick { QUICK_SHARE } else { OBSERVED_SHARE };
@@ -95,21 +97,21 @@ impl Prepared {
         observed.extend(engine_timing::observe(&driver, engines, &self.settings, seed + 1, share).await?);
 
         let fitted = observed.fitted().with_context(|| engine_timing::no_steps(&self.settings.engine))?;
-        let fleet = vec![fitted.engine.clone(); engines.len()];
+        let modelled = vec![fitted.engine.clone(); engines.len()];
         let mut figures = Vec::new();
         for (case, measured) in cases.iter().zip(&measured) {
-            let simulated = self.simulate(case, &fleet, costs)?;
+            let simulated = self.simulate(case, &modelled, costs)?;
             figures.extend(compare::figures(case, measured, &simulated));
             self.folder.append(&Recording { requests: simulated, ..Recording::default() })?;
         }
         self.folder.end_samples()?;
         let result = SimFidelity {
             schema: SIM_FIDELITY_SCHEMA,
-            target: target::SIM_FIDELITY.name.into(),
+            target: FidelityCheck.name().into(),
             id: self.folder.id().into(),
             started_at: self.folder.started_at().into(),
             command: self.command,
-            environment,
+            environment: fleet.environment,
             seed,
             engine: fitted.engine,
             held_out: fitted.held_out,
@@ -119,9 +121,18 @@ impl Prepared {
         };
         let path = self.folder.dir().join(FILE);
         replace_json(&path, &result).map_err(|source| FolderError::Write { path: path.clone(), source })?;
-        Ok((result, path))
+        Ok(Done::whole(move |view| match view.json {
+            true => super::json(&result),
+            false => Ok(format!("{}\nmeasured: {}\n", table(&result, view.columns), path.display())),
+        }))
     }
 
+    fn abandon(self: Box<Self>) {
+        self.folder.abandon();
+    }
+}
+
+impl Check {
     /// What simulated engines give the same requests, under a name of its own.
     fn simulate(&self, case: &Case, engines: &[VirtualSettings], costs: CostModel) -> anyhow::Result<Vec<RequestRecord>> {
         let name = format!("{} (simulated)", case.arrangement.name);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use dualpool_sim::scenario::{LengthsSpec, PhaseSpec, Scenario, ScenarioError};
+use dualpool_types::Failure;
 
 use super::requests::Source;
 
@@ -116,7 +117,7 @@ impl TrafficFlags {
     }
 
     /// Where the requests come from.
-    pub fn source(&self, scenario: &Scenario) -> anyhow::Result<Source> {
+    pub fn source(&self, scenario: &Scenario) -> Result<Source, Failure> {
         let limit = self.limit.or(self.requests);
         let source = match &self.trace {
             Some(file) => Source::Trace { file: file.clone(), speed: self.replay_speed.unwrap_or(1.0), limit },

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
-use dualpool_types::Micros;
+use dualpool_types::{Failure, Micros};
 use dualpool_workload::trace::{Replay, ReplayOptions, ReplayReport, open};
 use dualpool_workload::{Lengths, Mixed, ModelLimits, PrefixSessions, TwoWave, WorkItem};
 
@@ -64,9 +64,9 @@ impl Demand {
     /// Refuses what no engine with such a context could serve, and a trace that cannot be read.
     pub fn check(&self, model: ModelLimits) -> anyhow::Result<()> {
         match self {
-            Demand::Mixed(mixed) => drop(mixed.items(model, 0).context("mixed")?),
-            Demand::TwoWave(waves) => drop(waves.items(model, 0).context("two_wave_imbalance")?),
-            Demand::Sessions(sessions) => drop(sessions.items(model, 0).context("prefix_sessions")?),
+            Demand::Mixed(mixed) => drop(mixed.items(model, 0).map_err(Failure::from).context("mixed")?),
+            Demand::TwoWave(waves) => drop(waves.items(model, 0).map_err(Failure::from).context("two_wave_imbalance")?),
+            Demand::Sessions(sessions) => drop(sessions.items(model, 0).map_err(Failure::from).context("prefix_sessions")?),
             Demand::Trace { .. } => drop(self.replay(model, 0)?),
         }
         Ok(())
@@ -135,9 +135,9 @@ impl Demand {
     /// The requests in order of arrival, and what became of the rows of a trace.
     pub fn items(&self, model: ModelLimits, seed: u64) -> anyhow::Result<(Vec<WorkItem>, Option<ReplayReport>)> {
         Ok(match self {
-            Demand::Mixed(mixed) => (mixed.items(model, seed)?.collect(), None),
-            Demand::TwoWave(waves) => (waves.items(model, seed)?.collect(), None),
-            Demand::Sessions(sessions) => (sessions.items(model, seed)?.collect(), None),
+            Demand::Mixed(mixed) => (mixed.items(model, seed).map_err(Failure::from)?.collect(), None),
+            Demand::TwoWave(waves) => (waves.items(model, seed).map_err(Failure::from)?.collect(), None),
+            Demand::Sessions(sessions) => (sessions.items(model, seed).map_err(Failure::from)?.collect(), None),
             Demand::Trace { .. } => {
                 let mut replay = self.replay(model, seed)?;
                 let mut items = Vec::new();
@@ -145,7 +145,7 @@ impl Demand {
                     if items.len() as u32 >= REQUESTS_MAX {
                         bail!("the trace has more than {REQUESTS_MAX} requests; set --limit to a part of them");
                     }
-                    items.push(item?);
+                    items.push(item.map_err(Failure::from)?);
                 }
                 let report = replay.report();
                 (items, Some(report))
@@ -165,7 +165,8 @@ impl Demand {
             seed,
             ..ReplayOptions::new(model)
         };
-        Ok(Replay::new(open(path)?, options)?)
+        let file = open(path).map_err(Failure::from)?;
+        Ok(Replay::new(file, options).map_err(Failure::from)?)
     }
 }
 
