@@ -386,18 +386,18 @@ impl Task {
     fn act(&mut self, action: Action) {
         match action {
             Action::Submit { engine, leg } => {
-                tracing::debug!(leg = %leg.id, %engine, prompt = leg.prompt.len(), load = leg.load.is_some(), hold = leg.hold, "leg");
+                tracing::debug!(leg = %leg.id, %engine, prompt = leg.prompt.len(), load = leg.kv_source.is_some(), hold = leg.hold, "leg");
                 if let Some(client) = self.clients.get_mut(&leg.id.request) {
                     client.timeline.sent(self.clock.now(), engine, self.router.role(engine), &leg);
                 }
                 self.fleet[engine.index()].submit(leg);
             }
             Action::Abort { engine, leg } => self.fleet[engine.index()].abort(leg),
-            Action::Part { engine, leg } => {
+            Action::Detach { engine, leg } => {
                 if let Some(client) = self.clients.get_mut(&leg.request) {
-                    client.timeline.parting(leg);
+                    client.timeline.detaching(leg);
                 }
-                self.fleet[engine.index()].part(leg);
+                self.fleet[engine.index()].detach(leg);
             }
             Action::Release { engine, leg } => self.release(engine, leg),
             Action::Tune { engine, tuning } => {
@@ -443,7 +443,7 @@ impl Task {
         let Some(tape) = &mut self.tape else { return };
         let now = self.clock.now();
         for engine in self.router.engines() {
-            tape.sample(now, engine.id, engine.role, (engine.load.waiting, engine.load.running), engine.stats());
+            tape.sample(now, engine.id, engine.role, (engine.demand.waiting, engine.demand.running), engine.stats());
         }
         if let Some(follower) = &self.follower {
             // A follower that is behind misses these; one that is gone misses nothing.

@@ -32,7 +32,7 @@ struct LegTimes {
     output_tokens: u32,
     cached_tokens: u32,
     /// It was asked to end with its next token.
-    parted: bool,
+    detached: bool,
     /// What the leg is at, for a profiler.
     phase: Range,
 }
@@ -74,13 +74,13 @@ impl Timeline {
 
     /// A leg goes to an engine.
     pub fn sent(&mut self, now: Time, engine: EngineId, role: Role, leg: &Leg) {
-        if let Some(source) = leg.load {
+        if let Some(source) = leg.kv_source {
             let started = self.legs.get(usize::from(source.leg.leg)).and_then(|stay| stay.ended).unwrap_or(now);
-            let parted = self.legs.get(usize::from(source.leg.leg)).is_some_and(|stay| stay.parted);
-            let kind = if parted { HandoffKind::Live } else { HandoffKind::Prefill };
+            let detached = self.legs.get(usize::from(source.leg.leg)).is_some_and(|stay| stay.detached);
+            let kind = if detached { HandoffKind::Live } else { HandoffKind::Prefill };
             self.handoffs.push(Handoff { leg: leg.id.leg, kind, from: source.engine, to: engine, started, copied: None });
         }
-        let phase = Range::begin(|| match leg.load {
+        let phase = Range::begin(|| match leg.kv_source {
             Some(source) => format!("handoff {} > {engine}", source.engine),
             None => format!("prefill {engine}"),
         });
@@ -93,15 +93,15 @@ impl Timeline {
             ended: None,
             output_tokens: 0,
             cached_tokens: 0,
-            parted: false,
+            detached: false,
             phase,
         });
     }
 
     /// A leg is asked to end, for the request to go on elsewhere.
-    pub fn parting(&mut self, leg: LegId) {
+    pub fn detaching(&mut self, leg: LegId) {
         if let Some(stay) = self.legs.get_mut(usize::from(leg.leg)) {
-            stay.parted = true;
+            stay.detached = true;
         }
     }
 
