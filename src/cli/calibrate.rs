@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use dualpool_bench::targets::Target;
+use dualpool_bench::target::Target;
 use dualpool_bench::targets::engine_timing::EngineCalibration;
 use dualpool_bench::targets::migration_cost::CopyCalibration;
 use dualpool_types::Failure;

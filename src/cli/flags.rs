@@ -4,7 +4,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use dualpool_bench::config::{self, FlagValue};
 use dualpool_bench::flags::{SettingFlag, aliased, assignment, flag, switch};
-use dualpool_bench::targets::{Flags, TARGETS};
+use dualpool_bench::target::Flags;
+use dualpool_bench::targets::TARGETS;
 
 #[rustfmt::skip]
 const FLAGS: &[SettingFlag] = &[

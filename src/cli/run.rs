@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 
 use dualpool_bench::Settings;
-use dualpool_bench::targets::{self, Call, Done, Flags, Prepared, TARGETS, Target, View};
+use dualpool_bench::target::{Call, Done, Flags, Prepared, Target, View};
+use dualpool_bench::targets::{self, TARGETS};
 use dualpool_fleet::program;
 use dualpool_machine::Gpus;
 use dualpool_types::{FAILED, Failure};

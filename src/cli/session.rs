@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use dualpool_bench::targets::{Done, Handed, OnFleet};
+use dualpool_bench::target::{Done, Handed, OnFleet};
 use dualpool_bench::{Cancel, Settings, environment};
 use dualpool_fleet::admin::{self, Admin};
 use dualpool_fleet::{Links, Progress};

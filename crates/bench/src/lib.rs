@@ -1,9 +1,9 @@
 //! Benchmark targets: paired runs of arms over the same engines and requests, and what can be said of their difference.
 //!
-//! `targets` are what can be run. `run` is the whole course of those that compare arms; each of them says what is particular to it. Each step
-//! has a module of its own: `saturation` finds the rate to offer, `search` tunes the arms that are to be tuned, `pair` runs all arms in
-//! turn through `drive`, `folder` keeps what they recorded, `stats` turns the records into the figures and verdicts of `summary.json`,
-//! and `expectations` holds them against what was accepted before.
+//! `target` says what a target is, and `targets` holds those that there are. `run` is the whole course of those that compare arms; each of
+//! them says what is particular to it. Each step has a module of its own: `saturation` finds the rate to offer, `search` tunes the arms
+//! that are to be tuned, `pair` runs all arms in turn through `drive`, `folder` keeps what they recorded, `stats` turns the records into the
+//! figures and verdicts of `summary.json`, and `expectations` holds them against what was accepted before.
 
 pub mod arms;
 mod cancel;
@@ -26,6 +26,7 @@ mod saturation;
 pub mod search;
 mod settings;
 pub mod stats;
+pub mod target;
 pub mod targets;
 
 pub use cancel::Cancel;

@@ -24,7 +24,7 @@ use super::folder::{FolderError, Identity, RunFolder};
 use super::pair::{self, Measured};
 use super::phases::Phases;
 use super::{Cancel, stats};
-use crate::targets::{Done, Handed, OnFleet, View};
+use crate::target::{Done, Handed, OnFleet, View};
 use crate::{RunSettings, Settings};
 
 /// `--quick`: at most this many repetitions, of this share of the requests.

@@ -12,13 +12,13 @@ use dualpool_types::artifact::{Environment, RunInfo, RunMix};
 use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
 use dualpool_workload::{Arrivals, WorkItem, Workload, mix_name};
 
-use super::{Call, Flags, Prepared, Target};
 use crate::arms::{self, Pools};
 use crate::drive::{DriveError, Driver, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::phases::Phases;
 use crate::run::{Effort, Outcome, Paired, Plan, Subject};
 use crate::search::{self, Found, Trials};
+use crate::target::{Call, Flags, Prepared, Target};
 use crate::{Cancel, Settings, config, folder, pair, saturation};
 
 /// The share of the search's time that `--quick` leaves.

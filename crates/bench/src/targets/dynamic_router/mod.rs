@@ -17,11 +17,11 @@ use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
 use dualpool_types::{Arrangement, Class, EngineInfo, Failure, Micros, PolicyKind, RouterArm, Tuning, UserError};
 use dualpool_workload::{ModelLimits, WorkItem};
 
-use super::{Call, Flags, Prepared, Target};
 use crate::drive::{DriveError, Driver, Pace, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::phases::Phases;
 use crate::run::{Effort, Outcome, Paired, Plan, Subject};
+use crate::target::{Call, Flags, Prepared, Target};
 use crate::{Cancel, RunSettings, Settings, WorkloadKind, config, pair, saturation};
 use demand::{Demand, PROBE_TOKENS, upfront};
 

@@ -19,10 +19,10 @@ use dualpool_types::records::{RequestRecord, replace_json};
 use dualpool_types::{Arrangement, EngineId, EngineInfo, Failure, PolicyKind, Tuning};
 use dualpool_workload::ModelLimits;
 
-use super::{Call, Done, Handed, OnFleet, Prepared, Target};
 use crate::Settings;
 use crate::drive::{DriveError, Driver, Work};
 use crate::folder::{FolderError, Identity};
+use crate::target::{Call, Done, Handed, OnFleet, Prepared, Target, json};
 use plan::Stage;
 use table::table;
 use trace::TracedStep;
@@ -109,7 +109,7 @@ impl OnFleet for Calibration {
         let path = self.identity.dir.join(FILE);
         replace_json(&path, &timing).map_err(|source| FolderError::Write { path: path.clone(), source })?;
         Ok(Done::whole(move |view| match view.json {
-            true => super::json(&timing),
+            true => json(&timing),
             false => Ok(format!("{}\nmeasured: {}\n", table(&timing, view.columns), path.display())),
         }))
     }

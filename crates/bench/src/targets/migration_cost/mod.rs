@@ -21,9 +21,9 @@ use dualpool_report::measure::{quantile, sorted};
 use dualpool_types::records::{can_write_in, replace_json};
 use dualpool_types::{Bytes, Failure, Program};
 
-use super::{Alone, Call, Done, Prepared, Target};
 use crate::Settings;
 use crate::folder::{FolderError, Identity};
+use crate::target::{Alone, Call, Done, Prepared, Target, json};
 use fit::Observed;
 use plans::{Scale, Shape};
 use sweep::{FROM, Point, TO};
@@ -126,7 +126,7 @@ impl Alone for Calibration {
             cost.copy_costs()?.write(path)?;
         }
         Ok(Done::whole(move |view| match view.json {
-            true => super::json(&cost),
+            true => json(&cost),
             false => {
                 let read = calibration.map(|path| format!("read by runs: {}\n", path.display())).unwrap_or_default();
                 Ok(format!("{}\nmeasured:     {}\n{read}", table(&cost, view.columns), artifact.display()))

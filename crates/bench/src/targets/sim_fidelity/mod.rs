@@ -18,11 +18,12 @@ use dualpool_types::records::{RequestRecord, replace_json};
 use dualpool_types::{Arrangement, Failure};
 use dualpool_workload::ModelLimits;
 
-use super::{Call, Done, Handed, OnFleet, Prepared, Target, engine_timing};
+use super::engine_timing;
 use crate::Settings;
 use crate::arms::Pools;
 use crate::drive::{Driver, Pace, Work};
 use crate::folder::{self, FolderError, Identity, RunFolder};
+use crate::target::{Call, Done, Handed, OnFleet, Prepared, Target, json};
 use plan::Case;
 use table::table;
 
@@ -122,7 +123,7 @@ impl OnFleet for Check {
         let path = self.folder.dir().join(FILE);
         replace_json(&path, &result).map_err(|source| FolderError::Write { path: path.clone(), source })?;
         Ok(Done::whole(move |view| match view.json {
-            true => super::json(&result),
+            true => json(&result),
             false => Ok(format!("{}\nmeasured: {}\n", table(&result, view.columns), path.display())),
         }))
     }

@@ -18,9 +18,9 @@ use dualpool_sim::scenario::{Scenario, ScenarioError};
 use dualpool_sim::{Simulation, Totals};
 use dualpool_types::{Arrangement, Clock, Failure, Micros, MonotonicClock, PolicyKind};
 
-use super::{Alone, Call, Done, Flags, Prepared, Target};
 use crate::config::FlagValue;
 use crate::flags::assignment;
+use crate::target::{Alone, Call, Done, Flags, Prepared, Target};
 use arms::{Mode, policy};
 use observer::Recorder;
 use output::Output;

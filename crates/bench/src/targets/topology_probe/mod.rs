@@ -9,8 +9,8 @@ use dualpool_types::Failure;
 use dualpool_types::records::{replace_file, replace_json};
 use dualpool_types::topology::Topology;
 
-use super::{Alone, Call, Done, Prepared, Target};
 use crate::folder::{FolderError, Identity};
+use crate::target::{Alone, Call, Done, Prepared, Target, json};
 
 /// Where `dualpool topology` keeps what it found last.
 pub const LATEST: &str = "artifacts/topology";
@@ -51,9 +51,9 @@ impl Alone for Probe {
 }
 
 /// A topology as the terminal shows it, kept in this folder.
-pub fn shown(dir: &Path, topology: &Topology, json: bool) -> Result<String, Failure> {
-    match json {
-        true => super::json(topology),
+pub fn shown(dir: &Path, topology: &Topology, as_json: bool) -> Result<String, Failure> {
+    match as_json {
+        true => json(topology),
         false => Ok(format!("{}\nartifacts: {}\n", text(topology), dir.join(FILE).display())),
     }
 }
