@@ -83,6 +83,18 @@ fn one_seed_gives_the_same_bytes_and_another_seed_others() {
 }
 
 #[test]
+fn a_simulation_is_a_target_like_another() {
+    let here = folder();
+    let flags = ["--scenario", "1P1D", "--requests", "40", "--log-json", "--seed", "3"];
+    let as_command = prints(here.path(), &[&["simulate"][..], &flags].concat());
+    assert!(as_command == prints(here.path(), &[&["run", "simulation"][..], &flags].concat()), "the same bytes by both names");
+    let said = refused(here.path(), &["run", "--quick", "simulation"]);
+    assert!(said.contains("simulation has flags of its own") && said.contains("hint: "), "{said}");
+    let said = refused(here.path(), &["run", "simulation", "--quick"]);
+    assert!(said.contains("--quick"), "{said}");
+}
+
+#[test]
 fn policies_and_modes_are_arms() {
     let here = folder();
     let args = ["simulate", "--requests", "20", "--mode", "baseline", "--policy", "least_load,dual_pool", "--out", "out"];

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
+use thiserror::Error;
 
 use dualpool_bench::Settings;
 use dualpool_bench::target::{Call, Done, Flags, Prepared, Target, View};
 use dualpool_bench::targets::{self, TARGETS};
 use dualpool_fleet::program;
 use dualpool_machine::Gpus;
-use dualpool_types::{FAILED, Failure};
+use dualpool_types::{FAILED, Failure, UserError};
 
 use super::failure::INTERRUPTED;
 use super::flags::SettingFlags;
@@ -19,7 +20,7 @@ use super::watch::Watched;
 use super::{Cli, log, session};
 
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct Args {
     /// What to run; `dualpool list-targets` lists them.
     #[arg(required = true)]
@@ -51,7 +52,7 @@ fn with_own_flags() -> impl Iterator<Item = (&'static dyn Target, fn(Command) ->
 
 impl Subcommand for OwnFlags {
     fn augment_subcommands(command: Command) -> Command {
-        let own = with_own_flags().map(|(target, augment)| augment(Command::new(target.name()).about(target.about())));
+        let own = with_own_flags().map(|(target, augment)| augment(Command::new(target.name())).about(target.about()));
         command.subcommands(own)
     }
 
@@ -74,6 +75,19 @@ impl FromArgMatches for OwnFlags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
+    }
+}
+
+/// Flags stand before a target whose flags are its own altogether, so they are none of its.
+#[derive(Debug, Error)]
+#[error("{target} has flags of its own, which follow its name: dualpool run {target} [OPTIONS]")]
+struct FlagsBefore {
+    target: &'static str,
+}
+
+impl UserError for FlagsBefore {
+    fn hint(&self) -> &'static str {
+        "`dualpool run TARGET --help` lists them"
     }
 }
 
@@ -102,6 +116,9 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Fail
         Some(OwnFlags { target, flags }) => Order::by_own_flags(*target, flags.clone()),
         None => {
             let target = targets::find(args.target.as_deref().unwrap_or_default())?;
+            if let Flags::Own(_) = target.flags() {
+                return Err(FlagsBefore { target: target.name() }.into());
+            }
             Order { settle: args.settle, ..Order::by_settings(target, args.json, args.settings.clone()) }
         }
     };

@@ -78,7 +78,7 @@ impl Target for FleetSimulation {
     }
 }
 
-/// What the flags ask for.
+// What the flags ask for. No doc comment: it would be the command's help.
 #[derive(clap::Args)]
 struct Asked {
     /// flagship_vs_mid, mig_slices, flip, a fleet such as 2P2D, or a TOML file.
