@@ -6,10 +6,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use dualpool_bench::Cancel;
-use dualpool_bench::config::UNDER_PROFILER;
 
 use super::failure::INTERRUPTED;
 use super::terminal::Terminal;
+use crate::config::UNDER_PROFILER;
 
 /// A profiler gets the user's Ctrl-C as well, and ends what it watches in its own way: its signal comes within this time.
 const ECHO_MAX: Duration = Duration::from_secs(2);

@@ -39,7 +39,7 @@ pub fn run(work: Box<dyn OnFleet>, gpus: &Gpus, terminal: &Terminal) -> Result<O
 
 fn place(settings: &Settings, gpus: &Gpus) -> Result<(Vec<Placement>, Links), Failure> {
     let placements = dualpool_machine::choose(&settings.pools, gpus)?;
-    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
+    let links = dualpool_fleet::links(&settings.kv, &settings.virtual_engines, &placements, gpus)?;
     Ok((placements, links))
 }
 

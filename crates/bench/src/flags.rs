@@ -29,3 +29,12 @@ pub fn assignment(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as router.resumes_max=2")?;
     Ok((key.trim().to_string(), value.to_string()))
 }
+
+/// A flag's value, for the setting that it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlagValue {
+    /// As the user wrote it: `--model`.
+    pub flag: String,
+    pub key: String,
+    pub text: String,
+}

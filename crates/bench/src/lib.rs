@@ -8,7 +8,6 @@
 pub mod arms;
 mod cancel;
 mod columns;
-pub mod config;
 mod drive;
 pub mod environment;
 pub mod expectations;
@@ -30,5 +29,6 @@ pub mod target;
 pub mod targets;
 
 pub use cancel::Cancel;
+pub use flags::FlagValue;
 pub use run::{Outcome, Paired};
-pub use settings::{DynamicRouterSettings, RunSettings, Settings, WorkloadKind};
+pub use settings::{DynamicRouterSettings, RunSettings, Settings, SettingsError, WorkloadKind, renamed};

@@ -13,8 +13,7 @@ use dualpool_machine::Gpus;
 use dualpool_types::artifact::Environment;
 use dualpool_types::{Failure, Program};
 
-use crate::config::FlagValue;
-use crate::flags::SettingFlag;
+use crate::flags::{FlagValue, SettingFlag};
 use crate::{Cancel, Settings};
 
 /// Something that can be run.

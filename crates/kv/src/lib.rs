@@ -46,7 +46,7 @@ pub use cuda::{CudaTransport, KernelSettings};
 pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
 pub use plan::{BlockPair, PlanError, Span, plan, total_bytes};
-pub use settings::{COPY_GRID_BLOCKS, MigrateSettings};
+pub use settings::{COPY_GRID_BLOCKS, KvSettings};
 pub use shm::ShmTransport;
 pub use transport::{Memory, Stop, Transport, TransportError};
 pub use transports::Transports;
@@ -111,7 +111,7 @@ pub struct Migrator {
 impl Migrator {
     /// Opens the control socket in the run folder. Events come out of the returned channel.
     pub fn start(
-        settings: &MigrateSettings,
+        settings: &KvSettings,
         clock: Arc<dyn Clock>,
         fault: Fault,
     ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
@@ -120,7 +120,7 @@ impl Migrator {
 
     /// The same with a transport of the caller's making, and knowing what copies between these engines cost.
     pub fn start_with(
-        settings: &MigrateSettings,
+        settings: &KvSettings,
         clock: Arc<dyn Clock>,
         fault: Fault,
         links: EngineLinks,
@@ -130,7 +130,7 @@ impl Migrator {
         let (events, received) = mpsc::channel(MOVE_EVENTS_MAX);
         let fault = Arc::new(Mutex::new(fault));
         let lease = Micros(settings.lease_ms * 1000);
-        let options = control::Options { lease, verify: settings.verify_kv, fault: fault.clone(), clock, links };
+        let options = control::Options { lease, verify: settings.verify, fault: fault.clone(), clock, links };
         let thread = control::ControlThread::start(run_dir.socket(), transport, options, events)?;
         Ok((Migrator { thread, run_dir, fault }, received))
     }

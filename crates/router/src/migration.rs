@@ -128,7 +128,7 @@ impl Router {
         let settings = &settings.migration;
         let rested = |flight: &Flight| {
             let cool = Micros(settings.cool_down_ms.saturating_mul(1_000));
-            flight.journey.moves < settings.moves_max && flight.journey.moved_at.is_none_or(|at| now.since(at) >= cool)
+            flight.journey.moves < settings.per_request_max && flight.journey.moved_at.is_none_or(|at| now.since(at) >= cool)
         };
         let may = |flight: &Flight| flight.stay.engine == from && flight.can_part() && (draining || rested(flight));
         migration.candidates.clear();

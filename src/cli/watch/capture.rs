@@ -13,11 +13,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
-use dualpool_bench::config::UNDER_PROFILER;
 use dualpool_bench::profile::Profile;
 use dualpool_fleet::program;
 
 use super::tool::Tool;
+use crate::config::UNDER_PROFILER;
 
 /// How long a tool may take to print its report.
 const PRINT_MAX: Duration = Duration::from_secs(900);

@@ -13,7 +13,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use dualpool_bench::Settings;
-use dualpool_bench::config::UNDER_PROFILER;
 use dualpool_bench::folder::{Identity, REQUESTS};
 use dualpool_bench::profile::{Profile, in_process};
 use dualpool_fleet::ProfileKind;
@@ -22,6 +21,7 @@ use dualpool_types::records::{RequestRecord, replace_json};
 use dualpool_types::{FAILED, Failure};
 
 use super::terminal::{Terminal, print};
+use crate::config::UNDER_PROFILER;
 use tool::Tool;
 
 /// The file that a profiled run leaves.

@@ -19,7 +19,7 @@ use crate::phases::Phases;
 use crate::run::{Effort, Outcome, Paired, Plan, Subject};
 use crate::search::{self, Found, Trials};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Cancel, Settings, config, folder, pair, saturation};
+use crate::{Cancel, Settings, folder, pair, saturation};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -36,7 +36,7 @@ const SATURATING: [Arm; 2] = [Arm::SharedRoundRobin, Arm::SharedLeastLoad];
 
 /// Checks the settings and makes the run folder. Engines take long to start: call this before.
 pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failure> {
-    config::check(settings)?;
+    settings.check()?;
     dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?;
     Ok(Paired::whole(DualPool.name(), settings, command.to_vec(), Box::new(DualPool))?)
 }

@@ -22,7 +22,7 @@ use crate::flags::{SettingFlag, flag};
 use crate::phases::Phases;
 use crate::run::{Effort, Outcome, Paired, Plan, Subject};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Cancel, RunSettings, Settings, WorkloadKind, config, pair, saturation};
+use crate::{Cancel, RunSettings, Settings, WorkloadKind, pair, saturation};
 use demand::{Demand, PROBE_TOKENS, upfront};
 
 /// Requests of the warm-up per engine. They come all at once: first steps are slow, whatever is in them.
@@ -50,7 +50,7 @@ impl UserError for ArmsOfDualPool {
 
 /// Checks the settings and makes the run's folders. Engines take long to start: call this before.
 pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failure> {
-    config::check(settings)?;
+    settings.check()?;
     if settings.run.arms != RunSettings::default().arms {
         return Err(ArmsOfDualPool.into());
     }

@@ -57,7 +57,7 @@ impl Target for CopyCalibration {
             return Err(FolderError::Taken { path: identity.dir }.into());
         }
         // Now, and not after minutes of copying.
-        let calibration = settings.migrate.calibration_file();
+        let calibration = settings.kv.calibration_file();
         can_write_in(&identity.dir).map_err(|source| FolderError::Write { path: identity.dir.clone(), source })?;
         if let Some(path) = &calibration {
             let folder = path.parent().unwrap_or(path);
@@ -94,7 +94,7 @@ impl Alone for Calibration {
         let Calibration { settings, identity, spots, machine, program, command, calibration } = *self;
         let bench = Bench {
             program,
-            kernels: KernelSettings::new(&settings.migrate, &settings.engine.venv),
+            kernels: KernelSettings::new(&settings.kv, &settings.engine.venv),
             scale: if settings.run.quick { Scale::QUICK } else { Scale::FULL },
             seed: settings.workload.seed,
             progress,

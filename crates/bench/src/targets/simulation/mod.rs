@@ -18,8 +18,7 @@ use dualpool_sim::scenario::{Scenario, ScenarioError};
 use dualpool_sim::{Simulation, Totals};
 use dualpool_types::{Arrangement, Clock, Failure, Micros, MonotonicClock, PolicyKind};
 
-use crate::config::FlagValue;
-use crate::flags::assignment;
+use crate::flags::{FlagValue, assignment};
 use crate::target::{Alone, Call, Done, Flags, Prepared, Target};
 use arms::{Mode, policy};
 use observer::Recorder;
