@@ -8,7 +8,7 @@ use dualpool_types::{Arrangement, ArrangementError, Micros, PolicyKind, Time, Tu
 use super::admission::Admission;
 use super::auto::Auto;
 use super::roles::RoleWatch;
-use super::{Action, EngineState, Router, policy};
+use super::{Action, EngineState, Router, policies};
 
 /// How long larger steps wait for the decodes that they would disturb.
 const TUNE_DELAY_MAX: Micros = Micros(5_000_000);
@@ -51,7 +51,7 @@ impl Router {
     }
 
     fn serve_by(&mut self, arrangement: &Arrangement) {
-        self.policy = policy::build(arrangement.policy, &self.settings);
+        self.policy = policies::build(arrangement.policy, &self.settings);
         self.kind = arrangement.policy;
         self.track_prefixes();
         self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;

@@ -7,13 +7,14 @@ use dualpool_types::records::{Placed, RouterNote};
 use dualpool_types::{DeviceSignals, EngineId, EngineStats, LegId, PolicyKind, RejectReason, Request, RequestId, Role, Time};
 
 use super::admission::Admission;
-use super::auto::Auto;
+use super::auto::{Auto, Change, FleetModel};
+use super::fleet::EngineSignals;
 use super::flight::Flight;
 use super::migration::Migration;
-use super::policy::{self, Ask, Placement, Policy};
+use super::placement::{Ask, Placement};
+use super::policies::{self, Policy};
 use super::prefix::PrefixIndex;
 use super::roles::RoleWatch;
-use super::signals::EngineSignals;
 use super::{Action, CopyTable, CostModel, Demand, EngineFacts, EngineState, Event, Explanation, FleetView};
 use crate::RouterSettings;
 
@@ -56,7 +57,7 @@ impl Router {
             engines: engines.collect(),
             costs: CostModel::default(),
             copies: CopyTable::new(fleet.len()),
-            policy: policy::build(PolicyKind::LeastLoad, settings),
+            policy: policies::build(PolicyKind::LeastLoad, settings),
             kind: PolicyKind::LeastLoad,
             auto: None,
             roles: RoleWatch::default(),
@@ -251,5 +252,28 @@ impl Router {
             engine.signals.stepped(now, took, self.costs.step(prompt_tokens, decodes));
             self.costs.observe_step(took, prompt_tokens, decodes);
         }
+    }
+
+    /// Lets those that adapt see what comes in and what comes out, before it is handled.
+    fn observe_mix(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Arrived(request) if self.settings.roles.enabled => self.roles.arrived(request),
+            Event::Output { leg, tokens, cached_tokens, finish } => {
+                let Some(auto) = &mut self.auto else { return };
+                let Some(flight) = self.flights.get(&leg.request).filter(|flight| flight.stay.leg == *leg) else { return };
+                auto.output(flight, tokens.len(), *cached_tokens, finish.as_ref().map(|(reason, _)| *reason));
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives `auto` its turn.
+    fn choose(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let Router { auto: Some(auto), engines, costs, copies, settings, .. } = self else { return };
+        let Some(change) = auto.tick(now, FleetModel { engines, costs, copies, settings }) else { return };
+        let Change { from, to, forecasts, requests } = change;
+        self.rearrange(&to, actions);
+        let (forecast_from, forecast_to) = forecasts.unzip();
+        actions.push(Action::Note(Box::new(RouterNote::Rearranged { from, to, forecast_from, forecast_to, requests })));
     }
 }

@@ -7,7 +7,7 @@ use dualpool_types::{Bytes, EngineId, KvSource, LegId, Micros, Phase, Request, T
 
 use super::admission::Admitted;
 use super::fleet::LegDemand;
-use super::policy::Ask;
+use super::placement::Ask;
 use super::prefix::Chain;
 
 /// What outlives a change of engine.

@@ -5,8 +5,7 @@ mod admission;
 mod arrange;
 mod auto;
 mod brain;
-mod copies;
-mod cost;
+mod costs;
 mod drain;
 mod event;
 mod explain;
@@ -15,25 +14,24 @@ mod flight;
 mod life;
 mod locality;
 mod migration;
-pub mod policy;
+mod placement;
+pub mod policies;
+mod predict;
 pub mod prefix;
 mod roles;
-mod score;
 mod settings;
-mod signals;
 
 #[cfg(test)]
 mod tests;
 
 pub use brain::Router;
-pub use copies::{COPY_LINES_MAX, CopyTable};
-pub use cost::CostModel;
+pub use costs::{COPY_LINES_MAX, CopyTable, CostModel};
 pub use drain::DrainError;
 pub use event::{Action, Event};
 pub use explain::{Explanation, Terms};
-pub use fleet::{DEVICE_SIGNALS_AGE_MAX, Demand, EngineFacts, EngineState, FleetView};
+pub use fleet::{DEVICE_SIGNALS_AGE_MAX, Demand, EngineFacts, EngineSignals, EngineState, FleetView, Signal};
+pub use placement::{Ask, Placement};
 pub use settings::{
     AdmissionSettings, AutoSettings, CacheAwareSettings, EarlyRejection, MigrationSettings, PrefixSettings, PrefixTracking,
     RoleSettings, RouterSettings, ScoreSettings, SignalSettings, WindowKind,
 };
-pub use signals::{EngineSignals, Signal};

@@ -8,7 +8,7 @@ use dualpool_types::{
 
 use super::fleet::LegDemand;
 use super::flight::{Flight, Journey, Loading, Parting, Stay};
-use super::policy::Placement;
+use super::placement::Placement;
 use super::{Action, EngineState, Router, locality};
 
 impl Router {

@@ -7,7 +7,7 @@ use dualpool_types::{EngineId, LegId, TokenId};
 
 use super::Router;
 use super::flight::{Flight, Journey};
-use super::policy::{Ask, Placement};
+use super::placement::{Ask, Placement};
 use super::prefix::{CacheShape, Chain, PrefixIndex, Tokens};
 use crate::PrefixTracking;
 

@@ -79,7 +79,7 @@ impl Router {
         }
         let Some(Due { from, to, why }) = self.pool_to_grow(now) else { return };
         let Some(engine) = self.view(|fleet| {
-            let members = fleet.engines.iter().filter(|engine| is_member(engine, from));
+            let members = fleet.engines.iter().filter(|engine| engine.serves_pool(from));
             members.min_by(|a, b| fleet.work(a).total_cmp(&fleet.work(b))).map(|engine| engine.id)
         }) else {
             return;
@@ -89,7 +89,7 @@ impl Router {
 
     /// The engine takes work of another role from now on, with the settings of those that have it.
     fn change_role(&mut self, now: Time, engine: EngineId, to: Role, why: String, actions: &mut Vec<Action>) {
-        let tuning = self.engines.iter().find(|engine| is_member(engine, to)).map(EngineState::settled_tuning);
+        let tuning = self.engines.iter().find(|engine| engine.serves_pool(to)).map(EngineState::settled_tuning);
         let state = &mut self.engines[engine.index()];
         let from = std::mem::replace(&mut state.role, to);
         if let Some(tuning) = tuning {
@@ -106,7 +106,7 @@ impl Router {
         let (prompt, ttft_max) = self.roles.typical?;
         let (prefill_now, decode_now) =
             self.view(|fleet| (prefill_pressure(fleet, prompt, ttft_max), decode_pressure(fleet, ttft_max)));
-        let members = |role| self.engines.iter().filter(|engine| is_member(engine, role)).count();
+        let members = |role| self.engines.iter().filter(|engine| engine.serves_pool(role)).count();
         let (prefills, decodes) = (members(Role::Prefill), members(Role::Decode));
 
         let watch = &mut self.roles;
@@ -151,15 +151,10 @@ impl Router {
     }
 }
 
-/// Whether the engine is of use to this pool: it takes work, and its KV can move.
-fn is_member(engine: &EngineState, role: Role) -> bool {
-    engine.role == role && engine.takes_kv()
-}
-
 /// The mean over a pool's engines; none under pressure where there is no engine.
 fn mean(fleet: &FleetView<'_>, role: Role, of: impl Fn(&EngineState) -> Pressure) -> Pressure {
     let (mut sum, mut count) = (Pressure::default(), 0.0);
-    for pressure in fleet.engines.iter().filter(|engine| is_member(engine, role)).map(of) {
+    for pressure in fleet.engines.iter().filter(|engine| engine.serves_pool(role)).map(of) {
         if pressure.all.is_finite() && pressure.fixed.is_finite() {
             sum.all += pressure.all;
             sum.fixed += pressure.fixed;

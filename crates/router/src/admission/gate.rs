@@ -5,7 +5,7 @@ use dualpool_types::{Objectives, Phase, RejectReason, Request, RequestError, Req
 
 use super::{Admitted, Sample, Waiting, retry_after};
 use crate::flight::Journey;
-use crate::policy::Placement;
+use crate::placement::Placement;
 use crate::{Action, EarlyRejection, EngineState, Router, locality};
 
 impl Router {
@@ -115,7 +115,7 @@ impl Router {
             let (waited, priority) = (now.since(arrived).0 as f64, journey.request.priority);
             self.look_up(&mut journey);
             let objection = self.judging(|fleet, admission| {
-                let forecast = super::forecast::forecast(fleet, &admission.decodes, admission.reject, plan, &ask);
+                let forecast = crate::predict::outlook(fleet, &admission.decodes, admission.reject, plan, &ask);
                 admission.objection(&forecast, waited, ask.objectives, priority)
             });
             if let Some(reason) = objection {
@@ -128,7 +128,9 @@ impl Router {
             let in_flight = self.tokens_in_flight() + u64::from(prompt_tokens);
             journey.admitted = Some(Admitted { at: now, prompt_tokens, in_flight });
         }
-        self.observe_admitted(now, &journey.request);
+        if let Some(auto) = &mut self.auto {
+            auto.admitted(now, &journey.request);
+        }
         self.start(now, journey, plan, actions);
     }
 

@@ -9,8 +9,6 @@
 //!
 //! All of it is off by default: then a request starts when it arrives, and is rejected when `router.max_in_flight` are in flight.
 
-mod decodes;
-mod forecast;
 mod gate;
 mod pace;
 mod queue;
@@ -19,13 +17,11 @@ mod window;
 use dualpool_types::records::AdmissionState;
 use dualpool_types::{Micros, Objectives, Priority, RejectReason, Time};
 
+use crate::predict::{Decodes, Outlook};
 use crate::{AdmissionSettings, EarlyRejection, WindowKind};
-use forecast::Forecast;
 use pace::Pace;
 use queue::{Queue, Waiting};
 use window::{Sample, Window};
-
-pub(super) use decodes::Decodes;
 
 /// A caller is never told to come back later than this, nor sooner than the other.
 const RETRY_AFTER_MS: (u64, u64) = (10, 60_000);
@@ -76,7 +72,7 @@ impl Admission {
 
     /// Why a request of this priority should not start, if its objectives would be broken. `waited` are the microseconds it has spent,
     /// or is to spend, before it starts.
-    fn objection(&self, forecast: &Forecast, waited: f64, objectives: Objectives, priority: Priority) -> Option<RejectReason> {
+    fn objection(&self, forecast: &Outlook, waited: f64, objectives: Objectives, priority: Priority) -> Option<RejectReason> {
         self.ttft_objection(waited + forecast.ttft, objectives, priority).or_else(|| {
             let (allowed, objective) = (self.allowed(objectives.itl_us_max, priority), objectives.itl_us_max);
             (forecast.itl > allowed).then(|| RejectReason::WouldMissItl {

@@ -4,8 +4,10 @@
 
 use dualpool_types::{Arrangement, EngineId, Micros, PolicyKind, Role, Tuning};
 
-use super::rehearsal::Part;
-use crate::{CostModel, EngineState};
+use crate::costs::CostModel;
+use crate::fleet::EngineState;
+
+use super::requests::Expected;
 
 /// A step that is to keep the ITL objective is sized for this share of it.
 const STEP_SHARE_OF_ITL: f64 = 0.9;
@@ -26,17 +28,18 @@ pub struct Sizes {
 
 impl Sizes {
     /// None without a request.
-    pub fn of(parts: &[Part], long_prompt_tokens_min: u32, costs: &CostModel) -> Option<Sizes> {
-        let mut shorts: Vec<u32> = parts.iter().map(|part| part.prompt_tokens).filter(|&t| t < long_prompt_tokens_min).collect();
+    pub fn of(requests: &[Expected], long_prompt_tokens_min: u32, costs: &CostModel) -> Option<Sizes> {
+        let mut shorts: Vec<u32> =
+            requests.iter().map(|request| request.prompt_tokens).filter(|&t| t < long_prompt_tokens_min).collect();
         let middle = shorts.len() / 2;
         let short = if shorts.is_empty() { long_prompt_tokens_min } else { *shorts.select_nth_unstable(middle).1 };
-        let itl = parts.iter().map(|part| part.objectives.itl_us_max).min()?;
+        let itl = requests.iter().map(|request| request.objectives.itl_us_max).min()?;
         let step_tokens = costs.batched_tokens_within(Micros((itl.0 as f64 * STEP_SHARE_OF_ITL) as u64));
         Some(Sizes { short_prompt_tokens: short.max(1), step_tokens })
     }
 }
 
-/// The one to begin with, when there is nothing to rehearse yet. Pools, where KV can move: long prompts that come unannounced then wait
+/// The one to begin with, when there is nothing to forecast from yet. Pools, where KV can move: long prompts that come unannounced then wait
 /// behind each other, and not in front of the short ones, and a queue once mixed stays mixed whatever is chosen next. Elsewhere all alike,
 /// in steps that break no ITL objective and let short prompts pass long ones.
 pub fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Arrangement {

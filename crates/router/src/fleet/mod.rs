@@ -3,16 +3,17 @@
 //! refines it.
 //!
 //! - `demand`: the legs on an engine, summed up.
+//! - `signals`: how well an engine has been doing lately.
 //! - `engine`: one engine, with its demand and what it said of itself.
 //! - `view`: all of them, as a policy sees them.
-//! - `predict`: what is predicted of them.
 
 mod demand;
 mod engine;
-mod predict;
+mod signals;
 mod view;
 
 pub use demand::Demand;
-pub(super) use demand::LegDemand;
+pub(crate) use demand::LegDemand;
 pub use engine::{DEVICE_SIGNALS_AGE_MAX, EngineFacts, EngineState};
+pub use signals::{EngineSignals, Signal};
 pub use view::FleetView;

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 
 use dualpool_types::{EngineId, Role, Time};
 
-use super::EngineState;
-use crate::{CopyTable, CostModel, Explanation, Terms};
+use super::engine::EngineState;
+use crate::costs::{CopyTable, CostModel};
+use crate::explain::{Explanation, Terms};
 
 /// All that a policy may look at.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +67,7 @@ impl<'a> FleetView<'a> {
         of_pool.or_else(|| self.least_where(EngineState::takes_kv, start, &score))
     }
 
-    /// The next engine that takes work, counted from `start`, whatever its load and its device.
+    /// The next engine that takes work, counted from `start`, whatever its demand and its device.
     pub fn in_turn(&self, start: usize) -> Option<&'a EngineState> {
         let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
         let mut able = from.iter().chain(before).filter(|engine| engine.takes_work());
@@ -83,6 +84,17 @@ impl<'a> FleetView<'a> {
         alive(Role::Prefill) && alive(Role::Decode)
     }
 
+    /// Whether what is on this engine can go on elsewhere with its KV.
+    pub fn can_hand_off(&self, from: EngineId) -> bool {
+        let mut others = self.engines.iter().filter(|engine| engine.id != from);
+        self.engines[from.index()].moves_kv() && others.any(EngineState::takes_kv)
+    }
+
+    /// Prompt tokens dispatched whose request has no token from there yet.
+    pub fn prompt_tokens_in_flight(&self) -> u64 {
+        self.engines.iter().map(|engine| engine.demand.prompt_tokens).sum()
+    }
+
     /// The same view for a side question, which is no part of what is explained.
     pub fn aside(&self) -> FleetView<'a> {
         FleetView { explaining: None, ..*self }
@@ -93,7 +105,7 @@ impl<'a> FleetView<'a> {
         self.cached.get(engine.index()).copied().unwrap_or(0)
     }
 
-    /// Tokens of a prompt that this engine would have to compute, or to load.
+    /// Tokens of a prompt that this engine would have to compute, or to fetch.
     pub fn uncached(&self, engine: EngineId, prompt_tokens: f64) -> f64 {
         (prompt_tokens - f64::from(self.cached(engine))).max(0.0)
     }

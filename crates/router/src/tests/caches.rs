@@ -3,7 +3,8 @@
 use dualpool_types::{Arrangement, EngineId, FinishReason, LegId, Micros, PolicyKind, Priority, Time, TokenId, Tuning};
 
 use super::script::{A, B, FACTS, OBJECTIVES, Stage, prompt, split};
-use crate::policy::{Ask, Placement, Policy};
+use crate::placement::{Ask, Placement};
+use crate::policies::Policy;
 use crate::{Action, EngineFacts, Event, FleetView, PrefixTracking, Router, RouterSettings};
 
 /// Goes where most of the prompt is cached.

@@ -12,8 +12,11 @@
 
 use dualpool_types::Role;
 
-use super::{Ask, Placement, Policy, Turn};
-use crate::{EngineState, FleetView};
+use crate::fleet::{EngineState, FleetView};
+use crate::placement::{Ask, Placement};
+
+use super::policy::Policy;
+use super::turn::Turn;
 
 /// A departure from the floor must be predicted to keep this share of the objective that the floor would break.
 const ROOM_TO_SPARE: f64 = 0.8;

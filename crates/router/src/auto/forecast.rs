@@ -1,4 +1,4 @@
-//! The forecast: recent requests played once more under another arrangement, on engines that cost what the router has learned.
+//! The forecast: recent requests once more under another arrangement, on modelled engines that cost what the router has learned.
 //!
 //! A formula for the mean wait of a queue would be shorter, and blind to what decides here: which requests come in clumps, what a long
 //! prompt does to the short ones behind it, whether one step in twenty is over the ITL objective. So the policy itself places the
@@ -9,25 +9,14 @@ use std::collections::VecDeque;
 
 use dualpool_types::{Arrangement, EngineId, Micros, Objectives, PREFILL_TOKENS_MIN, Time};
 
-use crate::fleet::LegDemand;
-use crate::policy::{self, Ask, Placement, Policy};
-use crate::{CopyTable, CostModel, EngineState, FleetView, RouterSettings};
+use crate::costs::{CopyTable, CostModel};
+use crate::fleet::{EngineState, FleetView, LegDemand};
 
-/// A request to be played.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Part {
-    /// Microseconds from the first one's arrival.
-    pub at: f64,
-    pub prompt_tokens: u32,
-    /// Of these, what no engine has in its cache.
-    pub uncached_tokens: u32,
-    /// Output tokens as the policy is told, and as they will be.
-    pub max_tokens: u32,
-    pub outputs: u32,
-    pub objectives: Objectives,
-    /// How much it counts.
-    pub weight: f64,
-}
+use crate::placement::{Ask, Placement};
+use crate::policies::{Policy, build};
+use crate::settings::RouterSettings;
+
+use super::requests::Expected;
 
 /// What would come of an arrangement.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -40,7 +29,7 @@ pub struct Forecast {
 
 /// What the engines are like.
 #[derive(Clone, Copy)]
-pub struct Stage<'a> {
+pub struct FleetModel<'a> {
     pub engines: &'a [EngineState],
     pub costs: &'a CostModel,
     pub copies: &'a CopyTable,
@@ -56,14 +45,14 @@ const ITL_SPREAD: f64 = 0.12;
 /// Between arrangements that serve about as many requests well, the one that leaves engines idle longer: it can take what has not come
 /// yet. Keeping all of them busy all the time costs this much of the score.
 const BUSY_WEIGHT: f64 = 0.04;
-/// Steps that one rehearsal takes at most, over all engines. What is not over by then counts as missed.
+/// Steps that one forecast takes at most, over all engines. What is not over by then counts as missed.
 const STEPS_MAX: u32 = 20_000;
 /// Steps of decoding alone that are taken at once.
 const STEPS_AT_ONCE_MAX: f64 = 8.0;
 
-/// A request while it is played.
+/// A request in a forecast.
 #[derive(Clone, Copy, Debug)]
-struct Played {
+struct Modelled {
     prompt_left: u32,
     outputs_left: u32,
     /// Prompt tokens in the step under way; for a leg that decodes, whether it takes part.
@@ -75,11 +64,11 @@ struct Played {
     longest_itl: f64,
 }
 
-impl Played {
-    fn over() -> Played {
+impl Modelled {
+    fn over() -> Modelled {
         let none = Objectives { ttft_us_max: Micros::ZERO, itl_us_max: Micros::ZERO };
         let demand = LegDemand { prefill: 0, long: false, context: 0, outputs: 0, started: false, objectives: none };
-        Played {
+        Modelled {
             prompt_left: 0,
             outputs_left: 0,
             takes: 0,
@@ -91,14 +80,14 @@ impl Played {
         }
     }
 
-    fn to_come(part: &Part) -> Played {
-        Played { prompt_left: part.uncached_tokens.max(1), outputs_left: part.outputs, ..Played::over() }
+    fn to_come(request: &Expected) -> Modelled {
+        Modelled { prompt_left: request.uncached_tokens.max(1), outputs_left: request.outputs, ..Modelled::over() }
     }
 
-    fn ask(&self, part: &Part) -> Ask {
-        let made = part.outputs - self.outputs_left;
-        let outputs = part.max_tokens.saturating_sub(made).max(1);
-        Ask { prompt_tokens: part.prompt_tokens + made, outputs, objectives: part.objectives }
+    fn ask(&self, request: &Expected) -> Ask {
+        let made = request.outputs - self.outputs_left;
+        let outputs = request.max_tokens.saturating_sub(made).max(1);
+        Ask { prompt_tokens: request.prompt_tokens + made, outputs, objectives: request.objectives }
     }
 }
 
@@ -122,84 +111,84 @@ struct Handoff {
     to: EngineId,
 }
 
-/// Buffers that one rehearsal leaves to the next.
+/// Buffers that one forecast leaves to the next.
 #[derive(Debug, Default)]
-pub struct Rehearsal {
+pub struct Forecaster {
     now: f64,
     /// Time that engines spent in steps, all together.
     busy_us: f64,
     engines: Vec<EngineState>,
     lines: Vec<Line>,
-    played: Vec<Played>,
+    modelled: Vec<Modelled>,
     handoffs: Vec<Handoff>,
 }
 
 /// What comes next.
-enum Cue {
+enum Upcoming {
     Arrival,
     Handoff(usize),
     StepEnds(usize),
 }
 
-impl Rehearsal {
-    /// Plays these requests, which are in the order of their arrival.
-    pub fn play(&mut self, stage: Stage<'_>, arrangement: &Arrangement, parts: &[Part]) -> Forecast {
-        self.clear(stage, arrangement);
-        self.played.extend(parts.iter().map(Played::to_come));
-        (0..stage.engines.len()).for_each(|engine| self.takes_over(stage, engine));
-        let mut policy = policy::build(arrangement.policy, stage.settings);
-        let mut arrivals = parts.iter().zip(0..).peekable();
+impl Forecaster {
+    /// What comes of these requests, which are in the order of their arrival.
+    pub fn forecast(&mut self, model: FleetModel<'_>, arrangement: &Arrangement, requests: &[Expected]) -> Forecast {
+        self.clear(model, arrangement);
+        self.modelled.extend(requests.iter().map(Modelled::to_come));
+        (0..model.engines.len()).for_each(|engine| self.takes_over(model, engine));
+        let mut policy = build(arrangement.policy, model.settings);
+        let mut arrivals = requests.iter().zip(0..).peekable();
         let mut steps = 0;
-        while let Some((at, cue)) = self.next(arrivals.peek().map(|(part, _)| part.at)) {
+        while let Some((at, upcoming)) = self.next(arrivals.peek().map(|(request, _)| request.at)) {
             self.now = at;
-            let until = arrivals.peek().map_or(f64::INFINITY, |(part, _)| part.at);
-            match cue {
-                Cue::Arrival => {
-                    let Some((part, index)) = arrivals.next() else { break };
+            let until = arrivals.peek().map_or(f64::INFINITY, |(request, _)| request.at);
+            match upcoming {
+                Upcoming::Arrival => {
+                    let Some((request, index)) = arrivals.next() else { break };
                     let long = arrangement.long_prompt_tokens_min;
-                    let until = arrivals.peek().map_or(f64::INFINITY, |(part, _)| part.at);
-                    match self.enters(stage, policy.as_mut(), long, part, index) {
-                        Some(engine) => self.begin_step(stage.costs, engine, until),
+                    let until = arrivals.peek().map_or(f64::INFINITY, |(request, _)| request.at);
+                    match self.enters(model, policy.as_mut(), long, request, index) {
+                        Some(engine) => self.begin_step(model.costs, engine, until),
                         None => break,
                     }
                 }
-                Cue::Handoff(place) => {
+                Upcoming::Handoff(place) => {
                     let Handoff { index, to, .. } = self.handoffs.swap_remove(place);
                     // What comes with its KV goes ahead of those that wait without.
                     self.lines[to.index()].waiting.push_front(index);
-                    self.begin_step(stage.costs, to.index(), until);
+                    self.begin_step(model.costs, to.index(), until);
                 }
-                Cue::StepEnds(engine) => {
+                Upcoming::StepEnds(engine) => {
                     steps += self.lines[engine].steps;
                     if steps > STEPS_MAX {
                         break;
                     }
-                    self.end_step(stage, policy.as_mut(), arrangement.long_prompt_tokens_min, engine, parts);
-                    self.begin_step(stage.costs, engine, until);
+                    self.end_step(model, policy.as_mut(), arrangement.long_prompt_tokens_min, engine, requests);
+                    self.begin_step(model.costs, engine, until);
                 }
             }
         }
-        self.forecast(parts)
+        self.result(requests)
     }
 
-    fn clear(&mut self, stage: Stage<'_>, arrangement: &Arrangement) {
+    fn clear(&mut self, model: FleetModel<'_>, arrangement: &Arrangement) {
         self.engines.clear();
-        self.engines.extend(stage.engines.iter().map(|engine| engine.idle_twin(arrangement)));
-        self.lines.resize_with(stage.engines.len(), Line::default);
+        self.engines.extend(model.engines.iter().map(|engine| engine.idle_twin(arrangement)));
+        self.lines.resize_with(model.engines.len(), Line::default);
         for line in &mut self.lines {
             line.waiting.clear();
             line.running.clear();
             (line.kv_tokens, line.ends) = (0, f64::INFINITY);
         }
-        self.played.clear();
+        self.modelled.clear();
         self.handoffs.clear();
         (self.now, self.busy_us) = (0.0, 0.0);
     }
 
-    /// What is on the engine when the curtain rises: it has to be served, too, and stands in the way of what comes. The engine's sums
+    /// What is on the engine when the forecast begins: it has to be served, too, and stands in the way of what comes. The engine's sums
     /// say how much it is, and it is taken to be evenly spread.
-    fn takes_over(&mut self, stage: Stage<'_>, at: usize) {
-        let (engine, demand) = (&stage.engines[at], &stage.engines[at].demand);
+    fn takes_over(&mut self, model: FleetModel<'_>, at: usize) {
+        let (engine, demand) = (&model.engines[at], &model.engines[at].demand);
         if !engine.alive || demand.depth() == 0 {
             return;
         }
@@ -215,10 +204,10 @@ impl Rehearsal {
         {
             let prefill = (prompt as f64 * left) as u32;
             for _ in 0..count {
-                let index = self.played.len() as u32;
+                let index = self.modelled.len() as u32;
                 let demand = LegDemand { prefill, long, context, outputs, started, objectives };
                 let prompt_left = if started { 0 } else { prefill.max(1) };
-                let there = Played { prompt_left, outputs_left: outputs, demand, ..Played::over() };
+                let there = Modelled { prompt_left, outputs_left: outputs, demand, ..Modelled::over() };
                 self.engines[at].demand.enter(&demand);
                 if started {
                     self.lines[at].kv_tokens += u64::from(context) + u64::from(outputs);
@@ -226,48 +215,55 @@ impl Rehearsal {
                 } else {
                     self.lines[at].waiting.push_back(index);
                 }
-                self.played.push(there);
+                self.modelled.push(there);
             }
         }
-        self.begin_step(stage.costs, at, 0.0);
+        self.begin_step(model.costs, at, 0.0);
     }
 
-    fn next(&self, arrival: Option<f64>) -> Option<(f64, Cue)> {
-        let mut next = arrival.map(|at| (at, Cue::Arrival));
-        let mut sooner = |at: f64, cue: Cue| {
+    fn next(&self, arrival: Option<f64>) -> Option<(f64, Upcoming)> {
+        let mut next = arrival.map(|at| (at, Upcoming::Arrival));
+        let mut sooner = |at: f64, upcoming: Upcoming| {
             if at.is_finite() && next.as_ref().is_none_or(|(soonest, _)| at < *soonest) {
-                next = Some((at, cue));
+                next = Some((at, upcoming));
             }
         };
-        self.handoffs.iter().enumerate().for_each(|(i, handoff)| sooner(handoff.ready, Cue::Handoff(i)));
-        self.lines.iter().enumerate().for_each(|(i, line)| sooner(line.ends, Cue::StepEnds(i)));
+        self.handoffs.iter().enumerate().for_each(|(i, handoff)| sooner(handoff.ready, Upcoming::Handoff(i)));
+        self.lines.iter().enumerate().for_each(|(i, line)| sooner(line.ends, Upcoming::StepEnds(i)));
         next
     }
 
-    fn view<'a>(&'a self, stage: Stage<'a>, long_prompt_tokens_min: u32) -> FleetView<'a> {
-        let Stage { costs, copies, .. } = stage;
+    fn view<'a>(&'a self, model: FleetModel<'a>, long_prompt_tokens_min: u32) -> FleetView<'a> {
+        let FleetModel { costs, copies, .. } = model;
         let (engines, now) = (&self.engines[..], Time::default());
         FleetView { engines, costs, copies, cached: &[], long_prompt_tokens_min, now, explaining: None }
     }
 
     /// The request arrives; returns the engine it goes to.
-    fn enters(&mut self, stage: Stage<'_>, policy: &mut dyn Policy, long: u32, part: &Part, index: u32) -> Option<usize> {
-        let ask = Ask { prompt_tokens: part.prompt_tokens, outputs: part.max_tokens, objectives: part.objectives };
-        let plan = policy.place(&self.view(stage, long), &ask)?;
-        let (engine, split) = match plan {
+    fn enters(
+        &mut self,
+        model: FleetModel<'_>,
+        policy: &mut dyn Policy,
+        long: u32,
+        request: &Expected,
+        index: u32,
+    ) -> Option<usize> {
+        let ask = Ask { prompt_tokens: request.prompt_tokens, outputs: request.max_tokens, objectives: request.objectives };
+        let placement = policy.place(&self.view(model, long), &ask)?;
+        let (engine, split) = match placement {
             Placement::Whole(engine) => (engine, false),
-            Placement::Split(engine) => (engine, part.max_tokens > 1),
+            Placement::Split(engine) => (engine, request.max_tokens > 1),
         };
         let demand = LegDemand {
-            prefill: part.uncached_tokens,
-            long: part.uncached_tokens >= long,
-            context: part.prompt_tokens,
-            outputs: if split { 1 } else { part.max_tokens },
+            prefill: request.uncached_tokens,
+            long: request.uncached_tokens >= long,
+            context: request.prompt_tokens,
+            outputs: if split { 1 } else { request.max_tokens },
             started: false,
-            objectives: part.objectives,
+            objectives: request.objectives,
         };
-        let played = &mut self.played[index as usize];
-        (played.split, played.demand, played.last_token) = (split, demand, self.now);
+        let modelled = &mut self.modelled[index as usize];
+        (modelled.split, modelled.demand, modelled.last_token) = (split, demand, self.now);
         self.engines[engine.index()].demand.enter(&demand);
         self.lines[engine.index()].waiting.push_back(index);
         Some(engine.index())
@@ -275,7 +271,7 @@ impl Rehearsal {
 
     /// Starts the engine's next step, if it is between steps and has something to do. `until` is when the next request arrives.
     fn begin_step(&mut self, costs: &CostModel, at: usize, until: f64) {
-        let Rehearsal { engines, lines, played, now, handoffs, .. } = self;
+        let Forecaster { engines, lines, modelled, now, handoffs, .. } = self;
         let (engine, line) = (&engines[at], &mut lines[at]);
         if line.ends.is_finite() {
             return;
@@ -283,7 +279,7 @@ impl Rehearsal {
         let mut budget = engine.batched_tokens().max((line.running.len() as u32 + PREFILL_TOKENS_MIN).into()) as u32;
         let (mut prompt_tokens, mut decodes, mut fewest_left) = (0, 0u32, u32::MAX);
         for &index in &line.running {
-            let leg = &mut played[index as usize];
+            let leg = &mut modelled[index as usize];
             if leg.prompt_left == 0 {
                 leg.takes = budget.min(1);
                 budget -= leg.takes;
@@ -291,20 +287,20 @@ impl Rehearsal {
                 fewest_left = fewest_left.min(leg.outputs_left);
             }
         }
-        let mut prefill = |leg: &mut Played, budget: &mut u32| {
+        let mut prefill = |leg: &mut Modelled, budget: &mut u32| {
             leg.takes = (engine.chunk_of(leg.prompt_left.into()) as u32).max(1).min(*budget);
             *budget -= leg.takes;
             prompt_tokens += leg.takes;
         };
         for &index in &line.running {
-            let leg = &mut played[index as usize];
+            let leg = &mut modelled[index as usize];
             if leg.prompt_left > 0 {
                 prefill(leg, &mut budget);
             }
         }
         while budget > 0 && line.running.len() < engine.facts.max_num_seqs as usize {
             let Some(&index) = line.waiting.front() else { break };
-            let leg = &mut played[index as usize];
+            let leg = &mut modelled[index as usize];
             let kv = line.kv_tokens + u64::from(leg.demand.context) + u64::from(leg.demand.outputs);
             if kv > engine.facts.kv_tokens && !line.running.is_empty() {
                 break;
@@ -331,14 +327,14 @@ impl Rehearsal {
         line.ends = *now + line.step_us * f64::from(line.steps);
     }
 
-    fn end_step(&mut self, stage: Stage<'_>, policy: &mut dyn Policy, long: u32, at: usize, parts: &[Part]) {
+    fn end_step(&mut self, model: FleetModel<'_>, policy: &mut dyn Policy, long: u32, at: usize, requests: &[Expected]) {
         let (steps, step_us) = (self.lines[at].steps, self.lines[at].step_us);
         self.lines[at].ends = f64::INFINITY;
         self.busy_us += step_us * f64::from(steps);
         let begun = self.now - step_us * f64::from(steps);
         let mut place = 0;
         while let Some(&index) = self.lines[at].running.get(place) {
-            let (leg, engine) = (&mut self.played[index as usize], &mut self.engines[at]);
+            let (leg, engine) = (&mut self.modelled[index as usize], &mut self.engines[at]);
             let takes = std::mem::take(&mut leg.takes);
             if takes == 0 {
                 place += 1;
@@ -353,7 +349,7 @@ impl Rehearsal {
             if leg.prompt_left == 0 {
                 let given = if first { 1 } else { steps };
                 if first {
-                    leg.ttft = self.now - parts.get(index as usize).map_or(0.0, |part| part.at);
+                    leg.ttft = self.now - requests.get(index as usize).map_or(0.0, |request| request.at);
                 } else {
                     leg.longest_itl = leg.longest_itl.max(begun + step_us - leg.last_token).max(step_us);
                 }
@@ -374,36 +370,44 @@ impl Rehearsal {
             line.running.remove(place);
             line.kv_tokens -= u64::from(before.context) + u64::from(before.outputs);
             if !over {
-                self.moves_on(stage, policy, long, at, index, parts);
+                self.hands_off(model, policy, long, at, index, requests);
             }
         }
     }
 
     /// The request has its first token, and goes on where the policy says.
-    fn moves_on(&mut self, stage: Stage<'_>, policy: &mut dyn Policy, long: u32, from: usize, index: u32, parts: &[Part]) {
-        let leg = self.played[index as usize];
-        let (ask, from) = (leg.ask(&parts[index as usize]), EngineId(from as u16));
-        let view = self.view(stage, long);
+    fn hands_off(
+        &mut self,
+        model: FleetModel<'_>,
+        policy: &mut dyn Policy,
+        long: u32,
+        from: usize,
+        index: u32,
+        requests: &[Expected],
+    ) {
+        let leg = self.modelled[index as usize];
+        let (ask, from) = (leg.ask(&requests[index as usize]), EngineId(from as u16));
+        let view = self.view(model, long);
         let to = policy.decode_on(&view, &ask, from).unwrap_or(from);
         let handoff = if to == from { 0.0 } else { view.handoff(from, to, ask.prompt_tokens.into()) };
-        let leg = &mut self.played[index as usize];
+        let leg = &mut self.modelled[index as usize];
         leg.split = false;
         leg.demand.outputs = ask.outputs;
         self.engines[to.index()].demand.enter(&leg.demand);
         self.handoffs.push(Handoff { ready: self.now + handoff.max(0.0), index, to });
     }
 
-    fn forecast(&self, parts: &[Part]) -> Forecast {
+    fn result(&self, requests: &[Expected]) -> Forecast {
         let (mut all, mut good) = (0.0, 0.0);
-        for (index, part) in parts.iter().enumerate() {
-            all += part.weight;
-            let Some(leg) = self.played.get(index).filter(|leg| leg.outputs_left == 0) else { continue };
+        for (index, request) in requests.iter().enumerate() {
+            all += request.weight;
+            let Some(leg) = self.modelled.get(index).filter(|leg| leg.outputs_left == 0) else { continue };
             let used = |took: f64, max: f64| if max > 0.0 { took / max } else { f64::INFINITY };
-            let ttft = used(leg.ttft, part.objectives.ttft_us_max.0 as f64);
-            let itl = used(leg.longest_itl, part.objectives.itl_us_max.0 as f64);
+            let ttft = used(leg.ttft, request.objectives.ttft_us_max.0 as f64);
+            let itl = used(leg.longest_itl, request.objectives.itl_us_max.0 as f64);
             let in_time = ((1.0 + TTFT_SPREAD - ttft) / (2.0 * TTFT_SPREAD)).clamp(0.0, 1.0);
             let in_step = ((1.0 - itl) / ITL_SPREAD).clamp(0.0, 1.0);
-            good += part.weight * in_time * in_step;
+            good += request.weight * in_time * in_step;
         }
         if all <= 0.0 {
             return Forecast::default();

@@ -1,11 +1,17 @@
 //! The best score wins; or, at a temperature, a draw in which better scores have better odds. With two pools, a prompt of which the
 //! decode engines would have to compute a lot is scored over the prefill pool and moves; any other lives in the decode pool.
 
-use dualpool_types::{EngineId, Role};
+use dualpool_types::{EngineId, PolicyKind, Role};
 
-use super::{Ask, Draws, Placement, Policy, PolicyKind, Turn};
-use crate::score::{Scorer, Stage};
-use crate::{EngineState, FleetView, ScoreSettings, Terms};
+use crate::explain::Terms;
+use crate::fleet::{EngineState, FleetView};
+use crate::placement::{Ask, Placement};
+use crate::settings::ScoreSettings;
+
+use super::draws::Draws;
+use super::policy::Policy;
+use super::scorer::{Scorer, Stage};
+use super::turn::Turn;
 
 pub(super) struct Score {
     scorer: Scorer,

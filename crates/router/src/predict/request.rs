@@ -1,23 +1,25 @@
 //! What a request that starts now can expect: its TTFT, and the longest wait between two of its tokens.
 //!
 //! ```text
-//! TTFT = queue and prefill on the engine of its plan (`FleetView::ttft`)
+//! TTFT = queue and prefill on the engine of its placement (`FleetView::ttft`)
 //! ITL  = one step of the engine that decodes it, with what decodes there
-//!        and where the KV moves first:  hand-off + wait for a seat + joining the batch
+//!        and where it is handed off first:  hand-off + wait for a seat + joining the batch
 //! ```
-//! Both are by the cost model of the whole fleet, times the engine's own pace. The first token leaves from the prefill engine, so a KV move
-//! does not delay it: it shows as the gap before the second token.
+//! Both are by the cost model of the whole fleet, times the engine's own pace. The first token leaves from the prefill engine, so a
+//! hand-off does not delay it: it shows as the gap before the second token.
 //!
-//! The naive forecast counts what decodes *now*. That is late by as long as a prefill takes: while the prefill pool is full of requests
+//! The naive prediction counts what decodes *now*. That is late by as long as a prefill takes: while the prefill pool is full of requests
 //! the decode pool looks idle and too many are let in, and when they all decode nobody is. The predictive one counts what will decode
 //! *when the request gets there*: of those that decode now, the ones that have not lasted their time by then, and of those that are on
 //! their way, all that have not ended again.
 
 use dualpool_types::{EngineId, Role};
 
+use crate::fleet::{EngineState, FleetView};
+use crate::placement::{Ask, Placement};
+use crate::settings::EarlyRejection;
+
 use super::decodes::Decodes;
-use crate::policy::{Ask, Placement};
-use crate::{EarlyRejection, EngineState, FleetView};
 
 /// A leg whose KV is there waits for the step under way, which may have just begun, and for its own. The mean is one and a half; but what
 /// counts is the longest gap, so a mean would have one leg in three miss an objective that it just keeps.
@@ -25,14 +27,14 @@ const JOINING_STEPS: f64 = 2.0;
 
 /// Microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Forecast {
-    pub ttft: f64,
-    pub itl: f64,
+pub(crate) struct Outlook {
+    pub(crate) ttft: f64,
+    pub(crate) itl: f64,
     /// How long a decode is taken to last.
-    pub decode_lasts: f64,
+    pub(crate) decode_lasts: f64,
 }
 
-/// The load of one decoding engine, as far as it matters to one more request.
+/// What one decoding engine has to do, as far as it matters to one more request.
 struct Crowd {
     /// Decodes beside it.
     beside: f64,
@@ -40,9 +42,9 @@ struct Crowd {
     seat: f64,
 }
 
-/// For a plan that can be carried out: of a split, another engine takes the KV.
-pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, plan: Placement, ask: &Ask) -> Forecast {
-    let (Placement::Whole(first) | Placement::Split(first)) = plan;
+/// For a placement that can be carried out: of a split, another engine takes the KV.
+pub(crate) fn outlook(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, placement: Placement, ask: &Ask) -> Outlook {
+    let first = placement.engine();
     let engine = &fleet.engines[first.index()];
     let ttft = fleet.pace(engine) * fleet.ttft(engine, ask.prompt_tokens.into());
     let outputs = f64::from(ask.outputs.saturating_sub(1));
@@ -60,9 +62,9 @@ pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, 
     };
     if ask.outputs <= 1 {
         // Nothing comes after the first token.
-        return Forecast { ttft, itl: 0.0, decode_lasts };
+        return Outlook { ttft, itl: 0.0, decode_lasts };
     }
-    let takers = matches!(plan, Placement::Split(_)).then(|| ahead.takers(first));
+    let takers = placement.is_split().then(|| ahead.takers(first));
     let itl = match (kind, takers) {
         (EarlyRejection::Naive | EarlyRejection::Off, None) => {
             gap(engine, &Crowd { beside: engine.demand.running as f64, seat: 0.0 })
@@ -79,7 +81,7 @@ pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, 
             takers.engines(fleet).map(|to| gap(to, &crowd)).fold(f64::INFINITY, f64::min)
         }
     };
-    Forecast { ttft, itl, decode_lasts }
+    Outlook { ttft, itl, decode_lasts }
 }
 
 /// The fleet at the time when the request has its first token.
@@ -91,7 +93,7 @@ struct Ahead<'a> {
     lasts: f64,
 }
 
-/// The engines to which a request can move from another one: those of the decode pool or, without any, all.
+/// The engines to which a request can be handed off from another one: those of the decode pool or, without any, all.
 struct Takers {
     from: EngineId,
     pool: bool,

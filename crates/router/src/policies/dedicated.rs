@@ -2,8 +2,11 @@
 
 use dualpool_types::Role;
 
-use super::{Ask, Placement, Policy, Turn};
-use crate::FleetView;
+use crate::fleet::FleetView;
+use crate::placement::{Ask, Placement};
+
+use super::policy::Policy;
+use super::turn::Turn;
 
 #[derive(Default)]
 pub(super) struct Dedicated {

@@ -1,9 +1,13 @@
 //! All engines alike; two are drawn, and the less loaded one wins. Two choices at random are almost as good as all of them (M.
 //! Mitzenmacher, "The power of two choices in randomized load balancing", 2001), and no stale signal can draw a herd to one engine.
 
-use crate::{EngineState, FleetView};
+use dualpool_types::PolicyKind;
 
-use super::{Ask, Draws, Placement, Policy, PolicyKind};
+use crate::fleet::{EngineState, FleetView};
+use crate::placement::{Ask, Placement};
+
+use super::draws::Draws;
+use super::policy::Policy;
 
 pub(super) struct PowerOfTwo {
     draws: Draws,

@@ -1,8 +1,11 @@
 //! All engines alike; the one that would be done soonest with all it was given, dispatched and not yet reported included. That credit
 //! is what cures the herd: with reports alone, all arrivals between two of them pick the same engine.
 
-use super::{Ask, Placement, Policy, Turn};
-use crate::FleetView;
+use crate::fleet::FleetView;
+use crate::placement::{Ask, Placement};
+
+use super::policy::Policy;
+use super::turn::Turn;
 
 #[derive(Default)]
 pub(super) struct LeastLoad {

@@ -12,8 +12,12 @@
 
 use dualpool_types::{EngineId, Role};
 
-use super::{Ask, Placement, Policy, Turn};
-use crate::{EngineState, FleetView, Terms};
+use crate::explain::Terms;
+use crate::fleet::{EngineState, FleetView};
+use crate::placement::{Ask, Placement};
+
+use super::policy::Policy;
+use super::turn::Turn;
 
 /// A microsecond beyond the TTFT objective counts as so many more. The sum alone would let a few prompts wait without end where many
 /// requests gain a little by it.

@@ -4,10 +4,12 @@
 //! A request whose prefix nobody has goes where least load would send it; of equals to the one that was given the fewest prompt tokens
 //! so far. Without that, all misses of a quiet fleet would go to its first engine, and all prefixes would come to be cached there.
 
-use crate::CacheAwareSettings;
-use crate::{EngineState, FleetView, Terms};
+use crate::explain::Terms;
+use crate::fleet::{EngineState, FleetView};
+use crate::placement::{Ask, Placement};
+use crate::settings::CacheAwareSettings;
 
-use super::{Ask, Placement, Policy};
+use super::policy::Policy;
 
 pub(super) struct CacheAware {
     settings: CacheAwareSettings,

@@ -2,9 +2,11 @@
 //! takes two chunks per step; a short one goes where the next step will be shortest: each prefilling long prompt puts one chunk into
 //! it, each short one its prompt, each decode one token.
 
-use crate::{EngineState, FleetView};
+use crate::fleet::{EngineState, FleetView};
+use crate::placement::{Ask, Placement};
 
-use super::{Ask, Placement, Policy, Turn};
+use super::policy::Policy;
+use super::turn::Turn;
 
 #[derive(Default)]
 pub(super) struct Balanced {

@@ -7,7 +7,7 @@
 
 use dualpool_types::{Micros, Time};
 
-use crate::SignalSettings;
+use crate::settings::SignalSettings;
 
 /// A mean of samples, each with a weight of `exp(-age / tau)`. For samples that come at a steady gap `dt` the newest one moves the mean
 /// by `1 - exp(-dt / tau)`; those of one moment count alike, and the first one alone is the mean (there is no start from zero).
@@ -113,7 +113,7 @@ impl EngineSignals {
 
     /// A leg got its first token `took` after it was sent; on an idle engine it would have been `alone`. None for one that loaded its
     /// KV, whose time is the copy's and not the engine's.
-    pub(super) fn first_token(&mut self, now: Time, times: Option<(Micros, f64)>) {
+    pub(crate) fn first_token(&mut self, now: Time, times: Option<(Micros, f64)>) {
         if !self.is_warm() {
             self.served += 1;
             return;
@@ -125,7 +125,7 @@ impl EngineSignals {
     }
 
     /// A leg got `tokens` more, `gap` after the ones before.
-    pub(super) fn more_tokens(&mut self, now: Time, gap: Micros, tokens: u32) {
+    pub(crate) fn more_tokens(&mut self, now: Time, gap: Micros, tokens: u32) {
         if self.is_warm() && tokens > 0 {
             self.add(Signal::Itl, now, gap.0 as f64 / f64::from(tokens), tokens.into());
         }
@@ -145,7 +145,7 @@ impl EngineSignals {
     }
 
     /// A whole step took this long, and should have taken `expected`.
-    pub(super) fn stepped(&mut self, now: Time, took: Micros, expected: f64) {
+    pub(crate) fn stepped(&mut self, now: Time, took: Micros, expected: f64) {
         if self.is_warm() && took > Micros::ZERO {
             self.add(Signal::Pace, now, took.0 as f64 / expected, 1.0);
         }

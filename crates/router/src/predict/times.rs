@@ -2,8 +2,7 @@
 
 use dualpool_types::EngineId;
 
-use super::{EngineState, FleetView};
-use crate::Signal;
+use crate::fleet::{EngineState, FleetView, Signal};
 
 /// Microseconds of work that a KV cache filled to one half counts for. As the cache fills, the term grows without bound.
 const KV_PRESSURE_US: f64 = 150_000.0;
@@ -34,7 +33,7 @@ impl FleetView<'_> {
         if PACE_MODEL_ERROR.contains(&pace) { 1.0 } else { pace.clamp(1.0 / PACE_MAX, PACE_MAX) }
     }
 
-    /// What the engine has to bear: the time in which it would do all that it has, and more the fuller its KV cache is.
+    /// What the engine has to bear: the time in which it would do all it has, and more the fuller its KV cache is.
     pub fn burden(&self, engine: &EngineState) -> f64 {
         let kv = engine.kv_usage().min(0.999);
         self.work(engine) + KV_PRESSURE_US * kv / (1.0 - kv)

@@ -1,7 +1,10 @@
 //! All engines alike, in turn: what a proxy without signals does.
 
-use super::{Ask, Placement, Policy, Turn};
-use crate::FleetView;
+use crate::fleet::FleetView;
+use crate::placement::{Ask, Placement};
+
+use super::policy::Policy;
+use super::turn::Turn;
 
 #[derive(Default)]
 pub(super) struct RoundRobin {

@@ -14,9 +14,10 @@
 
 use dualpool_types::EngineId;
 
-use super::policy::Ask;
-use super::{EngineState, FleetView, Signal, Terms};
-use crate::ScoreSettings;
+use crate::explain::Terms;
+use crate::fleet::{EngineState, FleetView, Signal};
+use crate::placement::Ask;
+use crate::settings::ScoreSettings;
 
 /// What is scored: a stay for the whole request, or for one half of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -55,7 +55,7 @@ impl CopyTable {
     }
 
     /// Takes what was measured for a pair. Figures that would spoil a score are left out; engines that are not there are ignored.
-    pub(super) fn calibrate(&mut self, from: EngineId, to: EngineId, lines: &[CopyLine]) {
+    pub(crate) fn calibrate(&mut self, from: EngineId, to: EngineId, lines: &[CopyLine]) {
         let Some(place) = self.place(from, to) else { return };
         let mut pair = Pair::UNKNOWN;
         for (slot, line) in pair.lines.iter_mut().zip(lines.iter().filter(|line| line.is_sound())) {
@@ -66,7 +66,7 @@ impl CopyTable {
     }
 
     /// Back to what the calibration said.
-    pub(super) fn forget_learnt(&mut self) {
+    pub(crate) fn forget_learnt(&mut self) {
         self.pairs.iter_mut().for_each(|pair| pair.level = 1.0);
     }
 
@@ -77,7 +77,7 @@ impl CopyTable {
     }
 
     /// Learns from a copy of so many tokens.
-    pub(super) fn observe(&mut self, from: EngineId, to: EngineId, tokens: u32, took: Micros) {
+    pub(crate) fn observe(&mut self, from: EngineId, to: EngineId, tokens: u32, took: Micros) {
         let Some(pair) = self.place(from, to).map(|place| &mut self.pairs[place]) else { return };
         let Some(calibrated) = pair.calibrated(tokens.into()).filter(|us| *us > 0.0 && tokens > 0) else { return };
         let bound = SURPRISE_MAX * pair.level;
