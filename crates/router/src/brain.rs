@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use dualpool_types::records::{Placed, RouterNote};
-use dualpool_types::{DeviceSignals, EngineId, EngineStats, LegId, PolicyKind, RejectReason, Request, RequestId, Role, Time};
+use dualpool_types::{Arrangement, ArrangementError, EngineId, LegId, PolicyKind, RequestId, Role, Time};
 
 use super::admission::Admission;
 use super::auto::{Auto, Change, FleetModel};
-use super::fleet::EngineSignals;
+use super::fleet::Fleet;
 use super::flight::Flight;
 use super::migration::Migration;
 use super::placement::{Ask, Placement};
@@ -23,9 +23,7 @@ use crate::RouterSettings;
 /// Its memory is bounded: at most `router.max_in_flight` requests and aborted legs, each with its own tokens, three times
 /// `router.admission.queue_max` requests that wait, and `router.prefix.blocks_max` blocks of prefixes.
 pub struct Router {
-    pub(super) engines: Vec<EngineState>,
-    pub(super) costs: CostModel,
-    pub(super) copies: CopyTable,
+    pub(super) fleet: Fleet,
     pub(super) policy: Box<dyn Policy>,
     /// What `policy` is; never `Auto`, which is what chose it.
     pub(super) kind: PolicyKind,
@@ -38,9 +36,6 @@ pub struct Router {
     /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on. Zeros between decisions.
     pub(super) cached: Vec<u32>,
     pub(super) settings: RouterSettings,
-    /// The time of the last event: how old a device's signals are counts from it.
-    pub(super) now: Time,
-    pub(super) long_prompt_tokens_min: u32,
     pub(super) flights: HashMap<RequestId, Flight>,
     /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
     pub(super) ending: HashMap<LegId, EngineId>,
@@ -51,12 +46,8 @@ pub struct Router {
 impl Router {
     /// A router over these engines, by `EngineId`. It serves by `least_load` until it is given an arrangement.
     pub fn new(fleet: &[EngineFacts], settings: &RouterSettings) -> Router {
-        let signals = EngineSignals::new(&settings.signals);
-        let engines = fleet.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts, signals.clone()));
         Router {
-            engines: engines.collect(),
-            costs: CostModel::default(),
-            copies: CopyTable::new(fleet.len()),
+            fleet: Fleet::new(fleet, settings),
             policy: policies::build(PolicyKind::LeastLoad, settings),
             kind: PolicyKind::LeastLoad,
             auto: None,
@@ -65,8 +56,6 @@ impl Router {
             explanation: settings.explain.then(RefCell::default),
             cached: vec![0; fleet.len()],
             settings: settings.clone(),
-            now: Time::default(),
-            long_prompt_tokens_min: settings.prefill_ctx_thresh,
             flights: HashMap::new(),
             ending: HashMap::new(),
             admission: Admission::new(&settings.admission, fleet.len()),
@@ -76,7 +65,7 @@ impl Router {
 
     /// Takes what happened at `now`, and appends what is to be done about it.
     pub fn handle(&mut self, now: Time, event: Event<'_>, actions: &mut Vec<Action>) {
-        self.now = self.now.max(now);
+        self.fleet.now = self.fleet.now.max(now);
         self.observe_mix(&event);
         match event {
             Event::Arrived(request) => self.arrived(now, request, actions),
@@ -86,25 +75,25 @@ impl Router {
                 self.output(now, leg, tokens, finish, actions);
             }
             Event::KvMoved { leg, copy, bytes, ok } => self.kv_moved(leg, copy, bytes, ok, actions),
-            Event::EngineStats { engine, stats } => self.reported(now, engine, stats),
-            Event::DeviceSignals { engine, signals } => self.device_said(now, engine, signals),
+            Event::EngineStats { engine, stats } => self.fleet.reported(now, engine, stats),
+            Event::DeviceSignals { engine, signals } => self.fleet.device_said(now, engine, signals),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
-            Event::KvLost { engine } => self.kv_lost(engine),
+            Event::KvLost { engine } => self.fleet.kv_lost(engine),
             Event::PrefixCacheReset { engine } => self.prefixes_gone(engine),
-            Event::CopyCost { from, to, lines } => self.copies.calibrate(from, to, lines),
+            Event::CopyCost { from, to, lines } => self.fleet.copies.calibrate(from, to, lines),
             Event::Drain { engine } => self.drain(engine),
             Event::Undrain { engine } => self.undrain(engine),
             Event::Tick => self.tick(now, actions),
             Event::ShutDown => self.shut_down(actions),
         }
         // What an event tells may be older than what was decided since.
-        self.open_gate(self.now, actions);
+        self.open_gate(self.fleet.now, actions);
     }
 
     /// What is due with time.
     fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.move_on(now, actions);
-        self.tune_due(now, actions);
+        self.fleet.tune_due(now, actions);
         self.balance_pools(now, actions);
         self.choose(now, actions);
         self.mind_gate(now, actions);
@@ -121,49 +110,35 @@ impl Router {
     }
 
     pub fn engines(&self) -> &[EngineState] {
-        &self.engines
+        &self.fleet.engines
+    }
+
+    /// Engines that a test makes to be as it wants them.
+    #[cfg(test)]
+    pub(crate) fn engines_mut(&mut self) -> &mut [EngineState] {
+        &mut self.fleet.engines
     }
 
     pub fn demand(&self, engine: EngineId) -> &Demand {
-        &self.engines[engine.index()].demand
+        &self.fleet.engine(engine).demand
     }
 
     pub fn role(&self, engine: EngineId) -> Role {
-        self.engines[engine.index()].role
+        self.fleet.engine(engine).role
     }
 
     pub fn costs(&self) -> &CostModel {
-        &self.costs
+        &self.fleet.costs
     }
 
     pub fn copies(&self) -> &CopyTable {
-        &self.copies
+        &self.fleet.copies
     }
 
     /// Starts from what was learnt before, and of copies between single engines from their calibration. The router goes on fitting
     /// both to what it observes.
     pub fn set_costs(&mut self, costs: CostModel) {
-        self.costs = costs.sanitised();
-        self.copies.forget_learnt();
-    }
-
-    /// Why a request cannot be served, whenever it came.
-    pub(super) fn refusal(&self, request: &Request) -> Option<RejectReason> {
-        let alive = self.engines.iter().filter(|engine| engine.alive);
-        let Some(max_model_len) = alive.map(|engine| engine.facts.max_model_len).min() else {
-            return Some(RejectReason::NoEngine);
-        };
-        let (prompt_tokens, max_tokens) = (request.prompt_tokens(), request.max_tokens);
-        if prompt_tokens == 0 {
-            return Some(RejectReason::EmptyPrompt);
-        }
-        if max_tokens == 0 {
-            return Some(RejectReason::NoOutput);
-        }
-        if prompt_tokens.saturating_add(max_tokens) > max_model_len {
-            return Some(RejectReason::TooLong { prompt_tokens, max_tokens, max_model_len });
-        }
-        request.sampling.wrong().map(|rule| RejectReason::Sampling { rule: rule.to_owned() })
+        self.fleet.set_costs(costs);
     }
 
     /// Where a request that starts now goes, by what was looked up of its prompt. None only when no engine is alive.
@@ -177,14 +152,12 @@ impl Router {
     }
 
     pub(super) fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>) -> T) -> T {
-        let Router { engines, costs, copies, policy, cached, long_prompt_tokens_min, now, explanation, .. } = self;
-        let (long_prompt_tokens_min, now) = (*long_prompt_tokens_min, *now);
+        let Router { fleet, policy, cached, explanation, .. } = self;
         if let Some(explanation) = explanation {
             explanation.get_mut().clear();
         }
-        let explaining = explanation.as_ref();
-        let fleet = FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now, explaining };
-        let decision = decide(policy.as_mut(), &fleet);
+        let view = FleetView { explaining: explanation.as_ref(), ..fleet.view(cached) };
+        let decision = decide(policy.as_mut(), &view);
         if let Some(explanation) = explanation {
             explanation.get_mut().decided_with(cached);
         }
@@ -201,9 +174,7 @@ impl Router {
 
     /// What a policy would see now.
     pub(super) fn view<T>(&self, look: impl FnOnce(&FleetView<'_>) -> T) -> T {
-        let Router { engines, costs, copies, cached, long_prompt_tokens_min, now, .. } = self;
-        let (long_prompt_tokens_min, now) = (*long_prompt_tokens_min, *now);
-        look(&FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now, explaining: None })
+        look(&self.fleet.view(&self.cached))
     }
 
     /// Notes what the decision just made was made of, if somebody wants to know.
@@ -233,27 +204,6 @@ impl Router {
             .is_some_and(|flight| flight.stay.leg == leg || flight.held.is_some_and(|source| source.leg == leg))
     }
 
-    /// The id came over a socket, so it may be of no engine of ours.
-    fn kv_lost(&mut self, engine: EngineId) {
-        if let Some(engine) = self.engines.get_mut(engine.index()) {
-            engine.kv_lost = true;
-        }
-    }
-
-    fn device_said(&mut self, now: Time, engine: EngineId, signals: DeviceSignals) {
-        if let Some(engine) = self.engines.get_mut(engine.index()) {
-            engine.device_said(now, signals);
-        }
-    }
-
-    pub(super) fn reported(&mut self, now: Time, engine: EngineId, stats: EngineStats) {
-        let engine = &mut self.engines[engine.index()];
-        if let Some((took, prompt_tokens, decodes)) = engine.report(now, stats) {
-            engine.signals.stepped(now, took, self.costs.step(prompt_tokens, decodes));
-            self.costs.observe_step(took, prompt_tokens, decodes);
-        }
-    }
-
     /// Lets those that adapt see what comes in and what comes out, before it is handled.
     fn observe_mix(&mut self, event: &Event<'_>) {
         match event {
@@ -269,11 +219,53 @@ impl Router {
 
     /// Gives `auto` its turn.
     fn choose(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let Router { auto: Some(auto), engines, costs, copies, settings, .. } = self else { return };
+        let Router { auto: Some(auto), fleet: Fleet { engines, costs, copies, .. }, settings, .. } = self else { return };
         let Some(change) = auto.tick(now, FleetModel { engines, costs, copies, settings }) else { return };
         let Change { from, to, forecasts, requests } = change;
         self.rearrange(&to, actions);
         let (forecast_from, forecast_to) = forecasts.unzip();
         actions.push(Action::Note(Box::new(RouterNote::Rearranged { from, to, forecast_from, forecast_to, requests })));
+    }
+}
+
+/// How the fleet comes to be served by an arrangement: all at once while it is idle, or with requests in flight.
+///
+/// A request that runs keeps the placement it was given. What an arrangement changes is where the next decision sends it: a leg that
+/// ends for a hand-off asks the new policy who decodes, and that may be any engine, as may what comes after an engine's death.
+impl Router {
+    /// Serves by this arrangement from now on. Only while nothing is in flight, so that all that is served is served by it; who calls
+    /// this tunes the engines.
+    pub fn arrange(&mut self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
+        let in_flight = self.in_flight();
+        if in_flight > 0 {
+            return Err(ArrangementError::Busy { in_flight });
+        }
+        self.fleet.suits(arrangement)?;
+        self.fleet.arrange(arrangement);
+        self.serve_by(arrangement);
+        self.watch_from_here(arrangement);
+        // What was learnt under another arrangement is no part of this one's account.
+        self.admission = Admission::new(&self.settings.admission, self.fleet.engines.len());
+        Ok(())
+    }
+
+    /// The same with requests in flight: those stay where they are, new ones follow the arrangement, and what
+    /// is watched goes on. Engines whose settings change are tuned by the actions.
+    pub fn rearrange(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) {
+        self.fleet.rearrange(arrangement, actions);
+        self.serve_by(arrangement);
+    }
+
+    fn serve_by(&mut self, arrangement: &Arrangement) {
+        self.policy = policies::build(arrangement.policy, &self.settings);
+        self.kind = arrangement.policy;
+        self.track_prefixes();
+    }
+
+    /// What was watched under another arrangement says nothing about this one.
+    fn watch_from_here(&mut self, arrangement: &Arrangement) {
+        let auto = arrangement.policy == PolicyKind::Auto;
+        self.auto = auto.then(|| Box::new(Auto::new(&self.settings, arrangement, self.fleet.now)));
+        self.roles = RoleWatch::default();
     }
 }

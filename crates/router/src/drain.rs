@@ -22,34 +22,34 @@ pub enum DrainError {
 impl Router {
     /// Whether an engine may be drained; the last one that takes work may not.
     pub fn can_drain(&self, engine: EngineId) -> Result<(), DrainError> {
-        let engines = self.engines.len();
-        let state = self.engines.get(engine.index()).ok_or(DrainError::Unknown { engine, engines })?;
+        let engines = self.fleet.engines.len();
+        let state = self.fleet.engines.get(engine.index()).ok_or(DrainError::Unknown { engine, engines })?;
         if !state.alive {
             return Err(DrainError::Dead { engine });
         }
-        let mut others = self.engines.iter().filter(|other| other.id != engine);
+        let mut others = self.fleet.engines.iter().filter(|other| other.id != engine);
         if others.any(|other| other.takes_work()) { Ok(()) } else { Err(DrainError::Last { engine }) }
     }
 
     pub(super) fn drain(&mut self, engine: EngineId) {
         if self.can_drain(engine).is_ok() {
-            self.engines[engine.index()].draining = true;
+            self.fleet.engines[engine.index()].draining = true;
             self.migration.told[engine.index()] = false;
         }
     }
 
     pub(super) fn undrain(&mut self, engine: EngineId) {
-        if let Some(engine) = self.engines.get_mut(engine.index()) {
+        if let Some(engine) = self.fleet.engines.get_mut(engine.index()) {
             engine.draining = false;
         }
     }
 
     /// After a death: when all engines left are being drained, they serve again, for nobody else would.
     pub(super) fn keep_one_at_work(&mut self, actions: &mut Vec<Action>) {
-        if self.engines.iter().any(|engine| engine.takes_work()) {
+        if self.fleet.engines.iter().any(|engine| engine.takes_work()) {
             return;
         }
-        for engine in self.engines.iter_mut().filter(|engine| engine.draining) {
+        for engine in self.fleet.engines.iter_mut().filter(|engine| engine.draining) {
             engine.draining = false;
             let why = "no other engine is left to take requests".to_owned();
             actions.push(Action::Note(Box::new(RouterNote::DrainEnded { engine: engine.id, why })));
@@ -58,9 +58,9 @@ impl Router {
 
     /// Moves what can move, as far as moves may be under way, and tells which engines have come to be empty.
     pub(super) fn drain_on(&mut self, now: Time, actions: &mut Vec<Action>) {
-        for at in 0..self.engines.len() {
-            let engine = self.engines[at].id;
-            if !self.engines[at].draining || self.migration.told[at] {
+        for at in 0..self.fleet.engines.len() {
+            let engine = self.fleet.engines[at].id;
+            if !self.fleet.engines[at].draining || self.migration.told[at] {
                 continue;
             }
             if self.is_empty(engine) {
@@ -69,7 +69,7 @@ impl Router {
                 continue;
             }
             // What cannot take its KV along stays to its end, which is nearer than computing all of it again.
-            if !self.can_hand_over(engine) {
+            if !self.fleet.view(&[]).can_hand_off(engine) {
                 continue;
             }
             self.gather(engine, now);
@@ -87,6 +87,6 @@ impl Router {
     fn is_empty(&self, engine: EngineId) -> bool {
         let holds = self.flights.values().any(|flight| flight.held.is_some_and(|source| source.engine == engine));
         let ending = self.ending.values().any(|of| *of == engine);
-        self.engines[engine.index()].demand.depth() == 0 && !holds && !ending
+        self.fleet.engines[engine.index()].demand.depth() == 0 && !holds && !ending
     }
 }

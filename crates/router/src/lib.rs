@@ -2,7 +2,6 @@
 //! tests and a simulator run the very same code.
 
 mod admission;
-mod arrange;
 mod auto;
 mod brain;
 mod costs;

@@ -6,10 +6,10 @@ use dualpool_types::{
     Time, TokenId,
 };
 
-use super::fleet::LegDemand;
+use super::fleet::{HandedOff, LegDemand};
 use super::flight::{Flight, Journey, Loading, Parting, Stay};
 use super::placement::Placement;
-use super::{Action, EngineState, Router, locality};
+use super::{Action, Router, locality};
 
 impl Router {
     pub(super) fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
@@ -17,7 +17,7 @@ impl Router {
         if self.flights.contains_key(&id) || self.is_queued(id) {
             return; // Ids are unique; the request that has this one goes on.
         }
-        if let Some(reason) = self.refusal(&request) {
+        if let Some(reason) = self.fleet.refusal(&request) {
             let result = Err(RequestError::Rejected { reason });
             return actions.push(Action::Finish { request: id, result });
         }
@@ -87,7 +87,7 @@ impl Router {
         let admitted = journey.admitted.take().filter(|_| journey.legs == 1);
         let objectives = journey.request.objectives;
         journey.tokens.extend_from_slice(tokens);
-        let engine = &mut self.engines[stay.engine.index()];
+        let engine = &mut self.fleet.engines[stay.engine.index()];
         let (first, prefill, given) = (!stay.demand.started, stay.demand.prefill, tokens.len() as u32);
         stay.left -= given;
         engine.demand.leave(&stay.demand);
@@ -103,7 +103,7 @@ impl Router {
         if !first {
             return engine.signals.more_tokens(now, gap, given);
         }
-        let times = stay.loading.is_none().then(|| (now.since(stay.since), self.costs.alone(prefill.into())));
+        let times = stay.loading.is_none().then(|| (now.since(stay.since), self.fleet.costs.alone(prefill.into())));
         engine.signals.first_token(now, times);
         engine.started(prefill);
         if let Some(prefix) = &mut self.prefix {
@@ -113,19 +113,14 @@ impl Router {
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
         if !stay.split {
             stay.decodes_since = Some(now);
-            let at_most = f64::from(stay.left) * self.costs.step(0.0, engine.demand.running as f64);
+            let at_most = f64::from(stay.left) * self.fleet.costs.step(0.0, engine.demand.running as f64);
             self.admission.decodes.began(stay.engine, now, at_most);
         }
         // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
         if let Some(Loading { from, tokens, at_once, copied: Some((copy, bytes)) }) = stay.loading {
-            let joining = engine.joining(&self.costs, engine.demand.running as f64);
-            // Where the engine had the prefix in its cache, no copy shows what one costs.
-            let copied = if bytes == Bytes(0) { 0 } else { tokens };
-            if at_once {
-                self.costs.observe_handoff(copied, copy, now.since(stay.since), joining);
-            }
-            self.copies.observe(from, stay.engine, copied, copy);
+            let took = at_once.then(|| now.since(stay.since));
+            self.fleet.handed_off(HandedOff { from, to: stay.engine, tokens, copy, bytes, took });
         }
         if let Some(admitted) = admitted {
             self.first_token(now, admitted, objectives);
@@ -160,9 +155,9 @@ impl Router {
     /// else by the signals of this moment. Where nobody can take the blocks, the request stays.
     fn hand_over(&mut self, now: Time, mut journey: Journey, held: Option<KvSource>, stay: &Stay, actions: &mut Vec<Action>) {
         let (from, ask) = (stay.engine, journey.ask());
-        let chosen = stay.parting.and_then(|parting| parting.to).filter(|to| self.engines[to.index()].takes_kv());
+        let chosen = stay.parting.and_then(|parting| parting.to).filter(|to| self.fleet.engines[to.index()].takes_kv());
         let to = match chosen {
-            _ if !self.engines[from.index()].moves_kv() => None,
+            _ if !self.fleet.engine(from).moves_kv() => None,
             None => {
                 self.look_up(&mut journey);
                 let decided = self.decide_decode(&ask, from);
@@ -207,19 +202,14 @@ impl Router {
         release(held.take(), actions);
         stay.loading = None;
         if !stay.demand.started {
-            let prompt = journey.ask().prompt_tokens;
-            let demand = &mut self.engines[stay.engine.index()].demand;
-            demand.leave(&stay.demand);
             stay.phase = Phase::Prefill;
             stay.believed = locality::cached_on(self.prefix.as_ref(), stay.engine, journey);
-            stay.demand.prefill = prompt - stay.believed;
-            stay.demand.long = stay.demand.prefill >= self.long_prompt_tokens_min;
-            demand.enter(&stay.demand);
+            self.fleet.recount(stay.engine, &mut stay.demand, stay.believed);
         }
     }
 
     pub(super) fn engine_died(&mut self, now: Time, dead: EngineId, why: &str, actions: &mut Vec<Action>) {
-        self.engines[dead.index()].died();
+        self.fleet.engine_mut(dead).died();
         self.prefixes_gone(dead);
         self.keep_one_at_work(actions);
         self.ending.retain(|_, engine| *engine != dead);
@@ -250,7 +240,7 @@ impl Router {
                 actions.push(Action::Finish { request, result });
             }
         }
-        if !self.engines.iter().any(|engine| engine.alive) {
+        if !self.fleet.has_engine_alive() {
             self.clear_queue(|_| RequestError::Rejected { reason: RejectReason::NoEngine }, actions);
         }
     }
@@ -269,7 +259,9 @@ impl Router {
         match self.decide(&journey.ask())? {
             // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere. What would
             // get other tokens there stays.
-            Placement::Split(engine) if journey.remaining() <= 1 || !journey.can_move() || !self.can_hand_over(engine) => {
+            Placement::Split(engine)
+                if journey.remaining() <= 1 || !journey.can_move() || !self.fleet.view(&[]).can_hand_off(engine) =>
+            {
                 Some(Placement::Whole(engine))
             }
             plan => Some(plan),
@@ -281,11 +273,6 @@ impl Router {
         let (Placement::Whole(engine) | Placement::Split(engine)) = plan;
         self.explain(journey.request.id, &journey.ask(), None, plan, actions);
         self.send(now, journey, engine, matches!(plan, Placement::Split(_)), None, actions);
-    }
-
-    pub(super) fn can_hand_over(&self, from: EngineId) -> bool {
-        let mut others = self.engines.iter().filter(|engine| engine.id != from);
-        self.engines[from.index()].moves_kv() && others.any(EngineState::takes_kv)
     }
 
     fn send(
@@ -313,7 +300,7 @@ impl Router {
         let cached = locality::cached_on(self.prefix.as_ref(), engine, &mut journey);
         let believed = if kv_source.is_none() { cached } else { 0 };
         let prefill = ask.prompt_tokens - kv_source.map_or(believed, |source| source.tokens.min(ask.prompt_tokens));
-        let at_once = self.engines[engine.index()].has_room(ask.prompt_tokens + leg.max_tokens);
+        let at_once = self.fleet.engines[engine.index()].has_room(ask.prompt_tokens + leg.max_tokens);
         let stay = Stay {
             leg: id,
             engine,
@@ -324,7 +311,7 @@ impl Router {
             left: leg.max_tokens,
             demand: LegDemand {
                 prefill,
-                long: prefill >= self.long_prompt_tokens_min,
+                long: prefill >= self.fleet.long_prompt_tokens_min,
                 context: ask.prompt_tokens,
                 outputs: leg.max_tokens,
                 started: false,
@@ -336,7 +323,7 @@ impl Router {
             last: now,
             loading: kv_source.map(|source| Loading { from: source.engine, tokens: source.tokens, at_once, copied: None }),
         };
-        self.engines[engine.index()].demand.enter(&stay.demand);
+        self.fleet.engines[engine.index()].demand.enter(&stay.demand);
         self.flights.insert(id.request, Flight { journey, stay, held: kv_source });
         actions.push(Action::Submit { engine, leg });
     }
@@ -345,11 +332,11 @@ impl Router {
     fn take_off(&mut self, request: RequestId, cut_off: bool) -> Option<Flight> {
         let mut flight = self.flights.remove(&request)?;
         self.prefix_left(&mut flight);
-        let engine = &mut self.engines[flight.stay.engine.index()];
+        let engine = &mut self.fleet.engines[flight.stay.engine.index()];
         engine.left(&flight.stay.demand);
         if let Some(began) = flight.stay.decodes_since {
             let cut_off = cut_off || flight.stay.parting.is_some();
-            self.admission.decodes.ended(flight.stay.engine, began, self.now, cut_off);
+            self.admission.decodes.ended(flight.stay.engine, began, self.fleet.now, cut_off);
         }
         Some(flight)
     }

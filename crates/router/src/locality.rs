@@ -27,7 +27,7 @@ impl Router {
                 block_tokens: engine.facts.prefix_block_tokens,
                 kv_tokens: engine.facts.kv_tokens,
             };
-            let shapes: Vec<CacheShape> = self.engines.iter().map(shape).collect();
+            let shapes: Vec<CacheShape> = self.fleet.engines.iter().map(shape).collect();
             self.prefix = Some(PrefixIndex::new(&shapes, settings.block_tokens, settings.blocks_max));
         }
     }
@@ -68,17 +68,13 @@ impl Router {
         if cached < stay.believed {
             prefix.missing_from(stay.engine, &journey.chain, cached);
         }
-        let demand = &mut self.engines[stay.engine.index()].demand;
-        demand.leave(&stay.demand);
-        stay.demand.prefill = stay.demand.context - cached;
-        stay.demand.long = stay.demand.prefill >= self.long_prompt_tokens_min;
-        demand.enter(&stay.demand);
+        self.fleet.recount(stay.engine, &mut stay.demand, cached);
     }
 
     /// A leg is over: its engine has the KV of all tokens but the last one, which nothing has been computed from.
     pub(super) fn prefix_left(&mut self, Flight { journey, stay, .. }: &mut Flight) {
         let Some(prefix) = &mut self.prefix else { return };
-        if stay.demand.started && self.engines[stay.engine.index()].alive {
+        if stay.demand.started && self.fleet.engines[stay.engine.index()].alive {
             let context = journey.ask().prompt_tokens;
             used(prefix, stay.engine, journey, context - 1);
         }

@@ -92,7 +92,7 @@ struct Candidate {
 impl Router {
     /// Moves what is to be moved now.
     pub(super) fn move_on(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let drains = self.engines.iter().any(|engine| engine.draining);
+        let drains = self.fleet.engines.iter().any(|engine| engine.draining);
         if !drains && !self.settings.migration.enabled {
             return;
         }
@@ -124,7 +124,7 @@ impl Router {
     /// Gathers the requests that may leave this engine, in an order that does not depend on chance.
     pub(super) fn gather(&mut self, from: EngineId, now: Time) {
         let Router { flights, migration, settings, .. } = self;
-        let draining = self.engines[from.index()].draining;
+        let draining = self.fleet.engines[from.index()].draining;
         let settings = &settings.migration;
         let rested = |flight: &Flight| {
             let cool = Micros(settings.cool_down_ms.saturating_mul(1_000));
@@ -152,14 +152,18 @@ impl Router {
     fn relieve(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.migration.turn_window(now, &self.settings.migration);
         let sustained = Micros(self.settings.migration.sustained_ms.saturating_mul(1_000));
-        for at in 0..self.engines.len() {
-            let from = self.engines[at].id;
+        for at in 0..self.fleet.engines.len() {
+            let from = self.fleet.engines[at].id;
             if !self.is_slow(from) {
                 self.migration.slow_since[at] = None;
                 continue;
             }
             let since = *self.migration.slow_since[at].get_or_insert(now);
-            if now.since(since) < sustained || !self.can_hand_over(from) || self.engines[at].draining || !self.may_move_more() {
+            if now.since(since) < sustained
+                || !self.fleet.view(&[]).can_hand_off(from)
+                || self.fleet.engines[at].draining
+                || !self.may_move_more()
+            {
                 continue;
             }
             self.gather(from, now);
@@ -178,7 +182,7 @@ impl Router {
     }
 
     fn is_slow(&self, engine: EngineId) -> bool {
-        let state = &self.engines[engine.index()];
+        let state = &self.fleet.engines[engine.index()];
         let objective = state.itl_objective();
         state.alive && objective.is_finite() && self.itl(engine, 0.0) > self.settings.migration.itl_share_from * objective
     }
@@ -186,7 +190,7 @@ impl Router {
     /// Requests that decode on this engine once the moves under way are over.
     fn running(&self, engine: EngineId) -> f64 {
         let (leaving, coming) = (self.migration.leaving[engine.index()], self.migration.coming[engine.index()]);
-        let running = self.engines[engine.index()].demand.running as f64;
+        let running = self.fleet.engines[engine.index()].demand.running as f64;
         (running - f64::from(leaving)).max(0.0) + f64::from(coming.legs)
     }
 
@@ -200,7 +204,7 @@ impl Router {
     fn target(&self, from: EngineId, candidate: Candidate, now: Time) -> Option<EngineId> {
         let pays = |to: &&EngineState| to.id != from && to.role != Role::Prefill && self.pays(from, to, candidate, now);
         let itl = |engine: &EngineState| self.itl(engine.id, 1.0);
-        self.engines.iter().filter(pays).min_by(|a, b| itl(a).total_cmp(&itl(b))).map(|engine| engine.id)
+        self.fleet.engines.iter().filter(pays).min_by(|a, b| itl(a).total_cmp(&itl(b))).map(|engine| engine.id)
     }
 
     fn pays(&self, from: EngineId, to: &EngineState, candidate: Candidate, now: Time) -> bool {

@@ -10,7 +10,6 @@
 use dualpool_types::records::RouterNote;
 use dualpool_types::{EngineId, Micros, Request, Role, Time};
 
-use super::arrange::retune;
 use super::{Action, EngineState, FleetView, Router};
 
 /// The pressure from which on a pool starves.
@@ -89,12 +88,7 @@ impl Router {
 
     /// The engine takes work of another role from now on, with the settings of those that have it.
     fn change_role(&mut self, now: Time, engine: EngineId, to: Role, why: String, actions: &mut Vec<Action>) {
-        let tuning = self.engines.iter().find(|engine| engine.serves_pool(to)).map(EngineState::settled_tuning);
-        let state = &mut self.engines[engine.index()];
-        let from = std::mem::replace(&mut state.role, to);
-        if let Some(tuning) = tuning {
-            retune(state, now, tuning, actions);
-        }
+        let from = self.fleet.change_role(now, engine, to, actions);
         self.roles.changed_at = Some(now);
         self.roles.starving = None;
         actions.push(Action::Note(Box::new(RouterNote::RoleChanged { engine, from, to, why })));
@@ -106,7 +100,7 @@ impl Router {
         let (prompt, ttft_max) = self.roles.typical?;
         let (prefill_now, decode_now) =
             self.view(|fleet| (prefill_pressure(fleet, prompt, ttft_max), decode_pressure(fleet, ttft_max)));
-        let members = |role| self.engines.iter().filter(|engine| engine.serves_pool(role)).count();
+        let members = |role| self.fleet.engines.iter().filter(|engine| engine.serves_pool(role)).count();
         let (prefills, decodes) = (members(Role::Prefill), members(Role::Decode));
 
         let watch = &mut self.roles;

@@ -11,7 +11,7 @@ use crate::{Action, EarlyRejection, EngineState, Router, locality};
 impl Router {
     /// How admission stands.
     pub fn admission(&self) -> AdmissionState {
-        self.admission.state(self.tokens_in_flight())
+        self.admission.state(self.fleet.prompt_tokens_in_flight())
     }
 
     /// Lets a request in, makes it wait, or turns it away. Nothing but the moment speaks against it.
@@ -62,7 +62,7 @@ impl Router {
                 self.turn_away(waiting.request(), reason, actions);
             }
         }
-        let in_flight = self.tokens_in_flight();
+        let in_flight = self.fleet.prompt_tokens_in_flight();
         actions.extend(self.admission.note(now, in_flight).map(|state| Action::Note(Box::new(RouterNote::Admission(state)))));
     }
 
@@ -97,7 +97,7 @@ impl Router {
         let Admitted { at: sent, prompt_tokens, in_flight } = admitted;
         let objective = objectives.ttft_us_max.0 as f64;
         // A prompt that takes longer than its objective all by itself says nothing of what else is under way.
-        if self.costs.prefill_us * f64::from(prompt_tokens) >= objective {
+        if self.fleet.costs.prefill_us * f64::from(prompt_tokens) >= objective {
             return;
         }
         let used_up = now.since(sent).0 as f64 / objective;
@@ -125,7 +125,7 @@ impl Router {
         if self.admission.window.is_some() {
             let (Placement::Whole(engine) | Placement::Split(engine)) = plan;
             let prompt_tokens = ask.prompt_tokens - locality::cached_on(self.prefix.as_ref(), engine, &mut journey);
-            let in_flight = self.tokens_in_flight() + u64::from(prompt_tokens);
+            let in_flight = self.fleet.prompt_tokens_in_flight() + u64::from(prompt_tokens);
             journey.admitted = Some(Admitted { at: now, prompt_tokens, in_flight });
         }
         if let Some(auto) = &mut self.auto {
@@ -157,14 +157,15 @@ impl Router {
     fn has_room(&self, prompt_tokens: u32) -> bool {
         let window = self.admission.window.as_ref();
         self.admitted() < self.settings.max_in_flight as usize
-            && window.is_none_or(|window| window.admits(self.tokens_in_flight(), prompt_tokens))
+            && window.is_none_or(|window| window.admits(self.fleet.prompt_tokens_in_flight(), prompt_tokens))
     }
 
     /// Why a request that cannot start now is not to wait either.
     fn no_place_to_wait(&mut self, now: Time, journey: &mut Journey) -> Option<RejectReason> {
         let Request { priority, objectives, .. } = journey.request;
         let prompt_tokens = journey.request.prompt_tokens();
-        let by_itself = self.costs.prefill_us / self.engines.iter().filter(|engine| engine.takes_work()).count().max(1) as f64;
+        let by_itself =
+            self.fleet.costs.prefill_us / self.fleet.engines.iter().filter(|engine| engine.takes_work()).count().max(1) as f64;
         let us_per_token = self.admission.pace.us_per_token().unwrap_or(by_itself);
         if !self.admission.queue.has_room(priority) {
             let queued = self.admission.queue.lengths()[priority.index()];
@@ -188,10 +189,5 @@ impl Router {
             let soonest = fleet.least(None, 0, ttft)?;
             admission.ttft_objection(wait + ttft(soonest), objectives, priority)
         })
-    }
-
-    /// Prompt tokens dispatched whose request has no token from there yet.
-    fn tokens_in_flight(&self) -> u64 {
-        self.engines.iter().map(|engine| engine.demand.prompt_tokens).sum()
     }
 }
