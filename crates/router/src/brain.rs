@@ -1,21 +1,18 @@
 //! `Router`: what it is made of, what it can be asked, and admission. What happens to a request is in `life`.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-
-use dualpool_types::records::{Placed, RouterNote};
-use dualpool_types::{Arrangement, ArrangementError, EngineId, LegId, PolicyKind, RequestId, Role, Time};
+use dualpool_types::records::RouterNote;
+use dualpool_types::{Arrangement, ArrangementError, EngineId, LegId, PolicyKind, Role, Time, TokenId};
 
 use super::admission::Admission;
 use super::auto::{Auto, Change, FleetModel};
 use super::fleet::Fleet;
-use super::flight::Flight;
+use super::flight::Flights;
 use super::migration::Migration;
 use super::placement::{Ask, Placement};
-use super::policies::{self, Policy};
-use super::prefix::PrefixIndex;
+use super::policies::{ActivePolicy, Policy};
+use super::prefix::{Chain, PrefixIndex, PrefixTracker, Tokens};
 use super::roles::RoleWatch;
-use super::{Action, CopyTable, CostModel, Demand, EngineFacts, EngineState, Event, Explanation, FleetView};
+use super::{Action, CopyTable, CostModel, Demand, EngineFacts, EngineState, Event, FleetView};
 use crate::RouterSettings;
 
 /// Decides where every request goes and follows it to its end.
@@ -24,21 +21,12 @@ use crate::RouterSettings;
 /// `router.admission.queue_max` requests that wait, and `router.prefix.blocks_max` blocks of prefixes.
 pub struct Router {
     pub(super) fleet: Fleet,
-    pub(super) policy: Box<dyn Policy>,
-    /// What `policy` is; never `Auto`, which is what chose it.
-    pub(super) kind: PolicyKind,
+    pub(super) policy: ActivePolicy,
     pub(super) auto: Option<Box<Auto>>,
     pub(super) roles: RoleWatch,
-    /// What the engines' prefix caches are believed to hold. None when nobody asks.
-    pub(super) prefix: Option<PrefixIndex>,
-    /// What the decision at hand is made of; none unless somebody wants to know.
-    explanation: Option<RefCell<Explanation>>,
-    /// By engine: what its prefix cache is believed to hold of the prompt that is being decided on. Zeros between decisions.
-    pub(super) cached: Vec<u32>,
+    pub(super) prefix: PrefixTracker,
     pub(super) settings: RouterSettings,
-    pub(super) flights: HashMap<RequestId, Flight>,
-    /// Aborted legs whose end the engine has yet to report. Until then it may still come to hold blocks for them.
-    pub(super) ending: HashMap<LegId, EngineId>,
+    pub(super) flights: Flights,
     pub(super) admission: Admission,
     pub(super) migration: Migration,
 }
@@ -48,16 +36,12 @@ impl Router {
     pub fn new(fleet: &[EngineFacts], settings: &RouterSettings) -> Router {
         Router {
             fleet: Fleet::new(fleet, settings),
-            policy: policies::build(PolicyKind::LeastLoad, settings),
-            kind: PolicyKind::LeastLoad,
+            policy: ActivePolicy::new(PolicyKind::LeastLoad, settings),
             auto: None,
             roles: RoleWatch::default(),
-            prefix: None,
-            explanation: settings.explain.then(RefCell::default),
-            cached: vec![0; fleet.len()],
+            prefix: PrefixTracker::new(&settings.prefix, fleet.len()),
             settings: settings.clone(),
-            flights: HashMap::new(),
-            ending: HashMap::new(),
+            flights: Flights::default(),
             admission: Admission::new(&settings.admission, fleet.len()),
             migration: Migration::new(fleet.len()),
         }
@@ -71,7 +55,7 @@ impl Router {
             Event::Arrived(request) => self.arrived(now, request, actions),
             Event::Cancelled(request) => self.cancelled(request, actions),
             Event::Output { leg, tokens, cached_tokens, finish } => {
-                self.prefix_reported(leg, cached_tokens);
+                self.correct_cached(leg, cached_tokens);
                 self.output(now, leg, tokens, finish, actions);
             }
             Event::KvMoved { leg, copy, bytes, ok } => self.kv_moved(leg, copy, bytes, ok, actions),
@@ -79,7 +63,7 @@ impl Router {
             Event::DeviceSignals { engine, signals } => self.fleet.device_said(now, engine, signals),
             Event::EngineDied { engine, why } => self.engine_died(now, engine, why, actions),
             Event::KvLost { engine } => self.fleet.kv_lost(engine),
-            Event::PrefixCacheReset { engine } => self.prefixes_gone(engine),
+            Event::PrefixCacheReset { engine } => self.prefix.gone(engine),
             Event::CopyCost { from, to, lines } => self.fleet.copies.calibrate(from, to, lines),
             Event::Drain { engine } => self.drain(engine),
             Event::Undrain { engine } => self.undrain(engine),
@@ -106,7 +90,7 @@ impl Router {
 
     /// The same without those that wait: what `router.max_in_flight` bounds.
     pub(super) fn admitted(&self) -> usize {
-        self.flights.len() + self.ending.len()
+        self.flights.len()
     }
 
     pub fn engines(&self) -> &[EngineState] {
@@ -141,67 +125,31 @@ impl Router {
         self.fleet.set_costs(costs);
     }
 
-    /// Where a request that starts now goes, by what was looked up of its prompt. None only when no engine is alive.
+    /// What the engines' prefix caches are believed to hold. None while nobody asks.
+    pub fn prefixes(&self) -> Option<&PrefixIndex> {
+        self.prefix.index()
+    }
+
+    /// Where a request that starts now goes, with nothing of its prompt in any cache. None only when no engine is alive.
     pub fn decide(&mut self, ask: &Ask) -> Option<Placement> {
-        self.deciding(|policy, fleet| policy.place(fleet, ask))
+        self.policy.place(self.fleet.view(&[]), ask)
     }
 
-    /// Where a request whose KV is on engine `from` decodes.
-    pub(super) fn decide_decode(&mut self, ask: &Ask, from: EngineId) -> Option<EngineId> {
-        self.deciding(|policy, fleet| policy.decode_on(fleet, ask, from))
+    /// Where a request with this prompt goes. `chain` is empty, and names afterwards what was asked for of the prompt; it comes from
+    /// `PrefixIndex::chain`, or is the default one while nobody asks for caches.
+    pub fn decide_for(&mut self, ask: &Ask, prompt: &[TokenId], chain: &mut Chain) -> Option<Placement> {
+        let cached = self.prefix.look_up_prompt(chain, Tokens { prompt, outputs: &[] });
+        self.policy.place(self.fleet.view(cached), ask)
     }
 
-    pub(super) fn deciding<T>(&mut self, decide: impl FnOnce(&mut dyn Policy, &FleetView<'_>) -> T) -> T {
-        let Router { fleet, policy, cached, explanation, .. } = self;
-        if let Some(explanation) = explanation {
-            explanation.get_mut().clear();
-        }
-        let view = FleetView { explaining: explanation.as_ref(), ..fleet.view(cached) };
-        let decision = decide(policy.as_mut(), &view);
-        if let Some(explanation) = explanation {
-            explanation.get_mut().decided_with(cached);
-        }
-        cached.fill(0);
-        decision
-    }
-
-    /// Looks at the fleet without deciding anything: by what was looked up of the prompt at hand, if it was.
-    pub(super) fn judging<T>(&mut self, judge: impl FnOnce(&FleetView<'_>, &Admission) -> T) -> T {
-        let judgement = self.view(|fleet| judge(fleet, &self.admission));
-        self.cached.fill(0);
-        judgement
-    }
-
-    /// What a policy would see now.
-    pub(super) fn view<T>(&self, look: impl FnOnce(&FleetView<'_>) -> T) -> T {
-        look(&self.fleet.view(&self.cached))
-    }
-
-    /// Notes what the decision just made was made of, if somebody wants to know.
-    pub(super) fn explain(
-        &mut self,
-        request: RequestId,
-        ask: &Ask,
-        from: Option<EngineId>,
-        plan: Placement,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(explanation) = &mut self.explanation else { return };
-        let (chosen, split) = match plan {
-            Placement::Whole(engine) => (engine, false),
-            Placement::Split(engine) => (engine, true),
-        };
-        let Ask { prompt_tokens, outputs, .. } = *ask;
-        let (policy, candidates) = (self.kind, explanation.get_mut().take());
-        let placed = Placed { request, policy, prompt_tokens, outputs, from, chosen, split, candidates };
-        actions.push(Action::Note(Box::new(RouterNote::Placed(placed))));
-    }
-
-    /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to load them.
+    /// Whether blocks held for this leg are, or will be, of use: the leg still runs, or another one is to fetch them.
     pub fn needs_blocks_of(&self, leg: LegId) -> bool {
-        self.flights
-            .get(&leg.request)
-            .is_some_and(|flight| flight.stay.leg == leg || flight.held.is_some_and(|source| source.leg == leg))
+        self.flights.need_blocks_of(leg)
+    }
+
+    /// What a policy would see now, of no prompt in particular.
+    pub(super) fn view<T>(&self, look: impl FnOnce(&FleetView<'_>) -> T) -> T {
+        look(&self.fleet.view(&[]))
     }
 
     /// Lets those that adapt see what comes in and what comes out, before it is handled.
@@ -210,7 +158,7 @@ impl Router {
             Event::Arrived(request) if self.settings.roles.enabled => self.roles.arrived(request),
             Event::Output { leg, tokens, cached_tokens, finish } => {
                 let Some(auto) = &mut self.auto else { return };
-                let Some(flight) = self.flights.get(&leg.request).filter(|flight| flight.stay.leg == *leg) else { return };
+                let Some(flight) = self.flights.on_leg(*leg) else { return };
                 auto.output(flight, tokens.len(), *cached_tokens, finish.as_ref().map(|(reason, _)| *reason));
             }
             _ => {}
@@ -242,7 +190,7 @@ impl Router {
         }
         self.fleet.suits(arrangement)?;
         self.fleet.arrange(arrangement);
-        self.serve_by(arrangement);
+        self.serve_by(arrangement.policy);
         self.watch_from_here(arrangement);
         // What was learnt under another arrangement is no part of this one's account.
         self.admission = Admission::new(&self.settings.admission, self.fleet.engines.len());
@@ -253,13 +201,18 @@ impl Router {
     /// is watched goes on. Engines whose settings change are tuned by the actions.
     pub fn rearrange(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) {
         self.fleet.rearrange(arrangement, actions);
-        self.serve_by(arrangement);
+        self.serve_by(arrangement.policy);
     }
 
-    fn serve_by(&mut self, arrangement: &Arrangement) {
-        self.policy = policies::build(arrangement.policy, &self.settings);
-        self.kind = arrangement.policy;
-        self.track_prefixes();
+    fn serve_by(&mut self, policy: PolicyKind) {
+        self.policy.change(policy, &self.settings);
+        self.prefix.follow(&self.fleet.engines, self.policy.wants_cached());
+    }
+
+    /// Serves by a policy that is not one of this crate's, which is noted as the one that served so far.
+    pub fn serve_by_own(&mut self, policy: Box<dyn Policy>) {
+        self.policy.change_to(self.policy.kind(), policy);
+        self.prefix.follow(&self.fleet.engines, self.policy.wants_cached());
     }
 
     /// What was watched under another arrangement says nothing about this one.

@@ -5,7 +5,7 @@ use thiserror::Error;
 use dualpool_types::records::{MigrationReason, RouterNote};
 use dualpool_types::{EngineId, Time};
 
-use super::flight::Parting;
+use super::flight::Detaching;
 use super::{Action, Router};
 
 /// Why an engine is not drained.
@@ -78,15 +78,13 @@ impl Router {
                 if !self.may_move_more() {
                     return;
                 }
-                self.part(request, Parting { to: None, why: MigrationReason::Drain }, actions);
+                self.detach(request, Detaching { to: None, why: MigrationReason::Drain }, actions);
             }
         }
     }
 
     /// Nothing runs there, and nobody needs anything that lies there.
     fn is_empty(&self, engine: EngineId) -> bool {
-        let holds = self.flights.values().any(|flight| flight.held.is_some_and(|source| source.engine == engine));
-        let ending = self.ending.values().any(|of| *of == engine);
-        self.fleet.engines[engine.index()].demand.depth() == 0 && !holds && !ending
+        self.fleet.engine(engine).demand.depth() == 0 && !self.flights.need(engine)
     }
 }

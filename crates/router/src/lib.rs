@@ -11,7 +11,6 @@ mod explain;
 mod fleet;
 mod flight;
 mod life;
-mod locality;
 mod migration;
 mod placement;
 pub mod policies;

@@ -7,14 +7,14 @@ use dualpool_types::{
 };
 
 use super::fleet::{HandedOff, LegDemand};
-use super::flight::{Flight, Journey, Loading, Parting, Stay};
+use super::flight::{Detaching, Fetching, Flight, Journey, Stay};
 use super::placement::Placement;
-use super::{Action, Router, locality};
+use super::{Action, Router};
 
 impl Router {
     pub(super) fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
         let id = request.id;
-        if self.flights.contains_key(&id) || self.is_queued(id) {
+        if self.flights.contains(id) || self.is_queued(id) {
             return; // Ids are unique; the request that has this one goes on.
         }
         if let Some(reason) = self.fleet.refusal(&request) {
@@ -33,23 +33,21 @@ impl Router {
 
     pub(super) fn shut_down(&mut self, actions: &mut Vec<Action>) {
         self.clear_queue(|phase| RequestError::ShutDown { phase }, actions);
-        let mut requests: Vec<RequestId> = self.flights.keys().copied().collect();
-        requests.sort_unstable();
-        for request in requests {
+        for request in self.flights.requests() {
             self.cut_short(request, |phase| RequestError::ShutDown { phase }, actions);
         }
     }
 
-    fn cut_short(&mut self, request: RequestId, error: impl FnOnce(Phase) -> RequestError, actions: &mut Vec<Action>) {
-        let Some(flight) = self.take_off(request, true) else { return };
-        let Stay { leg, engine, phase, split, parting, .. } = flight.stay;
-        self.ending.insert(leg, engine);
+    pub(super) fn cut_short(&mut self, request: RequestId, error: impl FnOnce(Phase) -> RequestError, actions: &mut Vec<Action>) {
+        let Some(Flight { stay, held, .. }) = self.take_off(request, true) else { return };
+        let Stay { leg, engine, phase, split, detaching, .. } = stay;
+        self.flights.aborted(leg, engine);
         actions.push(Action::Abort { engine, leg });
-        if split || parting.is_some() {
+        if split || detaching.is_some() {
             // The leg may be over already and its blocks held, and an engine's answer to an abort does not say so.
             actions.push(Action::Release { engine, leg });
         }
-        release(flight.held, actions);
+        release(held, actions);
         actions.push(Action::Finish { request, result: Err(error(phase)) });
     }
 
@@ -61,13 +59,13 @@ impl Router {
         finish: Option<(&FinishReason, Option<HeldKv>)>,
         actions: &mut Vec<Action>,
     ) {
-        if self.ending.contains_key(&leg) {
+        if self.flights.is_ending(leg) {
             if finish.is_some() {
-                self.ending.remove(&leg);
+                self.flights.ended(leg);
             }
             return;
         }
-        let Some(flight) = self.flights.get(&leg.request).filter(|flight| flight.stay.leg == leg) else {
+        let Some(flight) = self.flights.on_leg(leg) else {
             return; // Late words of a leg that is over.
         };
         // Never more than was asked for, whatever the engine says.
@@ -82,52 +80,51 @@ impl Router {
     }
 
     /// The request's leg gave tokens.
-    fn progressed(&mut self, now: Time, request: RequestId, tokens: &[TokenId], actions: &mut Vec<Action>) {
-        let Some(Flight { journey, stay, held }) = self.flights.get_mut(&request) else { return };
+    pub(super) fn progressed(&mut self, now: Time, request: RequestId, tokens: &[TokenId], actions: &mut Vec<Action>) {
+        let Router { fleet, flights, prefix, admission, .. } = self;
+        let Some(Flight { journey, stay, held }) = flights.get_mut(request) else { return };
         let admitted = journey.admitted.take().filter(|_| journey.legs == 1);
-        let objectives = journey.request.objectives;
         journey.tokens.extend_from_slice(tokens);
-        let engine = &mut self.fleet.engines[stay.engine.index()];
+        let engine = &mut fleet.engines[stay.engine.index()];
         let (first, prefill, given) = (!stay.demand.started, stay.demand.prefill, tokens.len() as u32);
-        stay.left -= given;
         engine.demand.leave(&stay.demand);
-        stay.demand = LegDemand {
-            prefill: 0,
-            started: true,
-            context: stay.demand.context + given,
-            outputs: stay.demand.outputs - given,
-            ..stay.demand
-        };
+        stay.gave(given);
         engine.demand.enter(&stay.demand);
         let gap = now.since(std::mem::replace(&mut stay.last, now));
         if !first {
             return engine.signals.more_tokens(now, gap, given);
         }
-        let times = stay.loading.is_none().then(|| (now.since(stay.since), self.fleet.costs.alone(prefill.into())));
+        let times = stay.fetching.is_none().then(|| (now.since(stay.since), fleet.costs.alone(prefill.into())));
         engine.signals.first_token(now, times);
         engine.started(prefill);
-        if let Some(prefix) = &mut self.prefix {
-            locality::used(prefix, stay.engine, journey, stay.demand.context - given);
-        }
+        prefix.used(stay.engine, journey.named(), stay.demand.context - given);
         stay.arriving = false;
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
         if !stay.split {
             stay.decodes_since = Some(now);
-            let at_most = f64::from(stay.left) * self.fleet.costs.step(0.0, engine.demand.running as f64);
-            self.admission.decodes.began(stay.engine, now, at_most);
+            let at_most = f64::from(stay.left) * fleet.costs.step(0.0, engine.demand.running as f64);
+            admission.decodes.began(stay.engine, now, at_most);
         }
-        // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
+        // The leg has its KV, fetched or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
-        if let Some(Loading { from, tokens, at_once, copied: Some((copy, bytes)) }) = stay.loading {
+        if let Some(Fetching { from, tokens, at_once, copied: Some((copy, bytes)) }) = stay.fetching {
             let took = at_once.then(|| now.since(stay.since));
-            self.fleet.handed_off(HandedOff { from, to: stay.engine, tokens, copy, bytes, took });
+            fleet.handed_off(HandedOff { from, to: stay.engine, tokens, copy, bytes, took });
         }
+        let objectives = journey.request.objectives;
         if let Some(admitted) = admitted {
             self.first_token(now, admitted, objectives);
         }
     }
 
-    fn leg_ended(&mut self, now: Time, leg: LegId, reason: &FinishReason, held: Option<HeldKv>, actions: &mut Vec<Action>) {
+    pub(super) fn leg_ended(
+        &mut self,
+        now: Time,
+        leg: LegId,
+        reason: &FinishReason,
+        held: Option<HeldKv>,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(flight) = self.take_off(leg.request, false) else { return };
         let Flight { journey, stay, held: source } = flight;
         let Stay { engine, phase, .. } = stay;
@@ -135,15 +132,15 @@ impl Router {
         let why = match reason {
             FinishReason::Length if journey.remaining() == 0 => None,
             FinishReason::Stop => None,
-            FinishReason::Length if (stay.split && stay.left == 0) || stay.parting.is_some() => {
+            FinishReason::Length if (stay.split && stay.left == 0) || stay.detaching.is_some() => {
                 let held = held.map(|HeldKv { tokens }| KvSource { engine, leg, tokens });
-                return self.hand_over(now, journey, held, &stay, actions);
+                return self.hand_off(now, journey, held, &stay, actions);
             }
             FinishReason::Length => Some(format!("it ended the leg {} tokens early", stay.left)),
             FinishReason::Aborted => Some("it aborted the leg unasked".to_owned()),
             FinishReason::Error(why) => Some(why.clone()),
         };
-        if stay.split || stay.parting.is_some() {
+        if stay.split || stay.detaching.is_some() {
             // Also when the engine does not say that it holds blocks: one that aborts or fails a leg never does.
             actions.push(Action::Release { engine, leg });
         }
@@ -151,131 +148,147 @@ impl Router {
         actions.push(Action::Finish { request: leg.request, result });
     }
 
-    /// The leg is over, and its engine holds the blocks: on to an engine that decodes, the one that was chosen when the leg was parted, or
-    /// else by the signals of this moment. Where nobody can take the blocks, the request stays.
-    fn hand_over(&mut self, now: Time, mut journey: Journey, held: Option<KvSource>, stay: &Stay, actions: &mut Vec<Action>) {
-        let (from, ask) = (stay.engine, journey.ask());
-        let chosen = stay.parting.and_then(|parting| parting.to).filter(|to| self.fleet.engines[to.index()].takes_kv());
+    /// The leg is over, and its engine holds the blocks: on to an engine that decodes, the one that was chosen when the leg was detached, or
+    /// else by the signals of this moment. Where no engine can take the blocks, the request stays.
+    pub(super) fn hand_off(
+        &mut self,
+        now: Time,
+        mut journey: Journey,
+        held: Option<KvSource>,
+        stay: &Stay,
+        actions: &mut Vec<Action>,
+    ) {
+        let (from, request) = (stay.engine, journey.request.id);
+        let chosen = stay.detaching.and_then(|detaching| detaching.to).filter(|to| self.fleet.engine(*to).takes_kv());
         let to = match chosen {
             _ if !self.fleet.engine(from).moves_kv() => None,
-            None => {
-                self.look_up(&mut journey);
-                let decided = self.decide_decode(&ask, from);
-                if let Some(engine) = decided {
-                    self.explain(journey.request.id, &ask, Some(from), Placement::Whole(engine), actions);
-                }
-                decided
-            }
+            None => self.choose_decoder(&mut journey, from, actions),
             chosen => chosen,
         };
         let engine = to.unwrap_or(from);
         // An engine does not fetch from itself; what its prefix cache kept serves instead.
         let (kv_source, unused) = if engine == from { (None, held) } else { (held, None) };
         release(unused, actions);
-        if stay.parting.is_some() {
-            // Also where it comes back, so that it is not parted again at once.
-            (journey.moves, journey.moved_at) = (journey.moves + 1, Some(now));
+        if stay.detaching.is_some() {
+            // Also where it comes back, so that it is not detached again at once.
+            (journey.migrations, journey.migrated_at) = (journey.migrations + 1, Some(now));
         }
-        let moves = stay.parting.filter(|_| engine != from);
-        if let Some(Parting { why, .. }) = moves {
-            let (request, tokens) = (journey.request.id, kv_source.map_or(0, |source| source.tokens));
-            actions.push(Action::Note(Box::new(RouterNote::Migrated { request, from, to: engine, tokens, why })));
+        let migrates = stay.detaching.filter(|_| engine != from);
+        if let Some(Detaching { why, .. }) = migrates {
+            let tokens = kv_source.map_or(0, |source| source.tokens);
+            note(RouterNote::Migrated { request, from, to: engine, tokens, why }, actions);
         }
-        let request = journey.request.id;
         self.send(now, journey, engine, false, kv_source, actions);
-        if let Some(flight) = self.flights.get_mut(&request) {
-            flight.stay.arriving = moves.is_some();
+        if let Some(flight) = self.flights.get_mut(request) {
+            flight.stay.arriving = migrates.is_some();
         }
     }
 
+    /// Where a request whose KV is on engine `from` decodes.
+    pub(super) fn choose_decoder(&mut self, journey: &mut Journey, from: EngineId, actions: &mut Vec<Action>) -> Option<EngineId> {
+        let ask = journey.ask();
+        let fleet = self.fleet.view(self.prefix.look_up(journey.named()));
+        let engine = self.policy.decode_on(fleet, &ask, from)?;
+        self.explain(journey, Some(from), Placement::Whole(engine), actions);
+        Some(engine)
+    }
+
     pub(super) fn kv_moved(&mut self, leg: LegId, copy: Micros, bytes: Bytes, ok: bool, actions: &mut Vec<Action>) {
-        let Some(flight) = self.flights.get_mut(&leg.request).filter(|flight| flight.stay.leg == leg) else { return };
-        let Flight { journey, stay, held } = flight;
+        let Some(Flight { journey, stay, held }) = self.flights.on_leg_mut(leg) else { return };
         if ok {
             // The mover has released the source.
             *held = None;
-            if let Some(loading) = &mut stay.loading {
-                loading.copied = Some((copy, bytes));
+            if let Some(fetching) = &mut stay.fetching {
+                fetching.copied = Some((copy, bytes));
             }
             return;
         }
         release(held.take(), actions);
-        stay.loading = None;
+        stay.fetching = None;
         if !stay.demand.started {
             stay.phase = Phase::Prefill;
-            stay.believed = locality::cached_on(self.prefix.as_ref(), stay.engine, journey);
+            stay.believed = self.prefix.cached_on(stay.engine, journey.named());
             self.fleet.recount(stay.engine, &mut stay.demand, stay.believed);
         }
     }
 
+    /// With a leg's first output its engine says how many prompt tokens it found cached. What it computed instead, or need not compute
+    /// after all, is put right before the leg counts as started.
+    pub(super) fn correct_cached(&mut self, leg: LegId, cached: Option<u32>) {
+        let (Some(_), Some(cached)) = (self.prefix.index(), cached) else { return };
+        let Some(Flight { journey, stay, .. }) = self.flights.on_leg_mut(leg) else { return };
+        // Tokens that were fetched from another engine count as cached, and say nothing of this engine's cache.
+        if stay.demand.started || stay.fetching.is_some() {
+            return;
+        }
+        let cached = cached.min(stay.demand.context);
+        if cached < stay.believed {
+            self.prefix.missing_from(stay.engine, &journey.chain, cached);
+        }
+        self.fleet.recount(stay.engine, &mut stay.demand, cached);
+    }
+
     pub(super) fn engine_died(&mut self, now: Time, dead: EngineId, why: &str, actions: &mut Vec<Action>) {
         self.fleet.engine_mut(dead).died();
-        self.prefixes_gone(dead);
+        self.prefix.gone(dead);
         self.keep_one_at_work(actions);
-        self.ending.retain(|_, engine| *engine != dead);
-        let mut stranded = Vec::new();
-        for (&request, flight) in &mut self.flights {
-            if flight.stay.engine == dead {
-                stranded.push(request);
-            }
-            // Its blocks are gone with it. A leg that was to fetch them finds that out from the mover and computes its prompt.
-            flight.held.take_if(|source| source.engine == dead);
-        }
-        stranded.sort_unstable();
-        for request in stranded {
-            let Some(Flight { mut journey, stay, held }) = self.take_off(request, true) else { continue };
-            release(held, actions);
-            if let Err(stays) = journey.request.sampling.continues()
-                && !journey.tokens.is_empty()
-            {
-                // To begin anew would take back tokens that the client has.
-                let why = format!("{why}; the request cannot go on elsewhere: {stays}");
-                let result = Err(RequestError::EngineDied { engine: dead, phase: stay.phase, why });
-                actions.push(Action::Finish { request, result });
-                continue;
-            }
-            journey.resumes += 1;
-            if journey.resumes > self.settings.resumes_max || self.place(now, journey, actions).is_err() {
-                let result = Err(RequestError::EngineDied { engine: dead, phase: stay.phase, why: why.to_owned() });
-                actions.push(Action::Finish { request, result });
-            }
+        for request in self.flights.engine_died(dead) {
+            self.resume(now, request, why, actions);
         }
         if !self.fleet.has_engine_alive() {
             self.clear_queue(|_| RequestError::Rejected { reason: RejectReason::NoEngine }, actions);
         }
     }
 
-    /// Sends the request where the policy says, from wherever it stands. Fails when no engine is alive.
-    fn place(&mut self, now: Time, mut journey: Journey, actions: &mut Vec<Action>) -> Result<(), ()> {
-        let plan = self.plan(&mut journey).ok_or(())?;
-        self.start(now, journey, plan, actions);
-        Ok(())
-    }
-
-    /// Where the request goes from here, as it will be done: the policy's plan, but whole where it could not be split. None only when no
-    /// engine is alive.
-    pub(super) fn plan(&mut self, journey: &mut Journey) -> Option<Placement> {
-        self.look_up(journey);
-        match self.decide(&journey.ask())? {
-            // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere. What would
-            // get other tokens there stays.
-            Placement::Split(engine)
-                if journey.remaining() <= 1 || !journey.can_move() || !self.fleet.view(&[]).can_hand_off(engine) =>
-            {
-                Some(Placement::Whole(engine))
-            }
-            plan => Some(plan),
+    /// The request's engine died: it goes on elsewhere, from wherever it stands.
+    pub(super) fn resume(&mut self, now: Time, request: RequestId, why: &str, actions: &mut Vec<Action>) {
+        let Some(Flight { mut journey, stay, held }) = self.take_off(request, true) else { return };
+        release(held, actions);
+        let died = |why: String| Err(RequestError::EngineDied { engine: stay.engine, phase: stay.phase, why });
+        if let Err(stays) = journey.request.sampling.continues()
+            && !journey.tokens.is_empty()
+        {
+            // To begin anew would take back tokens that the client has.
+            let result = died(format!("{why}; the request cannot go on elsewhere: {stays}"));
+            return actions.push(Action::Finish { request, result });
+        }
+        journey.resumes += 1;
+        let placement = if journey.resumes > self.settings.resumes_max { None } else { self.place(&mut journey) };
+        match placement {
+            Some(placement) => self.start(now, journey, placement, actions),
+            None => actions.push(Action::Finish { request, result: died(why.to_owned()) }),
         }
     }
 
-    /// Sends the request where the plan just made says.
-    pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Placement, actions: &mut Vec<Action>) {
-        let (Placement::Whole(engine) | Placement::Split(engine)) = plan;
-        self.explain(journey.request.id, &journey.ask(), None, plan, actions);
-        self.send(now, journey, engine, matches!(plan, Placement::Split(_)), None, actions);
+    /// Where the request goes from here, as it will be done: the policy's placement, but whole where it could not be split. None only when
+    /// no engine is alive.
+    pub(super) fn place(&mut self, journey: &mut Journey) -> Option<Placement> {
+        let ask = journey.ask();
+        let fleet = self.fleet.view(self.prefix.look_up(journey.named()));
+        match self.policy.place(fleet, &ask)? {
+            // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere. What would
+            // get other tokens there stays.
+            Placement::Split(engine) if journey.remaining() <= 1 || !journey.can_change_engine() || !fleet.can_hand_off(engine) => {
+                Some(Placement::Whole(engine))
+            }
+            placement => Some(placement),
+        }
     }
 
-    fn send(
+    /// Sends the request where it was just placed.
+    pub(super) fn start(&mut self, now: Time, journey: Journey, placement: Placement, actions: &mut Vec<Action>) {
+        self.explain(&journey, None, placement, actions);
+        self.send(now, journey, placement.engine(), placement.is_split(), None, actions);
+    }
+
+    /// Notes what the decision just made was made of, if somebody wants to know. `from`: the engine that holds the request's KV.
+    pub(super) fn explain(&mut self, journey: &Journey, from: Option<EngineId>, placement: Placement, actions: &mut Vec<Action>) {
+        if let Some(placed) = self.policy.explained(journey.request.id, &journey.ask(), from, placement) {
+            note(placed, actions);
+        }
+    }
+
+    pub(super) fn send(
         &mut self,
         now: Time,
         mut journey: Journey,
@@ -296,17 +309,17 @@ impl Router {
             kv_source,
             hold: split,
         };
-        // A leg that loads gets from elsewhere what its engine has not cached; else that is computed.
-        let cached = locality::cached_on(self.prefix.as_ref(), engine, &mut journey);
+        // A leg that fetches gets from elsewhere what its engine has not cached; else that is computed.
+        let cached = self.prefix.cached_on(engine, journey.named());
         let believed = if kv_source.is_none() { cached } else { 0 };
         let prefill = ask.prompt_tokens - kv_source.map_or(believed, |source| source.tokens.min(ask.prompt_tokens));
-        let at_once = self.fleet.engines[engine.index()].has_room(ask.prompt_tokens + leg.max_tokens);
+        let at_once = self.fleet.engine(engine).has_room(ask.prompt_tokens + leg.max_tokens);
         let stay = Stay {
             leg: id,
             engine,
             phase: if kv_source.is_some() { Phase::Handoff } else { Phase::Prefill },
             split,
-            parting: None,
+            detaching: None,
             arriving: false,
             left: leg.max_tokens,
             demand: LegDemand {
@@ -321,27 +334,36 @@ impl Router {
             since: now,
             decodes_since: None,
             last: now,
-            loading: kv_source.map(|source| Loading { from: source.engine, tokens: source.tokens, at_once, copied: None }),
+            fetching: kv_source.map(|source| Fetching { from: source.engine, tokens: source.tokens, at_once, copied: None }),
         };
-        self.fleet.engines[engine.index()].demand.enter(&stay.demand);
-        self.flights.insert(id.request, Flight { journey, stay, held: kv_source });
+        self.fleet.engine_mut(engine).demand.enter(&stay.demand);
+        self.flights.insert(Flight { journey, stay, held: kv_source });
         actions.push(Action::Submit { engine, leg });
     }
 
     /// Takes the request out of the books, and its leg off its engine. `cut_off`: the leg would have gone on.
-    fn take_off(&mut self, request: RequestId, cut_off: bool) -> Option<Flight> {
-        let mut flight = self.flights.remove(&request)?;
-        self.prefix_left(&mut flight);
-        let engine = &mut self.fleet.engines[flight.stay.engine.index()];
-        engine.left(&flight.stay.demand);
-        if let Some(began) = flight.stay.decodes_since {
-            let cut_off = cut_off || flight.stay.parting.is_some();
-            self.admission.decodes.ended(flight.stay.engine, began, self.fleet.now, cut_off);
+    pub(super) fn take_off(&mut self, request: RequestId, cut_off: bool) -> Option<Flight> {
+        let mut flight = self.flights.remove(request)?;
+        let Flight { journey, stay, .. } = &mut flight;
+        let engine = &mut self.fleet.engines[stay.engine.index()];
+        if stay.demand.started && engine.alive {
+            // Its engine has the KV of all tokens but the last one, which nothing has been computed from.
+            let context = journey.ask().prompt_tokens;
+            self.prefix.used(stay.engine, journey.named(), context - 1);
+        }
+        engine.left(&stay.demand);
+        if let Some(began) = stay.decodes_since {
+            let cut_off = cut_off || stay.detaching.is_some();
+            self.admission.decodes.ended(stay.engine, began, self.fleet.now, cut_off);
         }
         Some(flight)
     }
 }
 
-fn release(source: Option<KvSource>, actions: &mut Vec<Action>) {
+pub(super) fn note(note: RouterNote, actions: &mut Vec<Action>) {
+    actions.push(Action::Note(Box::new(note)));
+}
+
+pub(super) fn release(source: Option<KvSource>, actions: &mut Vec<Action>) {
     actions.extend(source.map(|KvSource { engine, leg, .. }| Action::Release { engine, leg }));
 }

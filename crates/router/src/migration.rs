@@ -13,7 +13,7 @@
 use dualpool_types::records::MigrationReason;
 use dualpool_types::{EngineId, Micros, RequestId, Role, Time};
 
-use super::flight::{Flight, Parting, Stay};
+use super::flight::{Detaching, Flight, Stay};
 use super::{Action, EngineState, FleetView, Router};
 use crate::MigrationSettings;
 
@@ -108,9 +108,9 @@ impl Router {
         leaving.fill(0);
         coming.fill(Coming::default());
         *moving = 0;
-        for flight in self.flights.values().filter(|flight| flight.is_moving()) {
+        for flight in self.flights.iter().filter(|flight| flight.is_migrating()) {
             *moving += 1;
-            if let Some(Parting { to, .. }) = flight.stay.parting {
+            if let Some(Detaching { to, .. }) = flight.stay.detaching {
                 leaving[flight.stay.engine.index()] += 1;
                 to.into_iter().for_each(|to| coming[to.index()].add(&flight.stay));
             }
@@ -128,23 +128,23 @@ impl Router {
         let settings = &settings.migration;
         let rested = |flight: &Flight| {
             let cool = Micros(settings.cool_down_ms.saturating_mul(1_000));
-            flight.journey.moves < settings.moves_max && flight.journey.moved_at.is_none_or(|at| now.since(at) >= cool)
+            flight.journey.migrations < settings.moves_max && flight.journey.migrated_at.is_none_or(|at| now.since(at) >= cool)
         };
-        let may = |flight: &Flight| flight.stay.engine == from && flight.can_part() && (draining || rested(flight));
+        let may = |flight: &Flight| flight.stay.engine == from && flight.can_detach() && (draining || rested(flight));
         migration.candidates.clear();
-        let able = flights.iter().filter(|(_, flight)| may(flight));
-        migration.candidates.extend(able.map(|(&request, flight)| (flight.stay.demand.context, request)));
+        let able = flights.iter().filter(|flight| may(flight));
+        migration.candidates.extend(able.map(|flight| (flight.stay.demand.context, flight.journey.request.id)));
         migration.candidates.sort_unstable();
         migration.candidates.truncate(settings.candidates_max as usize);
     }
 
     /// Asks the request's engine to end its leg with the next token.
-    pub(super) fn part(&mut self, request: RequestId, parting: Parting, actions: &mut Vec<Action>) {
-        let Some(flight) = self.flights.get_mut(&request) else { return };
-        flight.stay.parting = Some(parting);
+    pub(super) fn detach(&mut self, request: RequestId, detaching: Detaching, actions: &mut Vec<Action>) {
+        let Some(flight) = self.flights.get_mut(request) else { return };
+        flight.stay.detaching = Some(detaching);
         self.migration.moving += 1;
         self.migration.leaving[flight.stay.engine.index()] += 1;
-        parting.to.into_iter().for_each(|to| self.migration.coming[to.index()].add(&flight.stay));
+        detaching.to.into_iter().for_each(|to| self.migration.coming[to.index()].add(&flight.stay));
         actions.push(Action::Detach { engine: flight.stay.engine, leg: flight.stay.leg });
     }
 
@@ -168,7 +168,7 @@ impl Router {
             }
             self.gather(from, now);
             let best = self.migration.candidates.iter().find_map(|&(context, request)| {
-                let flight = self.flights.get(&request)?;
+                let flight = self.flights.get(request)?;
                 let itl_objective = flight.journey.request.objectives.itl_us_max.0 as f64;
                 let candidate = Candidate { context, remaining: flight.stay.left - 1, itl_objective };
                 Some((request, context, self.target(from, candidate, now)?))
@@ -176,7 +176,7 @@ impl Router {
             if let Some((request, context, to)) = best {
                 self.migration.requests += 1;
                 self.migration.tokens += u64::from(context);
-                self.part(request, Parting { to: Some(to), why: MigrationReason::Pays }, actions);
+                self.detach(request, Detaching { to: Some(to), why: MigrationReason::Pays }, actions);
             }
         }
     }

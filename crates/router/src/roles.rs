@@ -73,7 +73,7 @@ impl Router {
     /// Lets an engine change pools when one starves.
     pub(super) fn balance_pools(&mut self, now: Time, actions: &mut Vec<Action>) {
         // `auto` weighs the sizes of the pools itself.
-        if !self.settings.roles.enabled || self.auto.is_some() || !self.kind.moves_kv() {
+        if !self.settings.roles.enabled || self.auto.is_some() || !self.policy.kind().moves_kv() {
             return;
         }
         let Some(Due { from, to, why }) = self.pool_to_grow(now) else { return };

@@ -3,10 +3,9 @@
 use dualpool_types::records::{AdmissionState, RouterNote};
 use dualpool_types::{Objectives, Phase, RejectReason, Request, RequestError, RequestId, Time};
 
-use super::{Admitted, Sample, Waiting, retry_after};
-use crate::flight::Journey;
-use crate::placement::Placement;
-use crate::{Action, EarlyRejection, EngineState, Router, locality};
+use super::{Sample, Waiting, retry_after};
+use crate::flight::{Admitted, Journey};
+use crate::{Action, EarlyRejection, EngineState, Router};
 
 impl Router {
     /// How admission stands.
@@ -106,32 +105,29 @@ impl Router {
 
     fn begin(&mut self, now: Time, waiting: Waiting, actions: &mut Vec<Action>) {
         let Waiting { mut journey, arrived, .. } = waiting;
-        let Some(plan) = self.plan(&mut journey) else {
+        let Some(placement) = self.place(&mut journey) else {
             // Every policy falls back to any engine alive, so none is.
             return self.turn_away(&journey.request, RejectReason::NoEngine, actions);
         };
         let ask = journey.ask();
         if self.admission.reject != EarlyRejection::Off {
             let (waited, priority) = (now.since(arrived).0 as f64, journey.request.priority);
-            self.look_up(&mut journey);
-            let objection = self.judging(|fleet, admission| {
-                let forecast = crate::predict::outlook(fleet, &admission.decodes, admission.reject, plan, &ask);
-                admission.objection(&forecast, waited, ask.objectives, priority)
-            });
+            let fleet = self.fleet.view(self.prefix.look_up(journey.named()));
+            let outlook = crate::predict::outlook(&fleet, &self.admission.decodes, self.admission.reject, placement, &ask);
+            let objection = self.admission.objection(&outlook, waited, ask.objectives, priority);
             if let Some(reason) = objection {
                 return self.turn_away(&journey.request, reason, actions);
             }
         }
         if self.admission.window.is_some() {
-            let (Placement::Whole(engine) | Placement::Split(engine)) = plan;
-            let prompt_tokens = ask.prompt_tokens - locality::cached_on(self.prefix.as_ref(), engine, &mut journey);
+            let prompt_tokens = ask.prompt_tokens - self.prefix.cached_on(placement.engine(), journey.named());
             let in_flight = self.fleet.prompt_tokens_in_flight() + u64::from(prompt_tokens);
             journey.admitted = Some(Admitted { at: now, prompt_tokens, in_flight });
         }
         if let Some(auto) = &mut self.auto {
             auto.admitted(now, &journey.request);
         }
-        self.start(now, journey, plan, actions);
+        self.start(now, journey, placement, actions);
     }
 
     fn turn_away(&mut self, request: &Request, reason: RejectReason, actions: &mut Vec<Action>) {
@@ -146,11 +142,9 @@ impl Router {
         if self.admission.window.is_none() {
             return prompt_tokens;
         }
-        self.look_up(journey);
-        self.judging(|fleet, _| {
-            let able = fleet.engines.iter().filter(|engine| engine.takes_work());
-            prompt_tokens - able.map(|engine| fleet.cached(engine.id)).max().unwrap_or(0)
-        })
+        let fleet = self.fleet.view(self.prefix.look_up(journey.named()));
+        let able = fleet.engines.iter().filter(|engine| engine.takes_work());
+        prompt_tokens - able.map(|engine| fleet.cached(engine.id)).max().unwrap_or(0)
     }
 
     /// Whether one more request may be under way, with so many prompt tokens to compute.
@@ -182,12 +176,10 @@ impl Router {
             return None;
         }
         let wait = self.admission.queue.tokens_before(now, priority) as f64 * us_per_token;
-        self.look_up(journey);
-        self.judging(|fleet, admission| {
-            // Which engine it will be is open. This one is the least that it can expect; when its turn comes it is looked at again.
-            let ttft = |engine: &EngineState| fleet.pace(engine) * fleet.ttft(engine, prompt_tokens.into());
-            let soonest = fleet.least(None, 0, ttft)?;
-            admission.ttft_objection(wait + ttft(soonest), objectives, priority)
-        })
+        let fleet = self.fleet.view(self.prefix.look_up(journey.named()));
+        // Which engine it will be is open. This one is the least that it can expect; when its turn comes it is looked at again.
+        let ttft = |engine: &EngineState| fleet.pace(engine) * fleet.ttft(engine, prompt_tokens.into());
+        let soonest = fleet.least(None, 0, ttft)?;
+        self.admission.ttft_objection(wait + ttft(soonest), objectives, priority)
     }
 }

@@ -43,15 +43,6 @@ pub(super) struct Admission {
     noted: Option<(Time, AdmissionState)>,
 }
 
-/// What a request that is to give its first token was let in with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Admitted {
-    at: Time,
-    /// Prompt tokens that its engine was believed to have to compute of it, and those under way with it.
-    prompt_tokens: u32,
-    in_flight: u64,
-}
-
 impl Admission {
     pub fn new(settings: &AdmissionSettings, engines: usize) -> Admission {
         Admission {

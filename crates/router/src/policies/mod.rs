@@ -5,6 +5,7 @@
 //! sampling period, and everything that arrives within one period would chase the same reading; so it decides between engines whose
 //! scores are equal, and against a device that is lost, and nothing else. A policy that weighs it must take none for "not known".
 
+mod active;
 mod balanced;
 mod build;
 mod cache_aware;
@@ -21,6 +22,7 @@ mod score;
 mod scorer;
 mod turn;
 
+pub(crate) use active::ActivePolicy;
 pub use build::build;
 pub use policy::Policy;
 #[cfg(test)]

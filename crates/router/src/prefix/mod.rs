@@ -13,9 +13,11 @@ mod index;
 mod lru;
 mod search;
 mod table;
+mod tracker;
 
 #[cfg(test)]
 mod literal;
 
 pub use chain::{Chain, Tokens};
 pub use index::{CacheShape, PrefixIndex};
+pub(crate) use tracker::{Named, PrefixTracker};

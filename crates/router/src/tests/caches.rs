@@ -29,8 +29,7 @@ fn shared(policy: PolicyKind, track: PrefixTracking) -> Stage {
 fn nearest() -> Stage {
     let mut stage = shared(PolicyKind::LeastLoad, PrefixTracking::Auto);
     assert!(stage.router.prefixes().is_none(), "nobody asked");
-    stage.router.policy = Box::new(Nearest);
-    stage.router.track_prefixes();
+    stage.router.serve_by_own(Box::new(Nearest));
     stage
 }
 
