@@ -1,6 +1,6 @@
 //! `Router`: what it is made of, what it can be asked, and admission. What happens to a request is in `life`.
 
-use dualpool_types::records::RouterNote;
+use dualpool_types::records::{AdmissionState, RouterNote};
 use dualpool_types::{Arrangement, ArrangementError, EngineId, LegId, PolicyKind, Role, Time, TokenId};
 
 use super::admission::Admission;
@@ -42,7 +42,7 @@ impl Router {
             prefix: PrefixTracker::new(&settings.prefix, fleet.len()),
             settings: settings.clone(),
             flights: Flights::default(),
-            admission: Admission::new(&settings.admission, fleet.len()),
+            admission: Admission::new(settings, fleet.len()),
             migration: Migration::new(fleet.len()),
         }
     }
@@ -80,17 +80,17 @@ impl Router {
         self.fleet.tune_due(now, actions);
         self.balance_pools(now, actions);
         self.choose(now, actions);
-        self.mind_gate(now, actions);
+        self.mind_queue(now, actions);
     }
 
     /// Requests that are not over, those that wait for admission included, and aborted legs that their engine has not ended yet.
     pub fn in_flight(&self) -> usize {
-        self.admitted() + self.admission.queue_len()
+        self.flights.len() + self.admission.queue_len()
     }
 
-    /// The same without those that wait: what `router.max_in_flight` bounds.
-    pub(super) fn admitted(&self) -> usize {
-        self.flights.len()
+    /// How admission stands.
+    pub fn admission(&self) -> AdmissionState {
+        self.admission.state(self.fleet.prompt_tokens_in_flight())
     }
 
     pub fn engines(&self) -> &[EngineState] {
@@ -152,6 +152,16 @@ impl Router {
         look(&self.fleet.view(&[]))
     }
 
+    /// Who can no longer be in time is told so, and a note is left of what has changed.
+    fn mind_queue(&mut self, now: Time, actions: &mut Vec<Action>) {
+        for (request, reason) in self.admission.late(now) {
+            self.turn_away(&request, reason, actions);
+        }
+        if let Some(state) = self.admission.note(now, self.fleet.prompt_tokens_in_flight()) {
+            super::life::note(RouterNote::Admission(state), actions);
+        }
+    }
+
     /// Lets those that adapt see what comes in and what comes out, before it is handled.
     fn observe_mix(&mut self, event: &Event<'_>) {
         match event {
@@ -193,7 +203,7 @@ impl Router {
         self.serve_by(arrangement.policy);
         self.watch_from_here(arrangement);
         // What was learnt under another arrangement is no part of this one's account.
-        self.admission = Admission::new(&self.settings.admission, self.fleet.engines.len());
+        self.admission = Admission::new(&self.settings, self.fleet.engines.len());
         Ok(())
     }
 

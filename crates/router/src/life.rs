@@ -6,28 +6,77 @@ use dualpool_types::{
     Time, TokenId,
 };
 
+use super::admission::{Verdict, Waiting};
 use super::fleet::{HandedOff, LegDemand};
-use super::flight::{Detaching, Fetching, Flight, Journey, Stay};
+use super::flight::{Admitted, Detaching, Fetching, Flight, Journey, Stay};
 use super::placement::Placement;
 use super::{Action, Router};
 
 impl Router {
     pub(super) fn arrived(&mut self, now: Time, request: Request, actions: &mut Vec<Action>) {
-        let id = request.id;
-        if self.flights.contains(id) || self.is_queued(id) {
+        if self.flights.contains(request.id) || self.admission.is_queued(request.id) {
             return; // Ids are unique; the request that has this one goes on.
         }
         if let Some(reason) = self.fleet.refusal(&request) {
-            let result = Err(RequestError::Rejected { reason });
-            return actions.push(Action::Finish { request: id, result });
+            return self.turn_away(&request, reason, actions);
         }
-        self.admit(now, request, actions);
+        let mut journey = Journey::new(request);
+        let cached = if self.admission.wants_cached() { self.prefix.look_up(journey.named()) } else { &[] };
+        match self.admission.arrived(now, journey, self.flights.len(), &self.fleet.view(cached)) {
+            Verdict::Starts(waiting) => self.begin(now, waiting, actions),
+            Verdict::Waits => {}
+            Verdict::IsTurnedAway(request, reason) => self.turn_away(&request, reason, actions),
+        }
+    }
+
+    /// Lets in whoever is next, as long as there is room. To be called after whatever may have made some.
+    pub(super) fn open_gate(&mut self, now: Time, actions: &mut Vec<Action>) {
+        while let Some(waiting) = self.admission.next(now, self.flights.len(), &self.fleet.view(&[])) {
+            self.begin(now, waiting, actions);
+        }
+    }
+
+    pub(super) fn begin(&mut self, now: Time, mut waiting: Waiting, actions: &mut Vec<Action>) {
+        let Some(placement) = self.place(&mut waiting.journey) else {
+            // Every policy falls back to any engine alive, so none is.
+            return self.turn_away(waiting.request(), RejectReason::NoEngine, actions);
+        };
+        if self.admission.rejects_early() {
+            let fleet = self.fleet.view(self.prefix.look_up(waiting.journey.named()));
+            if let Some(reason) = self.admission.objection(now, &waiting, placement, &fleet) {
+                return self.turn_away(waiting.request(), reason, actions);
+            }
+        }
+        let mut journey = waiting.journey;
+        if self.admission.watches_first_tokens() {
+            let cached = self.prefix.cached_on(placement.engine(), journey.named());
+            let prompt_tokens = journey.request.prompt_tokens() - cached;
+            let in_flight = self.fleet.prompt_tokens_in_flight() + u64::from(prompt_tokens);
+            journey.admitted = Some(Admitted { at: now, prompt_tokens, in_flight });
+        }
+        if let Some(auto) = &mut self.auto {
+            auto.admitted(now, &journey.request);
+        }
+        self.start(now, journey, placement, actions);
+    }
+
+    pub(super) fn turn_away(&mut self, request: &Request, reason: RejectReason, actions: &mut Vec<Action>) {
+        self.admission.turned_away(request.priority, &reason);
+        actions.push(Action::Finish { request: request.id, result: Err(RequestError::Rejected { reason }) });
     }
 
     pub(super) fn cancelled(&mut self, request: RequestId, actions: &mut Vec<Action>) {
-        let error = |phase| RequestError::Cancelled { phase };
-        if !self.leaves_queue(request, error, actions) {
-            self.cut_short(request, error, actions);
+        if self.admission.leaves(request) {
+            let result = Err(RequestError::Cancelled { phase: Phase::Admission });
+            return actions.push(Action::Finish { request, result });
+        }
+        self.cut_short(request, |phase| RequestError::Cancelled { phase }, actions);
+    }
+
+    /// Everybody who waits ends with this error.
+    pub(super) fn clear_queue(&mut self, error: impl Fn(Phase) -> RequestError, actions: &mut Vec<Action>) {
+        while let Some(request) = self.admission.pop() {
+            actions.push(Action::Finish { request, result: Err(error(Phase::Admission)) });
         }
     }
 
@@ -103,7 +152,7 @@ impl Router {
         if !stay.split {
             stay.decodes_since = Some(now);
             let at_most = f64::from(stay.left) * fleet.costs.step(0.0, engine.demand.running as f64);
-            admission.decodes.began(stay.engine, now, at_most);
+            admission.decode_began(stay.engine, now, at_most);
         }
         // The leg has its KV, fetched or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
@@ -111,9 +160,8 @@ impl Router {
             let took = at_once.then(|| now.since(stay.since));
             fleet.handed_off(HandedOff { from, to: stay.engine, tokens, copy, bytes, took });
         }
-        let objectives = journey.request.objectives;
         if let Some(admitted) = admitted {
-            self.first_token(now, admitted, objectives);
+            admission.first_token(now, admitted, journey.request.objectives, &fleet.costs);
         }
     }
 
@@ -354,7 +402,7 @@ impl Router {
         engine.left(&stay.demand);
         if let Some(began) = stay.decodes_since {
             let cut_off = cut_off || stay.detaching.is_some();
-            self.admission.decodes.ended(stay.engine, began, self.fleet.now, cut_off);
+            self.admission.decode_ended(stay.engine, began, self.fleet.now, cut_off);
         }
         Some(flight)
     }
