@@ -1,13 +1,15 @@
 //! `Router`: what it is made of, what it can be asked, and admission. What happens to a request is in `life`.
 
 use dualpool_types::records::{AdmissionState, RouterNote};
-use dualpool_types::{Arrangement, ArrangementError, EngineId, LegId, PolicyKind, Role, Time, TokenId};
+use dualpool_types::{Arrangement, ArrangementError, EngineId, LegId, PolicyKind, RequestId, Role, Time, TokenId};
 
 use super::admission::Admission;
 use super::auto::{Auto, Change, FleetModel};
+use super::drain::{self, Drain, DrainError, DrainStep};
 use super::fleet::Fleet;
 use super::flight::Flights;
-use super::migration::Migration;
+use super::flight::{Detaching, Flight};
+use super::migration::{Migration, UnderWay};
 use super::placement::{Ask, Placement};
 use super::policies::{ActivePolicy, Policy};
 use super::prefix::{Chain, PrefixIndex, PrefixTracker, Tokens};
@@ -29,6 +31,9 @@ pub struct Router {
     pub(super) flights: Flights,
     pub(super) admission: Admission,
     pub(super) migration: Migration,
+    pub(super) drain: Drain,
+    /// Live migrations, whether `migration` or `drain` began them.
+    pub(super) migrating: UnderWay,
 }
 
 impl Router {
@@ -43,7 +48,9 @@ impl Router {
             settings: settings.clone(),
             flights: Flights::default(),
             admission: Admission::new(settings, fleet.len()),
-            migration: Migration::new(fleet.len()),
+            migration: Migration::new(&settings.migration, fleet.len()),
+            drain: Drain::new(&settings.migration, fleet.len()),
+            migrating: UnderWay::new(settings.migration.in_flight_max, fleet.len()),
         }
     }
 
@@ -65,8 +72,8 @@ impl Router {
             Event::KvLost { engine } => self.fleet.kv_lost(engine),
             Event::PrefixCacheReset { engine } => self.prefix.gone(engine),
             Event::CopyCost { from, to, lines } => self.fleet.copies.calibrate(from, to, lines),
-            Event::Drain { engine } => self.drain(engine),
-            Event::Undrain { engine } => self.undrain(engine),
+            Event::Drain { engine } => self.drain.begin(&mut self.fleet.engines, engine),
+            Event::Undrain { engine } => drain::undrain(&mut self.fleet.engines, engine),
             Event::Tick => self.tick(now, actions),
             Event::ShutDown => self.shut_down(actions),
         }
@@ -76,7 +83,7 @@ impl Router {
 
     /// What is due with time.
     fn tick(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.move_on(now, actions);
+        self.migrate(now, actions);
         self.fleet.tune_due(now, actions);
         self.balance_pools(now, actions);
         self.choose(now, actions);
@@ -160,6 +167,36 @@ impl Router {
         if let Some(state) = self.admission.note(now, self.fleet.prompt_tokens_in_flight()) {
             super::life::note(RouterNote::Admission(state), actions);
         }
+    }
+
+    /// Whether an engine may be drained; the last one that takes work may not.
+    pub fn can_drain(&self, engine: EngineId) -> Result<(), DrainError> {
+        drain::can_drain(&self.fleet.engines, engine)
+    }
+
+    /// Has requests leave engines that are being drained, and engines that are too slow for them.
+    fn migrate(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let drains = self.fleet.engines.iter().any(|engine| engine.draining);
+        if !drains && !self.migration.is_on() {
+            return;
+        }
+        self.migrating.recount(&self.flights);
+        for step in self.drain.tick(&self.fleet.view(&[]), &self.flights, &mut self.migrating) {
+            match step {
+                DrainStep::Drained(engine) => super::life::note(RouterNote::Drained { engine }, actions),
+                DrainStep::Detach(request, detaching) => self.detach(request, detaching, actions),
+            }
+        }
+        for (request, detaching) in self.migration.tick(now, &self.fleet.view(&[]), &self.flights, &mut self.migrating) {
+            self.detach(request, detaching, actions);
+        }
+    }
+
+    /// Asks the request's engine to end its leg with the next token.
+    fn detach(&mut self, request: RequestId, detaching: Detaching, actions: &mut Vec<Action>) {
+        let Some(Flight { stay, .. }) = self.flights.get_mut(request) else { return };
+        stay.detaching = Some(detaching);
+        actions.push(Action::Detach { engine: stay.engine, leg: stay.leg });
     }
 
     /// Lets those that adapt see what comes in and what comes out, before it is handled.

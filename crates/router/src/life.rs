@@ -7,6 +7,7 @@ use dualpool_types::{
 };
 
 use super::admission::{Verdict, Waiting};
+use super::drain;
 use super::fleet::{HandedOff, LegDemand};
 use super::flight::{Admitted, Detaching, Fetching, Flight, Journey, Stay};
 use super::placement::Placement;
@@ -279,7 +280,10 @@ impl Router {
     pub(super) fn engine_died(&mut self, now: Time, dead: EngineId, why: &str, actions: &mut Vec<Action>) {
         self.fleet.engine_mut(dead).died();
         self.prefix.gone(dead);
-        self.keep_one_at_work(actions);
+        for engine in drain::keep_one_at_work(&mut self.fleet.engines) {
+            let why = "no other engine is left to take requests".to_owned();
+            note(RouterNote::DrainEnded { engine, why }, actions);
+        }
         for request in self.flights.engine_died(dead) {
             self.resume(now, request, why, actions);
         }
