@@ -7,10 +7,10 @@
 //! Two thresholds apart (starving, comfortable after the change), a time that the need must hold for, and a time between two changes
 //! keep an engine from going to and fro.
 
-use dualpool_types::records::RouterNote;
 use dualpool_types::{EngineId, Micros, Request, Role, Time};
 
-use super::{Action, EngineState, FleetView, Router};
+use crate::fleet::{EngineState, FleetView};
+use crate::settings::RoleSettings;
 
 /// The pressure from which on a pool starves.
 const STARVING: f64 = 1.0;
@@ -42,8 +42,9 @@ impl Pressure {
 }
 
 /// What is watched from tick to tick.
-#[derive(Debug, Default)]
-pub(super) struct RoleWatch {
+#[derive(Debug)]
+pub(crate) struct Roles {
+    settings: RoleSettings,
     /// What requests are like, on average: prompt tokens and TTFT objective. None before the first one.
     typical: Option<(f64, f64)>,
     looked_at: Option<Time>,
@@ -53,63 +54,74 @@ pub(super) struct RoleWatch {
     changed_at: Option<Time>,
 }
 
-impl RoleWatch {
-    pub fn arrived(&mut self, request: &Request) {
-        let (prompt, ttft) = (f64::from(request.prompt_tokens()), request.objectives.ttft_us_max.0.max(1) as f64);
-        let (typical_prompt, typical_ttft) = self.typical.get_or_insert((prompt, ttft));
-        *typical_prompt += LEARNING_RATE * (prompt - *typical_prompt);
-        *typical_ttft += LEARNING_RATE * (ttft - *typical_ttft);
-    }
+/// An engine that is to change pools.
+#[derive(Debug)]
+pub(crate) struct RoleChange {
+    pub(crate) engine: EngineId,
+    pub(crate) to: Role,
+    pub(crate) why: String,
 }
 
-/// A change that is due.
-struct Due {
+/// A pool that is to get an engine of another one.
+struct Growth {
     from: Role,
     to: Role,
     why: String,
 }
 
-impl Router {
-    /// Lets an engine change pools when one starves.
-    pub(super) fn balance_pools(&mut self, now: Time, actions: &mut Vec<Action>) {
-        // `auto` weighs the sizes of the pools itself.
-        if !self.settings.roles.enabled || self.auto.is_some() || !self.policy.kind().moves_kv() {
+impl Roles {
+    pub(crate) fn new(settings: &RoleSettings) -> Roles {
+        Roles {
+            settings: settings.clone(),
+            typical: None,
+            looked_at: None,
+            prefill: Pressure::default(),
+            decode: Pressure::default(),
+            starving: None,
+            changed_at: None,
+        }
+    }
+
+    /// Forgets what was watched: it says nothing of another arrangement.
+    pub(crate) fn restart(&mut self) {
+        *self = Roles::new(&self.settings);
+    }
+
+    /// A request arrived, whether or not it is let in.
+    pub(crate) fn arrived(&mut self, request: &Request) {
+        if !self.settings.enabled {
             return;
         }
-        let Some(Due { from, to, why }) = self.pool_to_grow(now) else { return };
-        let Some(engine) = self.view(|fleet| {
-            let members = fleet.engines.iter().filter(|engine| engine.serves_pool(from));
-            members.min_by(|a, b| fleet.work(a).total_cmp(&fleet.work(b))).map(|engine| engine.id)
-        }) else {
-            return;
-        };
-        self.change_role(now, engine, to, why, actions);
+        let (prompt, ttft) = (f64::from(request.prompt_tokens()), request.objectives.ttft_us_max.0.max(1) as f64);
+        let (typical_prompt, typical_ttft) = self.typical.get_or_insert((prompt, ttft));
+        *typical_prompt += LEARNING_RATE * (prompt - *typical_prompt);
+        *typical_ttft += LEARNING_RATE * (ttft - *typical_ttft);
     }
 
-    /// The engine takes work of another role from now on, with the settings of those that have it.
-    fn change_role(&mut self, now: Time, engine: EngineId, to: Role, why: String, actions: &mut Vec<Action>) {
-        let from = self.fleet.change_role(now, engine, to, actions);
-        self.roles.changed_at = Some(now);
-        self.roles.starving = None;
-        actions.push(Action::Note(Box::new(RouterNote::RoleChanged { engine, from, to, why })));
+    /// The engine that is to change pools now, because one starves: of those that the other pool has, the one with the least to do.
+    pub(crate) fn tick(&mut self, now: Time, fleet: &FleetView<'_>) -> Option<RoleChange> {
+        if !self.settings.enabled {
+            return None;
+        }
+        let Growth { from, to, why } = self.pool_to_grow(now, fleet)?;
+        let members = fleet.engines.iter().filter(|engine| engine.serves_pool(from));
+        let engine = members.min_by(|a, b| fleet.work(a).total_cmp(&fleet.work(b)))?.id;
+        (self.changed_at, self.starving) = (Some(now), None);
+        Some(RoleChange { engine, to, why })
     }
 
-    fn pool_to_grow(&mut self, now: Time) -> Option<Due> {
-        let settings = self.settings.roles.clone();
+    fn pool_to_grow(&mut self, now: Time, fleet: &FleetView<'_>) -> Option<Growth> {
         let ms = |ms: u64| Micros(ms.saturating_mul(1_000));
-        let (prompt, ttft_max) = self.roles.typical?;
-        let (prefill_now, decode_now) =
-            self.view(|fleet| (prefill_pressure(fleet, prompt, ttft_max), decode_pressure(fleet, ttft_max)));
-        let members = |role| self.fleet.engines.iter().filter(|engine| engine.serves_pool(role)).count();
+        let (prompt, ttft_max) = self.typical?;
+        let members = |role| fleet.engines.iter().filter(|engine| engine.serves_pool(role)).count();
         let (prefills, decodes) = (members(Role::Prefill), members(Role::Decode));
 
-        let watch = &mut self.roles;
-        let since = now.since(watch.looked_at.replace(now).unwrap_or(now));
-        let share = 1.0 - (-(since.0 as f64) / ms(settings.smooth_ms).0.max(1) as f64).exp();
-        watch.prefill.approach(prefill_now, share);
-        watch.decode.approach(decode_now, share);
+        let since = now.since(self.looked_at.replace(now).unwrap_or(now));
+        let share = 1.0 - (-(since.0 as f64) / ms(self.settings.smooth_ms).0.max(1) as f64).exp();
+        self.prefill.approach(prefill_pressure(fleet, prompt, ttft_max), share);
+        self.decode.approach(decode_pressure(fleet, ttft_max), share);
 
-        let (prefill, decode) = (watch.prefill, watch.decode);
+        let (prefill, decode) = (self.prefill, self.decode);
         let (to, giver, givers, takers) = if prefill.all >= decode.all {
             (Role::Prefill, decode, decodes, prefills)
         } else {
@@ -121,16 +133,16 @@ impl Router {
         let possible = givers >= 2 && takers >= 1 && before >= STARVING;
         let left = giver.spread(givers, givers.saturating_sub(1));
         let after = taker.spread(takers, takers + 1).max(left);
-        if !possible || left > COMFORTABLE || before - after < settings.margin * before {
-            watch.starving = None;
+        if !possible || left > COMFORTABLE || before - after < self.settings.margin * before {
+            self.starving = None;
             return None;
         }
-        let since = match watch.starving {
+        let since = match self.starving {
             Some((role, since)) if role == to => since,
-            _ => watch.starving.insert((to, now)).1,
+            _ => self.starving.insert((to, now)).1,
         };
-        let cooled = watch.changed_at.is_none_or(|at| now.since(at) >= ms(settings.cool_down_ms));
-        if now.since(since) < ms(settings.hold_ms) || !cooled {
+        let cooled = self.changed_at.is_none_or(|at| now.since(at) >= ms(self.settings.cool_down_ms));
+        if now.since(since) < ms(self.settings.hold_ms) || !cooled {
             return None;
         }
         let from = if to == Role::Prefill { Role::Decode } else { Role::Prefill };
@@ -141,7 +153,7 @@ impl Router {
             giver.all,
             taker.spread(takers, takers + 1),
         );
-        Some(Due { from, to, why })
+        Some(Growth { from, to, why })
     }
 }
 
