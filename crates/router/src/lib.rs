@@ -19,6 +19,8 @@
 //! - `auto`: the policy that chooses among arrangements.
 //! - `lifecycle`: `Router`, which wires all of it.
 
+#![warn(unreachable_pub)]
+
 mod admission;
 mod auto;
 mod costs;
@@ -37,6 +39,7 @@ mod roles;
 mod settings;
 
 #[cfg(test)]
+#[allow(unreachable_pub)]
 mod tests;
 
 pub use costs::{COPY_LINES_MAX, CopyTable, CostModel};

@@ -19,7 +19,7 @@ const FIRST_SHORT_SHARE: u32 = 4;
 
 /// What the requests at hand say about sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
+pub(super) struct Sizes {
     /// Prompt tokens of the middle one of the short prompts.
     pub short_prompt_tokens: u32,
     /// Tokens of the longest step that is within the tightest ITL objective.
@@ -28,7 +28,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// None without a request.
-    pub fn of(requests: &[Expected], long_prompt_tokens_min: u32, costs: &CostModel) -> Option<Sizes> {
+    pub(super) fn of(requests: &[Expected], long_prompt_tokens_min: u32, costs: &CostModel) -> Option<Sizes> {
         let mut shorts: Vec<u32> =
             requests.iter().map(|request| request.prompt_tokens).filter(|&t| t < long_prompt_tokens_min).collect();
         let middle = shorts.len() / 2;
@@ -42,7 +42,7 @@ impl Sizes {
 /// The one to begin with, when there is nothing to forecast from yet. Pools, where KV can move: long prompts that come unannounced then wait
 /// behind each other, and not in front of the short ones, and a queue once mixed stays mixed whatever is chosen next. Elsewhere all alike,
 /// in steps that break no ITL objective and let short prompts pass long ones.
-pub fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Arrangement {
+pub(super) fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Arrangement {
     // The one request there is may be a single word: steps of a few tokens would be for all that come after it.
     let short_prompt_tokens = sizes.short_prompt_tokens.max(long_prompt_tokens_min / FIRST_SHORT_SHARE);
     let menu = Menu::new(engines, Sizes { short_prompt_tokens, ..sizes }, long_prompt_tokens_min);
@@ -54,7 +54,7 @@ pub fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32)
 }
 
 /// All arrangements that are looked at.
-pub fn candidates(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Vec<Arrangement> {
+pub(super) fn candidates(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Vec<Arrangement> {
     let menu = Menu::new(engines, sizes, long_prompt_tokens_min);
     let Sizes { short_prompt_tokens: short, step_tokens: step } = sizes;
     let start = Tuning::default();

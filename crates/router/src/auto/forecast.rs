@@ -20,7 +20,7 @@ use super::requests::Expected;
 
 /// What would come of an arrangement.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Forecast {
+pub(super) struct Forecast {
     /// Weighted share of the requests within their objectives.
     pub share: f64,
     /// The share, less a little for keeping the engines busy: what to rank by.
@@ -29,7 +29,7 @@ pub struct Forecast {
 
 /// What the engines are like.
 #[derive(Clone, Copy)]
-pub struct FleetModel<'a> {
+pub(crate) struct FleetModel<'a> {
     pub engines: &'a [EngineState],
     pub costs: &'a CostModel,
     pub copies: &'a CopyTable,
@@ -113,7 +113,7 @@ struct Handoff {
 
 /// Buffers that one forecast leaves to the next.
 #[derive(Debug, Default)]
-pub struct Forecaster {
+pub(super) struct Forecaster {
     now: f64,
     /// Time that engines spent in steps, all together.
     busy_us: f64,
@@ -132,7 +132,7 @@ enum Upcoming {
 
 impl Forecaster {
     /// What comes of these requests, which are in the order of their arrival.
-    pub fn forecast(&mut self, model: FleetModel<'_>, arrangement: &Arrangement, requests: &[Expected]) -> Forecast {
+    pub(super) fn forecast(&mut self, model: FleetModel<'_>, arrangement: &Arrangement, requests: &[Expected]) -> Forecast {
         self.clear(model, arrangement);
         self.modelled.extend(requests.iter().map(Modelled::to_come));
         (0..model.engines.len()).for_each(|engine| self.takes_over(model, engine));

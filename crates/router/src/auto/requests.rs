@@ -8,7 +8,7 @@ use super::recent::Recent;
 
 /// A request of the forecast.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Expected {
+pub(super) struct Expected {
     /// Microseconds from the first one's arrival.
     pub at: f64,
     pub prompt_tokens: u32,
@@ -26,7 +26,7 @@ pub struct Expected {
 const CLUMP: usize = 4;
 
 /// Writes down the requests to expect, from those that are remembered at this time. `requests` is used for its memory.
-pub fn expect(requests: &mut Vec<Expected>, recent: &Recent, now: Time, long_prompt_tokens_min: u32) {
+pub(super) fn expect(requests: &mut Vec<Expected>, recent: &Recent, now: Time, long_prompt_tokens_min: u32) {
     requests.clear();
     let Some(begin) = recent.iter().next().map(|seen| seen.at) else { return };
     requests.extend(recent.iter().map(|seen| Expected {

@@ -54,7 +54,7 @@ pub(crate) struct HandedOff {
 
 impl Fleet {
     /// Engines by `EngineId`, idle and of no particular role.
-    pub fn new(facts: &[EngineFacts], settings: &RouterSettings) -> Fleet {
+    pub(crate) fn new(facts: &[EngineFacts], settings: &RouterSettings) -> Fleet {
         let signals = EngineSignals::new(&settings.signals);
         let engines = facts.iter().enumerate().map(|(i, &facts)| EngineState::new(EngineId(i as u16), facts, signals.clone()));
         Fleet {
@@ -68,26 +68,26 @@ impl Fleet {
 
     /// What a decision may look at. `cached`: by engine, what its prefix cache is believed to hold of the prompt at hand; empty
     /// where there is none.
-    pub fn view<'a>(&'a self, cached: &'a [u32]) -> FleetView<'a> {
+    pub(crate) fn view<'a>(&'a self, cached: &'a [u32]) -> FleetView<'a> {
         let Fleet { engines, costs, copies, now, long_prompt_tokens_min } = self;
         let (now, long_prompt_tokens_min) = (*now, *long_prompt_tokens_min);
         FleetView { engines, costs, copies, cached, long_prompt_tokens_min, now, explaining: None }
     }
 
-    pub fn engine(&self, id: EngineId) -> &EngineState {
+    pub(crate) fn engine(&self, id: EngineId) -> &EngineState {
         &self.engines[id.index()]
     }
 
-    pub fn engine_mut(&mut self, id: EngineId) -> &mut EngineState {
+    pub(crate) fn engine_mut(&mut self, id: EngineId) -> &mut EngineState {
         &mut self.engines[id.index()]
     }
 
-    pub fn has_engine_alive(&self) -> bool {
+    pub(crate) fn has_engine_alive(&self) -> bool {
         self.engines.iter().any(|engine| engine.alive)
     }
 
     /// Of a leg without a token yet it turned out how much of its prompt the engine has cached: it computes the rest.
-    pub fn recount(&mut self, id: EngineId, leg: &mut LegDemand, cached: u32) {
+    pub(crate) fn recount(&mut self, id: EngineId, leg: &mut LegDemand, cached: u32) {
         let demand = &mut self.engines[id.index()].demand;
         demand.leave(leg);
         leg.prefill = leg.context - cached;
@@ -96,12 +96,12 @@ impl Fleet {
     }
 
     /// Prompt tokens dispatched whose request has no token from there yet.
-    pub fn prompt_tokens_in_flight(&self) -> u64 {
+    pub(crate) fn prompt_tokens_in_flight(&self) -> u64 {
         self.engines.iter().map(|engine| engine.demand.prompt_tokens).sum()
     }
 
     /// Why a request cannot be served, whenever it comes.
-    pub fn refusal(&self, request: &Request) -> Option<RejectReason> {
+    pub(crate) fn refusal(&self, request: &Request) -> Option<RejectReason> {
         let alive = self.engines.iter().filter(|engine| engine.alive);
         let Some(max_model_len) = alive.map(|engine| engine.facts.max_model_len).min() else {
             return Some(RejectReason::NoEngine);
@@ -120,7 +120,7 @@ impl Fleet {
     }
 
     /// Whether this fleet can be served so.
-    pub fn suits(&self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
+    pub(crate) fn suits(&self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
         arrangement.validate(self.engines.len())?;
         let name = || arrangement.name.clone();
         for (engine, &Tuning { max_num_batched_tokens, .. }) in self.engines.iter().zip(&arrangement.tunings) {
@@ -137,13 +137,13 @@ impl Fleet {
     }
 
     /// The engines are idle, and whoever calls this tunes them.
-    pub fn arrange(&mut self, arrangement: &Arrangement) {
+    pub(crate) fn arrange(&mut self, arrangement: &Arrangement) {
         self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
         self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;
     }
 
     /// The same with requests on the engines, which are tuned by the actions.
-    pub fn rearrange(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) {
+    pub(crate) fn rearrange(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) {
         for engine in &mut self.engines {
             engine.role = arrangement.roles[engine.id.index()];
             retune(engine, self.now, arrangement.tunings[engine.id.index()], actions);
@@ -152,7 +152,7 @@ impl Fleet {
     }
 
     /// The engine takes work of another role from now on, with the settings of those that have it. Returns its role so far.
-    pub fn change_role(&mut self, now: Time, id: EngineId, to: Role, actions: &mut Vec<Action>) -> Role {
+    pub(crate) fn change_role(&mut self, now: Time, id: EngineId, to: Role, actions: &mut Vec<Action>) -> Role {
         let tuning = self.engines.iter().find(|engine| engine.serves_pool(to)).map(EngineState::settled_tuning);
         let engine = &mut self.engines[id.index()];
         let from = std::mem::replace(&mut engine.role, to);
@@ -163,7 +163,7 @@ impl Fleet {
     }
 
     /// Gives engines the settings that waited for requests to be over.
-    pub fn tune_due(&mut self, now: Time, actions: &mut Vec<Action>) {
+    pub(crate) fn tune_due(&mut self, now: Time, actions: &mut Vec<Action>) {
         for engine in &mut self.engines {
             let due = |&(latest, tuning): &(Time, Tuning)| latest <= now || !engine.is_disturbed_by(tuning);
             if let Some((_, tuning)) = engine.next_tuning.filter(due) {
@@ -173,13 +173,13 @@ impl Fleet {
     }
 
     /// Starts from what was learnt before, and of copies between single engines from their calibration.
-    pub fn set_costs(&mut self, costs: CostModel) {
+    pub(crate) fn set_costs(&mut self, costs: CostModel) {
         self.costs = costs.sanitised();
         self.copies.forget_learnt();
     }
 
     /// An engine reported. What a whole step took is learnt from.
-    pub fn reported(&mut self, now: Time, id: EngineId, stats: EngineStats) {
+    pub(crate) fn reported(&mut self, now: Time, id: EngineId, stats: EngineStats) {
         let engine = &mut self.engines[id.index()];
         if let Some((took, prompt_tokens, decodes)) = engine.report(now, stats) {
             engine.signals.stepped(now, took, self.costs.step(prompt_tokens, decodes));
@@ -188,7 +188,7 @@ impl Fleet {
     }
 
     /// Learns from a hand-off.
-    pub fn handed_off(&mut self, HandedOff { from, to, tokens, copy, bytes, took }: HandedOff) {
+    pub(crate) fn handed_off(&mut self, HandedOff { from, to, tokens, copy, bytes, took }: HandedOff) {
         // Where the engine had the prefix in its cache, no copy shows what one costs.
         let copied = if bytes == Bytes(0) { 0 } else { tokens };
         if let Some(took) = took {
@@ -200,13 +200,13 @@ impl Fleet {
     }
 
     /// The id came over a socket, so it may be of no engine of ours.
-    pub fn kv_lost(&mut self, id: EngineId) {
+    pub(crate) fn kv_lost(&mut self, id: EngineId) {
         if let Some(engine) = self.engines.get_mut(id.index()) {
             engine.kv_lost = true;
         }
     }
 
-    pub fn device_said(&mut self, now: Time, id: EngineId, signals: DeviceSignals) {
+    pub(crate) fn device_said(&mut self, now: Time, id: EngineId, signals: DeviceSignals) {
         if let Some(engine) = self.engines.get_mut(id.index()) {
             engine.device_said(now, signals);
         }

@@ -21,7 +21,7 @@ pub(super) struct CacheAware {
 type Rank = (bool, f64, u64, u64, u16);
 
 impl CacheAware {
-    pub fn new(settings: &CacheAwareSettings) -> CacheAware {
+    pub(super) fn new(settings: &CacheAwareSettings) -> CacheAware {
         CacheAware { settings: *settings, processed: Vec::new() }
     }
 

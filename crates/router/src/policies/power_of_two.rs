@@ -14,7 +14,7 @@ pub(super) struct PowerOfTwo {
 }
 
 impl PowerOfTwo {
-    pub fn new(seed: u64) -> PowerOfTwo {
+    pub(super) fn new(seed: u64) -> PowerOfTwo {
         PowerOfTwo { draws: Draws::new(seed, PolicyKind::PowerOfTwo) }
     }
 }

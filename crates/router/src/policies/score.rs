@@ -21,7 +21,7 @@ pub(super) struct Score {
 }
 
 impl Score {
-    pub fn new(settings: &ScoreSettings, seed: u64) -> Score {
+    pub(super) fn new(settings: &ScoreSettings, seed: u64) -> Score {
         Score {
             scorer: Scorer::new(settings),
             temperature: settings.temperature,

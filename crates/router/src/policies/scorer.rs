@@ -21,7 +21,7 @@ use crate::settings::ScoreSettings;
 
 /// What is scored: a stay for the whole request, or for one half of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     Whole,
     /// The request will decode on this engine, as far as one can tell.
     Prefill {
@@ -33,7 +33,7 @@ pub enum Stage {
     },
 }
 
-pub const TERMS: usize = 10;
+pub(super) const TERMS: usize = 10;
 const TTFT: usize = 0;
 const ITL: usize = 1;
 const PREFILL_RATE: usize = 2;
@@ -65,7 +65,7 @@ impl Stage {
 
 /// Scores fleets; owns the memory that this takes, so that a decision allocates nothing once the fleet's size is known.
 #[derive(Debug)]
-pub struct Scorer {
+pub(crate) struct Scorer {
     /// Those of terms against an engine are negative.
     weights: Row,
     /// By engine.
@@ -74,13 +74,13 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    pub fn new(settings: &ScoreSettings) -> Scorer {
+    pub(crate) fn new(settings: &ScoreSettings) -> Scorer {
         let weights = NAMES.map(|name| settings.weight(name).unwrap_or_default());
         Scorer { weights, rows: Vec::new(), costs: Vec::new() }
     }
 
     /// The score of every engine alive that fits, by engine, with its sign turned: the lowest is the best. Infinite for the others.
-    pub fn costs<T: Terms>(
+    pub(crate) fn costs<T: Terms>(
         &mut self,
         fleet: &FleetView<'_>,
         ask: &Ask,

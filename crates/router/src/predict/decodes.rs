@@ -11,7 +11,7 @@ const GRAIN: Micros = Micros(50_000);
 
 /// The decodes under way on every engine, by when they began.
 #[derive(Debug)]
-pub struct Decodes {
+pub(crate) struct Decodes {
     /// By engine: how many began in which grain of time.
     began: Vec<BTreeMap<u64, u32>>,
     lasts_us: Option<f64>,
@@ -19,13 +19,13 @@ pub struct Decodes {
 }
 
 impl Decodes {
-    pub fn new(engines: usize) -> Decodes {
+    pub(crate) fn new(engines: usize) -> Decodes {
         Decodes { began: vec![BTreeMap::new(); engines], lasts_us: None, any_ended: false }
     }
 
     /// A decode begins that would last for so many microseconds if it ran to its last token. Until one has ended that is all there is to
     /// go by: a user asks for more tokens than most answers have.
-    pub fn began(&mut self, engine: EngineId, at: Time, at_most_us: f64) {
+    pub(crate) fn began(&mut self, engine: EngineId, at: Time, at_most_us: f64) {
         if !self.any_ended && at_most_us.is_finite() {
             self.learn(at_most_us);
         }
@@ -33,7 +33,7 @@ impl Decodes {
     }
 
     /// A decode left its engine. One that was cut off by the engine's death does not say how long decodes last.
-    pub fn ended(&mut self, engine: EngineId, began: Time, now: Time, cut_off: bool) {
+    pub(crate) fn ended(&mut self, engine: EngineId, began: Time, now: Time, cut_off: bool) {
         let of_engine = &mut self.began[engine.index()];
         let grain = began.0 / GRAIN.0;
         if let Some(count) = of_engine.get_mut(&grain) {
@@ -54,13 +54,13 @@ impl Decodes {
     }
 
     /// How long a decode lasts, in microseconds; none before one has begun.
-    pub fn lasts(&self) -> Option<f64> {
+    pub(crate) fn lasts(&self) -> Option<f64> {
         self.lasts_us
     }
 
     /// Of the decodes on this engine, those that still run `later` microseconds from now if each lasts for `lasts`. One that has
     /// outlived that already is of a longer kind, and is taken to have as long before it again.
-    pub fn left(&self, engine: EngineId, now: Time, later: f64, lasts: f64) -> f64 {
+    pub(crate) fn left(&self, engine: EngineId, now: Time, later: f64, lasts: f64) -> f64 {
         let now = now.0 as f64;
         let runs = |grain: u64| {
             let age = now - (grain * GRAIN.0) as f64;

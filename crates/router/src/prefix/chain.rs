@@ -13,11 +13,11 @@ use dualpool_types::TokenId;
 use super::search::MILESTONE_BLOCKS;
 
 /// Tokens that are hashed at once; blocks consist of whole pieces.
-pub const PIECE_TOKENS: usize = 16;
+pub(super) const PIECE_TOKENS: usize = 16;
 
 /// Names the tokens of a prompt from its start to the end of a block. Never 0; the lowest bit says whether it is a milestone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrefixName(u64);
+pub(super) struct PrefixName(u64);
 
 impl PrefixName {
     /// `blocks`: how many there are before the one that this name ends with.
