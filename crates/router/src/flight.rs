@@ -29,7 +29,7 @@ pub(crate) struct Journey {
     pub(crate) legs: u16,
     /// Times the request was resumed after an engine's death.
     pub(crate) resumes: u32,
-    /// What it was let in with, until its first token: none where nobody wants to know.
+    /// What it was let in with, until its first token: none where admission does not go by it.
     pub(crate) admitted: Option<Admitted>,
     /// Names of the prefixes of prompt and tokens, as far as they were needed.
     pub(crate) chain: Chain,

@@ -12,7 +12,7 @@
 //! - `policies`: where a request goes; one file per policy.
 //! - `prefix`: what the engines' prefix caches are believed to hold.
 //! - `flight`: a request between being let in and its end.
-//! - `admission`: who may start, who waits, who is turned away.
+//! - `admission`: which requests start, which wait, and which are turned away.
 //! - `migration`: live migration of requests to engines that decode them faster, where it pays.
 //! - `drain`: what happens when an engine is drained.
 //! - `roles`: engines that change pools.

@@ -123,7 +123,7 @@ impl Router {
         &self.fleet.copies
     }
 
-    /// What the engines' prefix caches are believed to hold. None while nobody asks.
+    /// What the engines' prefix caches are believed to hold. None while they are not followed.
     pub fn prefixes(&self) -> Option<&PrefixIndex> {
         self.prefix.index()
     }
@@ -149,7 +149,7 @@ impl Router {
     }
 
     /// Where a request with this prompt goes. `chain` is empty, and names afterwards what was asked for of the prompt; it comes from
-    /// `PrefixIndex::chain`, or is the default one while nobody asks for caches.
+    /// `PrefixIndex::chain`, or is the default one while caches are not followed.
     pub fn decide_for(&mut self, ask: &Ask, prompt: &[TokenId], chain: &mut Chain) -> Option<Placement> {
         let cached = self.prefix.look_up_prompt(chain, Tokens { prompt, outputs: &[] });
         self.policy.place(self.fleet.view(cached), ask)
@@ -165,10 +165,10 @@ impl Router {
 /// How the fleet comes to be served by an arrangement: all at once while it is idle, or with requests in flight.
 ///
 /// A request that runs keeps the placement it was given. What an arrangement changes is where the next decision sends it: a leg that
-/// ends for a hand-off asks the new policy who decodes, and that may be any engine, as may what comes after an engine's death.
+/// ends for a hand-off asks the new policy where it decodes, and that may be any engine, as may what comes after an engine's death.
 impl Router {
-    /// Serves by this arrangement from now on. Only while nothing is in flight, so that all that is served is served by it; who calls
-    /// this tunes the engines.
+    /// Serves by this arrangement from now on. Only while nothing is in flight, so that all that is served is served by it; the
+    /// caller tunes the engines.
     pub fn arrange(&mut self, arrangement: &Arrangement) -> Result<(), ArrangementError> {
         let in_flight = self.in_flight();
         if in_flight > 0 {
@@ -259,7 +259,7 @@ impl Router {
         note(RouterNote::Rearranged { from, to, forecast_from, forecast_to, requests }, actions);
     }
 
-    /// Who can no longer be in time is told so, and a note is left of what has changed.
+    /// Requests that wait and can no longer be in time are turned away, and a note is left of what has changed.
     fn mind_queue(&mut self, now: Time, actions: &mut Vec<Action>) {
         for (request, reason) in self.admission.late(now) {
             self.turn_away(&request, reason, actions);
@@ -289,7 +289,7 @@ impl Router {
         }
     }
 
-    /// Lets in whoever is next, as long as there is room. To be called after whatever may have made some.
+    /// Lets in the requests that are next, as long as there is room. To be called after anything that may have made some.
     fn open_gate(&mut self, now: Time, actions: &mut Vec<Action>) {
         while let Some(waiting) = self.admission.next(now, self.flights.len(), &self.fleet.view(&[])) {
             self.begin(now, waiting, actions);
@@ -346,7 +346,7 @@ impl Router {
         self.send(now, journey, placement.engine(), placement.is_split(), None, actions);
     }
 
-    /// Notes what the decision just made was made of, if somebody wants to know. `from`: the engine that holds the request's KV.
+    /// Notes what the decision just made was made of, where that is to be explained. `from`: the engine that holds the request's KV.
     fn explain(&mut self, journey: &Journey, from: Option<EngineId>, placement: Placement, actions: &mut Vec<Action>) {
         if let Some(placed) = self.policy.explained(journey.request.id, &journey.ask(), from, placement) {
             note(placed, actions);
@@ -488,7 +488,7 @@ impl Router {
             let at_most = f64::from(stay.left) * fleet.costs.step(0.0, engine.demand.running as f64);
             admission.decode_began(stay.engine, now, at_most);
         }
-        // The leg has its KV, fetched or computed: nobody needs the blocks it came from any more.
+        // The leg has its KV, fetched or computed: the blocks it came from are not needed any more.
         release(held.take(), actions);
         if let Some(Fetching { from, tokens, at_once, copied: Some((copy, bytes)) }) = stay.fetching {
             let took = at_once.then(|| now.since(stay.since));
@@ -616,7 +616,7 @@ impl Router {
         }
     }
 
-    /// Everybody who waits ends with this error.
+    /// Every request that waits ends with this error.
     fn clear_queue(&mut self, error: impl Fn(Phase) -> RequestError, actions: &mut Vec<Action>) {
         while let Some(request) = self.admission.pop() {
             actions.push(Action::Finish { request, result: Err(error(Phase::Admission)) });

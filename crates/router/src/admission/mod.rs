@@ -1,4 +1,4 @@
-//! Admission: who may start, who waits, and who is turned away at once because waiting would be in vain.
+//! Admission: which requests start, which wait, and which are turned away at once because waiting would be in vain.
 //!
 //! - `queue`: a bounded queue, served by deadline, so that priorities count and the lowest does not starve.
 //! - `window`: the prompt tokens under way, kept to what the engines can do in time. One for the whole fleet: the policy picks the engine
@@ -109,11 +109,11 @@ impl Admission {
         Verdict::Waits
     }
 
-    /// Whoever is next, as long as there is room. To be asked after whatever may have made some.
+    /// The request that is next, as long as there is room. To be asked after anything that may have made some.
     pub(crate) fn next(&mut self, now: Time, in_flight: usize, fleet: &FleetView<'_>) -> Option<Waiting> {
         let first = self.queue.first()?;
         let (asks, prompt_tokens) = (first.asks, first.request().prompt_tokens());
-        // Who is next is not overtaken by who is smaller, or a long prompt would wait for ever.
+        // What is next is not overtaken by what is smaller, or a long prompt would wait for ever.
         if !self.has_room(asks, in_flight, fleet) {
             return None;
         }
@@ -163,7 +163,7 @@ impl Admission {
         self.decodes.ended(engine, began, now, cut_off);
     }
 
-    /// A request is turned away; who is for want of room, or of time, is counted.
+    /// A request is turned away; counted are those that are for want of room, or of time.
     pub(crate) fn turned_away(&mut self, priority: Priority, reason: &RejectReason) {
         let of_admission = reason.retry_after_ms().is_some() || matches!(reason, RejectReason::TooManyInFlight { .. });
         self.rejected[priority.index()] += u64::from(of_admission);
@@ -179,7 +179,7 @@ impl Admission {
         self.queue.pop().map(|waiting| waiting.request().id)
     }
 
-    /// Takes those out of the queue who can no longer be in time.
+    /// Takes those out of the queue that can no longer be in time.
     pub(crate) fn late(&mut self, now: Time) -> Vec<(Request, RejectReason)> {
         if !self.rejects_early() {
             return Vec::new();
@@ -256,7 +256,7 @@ impl Admission {
             if queued == 0 && in_flight >= self.max_in_flight {
                 return Some(RejectReason::TooManyInFlight { in_flight });
             }
-            // When half of them are gone: all who were turned away for one place would be back for it at once.
+            // When half of them are gone: all that were turned away for one place would be back for it at once.
             let ahead = self.queue.tokens_before(now, priority) + u64::from(prompt_tokens);
             let retry_after_ms = retry_after(0.5 * ahead as f64 * us_per_token);
             return Some(RejectReason::QueueFull { priority, queued, retry_after_ms });

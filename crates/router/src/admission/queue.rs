@@ -1,8 +1,8 @@
-//! Those who wait to be let in: the one whose deadline - arrival plus the patience of its priority - comes first is next.
+//! The requests that wait to be let in: the one whose deadline - arrival plus the patience of its priority - comes first is next.
 //!
-//! Strict priorities starve the lowest, and a weight per priority starves nobody but bounds no wait either. A deadline does both: a
+//! Strict priorities starve the lowest, and a weight per priority starves none but bounds no wait either. A deadline does both: a
 //! request of priority 1 overtakes all of priority 3 that came within the difference in patience, and what came before that stays ahead.
-//! So once a request has waited for its patience, nobody can come before it any more, and only the bounded number that is ahead is left.
+//! So once a request has waited for its patience, no other can come before it any more, and only the bounded number that is ahead is left.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_makes_room_for_one_of_the_same_priority() {
+    fn a_request_that_leaves_makes_room_for_one_of_the_same_priority() {
         let mut queue = Queue::new(2, [0, 100, 1_000]);
         queue.push(waiting(0, Priority::Low, 0));
         queue.push(waiting(1, Priority::Low, 0));

@@ -1,7 +1,7 @@
 //! `auto`: chooses among the other policies while it serves.
 //!
-//! Every `router.auto.period_ms` it takes the recent requests, and in the ticks that follow forecasts what one candidate after the other would do
-//! with them: a look per tick, so that no tick takes long. When all have been looked at, the best one is compared with the arrangement
+//! Every `router.auto.period_ms` it takes the recent requests, and in the ticks that follow forecasts what candidate arrangements would do
+//! with them: one per tick, so that no tick takes long. When all have been looked at, the best one is compared with the arrangement
 //! that serves. Another one takes over when its forecast is better by a margin in several comparisons in a row, and not soon after the
 //! last change: two arrangements that are about as good must not take turns.
 
@@ -70,7 +70,7 @@ impl Auto {
         }
     }
 
-    /// A request was let in. Only such ones are forecast for: whoever is turned away is no engine's work, whatever serves.
+    /// A request was let in. Only such ones are forecast for: what is turned away is no engine's work, whatever serves.
     pub(crate) fn admitted(&mut self, now: Time, request: &Request) {
         self.recent.arrived(now, request);
     }

@@ -24,7 +24,7 @@ const LEVEL_MIN: f64 = 0.05;
 #[derive(Clone, Copy, Debug)]
 struct Pair {
     lines: [CopyLine; COPY_LINES_MAX],
-    /// Lines in use; 0 for a pair that nobody measured.
+    /// Lines in use; 0 for a pair that was not measured.
     count: usize,
     level: f64,
 }

@@ -22,7 +22,7 @@ pub struct CostModel {
     pub decode_us: f64,
     /// From the last output of the prefill leg to the decode leg being ready for a step, without the bytes.
     pub handoff_us: f64,
-    /// One more token of KV to move.
+    /// One more token of KV to copy.
     pub handoff_us_per_token: f64,
 }
 

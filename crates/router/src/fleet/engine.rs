@@ -30,7 +30,7 @@ pub struct EngineFacts {
     pub kv_transfer: bool,
     /// Tokens per block of its prefix cache; 0 when it caches no prefixes.
     pub prefix_block_tokens: u32,
-    /// What it costs to have the engine for an hour, in whatever currency all of them are priced in; none when nobody said.
+    /// What it costs to have the engine for an hour, in whatever currency all of them are priced in; none when that is not known.
     pub cost_per_hour: Option<f64>,
 }
 
@@ -43,7 +43,7 @@ pub struct EngineState {
     pub alive: bool,
     /// It could move KV, and lost its link to the mover.
     pub kv_lost: bool,
-    /// It gets no new requests, and those it has are moved away.
+    /// It gets no new requests, and those it has go on elsewhere.
     pub draining: bool,
     pub demand: Demand,
     pub signals: EngineSignals,

@@ -136,7 +136,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// The engines are idle, and whoever calls this tunes them.
+    /// The engines are idle, and the caller tunes them.
     pub(crate) fn arrange(&mut self, arrangement: &Arrangement) {
         self.engines.iter_mut().for_each(|engine| engine.arrange(arrangement));
         self.long_prompt_tokens_min = arrangement.long_prompt_tokens_min;

@@ -18,7 +18,7 @@ pub struct FleetView<'a> {
     pub cached: &'a [u32],
     pub long_prompt_tokens_min: u32,
     pub now: Time,
-    /// Where to say what the decision is made of, when somebody wants to know.
+    /// Where to say what the decision is made of, where it is to be explained.
     pub explaining: Option<&'a RefCell<Explanation>>,
 }
 
@@ -56,7 +56,7 @@ impl<'a> FleetView<'a> {
         best.map(|(_, engine)| engine)
     }
 
-    /// The same within a pool, and over the whole fleet once nobody in the pool is alive.
+    /// The same within a pool, and over the whole fleet once no engine of the pool is alive.
     pub fn least_of_pool(&self, role: Role, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
         self.least(Some(role), start, &score).or_else(|| self.least(None, start, &score))
     }

@@ -1,7 +1,7 @@
 //! Live migration: requests that are decoding leave an engine that is too slow for them when that pays.
 //!
 //! ```text
-//! pays:  (ITL here - ITL there) * tokens to come  >  copy + gap + what the copy costs those who decode at both ends
+//! pays:  (ITL here - ITL there) * tokens to come  >  copy + gap + what the copy costs the requests that decode at both ends
 //!        and the copy is cheaper than computing the prompt and all tokens so far again
 //! ```
 //! An engine's predicted ITL is what its demand makes of it, times the engine's own pace: of two with the same demand the slower one is

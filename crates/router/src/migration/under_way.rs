@@ -1,4 +1,4 @@
-//! Live migrations that are under way, whoever began them.
+//! Live migrations that are under way, whether they are to pay or empty an engine.
 
 use dualpool_types::EngineId;
 

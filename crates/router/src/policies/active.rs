@@ -17,7 +17,7 @@ pub(crate) struct ActivePolicy {
     policy: Box<dyn Policy>,
     /// What `policy` is; never `Auto`, which is what chose it.
     kind: PolicyKind,
-    /// What the last decision was made of; none unless somebody wants to know.
+    /// What the last decision was made of; none unless `router.explain` is set.
     explanation: Option<RefCell<Explanation>>,
 }
 
@@ -62,7 +62,7 @@ impl ActivePolicy {
         decision
     }
 
-    /// What the decision just made was made of, if somebody wants to know. `from`: the engine that holds the request's KV.
+    /// What the decision just made was made of, where that is to be explained. `from`: the engine that holds the request's KV.
     pub(crate) fn explained(
         &mut self,
         request: RequestId,

@@ -1,7 +1,7 @@
 //! All engines alike; a request goes where most of its prompt is cached, unless that engine is overloaded. Whether it is, is asked for
 //! each request and of the engine that its own prefix is on: that one engine is overloaded takes no other request away from its cache.
 //!
-//! A request whose prefix nobody has goes where least load would send it; of equals to the one that was given the fewest prompt tokens
+//! A request whose prefix no engine has goes where least load would send it; of equals to the one that was given the fewest prompt tokens
 //! so far. Without that, all misses of a quiet fleet would go to its first engine, and all prefixes would come to be cached there.
 
 use crate::explain::Terms;

@@ -1,13 +1,13 @@
-//! Conditional disaggregation. The floor is a plain rule: long prompts prefill in the prefill pool and move, short ones live in the
+//! Conditional disaggregation. The floor is a plain rule: long prompts prefill in the prefill pool and are handed off, short ones live in the
 //! decode pool. Where caches are followed (it does not ask for that), what the decode engine has of a prompt makes it shorter. The rule is
 //! departed from only on a prediction:
 //!
-//! - a short prompt prefills in the prefill pool and moves when that gives its first token sooner (nothing much is there, and other
-//!   shorts wait on the decode engine), and the gap that the move makes is well within its ITL objective;
+//! - a short prompt prefills in the prefill pool and is handed off when that gives its first token sooner (nothing much is there, and other
+//!   shorts wait on the decode engine), and the gap that the hand-off makes is well within its ITL objective;
 //! - it does so too when the decode engine would break an objective with it and the prefill engine would keep it;
 //! - a long prompt runs whole on a decode engine when it would miss its TTFT objective in the prefill queue, would keep it there, what
 //!   decodes there keeps its ITL, and its chunk leaves room for the prompts and the hand-offs that come there;
-//! - a long prompt stays on its prefill engine when nothing else is there, that ends it sooner than moving would, and even the longest
+//! - a long prompt stays on its prefill engine when nothing else is there, that ends it sooner than a hand-off would, and even the longest
 //!   step of that engine is within its ITL objective and no longer than the decode engine's: the next long prompt will come.
 
 use dualpool_types::Role;
@@ -38,7 +38,7 @@ impl Policy for DualPool {
                 Some(long(fleet, ask, prefill, decode))
             }
             (Some(prefill), Some(decode)) => Some(short(fleet, ask, prefill, decode)),
-            // A pool has no engine alive: whoever is left serves whole requests.
+            // A pool has no engine alive: any engine that is left serves whole requests.
             _ => fleet.least(None, start, |engine| fleet.ttft(engine, prompt)).map(|engine| Placement::Whole(engine.id)),
         }
     }
@@ -68,7 +68,7 @@ fn short(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &Engin
     let (floor, elsewhere, prompt) = (Placement::Whole(decode.id), Placement::Split(prefill.id), f64::from(ask.prompt_tokens));
     let (ttft_max, itl_max) = (ask.objectives.ttft_us_max.0 as f64, ask.objectives.itl_us_max.0 as f64);
     let (ttft, ttft_elsewhere) = (fleet.ttft(decode, prompt), fleet.ttft(prefill, prompt));
-    // On an engine that only prefills nobody's ITL suffers; one on which requests stayed is judged like a decode engine.
+    // On an engine that only prefills, no request's ITL suffers; one on which requests stayed is judged like a decode engine.
     if prefill.demand.running > 0 && fleet.step_beside(prefill, prompt) > prefill.itl_objective() * ROOM_TO_SPARE {
         return floor;
     }

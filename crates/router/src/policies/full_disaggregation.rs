@@ -1,4 +1,4 @@
-//! Every prompt prefills in the prefill pool and moves. The decode engines never compute a prompt, so their steps are the shortest of
+//! Every prompt prefills in the prefill pool and is handed off. The decode engines never compute a prompt, so their steps are the shortest of
 //! all arrangements; short prompts pay by waiting behind long ones.
 
 use dualpool_types::Role;

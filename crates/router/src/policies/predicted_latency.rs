@@ -1,14 +1,14 @@
-//! The least predicted time, of everybody: what the request itself takes on an engine, and by how much it holds up those that are there.
+//! The least predicted time, of all requests together: what the request itself takes on an engine, and by how much it holds up those that are there.
 //!
 //! ```text
 //! cost = TTFT + outputs * step(running + 1)                  the request's own time, from the cost model, without cached tokens
-//!      + running * prefill                                   while its prompt is computed, everybody's next token waits
+//!      + running * prefill                                   while its prompt is computed, the next token of each of them waits
 //!      + decode_us * min(outputs * depth, their outputs)     then every step is longer by one more request
-//!      + hand-off                                            if it moves
+//!      + hand-off                                            if there is one
 //!      + LATE_WEIGHT * (TTFT - its objective)                where it would be late
 //! ```
 //! Least load looks at the engine alone; this looks at what THIS request does to it, so a long prompt goes where few are decoding, and a
-//! short one with a long answer does not mind a prompt that is soon done. In two pools it is also what decides whether to move.
+//! short one with a long answer does not mind a prompt that is soon done. In two pools it is also what decides whether there is a hand-off.
 
 use dualpool_types::{EngineId, Role};
 
@@ -84,7 +84,7 @@ impl Cost {
     }
 }
 
-/// The total, said aloud if somebody wants to hear it.
+/// The total, explained term by term where that was asked for.
 fn weigh(fleet: &FleetView<'_>, engine: &EngineState, cost: Cost) -> f64 {
     if let Some(explanation) = fleet.explaining {
         cost.say(engine.id, &mut *explanation.borrow_mut());
@@ -115,14 +115,14 @@ impl Policy for PredictedLatency {
         let aside = fleet.aside();
         let decode = |engine: &EngineState| Cost::default().decode(fleet, ask, engine).total();
         let taker = aside.least_taker(Role::Decode, start, decode).filter(|_| ask.outputs > 1);
-        let moves =
+        let taker_of =
             |engine: &EngineState| taker.filter(|to| engine.role == Role::Prefill && engine.moves_kv() && to.id != engine.id);
-        let cost = |engine: &EngineState| match moves(engine) {
+        let cost = |engine: &EngineState| match taker_of(engine) {
             Some(to) => weigh(fleet, engine, taking(fleet, ask, engine.id, to).prefill(fleet, ask, engine)),
             None => weigh(fleet, engine, whole(engine)),
         };
         let engine = fleet.least_where(|engine| engine.role != Role::Shared, start, cost)?;
-        Some(if moves(engine).is_some() { Placement::Split(engine.id) } else { Placement::Whole(engine.id) })
+        Some(if taker_of(engine).is_some() { Placement::Split(engine.id) } else { Placement::Whole(engine.id) })
     }
 
     fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<EngineId> {

@@ -1,5 +1,5 @@
 //! The best score wins; or, at a temperature, a draw in which better scores have better odds. With two pools, a prompt of which the
-//! decode engines would have to compute a lot is scored over the prefill pool and moves; any other lives in the decode pool.
+//! decode engines would have to compute a lot is scored over the prefill pool and handed off; any other lives in the decode pool.
 
 use dualpool_types::{EngineId, PolicyKind, Role};
 

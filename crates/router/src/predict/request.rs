@@ -9,7 +9,7 @@
 //! hand-off does not delay it: it shows as the gap before the second token.
 //!
 //! The naive prediction counts what decodes *now*. That is late by as long as a prefill takes: while the prefill pool is full of requests
-//! the decode pool looks idle and too many are let in, and when they all decode nobody is. The predictive one counts what will decode
+//! the decode pool looks idle and too many are let in, and when they all decode none is. The predictive one counts what will decode
 //! *when the request gets there*: of those that decode now, the ones that have not lasted their time by then, and of those that are on
 //! their way, all that have not ended again.
 

@@ -5,8 +5,8 @@
 //! waits for the piece before it. XXH3 with the parent's hash as its seed says the same, and keeps every piece waiting for the whole of
 //! the one before.
 //!
-//! Names have 63 bits of hash: among a million blocks, a prompt that nobody has is taken for one of them with a probability of 2^-43.
-//! They are no defence against prompts made to collide, and need none: an engine compares what it has itself. Nobody stores them.
+//! Names have 63 bits of hash: among a million blocks, a prompt that no engine has is taken for one of them with a probability of 2^-43.
+//! They are no defence against prompts made to collide, and need none: an engine compares what it has itself. They are stored nowhere.
 
 use dualpool_types::TokenId;
 
@@ -92,7 +92,7 @@ impl Chain {
         Chain { hashes: Vec::with_capacity(tokens / block_tokens as usize), pieces_per_block: block_tokens as usize / PIECE_TOKENS }
     }
 
-    /// Whether there is nothing to be named: nobody asked for names when the request came.
+    /// Whether there is nothing to be named: caches were not followed when the request came.
     pub fn is_off(&self) -> bool {
         self.pieces_per_block == 0
     }

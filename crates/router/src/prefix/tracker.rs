@@ -31,7 +31,7 @@ impl<'a> Named<'a> {
 
 pub(crate) struct PrefixTracker {
     settings: PrefixSettings,
-    /// None while nobody asks.
+    /// None while caches are not followed.
     index: Option<PrefixIndex>,
     /// By engine: what was found cached of the prompt that was looked up last; kept for its memory.
     cached: Vec<u32>,
@@ -61,12 +61,12 @@ impl PrefixTracker {
         }
     }
 
-    /// None while nobody asks.
+    /// None while caches are not followed.
     pub(crate) fn index(&self) -> Option<&PrefixIndex> {
         self.index.as_ref()
     }
 
-    /// Tokens of the request that each engine need not compute, by engine; empty while nobody asks.
+    /// Tokens of the request that each engine need not compute, by engine; empty while caches are not followed.
     pub(crate) fn look_up(&mut self, request: Named<'_>) -> &[u32] {
         let Some(index) = &self.index else { return &[] };
         let (chain, tokens) = request.within(index);
