@@ -267,3 +267,39 @@ impl Flights {
         self.flights.values().any(holds) || self.ending.values().any(|of| *of == engine)
     }
 }
+
+#[cfg(test)]
+impl Flight {
+    /// A request that decodes on this engine and has 100 tokens to come, with so many tokens of KV.
+    pub(crate) fn decoding(request: u64, engine: EngineId, context: u32) -> Flight {
+        use dualpool_types::{Class, Objectives, Priority, Sampling};
+        let (request, left) = (RequestId(request), 100);
+        let objectives = Objectives { ttft_us_max: Micros(1_000_000), itl_us_max: Micros(100_000) };
+        let journey = Journey::new(Request {
+            id: request,
+            prompt: vec![1; context as usize].into(),
+            max_tokens: left,
+            ignore_eos: true,
+            sampling: Sampling::default(),
+            class: Class::Short,
+            priority: Priority::Normal,
+            objectives,
+        });
+        let stay = Stay {
+            leg: LegId { request, leg: 0 },
+            engine,
+            phase: Phase::Decode,
+            split: false,
+            detaching: None,
+            arriving: false,
+            left,
+            demand: LegDemand { prefill: 0, long: false, context, outputs: left, started: true, objectives },
+            believed: 0,
+            since: Time::default(),
+            decodes_since: Some(Time::default()),
+            last: Time::default(),
+            fetching: None,
+        };
+        Flight { journey, stay, held: None }
+    }
+}

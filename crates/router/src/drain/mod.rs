@@ -112,3 +112,113 @@ pub(crate) fn keep_one_at_work(engines: &mut [EngineState]) -> Vec<EngineId> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use dualpool_types::{KvSource, LegId};
+
+    use super::*;
+    use crate::fleet::{EngineFacts, Fleet};
+    use crate::settings::RouterSettings;
+
+    const A: EngineId = EngineId(0);
+    const B: EngineId = EngineId(1);
+    const C: EngineId = EngineId(2);
+    const FACTS: EngineFacts = EngineFacts {
+        max_model_len: 4096,
+        max_num_batched_tokens: 2048,
+        max_num_seqs: 64,
+        kv_tokens: 32_768,
+        kv_transfer: true,
+        prefix_block_tokens: 16,
+        cost_per_hour: None,
+    };
+
+    /// Three engines, of which the first one is drained, with these requests on them; and room for so many migrations.
+    struct Drained {
+        fleet: Fleet,
+        flights: Flights,
+        drain: Drain,
+        under_way: UnderWay,
+    }
+
+    impl Drained {
+        fn new(flights: Vec<Flight>, in_flight_max: u32) -> Drained {
+            let mut fleet = Fleet::new(&[FACTS; 3], &RouterSettings::default());
+            let mut drain = Drain::new(&MigrationSettings::default(), 3);
+            drain.begin(&mut fleet.engines, A);
+            let mut all = Flights::default();
+            for flight in flights {
+                fleet.engine_mut(flight.stay.engine).demand.enter(&flight.stay.demand);
+                all.insert(flight);
+            }
+            Drained { fleet, flights: all, drain, under_way: UnderWay::new(in_flight_max, 3) }
+        }
+
+        /// The requests that are to leave, and the engines that have come to be empty.
+        fn tick(&mut self) -> (Vec<u64>, Vec<EngineId>) {
+            self.under_way.recount(&self.flights);
+            let (mut leave, mut drained) = (Vec::new(), Vec::new());
+            for step in self.drain.tick(&self.fleet.view(&[]), &self.flights, &mut self.under_way) {
+                match step {
+                    DrainStep::Detach(request, detaching) => {
+                        assert!(detaching.to.is_none(), "the policy chooses where it goes");
+                        self.flights.get_mut(request).unwrap().stay.detaching = Some(detaching);
+                        leave.push(request.0);
+                    }
+                    DrainStep::Drained(engine) => drained.push(engine),
+                }
+            }
+            (leave, drained)
+        }
+    }
+
+    #[test]
+    fn those_with_the_least_kv_leave_first_and_no_more_at_a_time_than_may() {
+        let flights =
+            vec![Flight::decoding(0, A, 300), Flight::decoding(1, A, 100), Flight::decoding(2, A, 200), Flight::decoding(3, B, 1)];
+        let mut drained = Drained::new(flights, 2);
+        assert_eq!(drained.tick(), (vec![1, 2], vec![]));
+        assert_eq!(drained.tick(), (vec![], vec![]), "two are on their way");
+        drained.flights.remove(RequestId(1));
+        assert_eq!(drained.tick(), (vec![0], vec![]));
+    }
+
+    #[test]
+    fn what_cannot_take_its_kv_along_stays() {
+        let mut drained = Drained::new(vec![Flight::decoding(0, A, 300)], 2);
+        drained.fleet.engine_mut(A).kv_lost = true;
+        assert_eq!(drained.tick(), (vec![], vec![]));
+    }
+
+    #[test]
+    fn an_engine_is_drained_once_when_nothing_of_it_is_needed_any_more() {
+        let mut fetches = Flight::decoding(0, B, 300);
+        let leg = LegId { request: RequestId(0), leg: 0 };
+        fetches.held = Some(KvSource { engine: A, leg, tokens: 300 });
+        let mut drained = Drained::new(vec![fetches], 2);
+        assert_eq!(drained.tick(), (vec![], vec![]), "its blocks are on their way");
+        drained.flights.get_mut(RequestId(0)).unwrap().held = None;
+        drained.flights.aborted(leg, A);
+        assert_eq!(drained.tick(), (vec![], vec![]), "an aborted leg may still come to hold some");
+        drained.flights.ended(leg);
+        assert_eq!(drained.tick(), (vec![], vec![A]));
+        assert_eq!(drained.tick(), (vec![], vec![]), "it was said");
+    }
+
+    #[test]
+    fn the_last_engine_that_takes_requests_is_not_drained_and_serves_again_when_it_has_to() {
+        let mut drained = Drained::new(vec![], 2);
+        let engines = &mut drained.fleet.engines;
+        drained.drain.begin(engines, B);
+        assert_eq!(can_drain(engines, C), Err(DrainError::Last { engine: C }));
+        assert_eq!(can_drain(engines, EngineId(9)), Err(DrainError::Unknown { engine: EngineId(9), engines: 3 }));
+        drained.drain.begin(engines, C);
+        assert_eq!(keep_one_at_work(engines), [], "one is at work");
+        engines[2].died();
+        assert_eq!(can_drain(engines, C), Err(DrainError::Dead { engine: C }));
+        assert_eq!(keep_one_at_work(engines), [A, B]);
+        undrain(engines, EngineId(9));
+        assert!(engines.iter().all(|engine| !engine.draining));
+    }
+}

@@ -200,3 +200,30 @@ impl Plans<'_> {
         stays_better && copy < again && (here - there) * f64::from(remaining) > copy + gap + contention
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_bounds_requests_tokens_and_the_share_of_the_target_until_its_window_turns() {
+        let settings = MigrationSettings {
+            window_ms: 100,
+            requests_max: 2,
+            tokens_max: 1_000,
+            kv_share_max: 0.5,
+            ..MigrationSettings::default()
+        };
+        let mut budget = Budget::default();
+        assert!(budget.affords(1_000, 2_000, &settings) && !budget.affords(1_001, 1 << 20, &settings));
+        assert!(!budget.affords(1_000, 1_999, &settings), "more than half of what the target has");
+        budget.spend(400);
+        assert!(budget.affords(600, 1 << 20, &settings) && !budget.affords(601, 1 << 20, &settings));
+        budget.spend(1);
+        assert!(!budget.affords(1, 1 << 20, &settings), "two requests");
+        budget.turn_window(Time(99_999), &settings);
+        assert!(!budget.affords(1, 1 << 20, &settings));
+        budget.turn_window(Time(100_000), &settings);
+        assert!(budget.affords(1_000, 1 << 20, &settings));
+    }
+}

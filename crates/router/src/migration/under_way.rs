@@ -70,3 +70,33 @@ impl UnderWay {
         running.max(0.0) + f64::from(self.coming(engine.id).legs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dualpool_types::records::MigrationReason;
+
+    use super::*;
+    use crate::flight::Flight;
+
+    #[test]
+    fn what_is_asked_to_leave_counts_where_it_goes_and_what_has_left_counts_until_it_decodes() {
+        let (a, b) = (EngineId(0), EngineId(1));
+        let (mut flights, mut under_way) = (Flights::default(), UnderWay::new(2, 2));
+        let leaves = |request, to| {
+            let mut flight = Flight::decoding(request, a, 300);
+            flight.stay.detaching = Some(Detaching { to, why: MigrationReason::Pays });
+            flight
+        };
+        flights.insert(leaves(0, Some(b)));
+        flights.insert(Flight::decoding(1, a, 300));
+        under_way.recount(&flights);
+        assert_eq!((under_way.leaving[0], under_way.coming(b).legs, under_way.coming(b).tokens), (1, 1, 400));
+        assert!(under_way.has_room());
+        let mut arrives = Flight::decoding(2, b, 300);
+        arrives.stay.arriving = true;
+        flights.insert(arrives);
+        under_way.recount(&flights);
+        assert!(!under_way.has_room(), "one is on its way out, and one in");
+        assert_eq!((under_way.leaving[1], under_way.coming(a).legs), (0, 0));
+    }
+}
