@@ -117,7 +117,7 @@ impl Chain {
         if let Some(rest) = tokens.prompt.get(self.hashes.len() * block_tokens..of_prompt * block_tokens) {
             self.hashes.extend(rest.chunks_exact(block_tokens).map(|block| {
                 let (pieces, _) = block.as_chunks::<PIECE_TOKENS>();
-                pieces.iter().for_each(|piece| hash = after(hash, piece));
+                hash = pieces.iter().fold(hash, after);
                 hash
             }));
         }
