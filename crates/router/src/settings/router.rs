@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use dualpool_types::settings::{Rule, Section, count, is_not_negative, rule};
 use dualpool_types::{EngineId, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
-use crate::{
+use super::{
     AdmissionSettings, AutoSettings, CacheAwareSettings, MigrationSettings, PrefixSettings, RoleSettings, ScoreSettings,
     SignalSettings,
 };
@@ -28,9 +28,9 @@ pub struct RouterSettings {
     /// wait for an engine to fall idle, pool changes, and one candidate of the policy `auto`.
     pub tick_ms: u64,
     pub admission: AdmissionSettings,
-    #[schemars(with = "String")]
     /// Policy that routes requests where no benchmark arm names one: in `dualpool run dynamic_router` the arm `dynamic_router`. It
     /// must need no pools. docs/routing.md describes the policies.
+    #[schemars(with = "String")]
     pub policy: PolicyKind,
     pub prefix: PrefixSettings,
     /// Seed of the random choices of policies (`power_of_two`, and `score` at a temperature). The same events and seed give the
