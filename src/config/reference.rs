@@ -28,7 +28,7 @@ struct Entry {
 
 /// What is allowed for a setting, in words. None when there is no such setting.
 pub(super) fn allowed(key: &str) -> Option<String> {
-    Settings::allowed(key).map(String::from).or_else(|| entries().remove(key)?.kind)
+    Settings::allowed(key).or_else(|| entries().remove(key)?.kind)
 }
 
 /// All settings as Markdown: a table per section.
@@ -44,8 +44,9 @@ pub fn reference() -> String {
             let Some(kind) = kind.as_ref().filter(|_| key.rsplit_once('.').is_some_and(|(table, _)| table == section)) else {
                 continue;
             };
-            let allowed = Settings::allowed(key).unwrap_or(kind);
-            let other = on_gpus.get(key).map(|value| format!("; on GPUs `{}`", written(value))).unwrap_or_default();
+            let allowed = Settings::allowed(key).unwrap_or_else(|| kind.clone());
+            let other = on_gpus.get(key).filter(|value| defaults.get(key) != Some(value));
+            let other = other.map(|value| format!("; on GPUs `{}`", written(value))).unwrap_or_default();
             let default = defaults.get(key).map(written).unwrap_or_default();
             let _ = writeln!(text, "| `{key}` | `{default}`{other} | {allowed} | {} |", linked(meaning));
         }
@@ -96,8 +97,8 @@ fn kind(schema: &Value) -> String {
 /// Documents of this folder as links.
 fn linked(text: &str) -> String {
     let link = |word: &str| {
-        let name = word.strip_prefix("docs/").and_then(|rest| rest.split_once(".md"));
-        name.map_or(word.to_string(), |(name, rest)| format!("[{name}.md]({name}.md){rest}"))
+        let parts = word.split_once("docs/").and_then(|(before, rest)| Some((before, rest.split_once(".md")?)));
+        parts.map_or(word.to_string(), |(before, (name, after))| format!("{before}[{name}.md]({name}.md){after}"))
     };
     text.split(' ').map(link).collect::<Vec<_>>().join(" ")
 }

@@ -28,10 +28,10 @@ pub struct TelemetrySettings {
     /// Milliseconds between two samples of each GPU in `samples.jsonl`. The router uses a GPU's sample for three seconds, so with a
     /// longer period it often has none.
     pub gpu_sample_ms: u64,
-    /// Log filter in the syntax of `tracing`, such as `warn` or `info,dualpool_engine=debug`.
+    /// Log filter in the syntax of `tracing`: a level, or levels by crate.
     pub log: String,
     /// What watches a run and leaves `profile.json`: `none`, `minimal` (this program's own timings), `nsys` (NVIDIA Nsight Systems:
-    /// every copy and kernel) or `ncu` (NVIDIA Nsight Compute: single kernels). docs/profiling.md
+    /// every copy and kernel) or `ncu` (NVIDIA Nsight Compute: single kernels). docs/profiling.md explains them.
     pub profile: ProfileKind,
 }
 

@@ -10,7 +10,9 @@ use dualpool_types::settings::{Problem, Rule, Section, each_once, require, rule}
 pub enum DeviceKind {
     /// GPUs when there are two or more (or one for both pools), else CPU.
     Auto,
+    /// vLLM's CPU engines, each on cores of its own.
     Cpu,
+    /// vLLM engines, each on a GPU.
     Gpu,
     /// Engines with a calibrated timing model and no weights.
     Virtual,

@@ -53,8 +53,7 @@ pub struct WorkloadSettings {
     pub prefill_burst: u32,
     /// Number of requests with a short prompt; `continue_requests` are added to them.
     pub decode_requests: u32,
-    /// Number of further requests with a short prompt. They differ in nothing from `decode_requests`; the two keys exist because
-    /// the lab has both.
+    /// Number of further requests with a short prompt, of the same kind as those of `decode_requests`.
     pub continue_requests: u32,
     /// Output tokens of each request. Every request makes exactly as many.
     pub max_tokens: u32,

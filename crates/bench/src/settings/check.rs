@@ -38,8 +38,8 @@ impl Settings {
     }
 
     /// What a setting allows beyond its type, in words; none where the type says it all.
-    pub fn allowed(key: &str) -> Option<&'static str> {
-        Settings::default().rules().find(|rule| rule.key == key).map(|rule| rule.allowed)
+    pub fn allowed(key: &str) -> Option<String> {
+        Settings::default().rules().find(|rule| rule.key == key).map(|rule| rule.allowed.into_owned())
     }
 
     /// Refuses settings that cannot work on any device: for those that come from a program and not from a user.

@@ -46,7 +46,7 @@ pub struct DynamicRouterSettings {
     /// Workloads, measured one after the other: `mixed`, `two_wave_imbalance`, `prefix_sessions`, `trace`. Empty = `trace` if
     /// `dynamic_router.trace` names a file, else the other three.
     pub workloads: Vec<WorkloadKind>,
-    /// Requests of one repetition of `mixed`. `--quick` and `--exact` take a share of them; so with the two below.
+    /// Requests of one repetition of `mixed`. `run.quick` and `run.exact` take a share of them, as of `rounds` and `sessions`.
     pub requests: u32,
     /// Rounds of one repetition of `two_wave_imbalance`.
     pub rounds: u32,
@@ -94,12 +94,15 @@ impl Default for DynamicRouterSettings {
     }
 }
 
-const ARMS_ALLOWED: &str = "policies for engines that are all alike, and dynamic_router for the one of router.policy";
 
 impl Section for DynamicRouterSettings {
     fn rules(&self) -> Vec<Rule> {
         vec![
-            rule("dynamic_router.arms", ARMS_ALLOWED, self.arms.iter().all(|arm| RouterArm::find(arm).is_ok())),
+            rule(
+                "dynamic_router.arms",
+                "at least one, each once, of policies for engines that are all alike, and dynamic_router for the one of router.policy",
+                !self.arms.is_empty() && each_once(&self.arms) && self.arms.iter().all(|arm| RouterArm::find(arm).is_ok()),
+            ),
             rule(
                 "dynamic_router.workloads",
                 "mixed, two_wave_imbalance, prefix_sessions and trace, each once; empty = all but the last",
@@ -115,18 +118,7 @@ impl Section for DynamicRouterSettings {
 
     fn relations(&self) -> Vec<Problem> {
         let traced = self.workloads.contains(&WorkloadKind::Trace);
-        let found = [
-            require(
-                !self.arms.is_empty() && each_once(&self.arms),
-                "dynamic_router.arms",
-                format!("at least one, each once, of {ARMS_ALLOWED}"),
-            ),
-            require(
-                !traced || self.names_trace(),
-                "dynamic_router.trace",
-                "the path of a trace where dynamic_router.workloads has `trace`",
-            ),
-        ];
-        found.into_iter().flatten().collect()
+        let text = "the path of a trace where dynamic_router.workloads has `trace`";
+        Vec::from_iter(require(!traced || self.names_trace(), "dynamic_router.trace", text))
     }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use dualpool_types::Arm;
-use dualpool_types::settings::{Problem, Rule, Section, count, described, each_once, require, rule};
+use dualpool_types::settings::{Rule, Section, count, described, each_once, rule};
 
 /// How much a run measures, and where it leaves it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,19 +62,19 @@ impl Default for RunSettings {
 
 impl Section for RunSettings {
     fn rules(&self) -> Vec<Rule> {
+        let names: Vec<&str> = Arm::nameable().map(Arm::name).collect();
+        let known = self.arms.iter().all(|arm| Arm::find(arm).is_ok());
         vec![
+            rule(
+                "run.arms",
+                format!("at least one of {}, each once", names.join(", ")),
+                !self.arms.is_empty() && known && each_once(&self.arms),
+            ),
             count("run.repetitions", self.repetitions),
             described("run.out", "the path of a folder, or empty for a new one"),
             rule("run.bootstrap_resamples", "a whole number of at least 100", self.bootstrap_resamples >= 100),
             count("run.search_budget_s", self.search_budget_s),
             rule("run.expectations", "the path of a folder, or `none`", !self.expectations.as_os_str().is_empty()),
         ]
-    }
-
-    fn relations(&self) -> Vec<Problem> {
-        let names: Vec<&str> = Arm::nameable().map(Arm::name).collect();
-        let known = self.arms.iter().all(|arm| Arm::find(arm).is_ok());
-        let holds = !self.arms.is_empty() && known && each_once(&self.arms);
-        Vec::from_iter(require(holds, "run.arms", format!("at least one of {}, each once", names.join(", "))))
     }
 }

@@ -20,7 +20,7 @@ pub struct MigrationSettings {
     pub window_ms: u64,
     /// Requests that are migrated in one window at most. Drains do not count.
     pub requests_max: u32,
-    /// Tokens whose KV is migrated in one window at most.
+    /// Tokens whose KV is migrated in one window at most. Drains do not count.
     pub tokens_max: u64,
     /// Tokens whose KV is migrated in one window at most, as a share of the KV cache of the engine that would get the next request.
     pub kv_share_max: f64,

@@ -11,8 +11,9 @@ use dualpool_types::settings::{Rule, Section, rule};
 pub enum PrefixTracking {
     /// While the policy that serves asks for it.
     Auto,
-    /// Under every policy: load then counts only the prompt tokens that are not cached.
+    /// Under every policy: demand then counts only the prompt tokens that are not cached.
     Always,
+    /// Under no policy: all then take every prompt token for one that is computed.
     Never,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use dualpool_types::settings::{Rule, Section, count, is_not_negative, rule};
 use dualpool_types::{EngineId, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
-use crate::{
+use super::{
     AdmissionSettings, AutoSettings, CacheAwareSettings, MigrationSettings, PrefixSettings, RoleSettings, ScoreSettings,
     SignalSettings,
 };

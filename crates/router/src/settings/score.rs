@@ -80,11 +80,11 @@ pub struct CacheAwareSettings {
     /// Smallest share of a prompt that must be cached on an engine for the cache to decide. Below it the engine with the least
     /// demand gets the request.
     pub match_min: f64,
-    /// The engine with the longest cached prefix is passed over when it has more than this number of requests above the engine with
-    /// the fewest, and also more than `imbalance_rel` times as many.
+    /// The engine with the longest cached prefix is passed over when it has more than this number of requests above those of the
+    /// engine with the least demand, and also more than `imbalance_rel` times as many.
     pub imbalance_abs: u32,
     /// The engine with the longest cached prefix is passed over when it has more than this many times the requests of the engine
-    /// with the fewest, and also more than `imbalance_abs` requests above it.
+    /// with the least demand, and also more than `imbalance_abs` requests above it.
     pub imbalance_rel: f64,
 }
 
