@@ -94,7 +94,6 @@ impl Default for DynamicRouterSettings {
     }
 }
 
-
 impl Section for DynamicRouterSettings {
     fn rules(&self) -> Vec<Rule> {
         vec![
