@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use dualpool_cuda::kernels::{Piece, Window, windows};
-use dualpool_cuda::{CopyRun, CudaError, Stream};
+use dualpool_cuda::{CopyRange, CudaError, Stream};
 use dualpool_types::Bytes;
 
 use super::super::copy_plan::ByteRange;
@@ -22,7 +22,7 @@ const HOST_PART_BYTES: u64 = 8 << 20;
 
 impl Route {
     /// One copy per range, given to the driver in batches. Within one GPU as between two.
-    pub(super) fn direct(&mut self, ranges: &[CopyRun<'_>], stop: &Stop) -> Result<(), CopyError> {
+    pub(super) fn direct(&mut self, ranges: &[CopyRange<'_>], stop: &Stop) -> Result<(), CopyError> {
         for (number, part) in parts(ranges, STRAIGHT_PART_BYTES).enumerate() {
             let mark = &self.marks[number % PARTS].read;
             reached(mark, stop)?;
@@ -59,7 +59,7 @@ impl Route {
 
     /// Gathered into staging memory, copied to the other GPU's, scattered from there: while one part crosses the link, the next is
     /// gathered and the last scattered.
-    pub(super) fn staged(&mut self, ranges: &[CopyRun<'_>], stop: &Stop) -> Result<(), CopyError> {
+    pub(super) fn staged(&mut self, ranges: &[CopyRange<'_>], stop: &Stop) -> Result<(), CopyError> {
         let kernels = self.kernels.clone().ok_or(CopyError::NoKernels)?;
         let staging = match &mut self.staging {
             Some(staging) => staging,
@@ -91,7 +91,7 @@ impl Route {
     }
 
     /// Out to pinned host memory and in again: while one part is written, the next is read.
-    pub(super) fn through_host(&mut self, ranges: &[CopyRun<'_>], stop: &Stop) -> Result<(), CopyError> {
+    pub(super) fn through_host(&mut self, ranges: &[CopyRange<'_>], stop: &Stop) -> Result<(), CopyError> {
         let host = match &mut self.host {
             Some(host) => host,
             // No error of `SetUp`: the class of last resort is never left out.
@@ -102,13 +102,13 @@ impl Route {
             let (marks, at) = (&self.marks[place], place as u64 * HOST_PART_BYTES);
             reached(&marks.written, stop)?;
             for piece in &part.pieces {
-                let from = ranges[piece.run].from.span(piece.within, piece.length)?;
+                let from = ranges[piece.range].from.span(piece.within, piece.length)?;
                 self.outward.copy_to_pinned_async(host, at + piece.at, from)?;
             }
             marks.read.record(&self.outward)?;
             self.inward.wait(&marks.read)?;
             for piece in &part.pieces {
-                let to = ranges[piece.run].to.span(piece.within, piece.length)?;
+                let to = ranges[piece.range].to.span(piece.within, piece.length)?;
                 self.inward.copy_from_pinned_async(to, host, at + piece.at)?;
             }
             marks.written.record(&self.inward)?;
@@ -118,15 +118,15 @@ impl Route {
 }
 
 /// The ranges in parts of at most so many bytes.
-fn parts(ranges: &[CopyRun<'_>], bytes_max: u64) -> impl Iterator<Item = Window> {
+fn parts(ranges: &[CopyRange<'_>], bytes_max: u64) -> impl Iterator<Item = Window> {
     windows(ranges.iter().map(|range| (range.from.ptr().0, range.from.bytes())), bytes_max)
 }
 
 /// The pieces of a part as copies from source to target.
-fn straight<'m>(part: &Window, ranges: &[CopyRun<'m>]) -> Result<Vec<CopyRun<'m>>, CudaError> {
+fn straight<'m>(part: &Window, ranges: &[CopyRange<'m>]) -> Result<Vec<CopyRange<'m>>, CudaError> {
     let copy = |piece: &Piece| {
-        let range = &ranges[piece.run];
-        Ok(CopyRun { to: range.to.span(piece.within, piece.length)?, from: range.from.span(piece.within, piece.length)? })
+        let range = &ranges[piece.range];
+        Ok(CopyRange { to: range.to.span(piece.within, piece.length)?, from: range.from.span(piece.within, piece.length)? })
     };
     part.pieces.iter().map(copy).collect()
 }

@@ -1,6 +1,6 @@
 //! An engine's KV memory in this process: the pieces it registered, imported, and addressed as if they lay behind each other.
 
-use dualpool_cuda::{Context, CopyRun, CudaError, DeviceSpan, GpuUuid, IpcHandle, IpcMemory};
+use dualpool_cuda::{Context, CopyRange, CudaError, DeviceSpan, GpuUuid, IpcHandle, IpcMemory};
 use dualpool_types::EngineId;
 
 use super::super::copy_plan::ByteRange;
@@ -66,7 +66,7 @@ impl Region {
 }
 
 /// A plan as copies between addresses. A range that goes on in another piece, at either end, is cut there.
-pub fn ranges<'m>(plan: &[ByteRange], from: &'m Region, to: &'m Region) -> Result<Vec<CopyRun<'m>>, CopyError> {
+pub fn ranges<'m>(plan: &[ByteRange], from: &'m Region, to: &'m Region) -> Result<Vec<CopyRange<'m>>, CopyError> {
     let mut ranges = Vec::with_capacity(plan.len());
     for span in plan {
         let mut sources = from.spans(span.source, span.length)?.into_iter();
@@ -74,7 +74,7 @@ pub fn ranges<'m>(plan: &[ByteRange], from: &'m Region, to: &'m Region) -> Resul
         let (mut source, mut target) = (sources.next(), targets.next());
         while let (Some(left), Some(right)) = (source, target) {
             let length = left.bytes().min(right.bytes());
-            ranges.push(CopyRun { from: left.span(0, length)?, to: right.span(0, length)? });
+            ranges.push(CopyRange { from: left.span(0, length)?, to: right.span(0, length)? });
             source = rest(left, length)?.or_else(|| sources.next());
             target = rest(right, length)?.or_else(|| targets.next());
         }
