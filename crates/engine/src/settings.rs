@@ -78,11 +78,11 @@ impl Default for EngineSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VirtualKv {
-    /// There is none: moves take the time that the model says.
+    /// There is none: copies take the time that the model says.
     None,
-    /// Shared memory, which the migrator copies.
+    /// Shared memory, which the KV server copies.
     Shm,
-    /// Memory of GPUs, which the migrator copies: engine `i` of `pools` on the GPU that CUDA numbers `i` (and from the first one again
+    /// Memory of GPUs, which the KV server copies: engine `i` of `pools` on the GPU that CUDA numbers `i` (and from the first one again
     /// when there are fewer).
     Cuda,
 }

@@ -1,4 +1,4 @@
-//! How KV is moved.
+//! How KV is copied.
 
 use std::path::PathBuf;
 
@@ -33,7 +33,7 @@ pub struct KvSettings {
 /// the GPU at hand.
 pub const COPY_GRID_BLOCKS: u32 = 16;
 
-/// Where a calibration of copies lies when nobody names another place.
+/// Where a calibration of copies lies when the settings name no other place.
 const CALIBRATION_FILE: &str = "artifacts/migration_cost/calibration.json";
 
 impl KvSettings {
