@@ -1,4 +1,4 @@
-//! The thread that owns the transport: it maps engines' memory, makes plans and executes them, one after the other. Work comes
+//! The thread that owns the transport: it maps engines' memory, makes copy plans and executes them, one after the other. Work comes
 //! in through a bounded queue; what became of it goes out through a callback.
 
 use std::convert::Infallible;
@@ -11,8 +11,8 @@ use dualpool_cuda::nvtx::Range;
 use dualpool_types::{Bytes, Clock, EngineId, Micros, Time};
 
 use super::Fault;
+use super::copy_plan::{BlockPair, ByteRange, copy_plan, total_bytes};
 use super::memory::KvMap;
-use super::plan::{BlockPair, Span, plan, total_bytes};
 use super::transport::{Memory, Stop, Transport};
 use super::verify::verify;
 
@@ -30,7 +30,7 @@ pub enum Job {
 
 #[derive(Debug)]
 pub struct CopyJob {
-    /// Chosen by whoever asks; comes back with the outcome.
+    /// Chosen by the caller; comes back with the outcome.
     pub id: u64,
     pub from: Arc<KvMap>,
     pub to: Arc<KvMap>,
@@ -55,7 +55,7 @@ pub struct Copied {
     pub started: Time,
     pub copy: Micros,
     pub bytes: Bytes,
-    pub runs: u32,
+    pub byte_ranges: u32,
     pub result: Result<(), String>,
 }
 
@@ -132,12 +132,12 @@ fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob)
     let started = options.clock.now();
     let fault = *options.fault.lock().unwrap_or_else(PoisonError::into_inner);
     let spans = match fault {
-        Fault::SkipBlock => plan(&job.from, &job.to, &without_one(&job.pairs)),
-        _ => plan(&job.from, &job.to, &job.pairs),
+        Fault::SkipBlock => copy_plan(&job.from, &job.to, &without_one(&job.pairs)),
+        _ => copy_plan(&job.from, &job.to, &job.pairs),
     };
     let (spans, result) = match spans {
         Ok(spans) => {
-            let result = execute_plan(transport, options, job, &spans, fault);
+            let result = carry_out(transport, options, job, &spans, fault);
             (spans, result)
         }
         Err(error) => (Vec::new(), Err(error.to_string())),
@@ -147,16 +147,16 @@ fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob)
         started,
         copy: options.clock.now().since(started),
         bytes: Bytes(if result.is_ok() { total_bytes(&spans) } else { 0 }),
-        runs: u32::try_from(spans.len()).unwrap_or(u32::MAX),
+        byte_ranges: u32::try_from(spans.len()).unwrap_or(u32::MAX),
         result,
     }
 }
 
-fn execute_plan(
+fn carry_out(
     transport: &mut dyn Transport,
     options: &MoverOptions,
     job: &CopyJob,
-    spans: &[Span],
+    spans: &[ByteRange],
     fault: Fault,
 ) -> Result<(), String> {
     let (from, to) = (job.from.engine, job.to.engine);
@@ -207,7 +207,7 @@ mod tests {
         fn unmap(&mut self, engine: EngineId) {
             self.memory.remove(&engine);
         }
-        fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
+        fn copy(&mut self, plan: &[ByteRange], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
             if stop.is_set() {
                 return Err(TransportError::Stopped);
             }
@@ -253,7 +253,7 @@ mod tests {
     fn copies_and_reports() {
         let good = copied(Fault::None, false, false);
         // Two layers of blocks 0 and 2..4, of which the first layer's end and the second one's start touch.
-        assert_eq!((good.bytes, good.runs, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
+        assert_eq!((good.bytes, good.byte_ranges, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
         assert_eq!(
             (good.waited, good.started, good.copy),
             (Micros(3), Time(5), Micros(0)),

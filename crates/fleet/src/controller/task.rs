@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use dualpool_engine::{EngineEvent, EngineEvents, Fleet};
-use dualpool_kv::{KvMover, MoveEvent};
+use dualpool_kv::{KvEvent, KvMover};
 use dualpool_machine::nvml::Round;
 use dualpool_router::{Action, CostModel, EngineFacts, EngineState, Event, Router, RouterSettings};
 use dualpool_types::records::Sample;
@@ -68,7 +68,7 @@ pub(super) struct Task {
     router: Router,
     fleet: Fleet,
     mover: Option<Box<dyn KvMover>>,
-    moves: Option<mpsc::Receiver<MoveEvent>>,
+    moves: Option<mpsc::Receiver<KvEvent>>,
     clock: Arc<dyn Clock>,
     /// One per request that is not over, so at most `router.max_in_flight` and those that wait for admission.
     clients: HashMap<RequestId, Client>,
@@ -86,7 +86,7 @@ pub(super) struct Task {
 impl Task {
     pub fn new(
         fleet: Fleet,
-        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<MoveEvent>)>,
+        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<KvEvent>)>,
         settings: &RouterSettings,
         clock: Arc<dyn Clock>,
     ) -> Task {
@@ -333,12 +333,12 @@ impl Task {
         }
     }
 
-    fn move_event(&mut self, event: MoveEvent) {
+    fn move_event(&mut self, event: KvEvent) {
         match &event {
-            MoveEvent::Moved { leg, copy, bytes, runs, error, from, to, .. } => {
+            KvEvent::Fetched { leg, copy, bytes, byte_ranges, error, from, to, .. } => {
                 match error {
-                    Some(why) => tracing::warn!(%leg, %from, %to, why, "KV was not moved; the prompt is computed again"),
-                    None => tracing::debug!(%leg, %from, %to, %copy, %bytes, runs, "KV moved"),
+                    Some(why) => tracing::warn!(%leg, %from, %to, why, "KV was not copied; the prompt is computed again"),
+                    None => tracing::debug!(%leg, %from, %to, %copy, %bytes, byte_ranges, "KV copied"),
                 }
                 if let Some(client) = self.clients.get_mut(&leg.request) {
                     client.timeline.moved(*leg, &event);
@@ -348,26 +348,26 @@ impl Task {
                 }
                 self.feed(Event::KvMoved { leg: *leg, copy: *copy, bytes: *bytes, ok: error.is_none() });
             }
-            MoveEvent::Held { engine, leg } => {
+            KvEvent::Held { engine, leg } => {
                 // The leg may have been given up before its engine got to hold anything.
                 if !self.router.needs_blocks_of(*leg) {
                     self.release(*engine, *leg);
                 }
             }
-            MoveEvent::LeaseExpired { engine, leg } => {
+            KvEvent::LeaseExpired { engine, leg } => {
                 self.leases_expired += 1;
                 tracing::warn!(%engine, %leg, "nobody fetched the held KV in time");
             }
-            MoveEvent::Disconnected { engine } => {
+            KvEvent::Disconnected { engine } => {
                 tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved");
                 self.feed(Event::KvLost { engine: *engine });
             }
-            MoveEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
-            MoveEvent::CopyCost { from, to, lines } => {
+            KvEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
+            KvEvent::CopyCost { from, to, lines } => {
                 tracing::debug!(%from, %to, ?lines, "what a copy costs by the calibration");
                 self.feed(Event::CopyCost { from: *from, to: *to, lines });
             }
-            MoveEvent::Released { .. } => {}
+            KvEvent::Released { .. } => {}
         }
     }
 
@@ -487,7 +487,7 @@ async fn next_round(gpus: &mut Option<Box<GpuWatch>>) -> Option<Round> {
 }
 
 /// The mover's next event; for ever none where there is no mover.
-async fn next_move(moves: &mut Option<mpsc::Receiver<MoveEvent>>) -> Option<MoveEvent> {
+async fn next_move(moves: &mut Option<mpsc::Receiver<KvEvent>>) -> Option<KvEvent> {
     match moves {
         Some(moves) => moves.recv().await,
         None => None,

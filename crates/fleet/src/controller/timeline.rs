@@ -1,7 +1,7 @@
 //! The timeline of one request, as it unfolds.
 
 use dualpool_cuda::nvtx::Range;
-use dualpool_kv::MoveEvent;
+use dualpool_kv::KvEvent;
 use dualpool_types::records::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord};
 use dualpool_types::{Class, EngineId, Leg, LegId, LegOutput, Micros, Objectives, Request, RequestError, Role, Time, TokenId};
 
@@ -124,8 +124,8 @@ impl Timeline {
     }
 
     /// The mover is done with the copy that `leg` waited for.
-    pub fn moved(&mut self, leg: LegId, event: &MoveEvent) {
-        let MoveEvent::Moved { waited, started, copy, bytes, runs, error: None, .. } = *event else { return };
+    pub fn moved(&mut self, leg: LegId, event: &KvEvent) {
+        let KvEvent::Fetched { waited, started, copy, bytes, byte_ranges: runs, error: None, .. } = *event else { return };
         if let Some(handoff) = self.handoffs.iter_mut().find(|handoff| handoff.leg == leg.leg) {
             handoff.copied = Some(Copied { waited, started, took: copy, bytes, runs });
         }

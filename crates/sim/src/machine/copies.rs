@@ -51,7 +51,7 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
             self.engines[source.engine.index()].scheduler.release(source.leg);
             self.engines[to.index()].totals.moves_in += 1;
         }
-        self.engines[to.index()].scheduler.loaded(leg, kv);
+        self.engines[to.index()].scheduler.fetched(leg, kv);
         let bytes = match kv {
             Some(_) => Bytes(self.engines[to.index()].settings.kv_bytes_per_token * u64::from(source.tokens)),
             None => Bytes(0),

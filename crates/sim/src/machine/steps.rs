@@ -2,7 +2,7 @@
 
 use rand::Rng as _;
 
-use dualpool_model::{LoadRequest, StepOutput};
+use dualpool_model::{FetchRequest, StepOutput};
 use dualpool_router::Event;
 use dualpool_types::{EngineId, EngineStats, LegOutput, Micros, Request, Time};
 
@@ -52,7 +52,7 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
             return;
         }
         let step = engine.scheduler.begin_step();
-        for LoadRequest { leg, source } in engine.scheduler.take_loads() {
+        for FetchRequest { leg, source } in engine.scheduler.take_fetches() {
             let takes = engine.settings.timing.copy(source.tokens);
             let slower = self.simulation.faults.slowdown(self.now, source.engine, id);
             let ends = self.now.plus(Micros((takes.0 as f64 * slower) as u64));
