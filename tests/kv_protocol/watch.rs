@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use dualpool_kv::{Fault, KvEvent, KvServer, MigrateSettings};
+use dualpool_kv::{Fault, KvEvent, KvServer, KvSettings};
 use dualpool_types::{Clock, EngineId, LegId, Micros, MonotonicClock, RequestId, Time};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub const LEASE_MS: u64 = 600_000;
 
 pub fn start(verify_kv: bool) -> Watched {
     let clock = Arc::new(SkewClock::default());
-    let settings = MigrateSettings { lease_ms: LEASE_MS, verify_kv, ..Default::default() };
+    let settings = KvSettings { lease_ms: LEASE_MS, verify: verify_kv, ..Default::default() };
     let (kv_server, events) = KvServer::start(&settings, clock.clone(), Fault::None).expect("the KV server starts");
     Watched { kv_server, events, clock }
 }

@@ -111,7 +111,7 @@ async fn virtual_engines(spec: FleetSpec<'_>, indices: &[u32], clock: Arc<dyn Cl
         VirtualKv::Cuda => gpu_places(indices)?,
     };
     let transports = Box::new(transports(&spec));
-    let (kv_server, moves) = KvServer::start_with(spec.migrate, clock.clone(), fault, spec.links, transports)?;
+    let (kv_server, moves) = KvServer::start_with(spec.kv, clock.clone(), fault, spec.links, transports)?;
     let started = start_with_memory(&places, kv_server.socket_path(), &settings_of_engines, clock.clone()).await;
     let (fleet, events) = started.context("the virtual engines did not start")?;
     Ok(Controller::start(fleet, events, Some((Box::new(kv_server), moves)), spec.router, spec.telemetry, clock))
@@ -126,5 +126,5 @@ fn gpu_places(indices: &[u32]) -> anyhow::Result<Vec<KvPlace>> {
 
 /// What moves KV between engines, whatever memory they have.
 fn transports(spec: &FleetSpec<'_>) -> Transports {
-    Transports::calibrated(KernelSettings::new(spec.migrate, &spec.engine.venv), &spec.links)
+    Transports::calibrated(KernelSettings::new(spec.kv, &spec.engine.venv), &spec.links)
 }

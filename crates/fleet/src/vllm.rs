@@ -22,7 +22,7 @@ pub async fn start(
     fault: Fault,
 ) -> anyhow::Result<Controller> {
     let transports = Box::new(super::transports(&spec));
-    let (kv_server, moves) = KvServer::start_with(spec.migrate, clock.clone(), fault, spec.links, transports)?;
+    let (kv_server, moves) = KvServer::start_with(spec.kv, clock.clone(), fault, spec.links, transports)?;
     let cannot_move = spec.placements.iter().find_map(|placement| unreachable_memory(&placement.device));
     if let Some(why) = &cannot_move {
         progress.note(&format!("KV does not move between these engines, and arms that move it are left out: {why}"));

@@ -46,7 +46,7 @@ pub use cost::{ClassCost, CopyClass, Footprint, LinkCost, LinkCostError};
 pub use cuda::{CudaTransport, KernelSettings};
 pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
-pub use settings::{COPY_GRID_BLOCKS, MigrateSettings};
+pub use settings::{COPY_GRID_BLOCKS, KvSettings};
 pub use shm::ShmTransport;
 pub use transport::{Memory, Stop, Transport, TransportError};
 pub use transports::Transports;
@@ -111,7 +111,7 @@ pub struct KvServer {
 impl KvServer {
     /// Opens the control socket in the run folder. Events come out of the returned channel.
     pub fn start(
-        settings: &MigrateSettings,
+        settings: &KvSettings,
         clock: Arc<dyn Clock>,
         fault: Fault,
     ) -> anyhow::Result<(KvServer, mpsc::Receiver<KvEvent>)> {
@@ -120,7 +120,7 @@ impl KvServer {
 
     /// The same with a transport of the caller's making, and knowing what copies between these engines cost.
     pub fn start_with(
-        settings: &MigrateSettings,
+        settings: &KvSettings,
         clock: Arc<dyn Clock>,
         fault: Fault,
         links: EngineLinks,
@@ -130,7 +130,7 @@ impl KvServer {
         let (events, received) = mpsc::channel(KV_EVENTS_MAX);
         let fault = Arc::new(Mutex::new(fault));
         let lease = Micros(settings.lease_ms * 1000);
-        let options = control::Options { lease, verify: settings.verify_kv, fault: fault.clone(), clock, links };
+        let options = control::Options { lease, verify: settings.verify, fault: fault.clone(), clock, links };
         let thread = control::ControlThread::start(run_dir.socket(), transport, options, events)?;
         Ok((KvServer { thread, run_dir, fault }, received))
     }
