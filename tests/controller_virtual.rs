@@ -8,7 +8,7 @@ use rand::Rng as _;
 use dualpool_engine::virtual_engine::{VirtualEngine, VirtualFleet, VirtualMover};
 use dualpool_engine::{Engine, TokenizeError};
 use dualpool_fleet::TelemetrySettings;
-use dualpool_fleet::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
+use dualpool_fleet::controller::{Controller, Facts, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool_kv::Fault;
 use dualpool_model::{Fingerprint, VirtualSettings};
 use dualpool_router::{DrainError, RouterSettings, ScoreSettings};
@@ -68,7 +68,7 @@ fn request(index: u32, prompt_tokens: usize, max_tokens: u32) -> NewRequest {
         class: if prompt_tokens < 256 { Class::Short } else { Class::Long },
         priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) },
-        index,
+        facts: Facts { index, ..Facts::default() },
     }
 }
 
@@ -103,8 +103,8 @@ impl Rig {
         }
         for (request, stream) in requests.iter().zip(streams) {
             let (tokens, result) = stream.await.unwrap();
-            assert_eq!(result, Ok(()), "request {}", request.index);
-            assert_eq!(tokens, self.answer(request), "request {}", request.index);
+            assert_eq!(result, Ok(()), "request {}", request.facts.index);
+            assert_eq!(tokens, self.answer(request), "request {}", request.facts.index);
         }
     }
 
@@ -287,8 +287,8 @@ async fn serve_through(rig: &Rig, tokens_before: usize, what: impl AsyncFnOnce()
     for ((request, stream), mut tokens) in requests.iter().zip(streams).zip(early) {
         let (rest, result) = collect(stream).await;
         tokens.extend(rest);
-        assert_eq!(result, Ok(()), "request {}", request.index);
-        assert_eq!(tokens, rig.answer(request), "request {}", request.index);
+        assert_eq!(result, Ok(()), "request {}", request.facts.index);
+        assert_eq!(tokens, rig.answer(request), "request {}", request.facts.index);
     }
 }
 

@@ -8,7 +8,7 @@ use rand::Rng as _;
 
 use dualpool_bench::Settings;
 use dualpool_fleet::Silent;
-use dualpool_fleet::controller::{Controller, NewRequest, Reply, ReplyStream};
+use dualpool_fleet::controller::{Controller, Facts, NewRequest, Reply, ReplyStream};
 use dualpool_kv::{EngineLinks, Fault};
 use dualpool_machine::{DeviceKind, Gpus};
 use dualpool_types::{
@@ -70,7 +70,7 @@ pub fn request(prompt: Arc<[TokenId]>, max_tokens: u32, index: u32) -> NewReques
         class: Class::Short,
         priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros::from_secs(10.0), itl_us_max: Micros::from_secs(10.0) },
-        index,
+        facts: Facts { index, ..Facts::default() },
     }
 }
 

@@ -32,7 +32,7 @@ impl Router {
 
     /// The same with requests in flight, by the router's own choice: those stay where they are, new ones follow the arrangement, and what
     /// is watched goes on. Engines whose settings change are tuned by the actions.
-    pub(super) fn rearrange(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) {
+    pub fn rearrange(&mut self, arrangement: &Arrangement, actions: &mut Vec<Action>) {
         for engine in &mut self.engines {
             engine.role = arrangement.roles[engine.id.index()];
             retune(engine, self.now, arrangement.tunings[engine.id.index()], actions);
