@@ -77,7 +77,15 @@ async fn serve(
         *next += 1;
         let prompt = (0..PROMPT_TOKENS).map(|k| (stream as u32 * 7 + k) % 200 + 10).collect();
         left.insert(id, max_tokens as usize);
-        engine.submit(Leg { id, prompt, max_tokens, ignore_eos: true, sampling: Sampling::default(), load: None, hold: false });
+        engine.submit(Leg {
+            id,
+            prompt,
+            max_tokens,
+            ignore_eos: true,
+            sampling: Sampling::default(),
+            kv_source: None,
+            hold: false,
+        });
     }
     let mut latencies = Vec::new();
     let mut tokens = 0;

@@ -508,8 +508,8 @@ impl Engine for Untunable {
         self.0.abort(leg);
     }
 
-    fn part(&self, leg: LegId) {
-        self.0.part(leg);
+    fn detach(&self, leg: LegId) {
+        self.0.detach(leg);
     }
 
     fn tune(&self, _: Tuning) -> anyhow::Result<()> {

@@ -89,7 +89,7 @@ impl Fleet {
     fn leg(&mut self, prompt: Vec<TokenId>, max_tokens: u32) -> Leg {
         self.next += 1;
         let id = LegId { request: RequestId(self.next), leg: 0 };
-        Leg { id, prompt: prompt.into(), max_tokens, ignore_eos: true, sampling: Sampling::default(), load: None, hold: false }
+        Leg { id, prompt: prompt.into(), max_tokens, ignore_eos: true, sampling: Sampling::default(), kv_source: None, hold: false }
     }
 
     async fn event(&mut self) -> EngineEvent {

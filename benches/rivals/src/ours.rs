@@ -2,7 +2,7 @@
 //! of every engine known.
 
 use dualpool_router::{Action, EngineFacts, Event, PrefixTracking, Router, RouterSettings};
-use dualpool_router::policy::{Ask, Plan};
+use dualpool_router::policy::{Ask, Placement};
 use dualpool_router::prefix::{Chain, Tokens};
 use dualpool_types::{Arrangement, Class, EngineId, EngineStats, FinishReason, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time, Tuning};
 
@@ -96,7 +96,7 @@ impl Ours {
     }
 
     /// The whole decision.
-    pub fn decide(&mut self, prompt: &[u32]) -> Option<Plan> {
+    pub fn decide(&mut self, prompt: &[u32]) -> Option<Placement> {
         let ask = Ask { prompt_tokens: prompt.len() as u32, outputs: 32, objectives: OBJECTIVES };
         self.chain.clear();
         self.router.decide_for(&ask, prompt, &mut self.chain)

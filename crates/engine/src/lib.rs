@@ -56,7 +56,7 @@ pub trait Engine: Send + Sync {
 
     /// Ends a leg with the token that it gets next (or with those that are being computed), as if it had been asked for no more, and
     /// holds its KV, as if it had been told to. A leg that is unknown or over is ignored.
-    fn part(&self, leg: LegId);
+    fn detach(&self, leg: LegId);
 
     /// Changes scheduler settings from the next step on. When it fails, the engine keeps those it has.
     fn tune(&self, tuning: Tuning) -> anyhow::Result<()>;

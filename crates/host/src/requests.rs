@@ -21,7 +21,7 @@ struct InFlight {
     /// By hand-off: the leg that fetches.
     fetching: Vec<u16>,
     /// Legs that were to end before their time, for the request to go on elsewhere.
-    parted: Vec<u16>,
+    detached: Vec<u16>,
     /// When its engine had computed the tokens that come next.
     computed: Option<Micros>,
 }
@@ -76,14 +76,14 @@ impl Requests {
             ended_us: Micros::ZERO,
             outcome: Outcome::Done,
         };
-        let in_flight = InFlight { record, fetching: Vec::new(), parted: Vec::new(), computed: None };
+        let in_flight = InFlight { record, fetching: Vec::new(), detached: Vec::new(), computed: None };
         self.in_flight.entry(request.id).or_insert(in_flight);
     }
 
     fn action(&mut self, at: Time, action: &Action, engines: &[EngineState], run: &Run) -> Option<RequestRecord> {
         match action {
             Action::Submit { engine, leg } => self.in_flight.get_mut(&leg.id.request)?.sent(at, &engines[engine.index()], leg),
-            Action::Part { leg, .. } => self.in_flight.get_mut(&leg.request)?.parted.push(leg.leg),
+            Action::Detach { leg, .. } => self.in_flight.get_mut(&leg.request)?.detached.push(leg.leg),
             Action::Emit { request, tokens } => self.in_flight.get_mut(request)?.emitted(at, tokens),
             Action::Finish { request, result } => return Some(self.in_flight.remove(request)?.end(at, result, run)),
             Action::Abort { .. } | Action::Release { .. } | Action::Tune { .. } | Action::Note(_) => {}
@@ -96,9 +96,9 @@ impl InFlight {
     fn sent(&mut self, at: Time, engine: &EngineState, leg: &Leg) {
         let at = Micros(at.0);
         self.record.admitted_us.get_or_insert(at);
-        if let Some(source) = leg.load {
+        if let Some(source) = leg.kv_source {
             let ended = self.record.legs.get(usize::from(source.leg.leg)).and_then(|leg| leg.ended_us);
-            let kind = if self.parted.contains(&source.leg.leg) { HandoffKind::Live } else { HandoffKind::Prefill };
+            let kind = if self.detached.contains(&source.leg.leg) { HandoffKind::Live } else { HandoffKind::Prefill };
             self.fetching.push(leg.id.leg);
             self.record.handoffs.push(HandoffRecord {
                 kind,
@@ -203,9 +203,17 @@ mod tests {
         }
     }
 
-    fn leg(number: u16, load: Option<KvSource>) -> Leg {
+    fn leg(number: u16, kv_source: Option<KvSource>) -> Leg {
         let Request { id, prompt, max_tokens, ignore_eos, sampling, .. } = request(7);
-        Leg { id: LegId { request: id, leg: number }, prompt, max_tokens, ignore_eos, sampling, load, hold: load.is_none() }
+        Leg {
+            id: LegId { request: id, leg: number },
+            prompt,
+            max_tokens,
+            ignore_eos,
+            sampling,
+            kv_source,
+            hold: kv_source.is_none(),
+        }
     }
 
     #[test]

@@ -10,11 +10,11 @@ use super::admission::Admission;
 use super::auto::Auto;
 use super::flight::Flight;
 use super::migration::Migration;
-use super::policy::{self, Ask, Plan, Policy};
+use super::policy::{self, Ask, Placement, Policy};
 use super::prefix::PrefixIndex;
 use super::roles::RoleWatch;
 use super::signals::EngineSignals;
-use super::{Action, CopyTable, CostModel, EngineFacts, EngineState, Event, Explanation, FleetView, Load};
+use super::{Action, CopyTable, CostModel, Demand, EngineFacts, EngineState, Event, Explanation, FleetView};
 use crate::RouterSettings;
 
 /// Decides where every request goes and follows it to its end.
@@ -123,8 +123,8 @@ impl Router {
         &self.engines
     }
 
-    pub fn load(&self, engine: EngineId) -> &Load {
-        &self.engines[engine.index()].load
+    pub fn demand(&self, engine: EngineId) -> &Demand {
+        &self.engines[engine.index()].demand
     }
 
     pub fn role(&self, engine: EngineId) -> Role {
@@ -166,7 +166,7 @@ impl Router {
     }
 
     /// Where a request that starts now goes, by what was looked up of its prompt. None only when no engine is alive.
-    pub fn decide(&mut self, ask: &Ask) -> Option<Plan> {
+    pub fn decide(&mut self, ask: &Ask) -> Option<Placement> {
         self.deciding(|policy, fleet| policy.place(fleet, ask))
     }
 
@@ -206,11 +206,18 @@ impl Router {
     }
 
     /// Notes what the decision just made was made of, if somebody wants to know.
-    pub(super) fn explain(&mut self, request: RequestId, ask: &Ask, from: Option<EngineId>, plan: Plan, actions: &mut Vec<Action>) {
+    pub(super) fn explain(
+        &mut self,
+        request: RequestId,
+        ask: &Ask,
+        from: Option<EngineId>,
+        plan: Placement,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(explanation) = &mut self.explanation else { return };
         let (chosen, split) = match plan {
-            Plan::Whole(engine) => (engine, false),
-            Plan::Split(engine) => (engine, true),
+            Placement::Whole(engine) => (engine, false),
+            Placement::Split(engine) => (engine, true),
         };
         let Ask { prompt_tokens, outputs, .. } = *ask;
         let (policy, candidates) = (self.kind, explanation.get_mut().take());

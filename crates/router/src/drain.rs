@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use dualpool_types::records::{MoveReason, RouterNote};
+use dualpool_types::records::{MigrationReason, RouterNote};
 use dualpool_types::{EngineId, Time};
 
 use super::flight::Parting;
@@ -78,7 +78,7 @@ impl Router {
                 if !self.may_move_more() {
                     return;
                 }
-                self.part(request, Parting { to: None, why: MoveReason::Drain }, actions);
+                self.part(request, Parting { to: None, why: MigrationReason::Drain }, actions);
             }
         }
     }
@@ -87,6 +87,6 @@ impl Router {
     fn is_empty(&self, engine: EngineId) -> bool {
         let holds = self.flights.values().any(|flight| flight.held.is_some_and(|source| source.engine == engine));
         let ending = self.ending.values().any(|of| *of == engine);
-        self.engines[engine.index()].load.depth() == 0 && !holds && !ending
+        self.engines[engine.index()].demand.depth() == 0 && !holds && !ending
     }
 }

@@ -71,7 +71,7 @@ pub enum Event<'a> {
 /// Something to be done. The router assumes that it will be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Send a leg to an engine. A leg with `load` makes the engine ask the mover for the blocks, once it has room for them.
+    /// Send a leg to an engine. A leg with a KV source makes the engine ask the mover for the blocks, once it has room for them.
     Submit {
         engine: EngineId,
         leg: Leg,
@@ -81,7 +81,7 @@ pub enum Action {
         leg: LegId,
     },
     /// End this leg with its next token, as if it had been asked for no more, and hold its KV.
-    Part {
+    Detach {
         engine: EngineId,
         leg: LegId,
     },

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use dualpool_types::records::MoveReason;
+use dualpool_types::records::MigrationReason;
 use dualpool_types::{Bytes, EngineId, KvSource, LegId, Micros, Phase, Request, Time, TokenId};
 
 use super::admission::Admitted;
-use super::fleet::LegLoad;
+use super::fleet::LegDemand;
 use super::policy::Ask;
 use super::prefix::Chain;
 
@@ -90,7 +90,7 @@ pub(super) struct Stay {
     pub arriving: bool,
     /// Output tokens still expected of this leg.
     pub left: u32,
-    pub load: LegLoad,
+    pub demand: LegDemand,
     /// Prompt tokens that the engine's prefix cache was believed to hold when the leg was sent.
     pub believed: u32,
     /// When the stay began, which is when the one before it ended.
@@ -108,7 +108,7 @@ pub(super) struct Stay {
 pub(super) struct Parting {
     /// None leaves it to the policy, by the signals of the moment.
     pub to: Option<EngineId>,
-    pub why: MoveReason,
+    pub why: MigrationReason,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,8 +131,8 @@ pub(super) struct Flight {
 impl Flight {
     /// It decodes, and could do so elsewhere.
     pub fn can_part(&self) -> bool {
-        let Stay { split, parting, left, load, .. } = &self.stay;
-        load.started && !split && parting.is_none() && *left > 1 && self.journey.can_move()
+        let Stay { split, parting, left, demand, .. } = &self.stay;
+        demand.started && !split && parting.is_none() && *left > 1 && self.journey.can_move()
     }
 
     /// It is on its way from one engine on which it decoded to another.

@@ -31,7 +31,7 @@ pub use cost::CostModel;
 pub use drain::DrainError;
 pub use event::{Action, Event};
 pub use explain::{Explanation, Terms};
-pub use fleet::{DEVICE_SIGNALS_AGE_MAX, EngineFacts, EngineState, FleetView, Load};
+pub use fleet::{DEVICE_SIGNALS_AGE_MAX, Demand, EngineFacts, EngineState, FleetView};
 pub use settings::{
     AdmissionSettings, AutoSettings, CacheAwareSettings, EarlyRejection, MigrationSettings, PrefixSettings, PrefixTracking,
     RoleSettings, RouterSettings, ScoreSettings, SignalSettings, WindowKind,

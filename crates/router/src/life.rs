@@ -6,9 +6,9 @@ use dualpool_types::{
     Time, TokenId,
 };
 
-use super::fleet::LegLoad;
+use super::fleet::LegDemand;
 use super::flight::{Flight, Journey, Loading, Parting, Stay};
-use super::policy::Plan;
+use super::policy::Placement;
 use super::{Action, EngineState, Router, locality};
 
 impl Router {
@@ -88,17 +88,17 @@ impl Router {
         let objectives = journey.request.objectives;
         journey.tokens.extend_from_slice(tokens);
         let engine = &mut self.engines[stay.engine.index()];
-        let (first, prefill, given) = (!stay.load.started, stay.load.prefill, tokens.len() as u32);
+        let (first, prefill, given) = (!stay.demand.started, stay.demand.prefill, tokens.len() as u32);
         stay.left -= given;
-        engine.load.leave(&stay.load);
-        stay.load = LegLoad {
+        engine.demand.leave(&stay.demand);
+        stay.demand = LegDemand {
             prefill: 0,
             started: true,
-            context: stay.load.context + given,
-            outputs: stay.load.outputs - given,
-            ..stay.load
+            context: stay.demand.context + given,
+            outputs: stay.demand.outputs - given,
+            ..stay.demand
         };
-        engine.load.enter(&stay.load);
+        engine.demand.enter(&stay.demand);
         let gap = now.since(std::mem::replace(&mut stay.last, now));
         if !first {
             return engine.signals.more_tokens(now, gap, given);
@@ -107,19 +107,19 @@ impl Router {
         engine.signals.first_token(now, times);
         engine.started(prefill);
         if let Some(prefix) = &mut self.prefix {
-            locality::used(prefix, stay.engine, journey, stay.load.context - given);
+            locality::used(prefix, stay.engine, journey, stay.demand.context - given);
         }
         stay.arriving = false;
         stay.phase = if stay.split { Phase::Handoff } else { Phase::Decode };
         if !stay.split {
             stay.decodes_since = Some(now);
-            let at_most = f64::from(stay.left) * self.costs.step(0.0, engine.load.running as f64);
+            let at_most = f64::from(stay.left) * self.costs.step(0.0, engine.demand.running as f64);
             self.admission.decodes.began(stay.engine, now, at_most);
         }
         // The leg has its KV, loaded or computed: nobody needs the blocks it came from any more.
         release(held.take(), actions);
         if let Some(Loading { from, tokens, at_once, copied: Some((copy, bytes)) }) = stay.loading {
-            let joining = engine.joining(&self.costs, engine.load.running as f64);
+            let joining = engine.joining(&self.costs, engine.demand.running as f64);
             // Where the engine had the prefix in its cache, no copy shows what one costs.
             let copied = if bytes == Bytes(0) { 0 } else { tokens };
             if at_once {
@@ -167,15 +167,15 @@ impl Router {
                 self.look_up(&mut journey);
                 let decided = self.decide_decode(&ask, from);
                 if let Some(engine) = decided {
-                    self.explain(journey.request.id, &ask, Some(from), Plan::Whole(engine), actions);
+                    self.explain(journey.request.id, &ask, Some(from), Placement::Whole(engine), actions);
                 }
                 decided
             }
             chosen => chosen,
         };
         let engine = to.unwrap_or(from);
-        // An engine does not load from itself; what its prefix cache kept serves instead.
-        let (load, unused) = if engine == from { (None, held) } else { (held, None) };
+        // An engine does not fetch from itself; what its prefix cache kept serves instead.
+        let (kv_source, unused) = if engine == from { (None, held) } else { (held, None) };
         release(unused, actions);
         if stay.parting.is_some() {
             // Also where it comes back, so that it is not parted again at once.
@@ -183,11 +183,11 @@ impl Router {
         }
         let moves = stay.parting.filter(|_| engine != from);
         if let Some(Parting { why, .. }) = moves {
-            let (request, tokens) = (journey.request.id, load.map_or(0, |source| source.tokens));
+            let (request, tokens) = (journey.request.id, kv_source.map_or(0, |source| source.tokens));
             actions.push(Action::Note(Box::new(RouterNote::Migrated { request, from, to: engine, tokens, why })));
         }
         let request = journey.request.id;
-        self.send(now, journey, engine, false, load, actions);
+        self.send(now, journey, engine, false, kv_source, actions);
         if let Some(flight) = self.flights.get_mut(&request) {
             flight.stay.arriving = moves.is_some();
         }
@@ -206,15 +206,15 @@ impl Router {
         }
         release(held.take(), actions);
         stay.loading = None;
-        if !stay.load.started {
+        if !stay.demand.started {
             let prompt = journey.ask().prompt_tokens;
-            let load = &mut self.engines[stay.engine.index()].load;
-            load.leave(&stay.load);
+            let demand = &mut self.engines[stay.engine.index()].demand;
+            demand.leave(&stay.demand);
             stay.phase = Phase::Prefill;
             stay.believed = locality::cached_on(self.prefix.as_ref(), stay.engine, journey);
-            stay.load.prefill = prompt - stay.believed;
-            stay.load.long = stay.load.prefill >= self.long_prompt_tokens_min;
-            load.enter(&stay.load);
+            stay.demand.prefill = prompt - stay.believed;
+            stay.demand.long = stay.demand.prefill >= self.long_prompt_tokens_min;
+            demand.enter(&stay.demand);
         }
     }
 
@@ -228,7 +228,7 @@ impl Router {
             if flight.stay.engine == dead {
                 stranded.push(request);
             }
-            // Its blocks are gone with it. A leg that was to load them finds that out from the mover and computes its prompt.
+            // Its blocks are gone with it. A leg that was to fetch them finds that out from the mover and computes its prompt.
             flight.held.take_if(|source| source.engine == dead);
         }
         stranded.sort_unstable();
@@ -264,23 +264,23 @@ impl Router {
 
     /// Where the request goes from here, as it will be done: the policy's plan, but whole where it could not be split. None only when no
     /// engine is alive.
-    pub(super) fn plan(&mut self, journey: &mut Journey) -> Option<Plan> {
+    pub(super) fn plan(&mut self, journey: &mut Journey) -> Option<Placement> {
         self.look_up(journey);
         match self.decide(&journey.ask())? {
             // With one token to go there is nothing to decode elsewhere, and without another engine to take the KV no elsewhere. What would
             // get other tokens there stays.
-            Plan::Split(engine) if journey.remaining() <= 1 || !journey.can_move() || !self.can_hand_over(engine) => {
-                Some(Plan::Whole(engine))
+            Placement::Split(engine) if journey.remaining() <= 1 || !journey.can_move() || !self.can_hand_over(engine) => {
+                Some(Placement::Whole(engine))
             }
             plan => Some(plan),
         }
     }
 
     /// Sends the request where the plan just made says.
-    pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Plan, actions: &mut Vec<Action>) {
-        let (Plan::Whole(engine) | Plan::Split(engine)) = plan;
+    pub(super) fn start(&mut self, now: Time, journey: Journey, plan: Placement, actions: &mut Vec<Action>) {
+        let (Placement::Whole(engine) | Placement::Split(engine)) = plan;
         self.explain(journey.request.id, &journey.ask(), None, plan, actions);
-        self.send(now, journey, engine, matches!(plan, Plan::Split(_)), None, actions);
+        self.send(now, journey, engine, matches!(plan, Placement::Split(_)), None, actions);
     }
 
     pub(super) fn can_hand_over(&self, from: EngineId) -> bool {
@@ -294,7 +294,7 @@ impl Router {
         mut journey: Journey,
         engine: EngineId,
         split: bool,
-        load: Option<KvSource>,
+        kv_source: Option<KvSource>,
         actions: &mut Vec<Action>,
     ) {
         let ask = journey.ask();
@@ -306,23 +306,23 @@ impl Router {
             max_tokens: if split { 1 } else { ask.outputs },
             ignore_eos: journey.request.ignore_eos,
             sampling: journey.request.sampling,
-            load,
+            kv_source,
             hold: split,
         };
         // A leg that loads gets from elsewhere what its engine has not cached; else that is computed.
         let cached = locality::cached_on(self.prefix.as_ref(), engine, &mut journey);
-        let believed = if load.is_none() { cached } else { 0 };
-        let prefill = ask.prompt_tokens - load.map_or(believed, |source| source.tokens.min(ask.prompt_tokens));
+        let believed = if kv_source.is_none() { cached } else { 0 };
+        let prefill = ask.prompt_tokens - kv_source.map_or(believed, |source| source.tokens.min(ask.prompt_tokens));
         let at_once = self.engines[engine.index()].has_room(ask.prompt_tokens + leg.max_tokens);
         let stay = Stay {
             leg: id,
             engine,
-            phase: if load.is_some() { Phase::Handoff } else { Phase::Prefill },
+            phase: if kv_source.is_some() { Phase::Handoff } else { Phase::Prefill },
             split,
             parting: None,
             arriving: false,
             left: leg.max_tokens,
-            load: LegLoad {
+            demand: LegDemand {
                 prefill,
                 long: prefill >= self.long_prompt_tokens_min,
                 context: ask.prompt_tokens,
@@ -334,10 +334,10 @@ impl Router {
             since: now,
             decodes_since: None,
             last: now,
-            loading: load.map(|source| Loading { from: source.engine, tokens: source.tokens, at_once, copied: None }),
+            loading: kv_source.map(|source| Loading { from: source.engine, tokens: source.tokens, at_once, copied: None }),
         };
-        self.engines[engine.index()].load.enter(&stay.load);
-        self.flights.insert(id.request, Flight { journey, stay, held: load });
+        self.engines[engine.index()].demand.enter(&stay.demand);
+        self.flights.insert(id.request, Flight { journey, stay, held: kv_source });
         actions.push(Action::Submit { engine, leg });
     }
 
@@ -346,7 +346,7 @@ impl Router {
         let mut flight = self.flights.remove(&request)?;
         self.prefix_left(&mut flight);
         let engine = &mut self.engines[flight.stay.engine.index()];
-        engine.left(&flight.stay.load);
+        engine.left(&flight.stay.demand);
         if let Some(began) = flight.stay.decodes_since {
             let cut_off = cut_off || flight.stay.parting.is_some();
             self.admission.decodes.ended(flight.stay.engine, began, self.now, cut_off);

@@ -1,13 +1,13 @@
 //! What the router believes of the engines' prefix caches, and when it comes to believe it.
 //!
 //! An engine has the prompt's blocks from the leg's first token on, and those of the outputs when the leg is over. What it reports of
-//! prompt tokens that it found cached corrects both the index and the load that the leg was counted with.
+//! prompt tokens that it found cached corrects both the index and the demand that the leg was counted with.
 
 use dualpool_types::{EngineId, LegId, TokenId};
 
 use super::Router;
 use super::flight::{Flight, Journey};
-use super::policy::{Ask, Plan};
+use super::policy::{Ask, Placement};
 use super::prefix::{CacheShape, Chain, PrefixIndex, Tokens};
 use crate::PrefixTracking;
 
@@ -46,7 +46,7 @@ impl Router {
 
     /// Where a request with this prompt goes. `chain` is empty, and names afterwards what was asked for of the prompt; it comes from
     /// `PrefixIndex::chain`, or is the default one while nobody asks for caches.
-    pub fn decide_for(&mut self, ask: &Ask, prompt: &[TokenId], chain: &mut Chain) -> Option<Plan> {
+    pub fn decide_for(&mut self, ask: &Ask, prompt: &[TokenId], chain: &mut Chain) -> Option<Placement> {
         if let Some(prefix) = &self.prefix {
             prefix.cached(chain, Tokens { prompt, outputs: &[] }, &mut self.cached);
         }
@@ -61,24 +61,24 @@ impl Router {
             return;
         };
         // Tokens that were loaded from another engine count as cached, and say nothing of this engine's cache.
-        if stay.load.started || stay.loading.is_some() {
+        if stay.demand.started || stay.loading.is_some() {
             return;
         }
-        let cached = cached.min(stay.load.context);
+        let cached = cached.min(stay.demand.context);
         if cached < stay.believed {
             prefix.missing_from(stay.engine, &journey.chain, cached);
         }
-        let load = &mut self.engines[stay.engine.index()].load;
-        load.leave(&stay.load);
-        stay.load.prefill = stay.load.context - cached;
-        stay.load.long = stay.load.prefill >= self.long_prompt_tokens_min;
-        load.enter(&stay.load);
+        let demand = &mut self.engines[stay.engine.index()].demand;
+        demand.leave(&stay.demand);
+        stay.demand.prefill = stay.demand.context - cached;
+        stay.demand.long = stay.demand.prefill >= self.long_prompt_tokens_min;
+        demand.enter(&stay.demand);
     }
 
     /// A leg is over: its engine has the KV of all tokens but the last one, which nothing has been computed from.
     pub(super) fn prefix_left(&mut self, Flight { journey, stay, .. }: &mut Flight) {
         let Some(prefix) = &mut self.prefix else { return };
-        if stay.load.started && self.engines[stay.engine.index()].alive {
+        if stay.demand.started && self.engines[stay.engine.index()].alive {
             let context = journey.ask().prompt_tokens;
             used(prefix, stay.engine, journey, context - 1);
         }

@@ -10,7 +10,7 @@
 //! share, and below what is left behind: two thresholds, so that a move never creates the reason for the way back. A request that moved
 //! stays where it is for a while, and moves only so often; and all moves together have a budget per window.
 
-use dualpool_types::records::MoveReason;
+use dualpool_types::records::MigrationReason;
 use dualpool_types::{EngineId, Micros, RequestId, Role, Time};
 
 use super::flight::{Flight, Parting, Stay};
@@ -47,7 +47,7 @@ struct Coming {
 impl Coming {
     fn add(&mut self, stay: &Stay) {
         self.legs += 1;
-        self.tokens += u64::from(stay.load.context) + u64::from(stay.left);
+        self.tokens += u64::from(stay.demand.context) + u64::from(stay.left);
     }
 }
 
@@ -133,7 +133,7 @@ impl Router {
         let may = |flight: &Flight| flight.stay.engine == from && flight.can_part() && (draining || rested(flight));
         migration.candidates.clear();
         let able = flights.iter().filter(|(_, flight)| may(flight));
-        migration.candidates.extend(able.map(|(&request, flight)| (flight.stay.load.context, request)));
+        migration.candidates.extend(able.map(|(&request, flight)| (flight.stay.demand.context, request)));
         migration.candidates.sort_unstable();
         migration.candidates.truncate(settings.candidates_max as usize);
     }
@@ -145,7 +145,7 @@ impl Router {
         self.migration.moving += 1;
         self.migration.leaving[flight.stay.engine.index()] += 1;
         parting.to.into_iter().for_each(|to| self.migration.coming[to.index()].add(&flight.stay));
-        actions.push(Action::Part { engine: flight.stay.engine, leg: flight.stay.leg });
+        actions.push(Action::Detach { engine: flight.stay.engine, leg: flight.stay.leg });
     }
 
     /// Moves at most one request off each engine that is too slow for what it decodes.
@@ -172,7 +172,7 @@ impl Router {
             if let Some((request, context, to)) = best {
                 self.migration.requests += 1;
                 self.migration.tokens += u64::from(context);
-                self.part(request, Parting { to: Some(to), why: MoveReason::Pays }, actions);
+                self.part(request, Parting { to: Some(to), why: MigrationReason::Pays }, actions);
             }
         }
     }
@@ -186,7 +186,7 @@ impl Router {
     /// Requests that decode on this engine once the moves under way are over.
     fn running(&self, engine: EngineId) -> f64 {
         let (leaving, coming) = (self.migration.leaving[engine.index()], self.migration.coming[engine.index()]);
-        let running = self.engines[engine.index()].load.running as f64;
+        let running = self.engines[engine.index()].demand.running as f64;
         (running - f64::from(leaving)).max(0.0) + f64::from(coming.legs)
     }
 
@@ -207,8 +207,8 @@ impl Router {
         let settings = &self.settings.migration;
         let Candidate { context, remaining, itl_objective } = candidate;
         let coming = self.migration.coming[to.id.index()];
-        let taken = to.load.context_tokens + to.load.output_tokens + coming.tokens + u64::from(context) + u64::from(remaining);
-        let seats = to.load.depth() + u64::from(coming.legs) < u64::from(to.facts.max_num_seqs);
+        let taken = to.demand.context_tokens + to.demand.output_tokens + coming.tokens + u64::from(context) + u64::from(remaining);
+        let seats = to.demand.depth() + u64::from(coming.legs) < u64::from(to.facts.max_num_seqs);
         if !to.takes_kv()
             || to.device_lost(now)
             || taken > to.facts.kv_tokens

@@ -181,7 +181,7 @@ fn prefill_pressure(fleet: &FleetView<'_>, prompt_tokens: f64, ttft_max: f64) ->
 fn decode_pressure(fleet: &FleetView<'_>, ttft_max: f64) -> Pressure {
     mean(fleet, Role::Decode, |engine| {
         let itl_max = engine.itl_objective().max(1.0);
-        let step = fleet.costs.step(0.0, engine.load.depth() as f64) / itl_max;
+        let step = fleet.costs.step(0.0, engine.demand.depth() as f64) / itl_max;
         let (kv, prompts) = (engine.kv_usage() / KV_FULL, engine.backlog() * fleet.costs.prefill_us / ttft_max);
         let wait = fleet.seat_wait(engine) / ttft_max;
         let fixed = if step >= kv.max(prompts).max(wait) { fleet.costs.step_us / itl_max } else { 0.0 };

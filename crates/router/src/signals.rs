@@ -1,4 +1,4 @@
-//! What the router has seen of an engine lately. Load says what an engine has to do; signals say how well it has been doing it.
+//! What the router has seen of an engine lately. Demand says what an engine has to do; signals say how well it has been doing it.
 //!
 //! A mean with a fixed weight per sample forgets by the number of samples: an engine that gives a hundred tokens in a second forgets a
 //! bad minute at once, and an idle one remembers it for ever. So samples are weighed by their age, and a signal that nothing was added

@@ -6,7 +6,7 @@ use dualpool_types::{Bytes, EngineId, Leg, LegId, Micros, Request, RequestError,
 pub(super) struct Client {
     record: RequestRecord,
     /// Legs that were to end before their time.
-    parted: Vec<u16>,
+    detached: Vec<u16>,
 }
 
 impl Client {
@@ -30,20 +30,20 @@ impl Client {
             ended_us: Micros::ZERO,
             outcome: Outcome::Done,
         };
-        Client { record, parted: Vec::new() }
+        Client { record, detached: Vec::new() }
     }
 
     /// A leg that decodes is to end where it is, and the request to go on elsewhere.
-    pub fn parted(&mut self, leg: LegId) {
-        self.parted.push(leg.leg);
+    pub fn detached(&mut self, leg: LegId) {
+        self.detached.push(leg.leg);
     }
 
     pub fn sent(&mut self, now: Time, engine: EngineId, role: Role, leg: &Leg) {
         let now = Micros(now.0);
         self.record.admitted_us.get_or_insert(now);
-        if let Some(source) = leg.load {
+        if let Some(source) = leg.kv_source {
             let ended = self.record.legs.get(usize::from(source.leg.leg)).and_then(|leg| leg.ended_us);
-            let kind = if self.parted.contains(&source.leg.leg) { HandoffKind::Live } else { HandoffKind::Prefill };
+            let kind = if self.detached.contains(&source.leg.leg) { HandoffKind::Live } else { HandoffKind::Prefill };
             self.record.handoffs.push(HandoffRecord {
                 kind,
                 from: source.engine,

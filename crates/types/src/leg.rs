@@ -17,7 +17,7 @@ pub struct Leg {
     pub ignore_eos: bool,
     pub sampling: Sampling,
     /// Where the KV of `prompt` can be copied from, instead of computing it.
-    pub load: Option<KvSource>,
+    pub kv_source: Option<KvSource>,
     /// Keep the KV blocks when the leg ends, for a later leg to load, until they are released or their lease runs out.
     pub hold: bool,
 }

@@ -80,8 +80,8 @@ impl Engine for VirtualEngine {
         self.inbox.push(Command::Abort(leg));
     }
 
-    fn part(&self, leg: LegId) {
-        self.inbox.push(Command::Part(leg));
+    fn detach(&self, leg: LegId) {
+        self.inbox.push(Command::Detach(leg));
     }
 
     fn tune(&self, tuning: Tuning) -> anyhow::Result<()> {
@@ -219,11 +219,11 @@ impl Core {
         for command in self.inbox.take() {
             match command {
                 Command::Submit(leg) => {
-                    self.unasked.extend(leg.load.map(|source| (leg.id, source)));
+                    self.unasked.extend(leg.kv_source.map(|source| (leg.id, source)));
                     self.scheduler.submit(leg);
                 }
                 Command::Abort(leg) => self.scheduler.abort(leg),
-                Command::Part(leg) => self.scheduler.part(leg),
+                Command::Detach(leg) => self.scheduler.detach(leg),
                 Command::Tune(tuning) => self.scheduler.tune(tuning),
                 Command::Release(leg) => {
                     if self.scheduler.release(leg) {

@@ -10,7 +10,7 @@ use dualpool_types::{Leg, LegId, Tuning};
 pub(super) enum Command {
     Submit(Leg),
     Abort(LegId),
-    Part(LegId),
+    Detach(LegId),
     Tune(Tuning),
     Release(LegId),
     /// Answers whether the engine was idle.
@@ -21,7 +21,7 @@ pub(super) enum Command {
     Shutdown,
 }
 
-/// Commands the engine has not taken yet. Bounded by its callers: per leg in flight, at most one submission, one parting, one abort and a few
+/// Commands the engine has not taken yet. Bounded by its callers: per leg in flight, at most one submission, one detaching, one abort and a few
 /// releases; and the engine's task takes all of them between two steps.
 #[derive(Default)]
 pub(super) struct Inbox {

@@ -31,7 +31,7 @@ pub(super) enum Command {
         key: u64,
         leg: LegId,
     },
-    Part {
+    Detach {
         key: u64,
         leg: LegId,
     },
@@ -44,7 +44,7 @@ pub(super) enum Command {
     },
 }
 
-/// Commands on their way to the pump. Bounded by what the router admits: a request in flight has at most a submit, a part and an abort
+/// Commands on their way to the pump. Bounded by what the router admits: a request in flight has at most a submit, a detach and an abort
 /// here.
 #[pyclass(frozen)]
 pub(super) struct Inbox {
@@ -118,7 +118,7 @@ impl Command {
                 ("submit", key, id, prompt, sampling, kv).into_pyobject(py)
             }
             Command::Abort { key, leg } => ("abort", key, leg.to_string()).into_pyobject(py),
-            Command::Part { key, leg } => ("part", key, leg.to_string()).into_pyobject(py),
+            Command::Detach { key, leg } => ("part", key, leg.to_string()).into_pyobject(py),
             Command::Call { key, method, argument, reply } => ("call", key, method, argument, Reply::new(reply)).into_pyobject(py),
         }
     }
@@ -145,7 +145,7 @@ fn kv_transfer_params<'py>(py: Python<'py>, leg: &Leg) -> PyResult<Bound<'py, Py
     let params = PyDict::new(py);
     params.set_item("dualpool_leg", leg.id.to_string())?;
     params.set_item("dualpool_hold", leg.hold)?;
-    if let Some(source) = leg.load {
+    if let Some(source) = leg.kv_source {
         let load = PyDict::new(py);
         load.set_item("engine", source.engine.0)?;
         load.set_item("leg", source.leg.to_string())?;

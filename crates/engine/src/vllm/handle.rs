@@ -100,8 +100,8 @@ impl Engine for VllmEngine {
         self.interpreter.push(Command::Abort { key: self.lane.key, leg });
     }
 
-    fn part(&self, leg: LegId) {
-        self.interpreter.push(Command::Part { key: self.lane.key, leg });
+    fn detach(&self, leg: LegId) {
+        self.interpreter.push(Command::Detach { key: self.lane.key, leg });
     }
 
     fn tune(&self, tuning: Tuning) -> anyhow::Result<()> {

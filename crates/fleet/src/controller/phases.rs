@@ -23,7 +23,7 @@ impl Fold for Phases {
             Entry::Action(Action::Submit { engine, leg }, _) => {
                 // One ends before the next one begins.
                 self.0.remove(&leg.id.request);
-                let range = Range::begin(|| match leg.load {
+                let range = Range::begin(|| match leg.kv_source {
                     Some(source) => format!("handoff {} > {engine}", source.engine),
                     None => format!("prefill {engine}"),
                 });

@@ -37,11 +37,11 @@ impl Backend for Serving {
     fn act(&mut self, at: Time, action: Action, _: &Router) {
         match action {
             Action::Submit { engine, leg } => {
-                tracing::debug!(leg = %leg.id, %engine, prompt = leg.prompt.len(), load = leg.load.is_some(), hold = leg.hold, "leg");
+                tracing::debug!(leg = %leg.id, %engine, prompt = leg.prompt.len(), load = leg.kv_source.is_some(), hold = leg.hold, "leg");
                 self.fleet[engine.index()].submit(leg);
             }
             Action::Abort { engine, leg } => self.fleet[engine.index()].abort(leg),
-            Action::Part { engine, leg } => self.fleet[engine.index()].part(leg),
+            Action::Detach { engine, leg } => self.fleet[engine.index()].detach(leg),
             Action::Release { engine, leg } => self.release(engine, leg),
             Action::Tune { engine, tuning } => {
                 if let Err(error) = self.fleet[engine.index()].tune(tuning) {

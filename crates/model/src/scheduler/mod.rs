@@ -123,7 +123,7 @@ impl Scheduler {
             let why = format!("{tokens} tokens do not fit: the context is {} tokens", self.settings.max_model_len);
             return self.ends_outside_a_step(leg.id, FinishReason::Error(why));
         }
-        let (id, loads) = (leg.id, leg.load.is_some());
+        let (id, loads) = (leg.id, leg.kv_source.is_some());
         let sequence = Sequence::new(leg);
         let slot = match self.vacant.pop() {
             Some(slot) => {
@@ -146,7 +146,7 @@ impl Scheduler {
         match self.sequences[slot as usize].stage {
             Stage::Waiting => {
                 self.waiting.retain(|at| !is(at));
-                self.waiting_with_load -= u32::from(self.sequences[slot as usize].leg.load.is_some());
+                self.waiting_with_load -= u32::from(self.sequences[slot as usize].leg.kv_source.is_some());
             }
             Stage::Loading => self.loading -= 1,
             Stage::Loaded => self.loaded.retain(|at| !is(at)),
@@ -158,7 +158,7 @@ impl Scheduler {
     }
 
     /// Ends a leg with the token of its next step, and holds its KV.
-    pub fn part(&mut self, leg: LegId) {
+    pub fn detach(&mut self, leg: LegId) {
         let Some(&slot) = self.by_leg.get(&leg) else { return };
         let sequence = &mut self.sequences[slot as usize];
         sequence.leg.max_tokens = sequence.leg.max_tokens.min(sequence.given + 1);
@@ -169,7 +169,7 @@ impl Scheduler {
     pub fn loaded(&mut self, leg: LegId, kv: Option<Fingerprint>) {
         let Some(slot) = self.loading_slot(leg) else { return };
         let sequence = &mut self.sequences[slot as usize];
-        if let (Some(kv), Some(source)) = (kv, sequence.leg.load) {
+        if let (Some(kv), Some(source)) = (kv, sequence.leg.kv_source) {
             sequence.load(kv, source.tokens, &mut self.blocks, self.settings.block_size);
         }
         sequence.stage = Stage::Loaded;
@@ -299,7 +299,7 @@ impl Scheduler {
                 Some(slot) => slot,
                 None => match self.admit() {
                     None => break,
-                    Some(slot) => match self.sequences[slot as usize].leg.load {
+                    Some(slot) => match self.sequences[slot as usize].leg.kv_source {
                         None => slot,
                         Some(source) => {
                             let sequence = &mut self.sequences[slot as usize];
@@ -325,14 +325,14 @@ impl Scheduler {
 
     /// The waiting leg whose turn it is, if there are blocks for it.
     fn admit(&mut self) -> Option<Slot> {
-        let loads = |slot: &Slot| self.sequences[*slot as usize].leg.load.is_some();
+        let loads = |slot: &Slot| self.sequences[*slot as usize].leg.kv_source.is_some();
         let first = if self.waiting_with_load > 0 { self.waiting.iter().position(loads)? } else { 0 };
         let slot = *self.waiting.get(first)?;
         let sequence = &mut self.sequences[slot as usize];
         if !sequence.admit(&mut self.blocks, self.settings.block_size) {
             return None;
         }
-        if sequence.leg.load.is_some() {
+        if sequence.leg.kv_source.is_some() {
             self.waiting_with_load -= 1;
         } else if self.blocks.caching() {
             self.stats.prefix_queries += u64::from(sequence.prompt_tokens());

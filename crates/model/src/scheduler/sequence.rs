@@ -76,7 +76,7 @@ impl Sequence {
     pub fn admit(&mut self, pool: &mut BlockPool, block_size: u32) -> bool {
         let all = (self.prompt_tokens + self.leg.max_tokens).div_ceil(block_size);
         let mut hits = std::mem::take(&mut self.blocks);
-        if pool.caching() && self.leg.load.is_none() {
+        if pool.caching() && self.leg.kv_source.is_none() {
             self.look_up(pool, block_size, &mut hits);
         }
         let more = all - hits.len() as u32;

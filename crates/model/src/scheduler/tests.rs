@@ -13,7 +13,7 @@ fn finish(scheduler: &mut Scheduler) -> Vec<StepOutput> {
 fn leg(request: u64, prompt: usize, max_tokens: u32) -> Leg {
     let prompt = (0..prompt as TokenId).map(|i| i * 7 + request as TokenId + 1).collect();
     let id = LegId { request: RequestId(request), leg: 0 };
-    Leg { id, prompt, max_tokens, ignore_eos: true, sampling: Sampling::default(), load: None, hold: false }
+    Leg { id, prompt, max_tokens, ignore_eos: true, sampling: Sampling::default(), kv_source: None, hold: false }
 }
 
 /// Steps until nothing is left to do.
@@ -59,7 +59,7 @@ fn handed_over_kv_gives_the_same_tokens_and_wrong_kv_does_not() {
         second.id.leg = 1;
         second.prompt = second.prompt.iter().copied().chain([first]).collect();
         let source = KvSource { engine: EngineId(0), leg: leg(3, 0, 1).id, tokens };
-        second.load = Some(source);
+        second.kv_source = Some(source);
         to.submit(second.clone());
         assert_eq!(to.begin_step(), None, "it waits for its KV");
         assert_eq!(to.take_loads(), [LoadRequest { leg: second.id, source }]);
@@ -79,7 +79,7 @@ fn handed_over_kv_gives_the_same_tokens_and_wrong_kv_does_not() {
 fn a_failed_load_is_computed() {
     let mut scheduler = Scheduler::new(&VirtualSettings::default());
     let mut wants = leg(1, 100, 3);
-    wants.load = Some(KvSource { engine: EngineId(1), leg: wants.id, tokens: 99 });
+    wants.kv_source = Some(KvSource { engine: EngineId(1), leg: wants.id, tokens: 99 });
     scheduler.submit(wants.clone());
     assert_eq!(scheduler.begin_step(), None);
     scheduler.loaded(wants.id, None);
@@ -91,7 +91,7 @@ fn a_failed_load_is_computed() {
 fn a_leg_whose_kv_is_wrong_fails_and_frees_its_blocks() {
     let mut scheduler = Scheduler::new(&VirtualSettings::default());
     let mut wants = leg(1, 100, 3);
-    wants.load = Some(KvSource { engine: EngineId(1), leg: wants.id, tokens: 99 });
+    wants.kv_source = Some(KvSource { engine: EngineId(1), leg: wants.id, tokens: 99 });
     scheduler.submit(wants.clone());
     scheduler.begin_step();
     assert_eq!(scheduler.loading_prompt(wants.id), Some(&wants.prompt[..]));
@@ -149,7 +149,7 @@ fn a_leg_that_comes_with_its_kv_does_not_wait_behind_prompts() {
     finish(&mut scheduler);
     scheduler.submit(leg(1, 1000, 2));
     let mut comes = leg(2, 100, 2);
-    comes.load = Some(KvSource { engine: EngineId(1), leg: comes.id, tokens: 99 });
+    comes.kv_source = Some(KvSource { engine: EngineId(1), leg: comes.id, tokens: 99 });
     scheduler.submit(comes.clone());
     scheduler.begin_step().unwrap();
     assert_eq!(scheduler.take_loads().len(), 1, "its load starts beside the prompt that takes all of the step");
@@ -278,7 +278,7 @@ fn loaded_kv_can_be_found_by_others_unless_it_is_wrong() {
     for wrong in [false, true] {
         let mut scheduler = Scheduler::new(&small_blocks(64));
         let mut comes = saying(0, &prompt);
-        comes.load = Some(KvSource { engine: EngineId(1), leg: comes.id, tokens: 49 });
+        comes.kv_source = Some(KvSource { engine: EngineId(1), leg: comes.id, tokens: 49 });
         scheduler.submit(comes.clone());
         scheduler.begin_step();
         let kv = Fingerprint::EMPTY.extend(&prompt[..49]);

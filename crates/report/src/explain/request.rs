@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dualpool_types::RequestId;
-use dualpool_types::records::{Candidate, MoveReason, NoteRecord, Outcome, Placed, RouterNote};
+use dualpool_types::records::{Candidate, MigrationReason, NoteRecord, Outcome, Placed, RouterNote};
 
 use super::evidence::{Decided, SCORE, Weights};
 use super::fates::Fate;
@@ -99,8 +99,8 @@ fn decision(record: &NoteRecord, weights: Weights<'_>) -> String {
         RouterNote::Placed(placed) => format!("{head}{}", placement(placed, weights)),
         RouterNote::Migrated { from, to, tokens, why, .. } => {
             let why = match why {
-                MoveReason::Pays => "it was predicted to pay",
-                MoveReason::Drain => "its engine is drained",
+                MigrationReason::Pays => "it was predicted to pay",
+                MigrationReason::Drain => "its engine is drained",
             };
             let kv = if *tokens == 0 { "its KV computed again".into() } else { format!("with the KV of {tokens} tokens") };
             format!("{head}moved while it decoded, {from} to {to}, {kv}, because {why}\n\n")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dualpool_types::records::{MoveReason, Outcome, Placed, RouterNote};
+use dualpool_types::records::{MigrationReason, Outcome, Placed, RouterNote};
 use dualpool_types::{EngineId, RequestError, Role};
 
 use super::evidence::{Decided, Evidence, SCORE, Weights, least_loaded};
@@ -85,8 +85,8 @@ impl Tally {
             RouterNote::Placed(placed) => self.placed(placed, weights),
             RouterNote::Migrated { tokens, why, .. } => {
                 match why {
-                    MoveReason::Pays => self.moved.pays += 1,
-                    MoveReason::Drain => self.moved.drain += 1,
+                    MigrationReason::Pays => self.moved.pays += 1,
+                    MigrationReason::Drain => self.moved.drain += 1,
                 }
                 self.moved.tokens += u64::from(*tokens);
                 self.moved.computed_again += u64::from(*tokens == 0);

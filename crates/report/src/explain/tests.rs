@@ -90,7 +90,7 @@ fn two_placements() -> Vec<NoteRecord> {
         from: EngineId(0),
         to: EngineId(1),
         tokens: 0,
-        why: dualpool_types::records::MoveReason::Drain,
+        why: dualpool_types::records::MigrationReason::Drain,
     };
     [RouterNote::Placed(first), RouterNote::Placed(second), moved].map(note).to_vec()
 }

@@ -16,7 +16,7 @@
 use dualpool_types::{EngineId, Role};
 
 use super::decodes::Decodes;
-use crate::policy::{Ask, Plan};
+use crate::policy::{Ask, Placement};
 use crate::{EarlyRejection, EngineState, FleetView};
 
 /// A leg whose KV is there waits for the step under way, which may have just begun, and for its own. The mean is one and a half; but what
@@ -41,12 +41,12 @@ struct Crowd {
 }
 
 /// For a plan that can be carried out: of a split, another engine takes the KV.
-pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, plan: Plan, ask: &Ask) -> Forecast {
-    let (Plan::Whole(first) | Plan::Split(first)) = plan;
+pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, plan: Placement, ask: &Ask) -> Forecast {
+    let (Placement::Whole(first) | Placement::Split(first)) = plan;
     let engine = &fleet.engines[first.index()];
     let ttft = fleet.pace(engine) * fleet.ttft(engine, ask.prompt_tokens.into());
     let outputs = f64::from(ask.outputs.saturating_sub(1));
-    let alone = outputs * fleet.pace(engine) * fleet.costs.step(0.0, engine.load.running as f64 + 1.0);
+    let alone = outputs * fleet.pace(engine) * fleet.costs.step(0.0, engine.demand.running as f64 + 1.0);
     let decode_lasts = decodes.lasts().unwrap_or(alone).max(1.0);
     let ahead = Ahead { fleet, decodes, ask, ttft, lasts: decode_lasts };
     let gap = |to: &EngineState, crowd: &Crowd| {
@@ -62,17 +62,17 @@ pub fn forecast(fleet: &FleetView<'_>, decodes: &Decodes, kind: EarlyRejection, 
         // Nothing comes after the first token.
         return Forecast { ttft, itl: 0.0, decode_lasts };
     }
-    let takers = matches!(plan, Plan::Split(_)).then(|| ahead.takers(first));
+    let takers = matches!(plan, Placement::Split(_)).then(|| ahead.takers(first));
     let itl = match (kind, takers) {
         (EarlyRejection::Naive | EarlyRejection::Off, None) => {
-            gap(engine, &Crowd { beside: engine.load.running as f64, seat: 0.0 })
+            gap(engine, &Crowd { beside: engine.demand.running as f64, seat: 0.0 })
         }
         (EarlyRejection::Naive | EarlyRejection::Off, Some(takers)) => {
-            let now = |to: &EngineState| Crowd { beside: to.load.running as f64, seat: fleet.pace(to) * fleet.seat_wait(to) };
+            let now = |to: &EngineState| Crowd { beside: to.demand.running as f64, seat: fleet.pace(to) * fleet.seat_wait(to) };
             takers.engines(fleet).map(|to| gap(to, &now(to))).fold(f64::INFINITY, f64::min)
         }
         (EarlyRejection::Predictive, None) => {
-            gap(engine, &Crowd { beside: ahead.left(engine) + ahead.joined(engine.load.waiting), seat: 0.0 })
+            gap(engine, &Crowd { beside: ahead.left(engine) + ahead.joined(engine.demand.waiting), seat: 0.0 })
         }
         (EarlyRejection::Predictive, Some(takers)) => {
             let crowd = ahead.crowd(&takers);
@@ -129,12 +129,12 @@ impl Ahead<'_> {
         let engines = takers.count as f64;
         let (mut legs, mut seats) = (0.0, 0.0);
         for to in takers.engines(self.fleet) {
-            legs += self.left(to) + self.joined(to.load.waiting);
+            legs += self.left(to) + self.joined(to.demand.waiting);
             seats += self.seats(to);
         }
         for from in self.fleet.engines.iter().filter(|engine| engine.alive) {
             if from.role == Role::Prefill || from.id == takers.from {
-                legs += self.joined(from.load.waiting);
+                legs += self.joined(from.demand.waiting);
             }
         }
         let (legs, seats) = (legs / engines, (seats / engines).max(1.0));
@@ -144,10 +144,10 @@ impl Ahead<'_> {
 
     /// Legs that fit into a step and whose KV fits into the engine, if they are as large as those that are there.
     fn seats(&self, engine: &EngineState) -> f64 {
-        let load = &engine.load;
-        let tokens = match load.depth() {
+        let demand = &engine.demand;
+        let tokens = match demand.depth() {
             0 => f64::from(self.ask.prompt_tokens) + f64::from(self.ask.outputs),
-            depth => (load.context_tokens + load.output_tokens) as f64 / depth as f64,
+            depth => (demand.context_tokens + demand.output_tokens) as f64 / depth as f64,
         };
         f64::from(engine.facts.max_num_seqs).min(engine.facts.kv_tokens as f64 / tokens.max(1.0))
     }

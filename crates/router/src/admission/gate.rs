@@ -5,7 +5,7 @@ use dualpool_types::{Objectives, Phase, RejectReason, Request, RequestError, Req
 
 use super::{Admitted, Sample, Waiting, retry_after};
 use crate::flight::Journey;
-use crate::policy::Plan;
+use crate::policy::Placement;
 use crate::{Action, EarlyRejection, EngineState, Router, locality};
 
 impl Router {
@@ -123,7 +123,7 @@ impl Router {
             }
         }
         if self.admission.window.is_some() {
-            let (Plan::Whole(engine) | Plan::Split(engine)) = plan;
+            let (Placement::Whole(engine) | Placement::Split(engine)) = plan;
             let prompt_tokens = ask.prompt_tokens - locality::cached_on(self.prefix.as_ref(), engine, &mut journey);
             let in_flight = self.tokens_in_flight() + u64::from(prompt_tokens);
             journey.admitted = Some(Admitted { at: now, prompt_tokens, in_flight });
@@ -190,6 +190,6 @@ impl Router {
 
     /// Prompt tokens dispatched whose request has no token from there yet.
     fn tokens_in_flight(&self) -> u64 {
-        self.engines.iter().map(|engine| engine.load.prompt_tokens).sum()
+        self.engines.iter().map(|engine| engine.demand.prompt_tokens).sum()
     }
 }

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 
 use dualpool_types::{Arrangement, EngineId, Micros, Objectives, PREFILL_TOKENS_MIN, Time};
 
-use crate::fleet::LegLoad;
-use crate::policy::{self, Ask, Plan, Policy};
+use crate::fleet::LegDemand;
+use crate::policy::{self, Ask, Placement, Policy};
 use crate::{CopyTable, CostModel, EngineState, FleetView, RouterSettings};
 
 /// A request to be played.
@@ -69,7 +69,7 @@ struct Played {
     /// Prompt tokens in the step under way; for a leg that decodes, whether it takes part.
     takes: u32,
     split: bool,
-    load: LegLoad,
+    demand: LegDemand,
     ttft: f64,
     last_token: f64,
     longest_itl: f64,
@@ -78,13 +78,13 @@ struct Played {
 impl Played {
     fn over() -> Played {
         let none = Objectives { ttft_us_max: Micros::ZERO, itl_us_max: Micros::ZERO };
-        let load = LegLoad { prefill: 0, long: false, context: 0, outputs: 0, started: false, objectives: none };
+        let demand = LegDemand { prefill: 0, long: false, context: 0, outputs: 0, started: false, objectives: none };
         Played {
             prompt_left: 0,
             outputs_left: 0,
             takes: 0,
             split: false,
-            load,
+            demand,
             ttft: f64::INFINITY,
             last_token: 0.0,
             longest_itl: 0.0,
@@ -199,27 +199,27 @@ impl Rehearsal {
     /// What is on the engine when the curtain rises: it has to be served, too, and stands in the way of what comes. The engine's sums
     /// say how much it is, and it is taken to be evenly spread.
     fn takes_over(&mut self, stage: Stage<'_>, at: usize) {
-        let (engine, load) = (&stage.engines[at], &stage.engines[at].load);
-        if !engine.alive || load.depth() == 0 {
+        let (engine, demand) = (&stage.engines[at], &stage.engines[at].demand);
+        if !engine.alive || demand.depth() == 0 {
             return;
         }
-        let outputs = (load.output_tokens / load.depth()).max(1) as u32;
-        let context = (load.context_tokens / load.depth()) as u32;
-        let left = (engine.backlog() / (load.prompt_tokens.max(1) as f64)).min(1.0);
+        let outputs = (demand.output_tokens / demand.depth()).max(1) as u32;
+        let context = (demand.context_tokens / demand.depth()) as u32;
+        let left = (engine.backlog() / (demand.prompt_tokens.max(1) as f64)).min(1.0);
         let objectives = Objectives { ttft_us_max: Micros(u64::MAX), itl_us_max: Micros(u64::MAX) };
-        let shorts = load.waiting - load.long_prefills;
-        let of_longs = load.long_prompt_tokens / load.long_prefills.max(1);
-        let of_shorts = (load.prompt_tokens - load.long_prompt_tokens) / shorts.max(1);
+        let shorts = demand.waiting - demand.long_prefills;
+        let of_longs = demand.long_prompt_tokens / demand.long_prefills.max(1);
+        let of_shorts = (demand.prompt_tokens - demand.long_prompt_tokens) / shorts.max(1);
         for (count, prompt, long, started) in
-            [(load.running, 0, false, true), (load.long_prefills, of_longs, true, false), (shorts, of_shorts, false, false)]
+            [(demand.running, 0, false, true), (demand.long_prefills, of_longs, true, false), (shorts, of_shorts, false, false)]
         {
             let prefill = (prompt as f64 * left) as u32;
             for _ in 0..count {
                 let index = self.played.len() as u32;
-                let load = LegLoad { prefill, long, context, outputs, started, objectives };
+                let demand = LegDemand { prefill, long, context, outputs, started, objectives };
                 let prompt_left = if started { 0 } else { prefill.max(1) };
-                let there = Played { prompt_left, outputs_left: outputs, load, ..Played::over() };
-                self.engines[at].load.enter(&load);
+                let there = Played { prompt_left, outputs_left: outputs, demand, ..Played::over() };
+                self.engines[at].demand.enter(&demand);
                 if started {
                     self.lines[at].kv_tokens += u64::from(context) + u64::from(outputs);
                     self.lines[at].running.push(index);
@@ -255,10 +255,10 @@ impl Rehearsal {
         let ask = Ask { prompt_tokens: part.prompt_tokens, outputs: part.max_tokens, objectives: part.objectives };
         let plan = policy.place(&self.view(stage, long), &ask)?;
         let (engine, split) = match plan {
-            Plan::Whole(engine) => (engine, false),
-            Plan::Split(engine) => (engine, part.max_tokens > 1),
+            Placement::Whole(engine) => (engine, false),
+            Placement::Split(engine) => (engine, part.max_tokens > 1),
         };
-        let load = LegLoad {
+        let demand = LegDemand {
             prefill: part.uncached_tokens,
             long: part.uncached_tokens >= long,
             context: part.prompt_tokens,
@@ -267,8 +267,8 @@ impl Rehearsal {
             objectives: part.objectives,
         };
         let played = &mut self.played[index as usize];
-        (played.split, played.load, played.last_token) = (split, load, self.now);
-        self.engines[engine.index()].load.enter(&load);
+        (played.split, played.demand, played.last_token) = (split, demand, self.now);
+        self.engines[engine.index()].demand.enter(&demand);
         self.lines[engine.index()].waiting.push_back(index);
         Some(engine.index())
     }
@@ -305,7 +305,7 @@ impl Rehearsal {
         while budget > 0 && line.running.len() < engine.facts.max_num_seqs as usize {
             let Some(&index) = line.waiting.front() else { break };
             let leg = &mut played[index as usize];
-            let kv = line.kv_tokens + u64::from(leg.load.context) + u64::from(leg.load.outputs);
+            let kv = line.kv_tokens + u64::from(leg.demand.context) + u64::from(leg.demand.outputs);
             if kv > engine.facts.kv_tokens && !line.running.is_empty() {
                 break;
             }
@@ -344,11 +344,11 @@ impl Rehearsal {
                 place += 1;
                 continue;
             }
-            let before = leg.load;
+            let before = leg.demand;
             let first = leg.prompt_left > 0;
             if first {
                 leg.prompt_left = leg.prompt_left.saturating_sub(takes);
-                leg.load.prefill = leg.load.prefill.saturating_sub(takes);
+                leg.demand.prefill = leg.demand.prefill.saturating_sub(takes);
             }
             if leg.prompt_left == 0 {
                 let given = if first { 1 } else { steps };
@@ -359,17 +359,17 @@ impl Rehearsal {
                 }
                 leg.last_token = self.now;
                 leg.outputs_left -= given.min(leg.outputs_left);
-                let outputs = leg.load.outputs.saturating_sub(given);
-                leg.load = LegLoad { prefill: 0, started: true, context: leg.load.context + given, outputs, ..leg.load };
+                let outputs = leg.demand.outputs.saturating_sub(given);
+                leg.demand = LegDemand { prefill: 0, started: true, context: leg.demand.context + given, outputs, ..leg.demand };
             }
-            engine.load.leave(&before);
-            engine.load.enter(&leg.load);
+            engine.demand.leave(&before);
+            engine.demand.enter(&leg.demand);
             let over = leg.outputs_left == 0;
             if leg.prompt_left > 0 || !(over || leg.split) {
                 place += 1;
                 continue;
             }
-            engine.load.leave(&leg.load);
+            engine.demand.leave(&leg.demand);
             let line = &mut self.lines[at];
             line.running.remove(place);
             line.kv_tokens -= u64::from(before.context) + u64::from(before.outputs);
@@ -388,8 +388,8 @@ impl Rehearsal {
         let handoff = if to == from { 0.0 } else { view.handoff(from, to, ask.prompt_tokens.into()) };
         let leg = &mut self.played[index as usize];
         leg.split = false;
-        leg.load.outputs = ask.outputs;
-        self.engines[to.index()].load.enter(&leg.load);
+        leg.demand.outputs = ask.outputs;
+        self.engines[to.index()].demand.enter(&leg.demand);
         self.handoffs.push(Handoff { ready: self.now + handoff.max(0.0), index, to });
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use dualpool_types::{Arrangement, DeviceSignals, EngineId, EngineStats, Micros, PREFILL_TOKENS_MIN, Role, Time, Tuning};
 
-use super::{LegLoad, Load};
+use super::{Demand, LegDemand};
 use crate::signals::Busy;
 use crate::{CostModel, EngineSignals};
 
@@ -44,7 +44,7 @@ pub struct EngineState {
     pub kv_lost: bool,
     /// It gets no new requests, and those it has are moved away.
     pub draining: bool,
-    pub load: Load,
+    pub demand: Demand,
     pub signals: EngineSignals,
     pub(crate) tuning: Tuning,
     /// Settings it is to have once the requests that decode on it are over, or at this time.
@@ -71,7 +71,7 @@ impl EngineState {
             alive: true,
             kv_lost: false,
             draining: false,
-            load: Load::default(),
+            demand: Demand::default(),
             signals,
             tuning: Tuning::default(),
             next_tuning: None,
@@ -102,7 +102,7 @@ impl EngineState {
     /// Whether these settings would make the steps longer in which requests decode here now.
     pub(crate) fn is_disturbed_by(&self, tuning: Tuning) -> bool {
         let step = tuning.max_num_batched_tokens.unwrap_or(self.facts.max_num_batched_tokens);
-        self.load.running > 0 && f64::from(step) > self.batched_tokens()
+        self.demand.running > 0 && f64::from(step) > self.batched_tokens()
     }
 
     /// An engine like this one with nothing on it, in its place in another arrangement.
@@ -120,29 +120,29 @@ impl EngineState {
     }
 
     /// A leg left the engine, with its share of the progress if it had not started.
-    pub(crate) fn left(&mut self, leg: &LegLoad) {
-        self.load.leave(leg);
+    pub(crate) fn left(&mut self, leg: &LegDemand) {
+        self.demand.leave(leg);
         if !leg.started {
             self.settle_progress(leg.prefill);
         }
-        self.stale |= self.load.depth() == 0;
+        self.stale |= self.demand.depth() == 0;
     }
 
     fn settle_progress(&mut self, prefill: u32) {
         (self.progress, self.settling) =
-            if self.load.waiting == 0 { (0, 0) } else { (self.progress, self.settling + u64::from(prefill)) };
+            if self.demand.waiting == 0 { (0, 0) } else { (self.progress, self.settling + u64::from(prefill)) };
     }
 
     /// Takes the engine's own report. Returns what one whole step took, when the report lets one tell: the time, the prompt tokens
     /// and the decodes in it.
     pub(crate) fn report(&mut self, at: Time, mut stats: EngineStats) -> Option<(Micros, f64, f64)> {
         stats.kv_usage = if stats.kv_usage.is_finite() { stats.kv_usage.clamp(0.0, 1.0) } else { 0.0 };
-        self.stale = self.load.depth() == 0;
+        self.stale = self.demand.depth() == 0;
         let first_tokens = std::mem::take(&mut self.first_tokens);
         let (then, before) = self.report.replace((at, stats))?;
         let computed = stats.prompt_tokens_computed.saturating_sub(before.prompt_tokens_computed);
-        if self.load.waiting > 0 {
-            self.progress = (self.progress + computed).saturating_sub(self.settling).min(self.load.prompt_tokens);
+        if self.demand.waiting > 0 {
+            self.progress = (self.progress + computed).saturating_sub(self.settling).min(self.demand.prompt_tokens);
         }
         self.settling = 0;
         // Only a step that began when the one before it ended lasted from one report to the next.
@@ -173,8 +173,8 @@ impl EngineState {
 
     /// Whether one more leg, with so many tokens of prompt and output, finds a seat and memory here.
     pub(crate) fn has_room(&self, tokens: u32) -> bool {
-        let taken = self.load.context_tokens + self.load.output_tokens + u64::from(tokens);
-        self.load.depth() < self.facts.max_num_seqs.into() && taken <= self.facts.kv_tokens
+        let taken = self.demand.context_tokens + self.demand.output_tokens + u64::from(tokens);
+        self.demand.depth() < self.facts.max_num_seqs.into() && taken <= self.facts.kv_tokens
     }
 
     /// Whether a leg that comes with its KV may be sent here.
@@ -214,7 +214,7 @@ impl EngineState {
 
     /// Prompt tokens dispatched to the engine and not known to be computed.
     pub fn backlog(&self) -> f64 {
-        self.load.prompt_tokens.saturating_sub(self.progress.saturating_sub(self.settling)) as f64
+        self.demand.prompt_tokens.saturating_sub(self.progress.saturating_sub(self.settling)) as f64
     }
 
     /// Tokens one step may process.
@@ -224,7 +224,7 @@ impl EngineState {
 
     /// Prompt tokens one step can take beside the decodes it has.
     pub fn chunk(&self) -> f64 {
-        (self.batched_tokens() - self.load.running as f64).max(PREFILL_TOKENS_MIN.into())
+        (self.batched_tokens() - self.demand.running as f64).max(PREFILL_TOKENS_MIN.into())
     }
 
     /// Prompt tokens that one step can take of one prompt of this length.
@@ -245,7 +245,7 @@ impl EngineState {
     /// Share of the KV cache that the legs in flight will take, 0 to 1. The engine's own report counts when it says more: it also
     /// sees blocks that are held for legs that are over.
     pub fn kv_usage(&self) -> f64 {
-        let in_flight = (self.load.context_tokens + self.load.output_tokens) as f64 / self.facts.kv_tokens.max(1) as f64;
+        let in_flight = (self.demand.context_tokens + self.demand.output_tokens) as f64 / self.facts.kv_tokens.max(1) as f64;
         let reported = match self.report {
             Some((_, stats)) if !self.stale => f64::from(stats.kv_usage),
             _ => 0.0,
@@ -255,9 +255,9 @@ impl EngineState {
 
     /// What the requests on this engine call a good ITL, in microseconds: their mean, which is exact where all ask for the same.
     pub fn itl_objective(&self) -> f64 {
-        match self.load.depth() {
+        match self.demand.depth() {
             0 => f64::INFINITY,
-            depth => self.load.itl_objectives_us as f64 / depth as f64,
+            depth => self.demand.itl_objectives_us as f64 / depth as f64,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is predicted of the engines in a view: by the cost model, from their load and their pace.
+//! What is predicted of the engines in a view: by the cost model, from their demand and their pace.
 
 use dualpool_types::EngineId;
 
@@ -34,8 +34,8 @@ impl FleetView<'_> {
         if PACE_MODEL_ERROR.contains(&pace) { 1.0 } else { pace.clamp(1.0 / PACE_MAX, PACE_MAX) }
     }
 
-    /// How loaded the engine is: the time in which it would drain what it has, and more the fuller its KV cache is.
-    pub fn load(&self, engine: &EngineState) -> f64 {
+    /// What the engine has to bear: the time in which it would do all that it has, and more the fuller its KV cache is.
+    pub fn burden(&self, engine: &EngineState) -> f64 {
         let kv = engine.kv_usage().min(0.999);
         self.work(engine) + KV_PRESSURE_US * kv / (1.0 - kv)
     }
@@ -43,18 +43,18 @@ impl FleetView<'_> {
     /// Predicted time until a prompt sent to this engine now has its first token, with what its prefix cache holds of the prompt. Where
     /// long prompts have a chunk of their own, a short one is computed beside them; else it waits until all that came before it is done.
     pub fn ttft(&self, engine: &EngineState, prompt_tokens: f64) -> f64 {
-        let running = engine.load.running as f64;
+        let running = engine.demand.running as f64;
         let seat = self.seat_wait(engine);
         // The last token is computed whatever the cache holds: the first output comes of it.
         let prompt_tokens = self.uncached(engine.id, prompt_tokens).max(1.0);
         let queue = self.costs.prefill(engine.backlog() + prompt_tokens, engine.chunk(), running);
         let alone = self.costs.prefill(prompt_tokens, engine.chunk_of(prompt_tokens), running);
-        let beside = engine.load.long_prefills as f64 * engine.chunk_of(f64::INFINITY);
+        let beside = engine.demand.long_prefills as f64 * engine.chunk_of(f64::INFINITY);
         let room = engine.chunk() - beside;
         if beside == 0.0 || room < 1.0 || prompt_tokens >= self.long_prompt_tokens_min.into() {
             return seat + queue.max(alone);
         }
-        let shorts = (engine.load.prompt_tokens - engine.load.long_prompt_tokens) as f64 + prompt_tokens;
+        let shorts = (engine.demand.prompt_tokens - engine.demand.long_prompt_tokens) as f64 + prompt_tokens;
         // The step that is under way ends first; on average half of it is left.
         let steps = (shorts / room).ceil() + 0.5;
         seat + (steps * self.costs.step(beside, running) + shorts * self.costs.prefill_us).min(queue.max(alone))
@@ -63,12 +63,12 @@ impl FleetView<'_> {
     /// Predicted time until one more leg gets a seat; 0 while one is free. Legs are taken to end one after the other, spread over
     /// the time that their mean remaining output takes.
     pub fn seat_wait(&self, engine: &EngineState) -> f64 {
-        let (depth, seats) = (engine.load.depth() as f64, f64::from(engine.facts.max_num_seqs.max(1)));
+        let (depth, seats) = (engine.demand.depth() as f64, f64::from(engine.facts.max_num_seqs.max(1)));
         let must_end = depth + 1.0 - seats;
         if must_end <= 0.0 {
             return 0.0;
         }
-        let outputs = engine.load.output_tokens as f64 / depth;
+        let outputs = engine.demand.output_tokens as f64 / depth;
         must_end / seats * outputs * self.costs.step(0.0, seats)
     }
 
@@ -76,13 +76,13 @@ impl FleetView<'_> {
     pub fn step_beside(&self, engine: &EngineState, prompt_tokens: f64) -> f64 {
         let chunk = engine.chunk_of(self.uncached(engine.id, prompt_tokens));
         let prompt = (engine.backlog() + chunk).min(engine.chunk());
-        self.costs.step(prompt, engine.load.running as f64)
+        self.costs.step(prompt, engine.demand.running as f64)
     }
 
     /// Predicted time in which the engine would drain all it has.
     pub fn work(&self, engine: &EngineState) -> f64 {
-        let depth = (engine.load.depth() as f64).max(1.0);
-        let outputs = engine.load.output_tokens as f64;
+        let depth = (engine.demand.depth() as f64).max(1.0);
+        let outputs = engine.demand.output_tokens as f64;
         engine.backlog() * self.costs.prefill_us + outputs * self.costs.decode_us + outputs / depth * self.costs.step_us
     }
 }

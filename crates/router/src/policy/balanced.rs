@@ -4,7 +4,7 @@
 
 use crate::{EngineState, FleetView};
 
-use super::{Ask, Plan, Policy, Turn};
+use super::{Ask, Placement, Policy, Turn};
 
 #[derive(Default)]
 pub(super) struct Balanced {
@@ -12,21 +12,21 @@ pub(super) struct Balanced {
 }
 
 impl Policy for Balanced {
-    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement> {
         let start = self.turn.next();
         let next_step = |engine: &EngineState| {
-            let load = &engine.load;
+            let demand = &engine.demand;
             let chunk = engine.chunk_of(f64::from(fleet.long_prompt_tokens_min));
-            let shorts = (load.prompt_tokens - load.long_prompt_tokens) as f64;
-            let prompt_tokens = load.long_prefills as f64 * chunk + shorts;
-            fleet.costs.prefill_us * prompt_tokens + fleet.costs.decode_us * load.depth() as f64
+            let shorts = (demand.prompt_tokens - demand.long_prompt_tokens) as f64;
+            let prompt_tokens = demand.long_prefills as f64 * chunk + shorts;
+            fleet.costs.prefill_us * prompt_tokens + fleet.costs.decode_us * demand.depth() as f64
         };
         let engine = if fleet.is_long(ask.prompt_tokens) {
             // A long prompt outweighs any number of decodes that fit beside it, hence the order of magnitude between the two.
-            fleet.least(None, 0, |engine| engine.load.long_prefills as f64 * 1e6 + engine.load.depth() as f64)
+            fleet.least(None, 0, |engine| engine.demand.long_prefills as f64 * 1e6 + engine.demand.depth() as f64)
         } else {
             fleet.least(None, start, next_step)
         };
-        engine.map(|engine| Plan::Whole(engine.id))
+        engine.map(|engine| Placement::Whole(engine.id))
     }
 }

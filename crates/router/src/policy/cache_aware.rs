@@ -7,7 +7,7 @@
 use crate::CacheAwareSettings;
 use crate::{EngineState, FleetView, Terms};
 
-use super::{Ask, Plan, Policy};
+use super::{Ask, Placement, Policy};
 
 pub(super) struct CacheAware {
     settings: CacheAwareSettings,
@@ -25,7 +25,7 @@ impl CacheAware {
 
     fn rank(&self, fleet: &FleetView<'_>, engine: &EngineState, score: f64) -> Rank {
         let processed = self.processed[engine.id.index()];
-        (engine.device_lost(fleet.now), score, engine.load.depth(), processed, engine.id.0)
+        (engine.device_lost(fleet.now), score, engine.demand.depth(), processed, engine.id.0)
     }
 
     fn least<'a>(&self, fleet: &FleetView<'a>, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
@@ -47,11 +47,11 @@ impl CacheAware {
 
     fn says(&self, fleet: &FleetView<'_>, terms: &mut impl Terms, by_cache: bool, cached: impl Fn(&EngineState) -> f64) {
         for engine in fleet.engines.iter().filter(|engine| engine.takes_work()) {
-            let (load, processed) = (fleet.load(engine), self.processed[engine.id.index()] as f64);
-            terms.score(engine.id, if by_cache { -cached(engine) } else { load });
+            let (burden, processed) = (fleet.burden(engine), self.processed[engine.id.index()] as f64);
+            terms.score(engine.id, if by_cache { -cached(engine) } else { burden });
             terms.term(engine.id, "cached", cached(engine));
-            terms.term(engine.id, "depth", engine.load.depth() as f64);
-            terms.term(engine.id, "load", load);
+            terms.term(engine.id, "depth", engine.demand.depth() as f64);
+            terms.term(engine.id, "load", burden);
             terms.term(engine.id, "processed", processed);
         }
     }
@@ -62,19 +62,19 @@ impl Policy for CacheAware {
         true
     }
 
-    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement> {
         self.processed.resize(fleet.engines.len(), 0);
         let prompt = f64::from(ask.prompt_tokens);
         let cached = |engine: &EngineState| prompt - fleet.uncached(engine.id, prompt);
         let warmest = self.least(fleet, |engine| -cached(engine))?;
-        let emptiest = self.least(fleet, |engine| fleet.load(engine))?;
+        let emptiest = self.least(fleet, |engine| fleet.burden(engine))?;
         let hit = cached(warmest) > 0.0 && cached(warmest) >= self.settings.match_min * prompt;
-        let by_cache = hit && !self.imbalanced(warmest.load.depth(), emptiest.load.depth());
+        let by_cache = hit && !self.imbalanced(warmest.demand.depth(), emptiest.demand.depth());
         if let Some(explanation) = fleet.explaining {
             self.says(fleet, &mut *explanation.borrow_mut(), by_cache, cached);
         }
         let chosen = if by_cache { warmest } else { emptiest };
         self.processed[chosen.id.index()] += fleet.uncached(chosen.id, prompt) as u64;
-        Some(Plan::Whole(chosen.id))
+        Some(Placement::Whole(chosen.id))
     }
 }

@@ -2,7 +2,7 @@
 
 use dualpool_types::Role;
 
-use super::{Ask, Plan, Policy, Turn};
+use super::{Ask, Placement, Policy, Turn};
 use crate::FleetView;
 
 #[derive(Default)]
@@ -11,8 +11,8 @@ pub(super) struct Dedicated {
 }
 
 impl Policy for Dedicated {
-    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement> {
         let pool = if fleet.is_long(ask.prompt_tokens) { Role::Prefill } else { Role::Decode };
-        fleet.least_of_pool(pool, self.turn.next(), |engine| fleet.work(engine)).map(|engine| Plan::Whole(engine.id))
+        fleet.least_of_pool(pool, self.turn.next(), |engine| fleet.work(engine)).map(|engine| Placement::Whole(engine.id))
     }
 }

@@ -12,7 +12,7 @@
 
 use dualpool_types::Role;
 
-use super::{Ask, Plan, Policy, Turn};
+use super::{Ask, Placement, Policy, Turn};
 use crate::{EngineState, FleetView};
 
 /// A departure from the floor must be predicted to keep this share of the objective that the floor would break.
@@ -24,7 +24,7 @@ pub(super) struct DualPool {
 }
 
 impl Policy for DualPool {
-    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement> {
         let start = self.turn.next();
         let prompt = f64::from(ask.prompt_tokens);
         let prefill = fleet.least(Some(Role::Prefill), start, |engine| fleet.ttft(engine, prompt));
@@ -36,43 +36,44 @@ impl Policy for DualPool {
             }
             (Some(prefill), Some(decode)) => Some(short(fleet, ask, prefill, decode)),
             // A pool has no engine alive: whoever is left serves whole requests.
-            _ => fleet.least(None, start, |engine| fleet.ttft(engine, prompt)).map(|engine| Plan::Whole(engine.id)),
+            _ => fleet.least(None, start, |engine| fleet.ttft(engine, prompt)).map(|engine| Placement::Whole(engine.id)),
         }
     }
 }
 
-fn long(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &EngineState) -> Plan {
-    let (floor, prompt) = (Plan::Split(prefill.id), f64::from(ask.prompt_tokens));
+fn long(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &EngineState) -> Placement {
+    let (floor, prompt) = (Placement::Split(prefill.id), f64::from(ask.prompt_tokens));
     let (ttft_max, itl_max) = (ask.objectives.ttft_us_max.0 as f64, ask.objectives.itl_us_max.0 as f64);
-    if prefill.load.depth() == 0 {
+    if prefill.demand.depth() == 0 {
         let outputs = f64::from(ask.outputs.saturating_sub(1));
         let stay = outputs * fleet.costs.step(0.0, 1.0);
         let go = fleet.handoff(prefill.id, decode.id, fleet.uncached(decode.id, prompt))
-            + outputs * fleet.costs.step(0.0, decode.load.depth() as f64 + 1.0);
+            + outputs * fleet.costs.step(0.0, decode.demand.depth() as f64 + 1.0);
         let longest_step = |engine: &EngineState| fleet.costs.step(engine.batched_tokens(), 1.0);
         let calm = longest_step(prefill) <= itl_max.min(longest_step(decode));
-        return if stay < go && calm { Plan::Whole(prefill.id) } else { floor };
+        return if stay < go && calm { Placement::Whole(prefill.id) } else { floor };
     }
     let late = fleet.ttft(prefill, prompt) > ttft_max;
     let sooner = fleet.ttft(decode, prompt) <= ttft_max * ROOM_TO_SPARE;
     let calm = fleet.step_beside(decode, prompt) <= itl_max.min(decode.itl_objective()) * ROOM_TO_SPARE;
-    let leaves_room = decode.load.long_prefills == 0 && 2.0 * decode.chunk_of(fleet.uncached(decode.id, prompt)) <= decode.chunk();
-    if late && sooner && calm && leaves_room { Plan::Whole(decode.id) } else { floor }
+    let leaves_room =
+        decode.demand.long_prefills == 0 && 2.0 * decode.chunk_of(fleet.uncached(decode.id, prompt)) <= decode.chunk();
+    if late && sooner && calm && leaves_room { Placement::Whole(decode.id) } else { floor }
 }
 
-fn short(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &EngineState) -> Plan {
-    let (floor, elsewhere, prompt) = (Plan::Whole(decode.id), Plan::Split(prefill.id), f64::from(ask.prompt_tokens));
+fn short(fleet: &FleetView<'_>, ask: &Ask, prefill: &EngineState, decode: &EngineState) -> Placement {
+    let (floor, elsewhere, prompt) = (Placement::Whole(decode.id), Placement::Split(prefill.id), f64::from(ask.prompt_tokens));
     let (ttft_max, itl_max) = (ask.objectives.ttft_us_max.0 as f64, ask.objectives.itl_us_max.0 as f64);
     let (ttft, ttft_elsewhere) = (fleet.ttft(decode, prompt), fleet.ttft(prefill, prompt));
     // On an engine that only prefills nobody's ITL suffers; one on which requests stayed is judged like a decode engine.
-    if prefill.load.running > 0 && fleet.step_beside(prefill, prompt) > prefill.itl_objective() * ROOM_TO_SPARE {
+    if prefill.demand.running > 0 && fleet.step_beside(prefill, prompt) > prefill.itl_objective() * ROOM_TO_SPARE {
         return floor;
     }
-    let jolt = decode.load.running > 0 && fleet.step_beside(decode, prompt) > itl_max.min(decode.itl_objective());
+    let jolt = decode.demand.running > 0 && fleet.step_beside(decode, prompt) > itl_max.min(decode.itl_objective());
     if ttft > ttft_max || jolt {
         return if ttft_elsewhere <= ttft_max * ROOM_TO_SPARE { elsewhere } else { floor };
     }
     let handoff = fleet.handoff(prefill.id, decode.id, fleet.uncached(decode.id, prompt));
-    let calm = handoff + decode.joining(fleet.costs, decode.load.running as f64 + 1.0) <= itl_max * ROOM_TO_SPARE;
+    let calm = handoff + decode.joining(fleet.costs, decode.demand.running as f64 + 1.0) <= itl_max * ROOM_TO_SPARE;
     if calm && ttft_elsewhere + handoff < ttft { elsewhere } else { floor }
 }

@@ -3,7 +3,7 @@
 
 use dualpool_types::Role;
 
-use super::{Ask, Plan, Policy, Turn};
+use super::{Ask, Placement, Policy, Turn};
 use crate::FleetView;
 
 #[derive(Default)]
@@ -12,9 +12,9 @@ pub(super) struct FullDisaggregation {
 }
 
 impl Policy for FullDisaggregation {
-    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement> {
         let prompt = f64::from(ask.prompt_tokens);
         let engine = fleet.least_of_pool(Role::Prefill, self.turn.next(), |engine| fleet.ttft(engine, prompt))?;
-        Some(if engine.role == Role::Prefill { Plan::Split(engine.id) } else { Plan::Whole(engine.id) })
+        Some(if engine.role == Role::Prefill { Placement::Split(engine.id) } else { Placement::Whole(engine.id) })
     }
 }

@@ -1,7 +1,7 @@
 //! All engines alike; the one that would be done soonest with all it was given, dispatched and not yet reported included. That credit
 //! is what cures the herd: with reports alone, all arrivals between two of them pick the same engine.
 
-use super::{Ask, Plan, Policy, Turn};
+use super::{Ask, Placement, Policy, Turn};
 use crate::FleetView;
 
 #[derive(Default)]
@@ -10,7 +10,7 @@ pub(super) struct LeastLoad {
 }
 
 impl Policy for LeastLoad {
-    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
-        fleet.least(None, self.turn.next(), |engine| fleet.load(engine)).map(|engine| Plan::Whole(engine.id))
+    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Placement> {
+        fleet.least(None, self.turn.next(), |engine| fleet.burden(engine)).map(|engine| Placement::Whole(engine.id))
     }
 }

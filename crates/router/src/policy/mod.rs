@@ -1,7 +1,7 @@
 //! The policies: where a request goes when it arrives, and where it decodes once it is prefilled. One file per policy; each decides
 //! from a `FleetView` and what it remembers itself, in time linear in the engines and without allocating.
 //!
-//! Load comes from the router's own count, which is exact and never late. What devices say (`EngineState::device`) is late by up to a
+//! Demand comes from the router's own count, which is exact and never late. What devices say (`EngineState::device`) is late by up to a
 //! sampling period, and everything that arrives within one period would chase the same reading; so it decides between engines whose
 //! scores are equal, and against a device that is lost, and nothing else. A policy that weighs it must take none for "not known".
 
@@ -33,7 +33,7 @@ pub struct Ask {
 
 /// A place for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plan {
+pub enum Placement {
     /// One engine does all of it.
     Whole(EngineId),
     /// This engine prefills; another one decodes, which is chosen when the prefill is done.
@@ -47,9 +47,9 @@ pub trait Policy: Send {
     }
 
     /// Where the request starts. None only when no engine is alive.
-    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan>;
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement>;
 
-    /// Where a request that was prefilled on `from` by a `Plan::Split` decodes. None when no engine can take its KV: it stays.
+    /// Where a request that was prefilled on `from` by a `Placement::Split` decodes. None when no engine can take its KV: it stays.
     fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<EngineId> {
         best_decoder(fleet, ask, from)
     }
@@ -107,7 +107,7 @@ impl Draws {
 fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<EngineId> {
     let tokens = u64::from(ask.prompt_tokens) + u64::from(ask.outputs);
     let score = |engine: &super::EngineState| {
-        let taken = engine.load.context_tokens + engine.load.output_tokens + tokens;
+        let taken = engine.demand.context_tokens + engine.demand.output_tokens + tokens;
         let overfull = taken.saturating_sub(engine.facts.kv_tokens) as f64;
         let prompt = engine.backlog().min(engine.chunk());
         // An engine does not load from itself: what its prefix cache does not have it computes again.
@@ -115,7 +115,7 @@ fn best_decoder(fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<Engi
         let there = if engine.id == from { uncached * fleet.costs.prefill_us } else { fleet.copy(from, engine.id, uncached) };
         let ready = there + fleet.seat_wait(engine);
         // What has no room waits until other requests end: as long as their prompt and output tokens take to compute, at least.
-        ready + fleet.costs.step(prompt, engine.load.depth() as f64) + overfull * fleet.costs.prefill_us
+        ready + fleet.costs.step(prompt, engine.demand.depth() as f64) + overfull * fleet.costs.prefill_us
     };
     fleet.least_taker(Role::Decode, 0, score).map(|engine| engine.id)
 }

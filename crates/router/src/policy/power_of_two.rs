@@ -3,7 +3,7 @@
 
 use crate::{EngineState, FleetView};
 
-use super::{Ask, Draws, Plan, Policy, PolicyKind};
+use super::{Ask, Draws, Placement, Policy, PolicyKind};
 
 pub(super) struct PowerOfTwo {
     draws: Draws,
@@ -16,12 +16,12 @@ impl PowerOfTwo {
 }
 
 impl Policy for PowerOfTwo {
-    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
+    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Placement> {
         // An engine whose device is lost would be drawn as often as any other, and win half of the time.
         let sound = |engine: &&EngineState| engine.takes_work() && !engine.device_lost(fleet.now);
         let count = fleet.engines.iter().filter(sound).count();
         if count == 0 {
-            return fleet.least(None, 0, |engine| fleet.load(engine)).map(|engine| Plan::Whole(engine.id));
+            return fleet.least(None, 0, |engine| fleet.burden(engine)).map(|engine| Placement::Whole(engine.id));
         }
         let first = self.draws.below(count);
         let second = if count > 1 { (first + 1 + self.draws.below(count - 1)) % count } else { first };
@@ -29,7 +29,7 @@ impl Policy for PowerOfTwo {
         let drawn = [drawn(first), drawn(second)];
         // Counted from the first one drawn, so that of two equals neither is preferred.
         let start = drawn[0].map_or(0, |engine| engine.index());
-        let winner = fleet.least_where(|engine| drawn.contains(&Some(engine.id)), start, |engine| fleet.load(engine));
-        winner.map(|engine| Plan::Whole(engine.id))
+        let winner = fleet.least_where(|engine| drawn.contains(&Some(engine.id)), start, |engine| fleet.burden(engine));
+        winner.map(|engine| Placement::Whole(engine.id))
     }
 }

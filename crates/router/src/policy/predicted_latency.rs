@@ -12,7 +12,7 @@
 
 use dualpool_types::{EngineId, Role};
 
-use super::{Ask, Plan, Policy, Turn};
+use super::{Ask, Placement, Policy, Turn};
 use crate::{EngineState, FleetView, Terms};
 
 /// A microsecond beyond the TTFT objective counts as so many more. The sum alone would let a few prompts wait without end where many
@@ -43,7 +43,7 @@ impl Cost {
     fn prefill(self, fleet: &FleetView<'_>, ask: &Ask, engine: &EngineState) -> Cost {
         let (prompt, pace) = (f64::from(ask.prompt_tokens), fleet.pace(engine));
         let computing = fleet.uncached(engine.id, prompt) * fleet.costs.prefill_us;
-        let delays_by_prefill = pace * computing * engine.load.running as f64;
+        let delays_by_prefill = pace * computing * engine.demand.running as f64;
         let ttft = pace * fleet.ttft(engine, prompt);
         let late = LATE_WEIGHT * (ttft - ask.objectives.ttft_us_max.0 as f64).max(0.0);
         Cost { ttft, late, delays_by_prefill, ..self }
@@ -51,11 +51,11 @@ impl Cost {
 
     /// Decoding on this engine, from the first token to the last.
     fn decode(self, fleet: &FleetView<'_>, ask: &Ask, engine: &EngineState) -> Cost {
-        let (load, pace) = (&engine.load, fleet.pace(engine));
-        let (depth, outputs) = (load.depth() as f64, f64::from(ask.outputs.saturating_sub(1)));
-        let shared_steps = (outputs * depth).min(load.output_tokens as f64);
+        let (demand, pace) = (&engine.demand, fleet.pace(engine));
+        let (depth, outputs) = (demand.depth() as f64, f64::from(ask.outputs.saturating_sub(1)));
+        let shared_steps = (outputs * depth).min(demand.output_tokens as f64);
         let tokens = u64::from(ask.prompt_tokens) + u64::from(ask.outputs);
-        let overfull = (load.context_tokens + load.output_tokens + tokens).saturating_sub(engine.facts.kv_tokens);
+        let overfull = (demand.context_tokens + demand.output_tokens + tokens).saturating_sub(engine.facts.kv_tokens);
         Cost {
             decode: pace * outputs * fleet.costs.step(0.0, depth + 1.0),
             delays_by_decode: pace * shared_steps * fleet.costs.decode_us,
@@ -99,11 +99,13 @@ impl Policy for PredictedLatency {
         true
     }
 
-    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement> {
         let start = self.turn.next();
         let whole = |engine: &EngineState| Cost::default().prefill(fleet, ask, engine).decode(fleet, ask, engine);
         if !fleet.in_pools() {
-            return fleet.least(None, start, |engine| weigh(fleet, engine, whole(engine))).map(|engine| Plan::Whole(engine.id));
+            return fleet
+                .least(None, start, |engine| weigh(fleet, engine, whole(engine)))
+                .map(|engine| Placement::Whole(engine.id));
         }
         // One decode engine stands for all: which one it will be is decided when the prefill is done.
         let aside = fleet.aside();
@@ -116,7 +118,7 @@ impl Policy for PredictedLatency {
             None => weigh(fleet, engine, whole(engine)),
         };
         let engine = fleet.least_where(|engine| engine.role != Role::Shared, start, cost)?;
-        Some(if moves(engine).is_some() { Plan::Split(engine.id) } else { Plan::Whole(engine.id) })
+        Some(if moves(engine).is_some() { Placement::Split(engine.id) } else { Placement::Whole(engine.id) })
     }
 
     fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<EngineId> {

@@ -1,6 +1,6 @@
 //! All engines alike, in turn: what a proxy without signals does.
 
-use super::{Ask, Plan, Policy, Turn};
+use super::{Ask, Placement, Policy, Turn};
 use crate::FleetView;
 
 #[derive(Default)]
@@ -9,7 +9,7 @@ pub(super) struct RoundRobin {
 }
 
 impl Policy for RoundRobin {
-    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Plan> {
-        fleet.in_turn(self.turn.next()).map(|engine| Plan::Whole(engine.id))
+    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Placement> {
+        fleet.in_turn(self.turn.next()).map(|engine| Placement::Whole(engine.id))
     }
 }

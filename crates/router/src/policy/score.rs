@@ -3,7 +3,7 @@
 
 use dualpool_types::{EngineId, Role};
 
-use super::{Ask, Draws, Plan, Policy, PolicyKind, Turn};
+use super::{Ask, Draws, Placement, Policy, PolicyKind, Turn};
 use crate::score::{Scorer, Stage};
 use crate::{EngineState, FleetView, ScoreSettings, Terms};
 
@@ -77,18 +77,18 @@ impl Policy for Score {
         true
     }
 
-    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Plan> {
+    fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement> {
         if !fleet.in_pools() {
-            return self.choose(fleet, ask, Stage::Whole, |_| true).map(Plan::Whole);
+            return self.choose(fleet, ask, Stage::Whole, |_| true).map(Placement::Whole);
         }
         let decoders = fleet.engines.iter().filter(|engine| engine.takes_work() && engine.role == Role::Decode);
         let cached = decoders.map(|engine| fleet.cached(engine.id)).max().unwrap_or(0);
         if !fleet.is_long(ask.prompt_tokens.saturating_sub(cached)) {
-            return self.choose(fleet, ask, Stage::Whole, |engine| engine.role == Role::Decode).map(Plan::Whole);
+            return self.choose(fleet, ask, Stage::Whole, |engine| engine.role == Role::Decode).map(Placement::Whole);
         }
         let aside = fleet.aside();
         let to = aside.least_taker(Role::Decode, 0, |engine| aside.work(engine)).map(|engine| engine.id);
-        self.choose(fleet, ask, Stage::Prefill { to }, |engine| engine.role == Role::Prefill).map(Plan::Split)
+        self.choose(fleet, ask, Stage::Prefill { to }, |engine| engine.role == Role::Prefill).map(Placement::Split)
     }
 
     fn decode_on(&mut self, fleet: &FleetView<'_>, ask: &Ask, from: EngineId) -> Option<EngineId> {

@@ -262,7 +262,7 @@ fn only_the_predictive_forecast_sees_what_is_on_its_way_to_the_decode_pool() {
         for request in 0..60 {
             stage.arrive_with(request, 64, 400, PATIENT);
         }
-        assert_eq!(stage.router.load(B).running, 0);
+        assert_eq!(stage.router.demand(B).running, 0);
         stage.arrive_with(60, 64, 400, SMOOTH);
         assert_eq!(rejection(&stage, 60).is_none(), admits, "{reject:?}: {:?}", result(&stage, 60));
         stage.feed(Event::ShutDown);
@@ -279,7 +279,7 @@ fn only_the_predictive_forecast_sees_that_decodes_will_be_over() {
         stage.give(stage.leg_of(0), 400);
         decoding(&mut stage, 1..61);
         stage.now = stage.now.plus(Micros(1_000_000));
-        assert_eq!(stage.router.load(B).running, 60);
+        assert_eq!(stage.router.demand(B).running, 60);
         // Its prefill takes 2.1 s.
         stage.arrive_with(61, 3_000, 400, Objectives { itl_us_max: Micros(150_000), ..PATIENT });
         let reason = rejection(&stage, 61);

@@ -3,7 +3,7 @@
 use dualpool_types::{Arrangement, DeviceSignals, EngineId, Micros, Objectives, PolicyKind, Time, Tuning};
 
 use super::script::{A, B, FACTS};
-use crate::policy::{Ask, Plan};
+use crate::policy::{Ask, Placement};
 use crate::{DEVICE_SIGNALS_AGE_MAX, Event, Router, RouterSettings};
 
 const START: Time = Time(10_000_000);
@@ -23,7 +23,7 @@ fn places(router: &mut Router) -> Vec<EngineId> {
     let objectives = Objectives { ttft_us_max: Micros::from_ms(500.0), itl_us_max: Micros::from_ms(100.0) };
     let ask = Ask { prompt_tokens: 64, outputs: 16, objectives };
     let place = |_| match router.decide(&ask).unwrap() {
-        Plan::Whole(engine) | Plan::Split(engine) => engine,
+        Placement::Whole(engine) | Placement::Split(engine) => engine,
     };
     (0..4).map(place).collect()
 }
@@ -82,7 +82,7 @@ fn load_outweighs_a_device_that_is_slowed_and_not_one_that_is_lost() {
     let mut router = router(PolicyKind::LeastLoad);
     said(&mut router, START, A, DeviceSignals { slowed: Some(true), ..DeviceSignals::default() });
     router.handle(START, Event::Arrived(request(0)), &mut Vec::new());
-    assert_eq!(router.load(B).depth(), 1);
+    assert_eq!(router.demand(B).depth(), 1);
     assert_eq!(places(&mut router), [A; 4], "an idle engine on a slow device before a loaded one");
     said(&mut router, START, A, DeviceSignals { lost: true, ..DeviceSignals::default() });
     assert_eq!(places(&mut router), [B; 4]);

@@ -23,8 +23,8 @@ fn a_long_prompt_prefills_on_a_and_decodes_on_b() {
     let second = stage.leg_of(0);
     let leg = &stage.live[&second].leg;
     assert_eq!((stage.engine_of(0), leg.prompt.len(), leg.max_tokens, leg.hold), (B, 1001, 3, false));
-    assert_eq!(leg.load.map(|load| (load.engine, load.leg, load.tokens)), Some((A, first, 1000)));
-    assert_eq!(stage.router.load(B).prompt_tokens, 1, "loaded tokens are no prefill work");
+    assert_eq!(leg.kv_source.map(|load| (load.engine, load.leg, load.tokens)), Some((A, first, 1000)));
+    assert_eq!(stage.router.demand(B).prompt_tokens, 1, "loaded tokens are no prefill work");
     stage.moved(second, true);
     stage.give(second, 3);
     assert_eq!(result(&stage, 0), Ok(()));
@@ -99,7 +99,7 @@ fn a_failed_copy_is_computed_and_its_source_released() {
     stage.give(stage.leg_of(0), 1);
     stage.moved(stage.leg_of(0), false);
     assert!(stage.held.is_empty());
-    assert_eq!((stage.router.load(B).prompt_tokens, stage.router.load(B).long_prefills), (1001, 1));
+    assert_eq!((stage.router.demand(B).prompt_tokens, stage.router.demand(B).long_prefills), (1001, 1));
     stage.give(stage.leg_of(0), 3);
     stage.check_over();
 }

@@ -9,8 +9,8 @@ use dualpool_types::records::Candidate;
 use dualpool_types::{DeviceSignals, EngineId, EngineStats, Micros, Objectives, PolicyKind, Rng, Role, Time};
 
 use super::script::FACTS;
-use crate::fleet::LegLoad;
-use crate::policy::{self, Ask, Plan, Policy};
+use crate::fleet::LegDemand;
+use crate::policy::{self, Ask, Placement, Policy};
 use crate::{
     CopyTable, CostModel, EngineFacts, EngineSignals, EngineState, Explanation, FleetView, RouterSettings, SignalSettings,
 };
@@ -66,8 +66,8 @@ impl Made {
 
     fn legs(&mut self, engine: usize, requests: usize, prefill: u32) {
         let (started, long) = (prefill == 0, prefill >= 256);
-        let leg = LegLoad { prefill, long, context: prefill.max(64), outputs: 16, started, objectives: OBJECTIVES };
-        (0..requests).for_each(|_| self.engines[engine].load.enter(&leg));
+        let leg = LegDemand { prefill, long, context: prefill.max(64), outputs: 16, started, objectives: OBJECTIVES };
+        (0..requests).for_each(|_| self.engines[engine].demand.enter(&leg));
     }
 
     pub fn view(&self) -> FleetView<'_> {
@@ -94,7 +94,7 @@ impl Made {
     }
 
     /// Where a policy that has decided nothing yet sends it.
-    pub fn place(&self, kind: PolicyKind, ask: &Ask) -> Option<Plan> {
+    pub fn place(&self, kind: PolicyKind, ask: &Ask) -> Option<Placement> {
         fresh(kind).place(&self.view(), ask)
     }
 
@@ -116,9 +116,9 @@ pub fn fresh(kind: PolicyKind) -> Box<dyn Policy> {
     policy::build(kind, &RouterSettings::default())
 }
 
-pub fn engine_of(plan: Plan) -> EngineId {
+pub fn engine_of(plan: Placement) -> EngineId {
     match plan {
-        Plan::Whole(engine) | Plan::Split(engine) => engine,
+        Placement::Whole(engine) | Placement::Split(engine) => engine,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests that move while they decode: because it pays, or because their engine is drained.
 
-use dualpool_types::records::{MoveReason, RouterNote};
+use dualpool_types::records::{MigrationReason, RouterNote};
 use dualpool_types::{
     Arrangement, EngineId, FinishReason, LegId, Micros, Objectives, Phase, PolicyKind, RequestError, RequestId, Tuning,
 };
@@ -48,7 +48,7 @@ fn crowded_by(requests: u64, engines: usize, migration: MigrationSettings) -> St
 }
 
 fn parted(actions: &[Action]) -> Vec<LegId> {
-    actions.iter().filter_map(|action| if let Action::Part { leg, .. } = action { Some(*leg) } else { None }).collect()
+    actions.iter().filter_map(|action| if let Action::Detach { leg, .. } = action { Some(*leg) } else { None }).collect()
 }
 
 fn notes(actions: &[Action]) -> Vec<RouterNote> {
@@ -96,7 +96,8 @@ fn requests_leave_a_slow_engine_until_it_is_fast_enough_and_none_comes_back() {
     let on = |engine| stage.live.values().filter(|live| live.engine == engine).count();
     assert!(on(A) < 8 && on(A) >= on(B), "A has {}, B {}: no more than the objective asks for", on(A), on(B));
     let all = notes(&stage.actions);
-    let migrated = all.iter().filter(|note| matches!(note, RouterNote::Migrated { from: A, to: B, why: MoveReason::Pays, .. }));
+    let migrated =
+        all.iter().filter(|note| matches!(note, RouterNote::Migrated { from: A, to: B, why: MigrationReason::Pays, .. }));
     assert_eq!(migrated.count(), moved.len());
     finish(&mut stage);
 }
@@ -108,7 +109,7 @@ fn the_token_it_leaves_with_goes_out_at_once_and_the_rest_follows_from_there() {
     let actions = stage.give(leg, 5);
     assert!(matches!(&actions[0], Action::Emit { tokens, .. } if tokens.len() == 1), "{actions:?}");
     let next = &stage.live[&stage.leg_of(request)];
-    let load = next.leg.load.expect("its KV comes along");
+    let load = next.leg.kv_source.expect("its KV comes along");
     assert_eq!((next.engine, load.engine, load.leg, load.tokens), (B, A, leg, 101));
     assert_eq!((next.leg.prompt.len(), next.leg.max_tokens, next.leg.hold), (102, 198, false));
     finish(&mut stage);
@@ -158,7 +159,7 @@ fn what_is_on_its_way_takes_its_place_in_memory_before_it_has_come() {
         stage.give(stage.leg_of(request), 1);
     }
     stage.feed(Event::Undrain { engine: C });
-    assert!([A, B].iter().all(|&engine| stage.router.load(engine).running == 8));
+    assert!([A, B].iter().all(|&engine| stage.router.demand(engine).running == 8));
     let leaving = parted(&stage.wait(500));
     assert_eq!(leaving.len(), 1, "{leaving:?}: both are too slow, and C is the best for either");
     finish(&mut stage);
@@ -282,7 +283,7 @@ fn a_copy_that_fails_is_computed_again() {
     stage.give(leg, 1);
     stage.moved(stage.leg_of(leg.request.0), false);
     assert!(stage.held.is_empty());
-    assert_eq!(stage.router.load(B).prompt_tokens, 102);
+    assert_eq!(stage.router.demand(B).prompt_tokens, 102);
     finish(&mut stage);
 }
 
@@ -292,8 +293,8 @@ fn an_engine_that_holds_nothing_has_the_request_computed_again() {
     stage.live.get_mut(&leg).unwrap().leg.hold = false;
     stage.give(leg, 1);
     let next = &stage.live[&stage.leg_of(leg.request.0)];
-    assert_eq!((next.engine, next.leg.load), (B, None));
-    let note = RouterNote::Migrated { request: leg.request, from: A, to: B, tokens: 0, why: MoveReason::Pays };
+    assert_eq!((next.engine, next.leg.kv_source), (B, None));
+    let note = RouterNote::Migrated { request: leg.request, from: A, to: B, tokens: 0, why: MigrationReason::Pays };
     assert!(notes(&stage.actions).contains(&note));
     finish(&mut stage);
 }

@@ -31,7 +31,7 @@ fn a_herd_between_two_reports_spreads() {
     for request in 0..40 {
         stage.arrive(request, 100, 16);
     }
-    assert!((0..4).all(|engine| stage.router.load(EngineId(engine)).depth() == 10));
+    assert!((0..4).all(|engine| stage.router.demand(EngineId(engine)).depth() == 10));
     // One long prompt weighs as much as many short ones.
     stage.arrive(40, 4000, 16);
     let busy = stage.engine_of(40);
@@ -224,7 +224,7 @@ fn a_spoiled_calibration_does_not_reach_a_score() {
     for request in 0..8 {
         stage.arrive(request, 100, 8);
     }
-    assert_eq!((stage.router.load(A).depth(), stage.router.load(B).depth()), (4, 4));
+    assert_eq!((stage.router.demand(A).depth(), stage.router.demand(B).depth()), (4, 4));
 }
 
 #[test]

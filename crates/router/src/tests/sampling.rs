@@ -53,7 +53,7 @@ fn they_stay_on_an_engine_that_is_drained() {
         stage.give(stage.leg_of(0), 1);
         stage.drain(A);
         let actions = stage.wait(1_000);
-        assert!(!actions.iter().any(|action| matches!(action, Action::Part { .. })), "{actions:?}");
+        assert!(!actions.iter().any(|action| matches!(action, Action::Detach { .. })), "{actions:?}");
         stage.give(stage.leg_of(0), 3);
         assert!(stage.wait(50).iter().any(|action| matches!(action, Action::Note(_))), "empty at last");
         stage.check_over();

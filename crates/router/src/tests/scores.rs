@@ -4,7 +4,7 @@ use dualpool_types::{EngineId, Micros, PolicyKind, Role, Time};
 
 use super::made_up::{Made, ask, engine_of, fresh};
 use super::script::FACTS;
-use crate::policy::{self, Plan, Policy};
+use crate::policy::{self, Placement, Policy};
 use crate::{CacheAwareSettings, EngineFacts, RouterSettings, ScoreSettings, Signal};
 
 fn score(settings: ScoreSettings) -> Box<dyn Policy> {
@@ -173,11 +173,11 @@ fn in_two_pools_prefill_and_decode_are_scored_apart() {
         made.waiting(0, 2, 1_000);
         made.decoding(2, 8);
         made.decoding(3, 4);
-        assert_eq!(made.place(kind, &ask(1_000, 16)), Some(Plan::Split(EngineId(1))), "{}", kind.name());
+        assert_eq!(made.place(kind, &ask(1_000, 16)), Some(Placement::Split(EngineId(1))), "{}", kind.name());
         assert_eq!(fresh(kind).decode_on(&made.view(), &ask(1_001, 15), EngineId(1)), Some(EngineId(3)), "{}", kind.name());
         // What a decode engine has in its cache need not be computed anywhere.
         made.cached[3] = 960;
-        assert_eq!(made.place(kind, &ask(1_000, 16)), Some(Plan::Whole(EngineId(3))), "{}", kind.name());
+        assert_eq!(made.place(kind, &ask(1_000, 16)), Some(Placement::Whole(EngineId(3))), "{}", kind.name());
         // Without a link to take the KV over, nobody is asked to.
         made.engines.iter_mut().for_each(|engine| engine.kv_lost = true);
         assert_eq!(fresh(kind).decode_on(&made.view(), &ask(1_001, 15), EngineId(1)), None, "{}", kind.name());
@@ -188,9 +188,9 @@ fn in_two_pools_prefill_and_decode_are_scored_apart() {
 fn dual_pool_leaves_a_long_prompt_where_most_of_it_is_cached() {
     let mut made = Made::pools(&[Role::Prefill, Role::Decode]);
     made.decoding(1, 4);
-    assert_eq!(made.place(PolicyKind::DualPool, &ask(1_000, 16)), Some(Plan::Split(EngineId(0))));
+    assert_eq!(made.place(PolicyKind::DualPool, &ask(1_000, 16)), Some(Placement::Split(EngineId(0))));
     made.cached[1] = 960;
-    assert_eq!(made.place(PolicyKind::DualPool, &ask(1_000, 16)), Some(Plan::Whole(EngineId(1))));
+    assert_eq!(made.place(PolicyKind::DualPool, &ask(1_000, 16)), Some(Placement::Whole(EngineId(1))));
 }
 
 #[test]

@@ -130,13 +130,17 @@ impl Stage {
                 assert!(!self.dead.contains(engine), "{} sent to the dead {engine}", leg.id);
                 assert!(!self.sent.contains(&leg.id), "{} sent twice", leg.id);
                 assert!(self.clients[&leg.id.request].result.is_none(), "{} sent after the end", leg.id);
-                assert!(leg.max_tokens > 0 && leg.load.is_none_or(|load| load.engine != *engine));
-                let moves = leg.hold || leg.load.is_some();
+                assert!(leg.max_tokens > 0 && leg.kv_source.is_none_or(|load| load.engine != *engine));
+                let moves = leg.hold || leg.kv_source.is_some();
                 let linked = |engine: &EngineId| !self.cut.contains(engine);
                 assert!(!moves || linked(engine), "{} is to move, and {engine} has no link", leg.id);
-                assert!(leg.load.is_none_or(|load| linked(&load.engine)), "{} is to load from an engine without a link", leg.id);
+                assert!(
+                    leg.kv_source.is_none_or(|load| linked(&load.engine)),
+                    "{} is to load from an engine without a link",
+                    leg.id
+                );
                 self.sent.push(leg.id);
-                let live = Live { engine: *engine, leg: leg.clone(), given: Vec::new(), aborted: false, waits: leg.load };
+                let live = Live { engine: *engine, leg: leg.clone(), given: Vec::new(), aborted: false, waits: leg.kv_source };
                 self.live.insert(leg.id, live);
             }
             Action::Abort { leg, .. } => {
@@ -148,7 +152,7 @@ impl Stage {
                 self.held.remove(&(*engine, *leg));
                 self.released.insert((*engine, *leg));
             }
-            Action::Part { engine, leg } => {
+            Action::Detach { engine, leg } => {
                 // The engine may be ahead of the router: the leg is over, and the word of it under way.
                 if let Some(live) = self.live.get_mut(leg) {
                     assert_eq!(live.engine, *engine);
@@ -343,7 +347,7 @@ impl Stage {
         assert!(self.held.is_empty(), "held for ever: {:?}", self.held);
         assert_eq!(self.router.in_flight(), 0);
         for engine in self.router.engines() {
-            assert_eq!(engine.load, Default::default(), "{} still has load", engine.id);
+            assert_eq!(engine.demand, Default::default(), "{} still has load", engine.id);
         }
         for (&request, client) in &self.clients {
             let result = client.result.as_ref().unwrap_or_else(|| panic!("{request} never ended"));

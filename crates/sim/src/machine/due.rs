@@ -39,7 +39,7 @@ pub(super) enum Due {
 pub(super) enum Order {
     Submit(Leg),
     Abort(LegId),
-    Part(LegId),
+    Detach(LegId),
 }
 
 pub(super) struct CopyUnderWay {

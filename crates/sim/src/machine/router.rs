@@ -29,11 +29,11 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
                 self.count_depth(engine);
                 self.tell(engine, Order::Submit(leg));
             }
-            Action::Part { engine, leg } => {
+            Action::Detach { engine, leg } => {
                 if let Some(client) = self.clients.get_mut(&leg.request) {
-                    client.parted(leg);
+                    client.detached(leg);
                 }
-                self.tell(engine, Order::Part(leg));
+                self.tell(engine, Order::Detach(leg));
             }
             Action::Abort { engine, leg } => self.tell(engine, Order::Abort(leg)),
             Action::Release { engine, leg } => {
@@ -59,7 +59,7 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
 
     /// Brings the engine's queue up to date, with what the router counts.
     pub(super) fn count_depth(&mut self, id: EngineId) {
-        let depth = self.router.load(id).depth();
+        let depth = self.router.demand(id).depth();
         self.engines[id.index()].has_depth(depth, self.now);
     }
 }

@@ -30,7 +30,7 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
         match order {
             Order::Submit(leg) => engine.scheduler.submit(leg),
             Order::Abort(leg) => engine.scheduler.abort(leg),
-            Order::Part(leg) => engine.scheduler.part(leg),
+            Order::Detach(leg) => engine.scheduler.detach(leg),
         }
         self.notice_ended(id);
         self.kick(id);

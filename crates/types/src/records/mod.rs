@@ -8,5 +8,5 @@ mod record;
 
 pub use file::{can_write_in, replace_file, replace_json};
 pub use gpu::{GpuProcess, GpuReading, GpuSample, Throttle, UtilSource};
-pub use note::{AdmissionState, Candidate, MoveReason, NoteRecord, Placed, RouterNote};
+pub use note::{AdmissionState, Candidate, MigrationReason, NoteRecord, Placed, RouterNote};
 pub use record::{EngineSample, HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord, Sample};

@@ -28,7 +28,7 @@ pub enum RouterNote {
     /// A leg was placed; noted only with `router.explain`.
     Placed(Placed),
     /// A request left the engine it decoded on. `tokens` is how much KV is to be copied; 0 when it is computed again.
-    Migrated { request: RequestId, from: EngineId, to: EngineId, tokens: u32, why: MoveReason },
+    Migrated { request: RequestId, from: EngineId, to: EngineId, tokens: u32, why: MigrationReason },
     /// Nothing is left on an engine that was to be drained.
     Drained { engine: EngineId },
     /// An engine that was to be drained takes requests again.
@@ -80,7 +80,7 @@ pub struct Candidate {
 /// Why a request moved while it was decoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum MoveReason {
+pub enum MigrationReason {
     /// Its engine is drained.
     Drain,
     /// It was predicted to end sooner for it, at what the move costs everybody.

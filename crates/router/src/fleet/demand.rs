@@ -5,9 +5,9 @@ use dualpool_types::Objectives;
 /// A looser ITL objective counts as this one: an hour, which is none at all, and fits a sum over 2^32 legs.
 const ITL_OBJECTIVE_US_MAX: u64 = 3_600_000_000;
 
-/// One leg's share of an engine's load.
+/// What one leg adds to an engine's demand.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct LegLoad {
+pub(crate) struct LegDemand {
     /// Prompt tokens the engine has yet to compute; 0 from the leg's first token on.
     pub prefill: u32,
     pub long: bool,
@@ -21,7 +21,7 @@ pub(crate) struct LegLoad {
 
 /// The legs that are on an engine, summed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct Demand {
     /// Legs without a token yet, and those with one. Their sum is the queue depth.
     pub waiting: u64,
     pub running: u64,
@@ -37,17 +37,17 @@ pub struct Load {
     pub(super) itl_objectives_us: u64,
 }
 
-impl Load {
-    pub(crate) fn enter(&mut self, leg: &LegLoad) {
+impl Demand {
+    pub(crate) fn enter(&mut self, leg: &LegDemand) {
         self.count(leg, |sum, part| *sum += part);
     }
 
-    pub(crate) fn leave(&mut self, leg: &LegLoad) {
+    pub(crate) fn leave(&mut self, leg: &LegDemand) {
         self.count(leg, |sum, part| *sum -= part);
     }
 
     /// One list of what a leg adds, so that leaving takes away exactly what entering added.
-    fn count(&mut self, leg: &LegLoad, apply: impl Fn(&mut u64, u64)) {
+    fn count(&mut self, leg: &LegDemand, apply: impl Fn(&mut u64, u64)) {
         let (waiting, long) = (u64::from(!leg.started), u64::from(!leg.started && leg.long));
         apply(&mut self.waiting, waiting);
         apply(&mut self.running, 1 - waiting);
