@@ -137,7 +137,9 @@ impl InFlight {
         }
         if tokens > 0 && leg.first_token_us.is_none() {
             leg.first_token_us = Some(at);
-            if let Some(handoff) = self.handoff_to(id) {
+            let last = usize::from(id.leg) + 1 == self.record.legs.len();
+            // Also of a leg that took the place of the one that was to fetch, when that one's engine died.
+            if let Some(handoff) = self.record.handoffs.last_mut().filter(|handoff| last && handoff.ended_us.is_none()) {
                 (handoff.computed_us, handoff.ended_us) = (computed, Some(at));
                 handoff.recomputed = handoff.copy_us.is_none();
             }
@@ -145,16 +147,12 @@ impl InFlight {
     }
 
     fn copied(&mut self, &Copied { leg, waited, started, took, bytes, runs, .. }: &Copied) {
-        if let Some(handoff) = self.handoff_to(leg) {
+        let handoff = self.fetching.iter().rposition(|fetching| *fetching == leg.leg);
+        if let Some(handoff) = handoff.and_then(|at| self.record.handoffs.get_mut(at)) {
             (handoff.copy_wait_us, handoff.copy_started_us, handoff.copy_us) = (Some(waited), Some(Micros(started.0)), Some(took));
             // The mover's word may come after the leg's first token.
             (handoff.bytes, handoff.runs, handoff.recomputed) = (bytes, runs, false);
         }
-    }
-
-    fn handoff_to(&mut self, leg: LegId) -> Option<&mut HandoffRecord> {
-        let at = self.fetching.iter().rposition(|fetching| *fetching == leg.leg)?;
-        self.record.handoffs.get_mut(at)
     }
 
     fn emitted(&mut self, at: Time, tokens: &[TokenId]) {
