@@ -4,8 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
-use dualpool_router::policy::Ask;
-use dualpool_router::{Action, EngineFacts, Event, Router, RouterSettings, SignalSettings};
+use dualpool_router::{Action, Ask, EngineFacts, Event, Router, RouterSettings, SignalSettings};
 use dualpool_types::{
     Arrangement, Class, EngineId, EngineStats, FinishReason, HeldKv, LegId, Micros, Objectives, PolicyKind, Priority, Request,
     RequestId, Sampling, Time, TokenId, Tuning,

@@ -4,8 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dualpool_router::policy::Ask;
-use dualpool_router::{Action, EngineFacts, Event, PrefixTracking, Router, RouterSettings};
+use dualpool_router::{Action, Ask, EngineFacts, Event, PrefixTracking, Router, RouterSettings};
 use dualpool_types::{
     Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time, TokenId, Tuning,
 };

@@ -1,8 +1,7 @@
 //! This router: it gets the placements as requests that it sent in turn, and decides by `least_load`, or by `score` with every signal
 //! of every engine known.
 
-use dualpool_router::{Action, EngineFacts, Event, PrefixTracking, Router, RouterSettings};
-use dualpool_router::policy::{Ask, Placement};
+use dualpool_router::{Action, Ask, EngineFacts, Event, Placement, PrefixTracking, Router, RouterSettings};
 use dualpool_router::prefix::{Chain, Tokens};
 use dualpool_types::{Arrangement, Class, EngineId, EngineStats, FinishReason, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Sampling, Time, Tuning};
 

@@ -64,7 +64,7 @@ pub enum Event<'a> {
     },
     /// Time has passed. Comes every `router.tick_ms`, so that what is due with time and not with an event is done.
     Tick,
-    /// Nobody will be served any more: every request ends.
+    /// No request is served any more: every one ends.
     ShutDown,
 }
 
@@ -95,7 +95,7 @@ pub enum Action {
         engine: EngineId,
         tuning: Tuning,
     },
-    /// Something the router decided, for who reads the artifacts later. Nothing needs to be done about it.
+    /// Something the router decided, for readers of the artifacts. Nothing needs to be done about it.
     Note(Box<RouterNote>),
     /// Tokens for the client, in order.
     Emit {

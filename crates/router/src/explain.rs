@@ -1,5 +1,5 @@
-//! Why a request went where it went. The policies' own code says it while it decides: whoever ranks candidates reports each rank, and
-//! whoever computes terms reports each term, to a `Terms`. There is no second formula that could come to differ from the first.
+//! Why a request went where it went. The policies' own code says it while it decides: code that ranks candidates reports each rank, and
+//! code that computes terms reports each term, to a `Terms`. There is no second formula that could come to differ from the first.
 
 use dualpool_types::EngineId;
 use dualpool_types::records::Candidate;

@@ -6,7 +6,7 @@ use dualpool_types::{Micros, Time};
 const WEIGHT: f64 = 1.0 / 16.0;
 
 #[derive(Debug, Default)]
-pub struct Pace {
+pub(super) struct Pace {
     /// When the last one was let in, or the queue began.
     since: Option<Time>,
     us: f64,
@@ -15,19 +15,19 @@ pub struct Pace {
 
 impl Pace {
     /// The queue was empty until now.
-    pub fn begins(&mut self, now: Time) {
+    pub(super) fn begins(&mut self, now: Time) {
         self.since = Some(now);
     }
 
     /// The first in the queue was let in or, being late, was turned away.
-    pub fn moved(&mut self, now: Time, prompt_tokens: u32) {
+    pub(super) fn moved(&mut self, now: Time, prompt_tokens: u32) {
         let took = self.since.replace(now).map_or(Micros::ZERO, |since| now.since(since));
         self.us += WEIGHT * (took.0 as f64 - self.us);
         self.tokens += WEIGHT * (f64::from(prompt_tokens) - self.tokens);
     }
 
     /// Microseconds in which the queue gets shorter by one prompt token; none while it never has.
-    pub fn us_per_token(&self) -> Option<f64> {
+    pub(super) fn us_per_token(&self) -> Option<f64> {
         (self.tokens > 0.0).then(|| self.us / self.tokens)
     }
 }

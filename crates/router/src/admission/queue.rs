@@ -1,8 +1,8 @@
-//! Those who wait to be let in: the one whose deadline - arrival plus the patience of its priority - comes first is next.
+//! The requests that wait to be let in: the one whose deadline - arrival plus the patience of its priority - comes first is next.
 //!
-//! Strict priorities starve the lowest, and a weight per priority starves nobody but bounds no wait either. A deadline does both: a
+//! Strict priorities starve the lowest, and a weight per priority starves none but bounds no wait either. A deadline does both: a
 //! request of priority 1 overtakes all of priority 3 that came within the difference in patience, and what came before that stays ahead.
-//! So once a request has waited for its patience, nobody can come before it any more, and only the bounded number that is ahead is left.
+//! So once a request has waited for its patience, no other can come before it any more, and only the bounded number that is ahead is left.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ use crate::flight::Journey;
 
 /// A request that came at this time and is not admitted yet.
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     pub journey: Journey,
     /// Prompt tokens that it asks the window for, by what was believed to be cached when it came.
     pub asks: u32,
@@ -20,7 +20,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    pub fn request(&self) -> &Request {
+    pub(crate) fn request(&self) -> &Request {
         &self.journey.request
     }
 }
@@ -30,7 +30,7 @@ type Rank = (Time, Priority, u64);
 
 /// Holds at most `max` requests of each priority.
 #[derive(Debug)]
-pub struct Queue {
+pub(super) struct Queue {
     max: u32,
     patience: [Micros; 3],
     waiting: BTreeMap<Rank, Waiting>,
@@ -40,7 +40,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn new(max: u32, patience_ms: [u64; 3]) -> Queue {
+    pub(super) fn new(max: u32, patience_ms: [u64; 3]) -> Queue {
         Queue {
             max,
             patience: patience_ms.map(|ms| Micros(ms * 1_000)),
@@ -51,29 +51,29 @@ impl Queue {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// By priority.
-    pub fn lengths(&self) -> [u32; 3] {
+    pub(super) fn lengths(&self) -> [u32; 3] {
         self.lengths
     }
 
-    pub fn contains(&self, request: RequestId) -> bool {
+    pub(super) fn contains(&self, request: RequestId) -> bool {
         self.ranks.contains_key(&request)
     }
 
-    pub fn has_room(&self, priority: Priority) -> bool {
+    pub(super) fn has_room(&self, priority: Priority) -> bool {
         self.lengths[priority.index()] < self.max
     }
 
     /// Prompt tokens of those that a request which arrives now would wait for.
-    pub fn tokens_before(&self, now: Time, priority: Priority) -> u64 {
+    pub(super) fn tokens_before(&self, now: Time, priority: Priority) -> u64 {
         let rank = self.rank(now, priority);
         self.waiting.range(..rank).map(|(_, waiting)| u64::from(waiting.request().prompt_tokens())).sum()
     }
@@ -83,7 +83,7 @@ impl Queue {
     }
 
     /// The caller has asked whether there is room.
-    pub fn push(&mut self, waiting: Waiting) {
+    pub(super) fn push(&mut self, waiting: Waiting) {
         let Request { id, priority, .. } = *waiting.request();
         let rank = self.rank(waiting.arrived, priority);
         self.arrivals += 1;
@@ -92,23 +92,23 @@ impl Queue {
         self.waiting.insert(rank, waiting);
     }
 
-    pub fn first(&self) -> Option<&Waiting> {
+    pub(super) fn first(&self) -> Option<&Waiting> {
         self.waiting.values().next()
     }
 
-    pub fn pop(&mut self) -> Option<Waiting> {
+    pub(super) fn pop(&mut self) -> Option<Waiting> {
         let id = self.first()?.request().id;
         self.remove(id)
     }
 
-    pub fn remove(&mut self, request: RequestId) -> Option<Waiting> {
+    pub(super) fn remove(&mut self, request: RequestId) -> Option<Waiting> {
         let rank = self.ranks.remove(&request)?;
         self.lengths[rank.1.index()] -= 1;
         self.waiting.remove(&rank)
     }
 
     /// In the order in which they would be let in.
-    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting> {
         self.waiting.values()
     }
 }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_makes_room_for_one_of_the_same_priority() {
+    fn a_request_that_leaves_makes_room_for_one_of_the_same_priority() {
         let mut queue = Queue::new(2, [0, 100, 1_000]);
         queue.push(waiting(0, Priority::Low, 0));
         queue.push(waiting(1, Priority::Low, 0));

@@ -23,7 +23,7 @@ const LATE_MAX: f64 = 2.0;
 
 /// What a request's first token tells.
 #[derive(Clone, Copy, Debug)]
-pub struct Sample {
+pub(super) struct Sample {
     /// When the request was dispatched.
     pub sent: Time,
     pub prompt_tokens: u32,
@@ -34,7 +34,7 @@ pub struct Sample {
 }
 
 #[derive(Debug)]
-pub struct Window {
+pub(super) struct Window {
     min: f64,
     max: f64,
     step: f64,
@@ -46,7 +46,7 @@ pub struct Window {
 }
 
 impl Window {
-    pub fn new(settings: &AdmissionSettings) -> Window {
+    pub(super) fn new(settings: &AdmissionSettings) -> Window {
         let max = f64::from(settings.window_tokens_max);
         Window {
             min: f64::from(settings.window_tokens_min),
@@ -59,16 +59,16 @@ impl Window {
         }
     }
 
-    pub fn tokens(&self) -> u64 {
+    pub(super) fn tokens(&self) -> u64 {
         self.tokens as u64
     }
 
     /// Whether a prompt may join what is under way. Where nothing is, any prompt may.
-    pub fn admits(&self, in_flight: u64, prompt_tokens: u32) -> bool {
+    pub(super) fn admits(&self, in_flight: u64, prompt_tokens: u32) -> bool {
         in_flight == 0 || in_flight + u64::from(prompt_tokens) <= self.tokens()
     }
 
-    pub fn observe(&mut self, now: Time, sample: Sample) {
+    pub(super) fn observe(&mut self, now: Time, sample: Sample) {
         let before_cut = self.cut_at.is_some_and(|cut| sample.sent <= cut);
         if before_cut || !sample.used_up.is_finite() {
             return;

@@ -4,8 +4,10 @@
 
 use dualpool_types::{Arrangement, EngineId, Micros, PolicyKind, Role, Tuning};
 
-use super::rehearsal::Part;
-use crate::{CostModel, EngineState};
+use crate::costs::CostModel;
+use crate::fleet::EngineState;
+
+use super::requests::Expected;
 
 /// A step that is to keep the ITL objective is sized for this share of it.
 const STEP_SHARE_OF_ITL: f64 = 0.9;
@@ -17,7 +19,7 @@ const FIRST_SHORT_SHARE: u32 = 4;
 
 /// What the requests at hand say about sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
+pub(super) struct Sizes {
     /// Prompt tokens of the middle one of the short prompts.
     pub short_prompt_tokens: u32,
     /// Tokens of the longest step that is within the tightest ITL objective.
@@ -26,20 +28,21 @@ pub struct Sizes {
 
 impl Sizes {
     /// None without a request.
-    pub fn of(parts: &[Part], long_prompt_tokens_min: u32, costs: &CostModel) -> Option<Sizes> {
-        let mut shorts: Vec<u32> = parts.iter().map(|part| part.prompt_tokens).filter(|&t| t < long_prompt_tokens_min).collect();
+    pub(super) fn of(requests: &[Expected], long_prompt_tokens_min: u32, costs: &CostModel) -> Option<Sizes> {
+        let mut shorts: Vec<u32> =
+            requests.iter().map(|request| request.prompt_tokens).filter(|&t| t < long_prompt_tokens_min).collect();
         let middle = shorts.len() / 2;
         let short = if shorts.is_empty() { long_prompt_tokens_min } else { *shorts.select_nth_unstable(middle).1 };
-        let itl = parts.iter().map(|part| part.objectives.itl_us_max).min()?;
+        let itl = requests.iter().map(|request| request.objectives.itl_us_max).min()?;
         let step_tokens = costs.batched_tokens_within(Micros((itl.0 as f64 * STEP_SHARE_OF_ITL) as u64));
         Some(Sizes { short_prompt_tokens: short.max(1), step_tokens })
     }
 }
 
-/// The one to begin with, when there is nothing to rehearse yet. Pools, where KV can move: long prompts that come unannounced then wait
+/// The one to begin with, when there is nothing to forecast from yet. Pools, where KV can move: long prompts that come unannounced then wait
 /// behind each other, and not in front of the short ones, and a queue once mixed stays mixed whatever is chosen next. Elsewhere all alike,
 /// in steps that break no ITL objective and let short prompts pass long ones.
-pub fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Arrangement {
+pub(super) fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Arrangement {
     // The one request there is may be a single word: steps of a few tokens would be for all that come after it.
     let short_prompt_tokens = sizes.short_prompt_tokens.max(long_prompt_tokens_min / FIRST_SHORT_SHARE);
     let menu = Menu::new(engines, Sizes { short_prompt_tokens, ..sizes }, long_prompt_tokens_min);
@@ -51,7 +54,7 @@ pub fn first(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32)
 }
 
 /// All arrangements that are looked at.
-pub fn candidates(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Vec<Arrangement> {
+pub(super) fn candidates(engines: &[EngineState], sizes: Sizes, long_prompt_tokens_min: u32) -> Vec<Arrangement> {
     let menu = Menu::new(engines, sizes, long_prompt_tokens_min);
     let Sizes { short_prompt_tokens: short, step_tokens: step } = sizes;
     let start = Tuning::default();

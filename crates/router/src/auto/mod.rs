@@ -1,30 +1,32 @@
 //! `auto`: chooses among the other policies while it serves.
 //!
-//! Every `router.auto.period_ms` it takes the recent requests, and in the ticks that follow rehearses them under one candidate after
-//! the other: a look per tick, so that no tick takes long. When all have been looked at, the best one is compared with the arrangement
+//! Every `router.auto.period_ms` it takes the recent requests, and in the ticks that follow forecasts what candidate arrangements would do
+//! with them: one per tick, so that no tick takes long. When all have been looked at, the best one is compared with the arrangement
 //! that serves. Another one takes over when its forecast is better by a margin in several comparisons in a row, and not soon after the
 //! last change: two arrangements that are about as good must not take turns.
 
 mod candidates;
+mod forecast;
 mod recent;
-mod rehearsal;
-mod script;
+mod requests;
 
-use dualpool_types::records::RouterNote;
 use dualpool_types::{Arrangement, FinishReason, Micros, PolicyKind, Request, Time};
 
-use super::{Action, Event, Router};
-use crate::{AutoSettings, RouterSettings};
+use crate::flight::Flight;
+use crate::settings::{AutoSettings, RouterSettings};
+
 use candidates::{Sizes, candidates};
+pub(crate) use forecast::FleetModel;
+use forecast::{Forecast, Forecaster};
 use recent::Recent;
-use rehearsal::{Forecast, Part, Rehearsal, Stage};
+use requests::Expected;
 
 /// Requests below which nothing is chosen: a forecast for a handful says nothing.
 const REQUESTS_MIN: usize = 32;
 
 /// What `auto` has seen, and where it stands in its comparison.
 #[derive(Debug)]
-pub(super) struct Auto {
+pub(crate) struct Auto {
     settings: AutoSettings,
     recent: Recent,
     /// What serves.
@@ -36,8 +38,8 @@ pub(super) struct Auto {
     wins: u32,
     round: Option<Round>,
     next_round: Time,
-    parts: Vec<Part>,
-    rehearsal: Rehearsal,
+    requests: Vec<Expected>,
+    forecaster: Forecaster,
 }
 
 /// A comparison under way. All candidates are judged by the same requests.
@@ -51,7 +53,7 @@ struct Round {
 }
 
 impl Auto {
-    pub fn new(settings: &RouterSettings, arrangement: &Arrangement, now: Time) -> Auto {
+    pub(crate) fn new(settings: &RouterSettings, arrangement: &Arrangement, now: Time) -> Auto {
         let settings = settings.auto.clone();
         let current = Arrangement { policy: PolicyKind::LeastLoad, ..arrangement.clone() };
         Auto {
@@ -62,25 +64,48 @@ impl Auto {
             wins: 0,
             round: None,
             next_round: now,
-            parts: Vec::new(),
-            rehearsal: Rehearsal::default(),
+            requests: Vec::new(),
+            forecaster: Forecaster::default(),
             settings,
         }
     }
 
+    /// A request was let in. Only such ones are forecast for: what is turned away is no engine's work, whatever serves.
+    pub(crate) fn admitted(&mut self, now: Time, request: &Request) {
+        self.recent.arrived(now, request);
+    }
+
+    /// The request's leg gave so many tokens, ended, or both.
+    pub(crate) fn output(&mut self, flight: &Flight, tokens: usize, cached_tokens: Option<u32>, finish: Option<&FinishReason>) {
+        let Flight { journey, stay, .. } = flight;
+        let request = journey.request.id;
+        if let Some(cached) = cached_tokens.filter(|_| stay.leg.leg == 0) {
+            self.recent.cached(request, cached);
+        }
+        let made = (journey.tokens.len() + tokens) as u32;
+        let over = match finish {
+            Some(FinishReason::Stop) => true,
+            Some(FinishReason::Length) => made >= journey.request.max_tokens,
+            _ => false,
+        };
+        if over {
+            self.recent.answered(request, made);
+        }
+    }
+
     /// Looks at one more candidate; a comparison that this completes may give the arrangement to change to.
-    fn tick(&mut self, now: Time, stage: Stage<'_>) -> Option<Change> {
+    pub(crate) fn tick(&mut self, now: Time, model: FleetModel<'_>) -> Option<Change> {
         let Some(round) = &mut self.round else {
             if !self.begun && self.recent.iter().len() > 0 {
-                return self.begin(now, stage);
+                return self.begin(now, model);
             }
             if now >= self.next_round {
-                self.begin_round(now, stage);
+                self.begin_round(now, model);
             }
             return None;
         };
         if let Some(candidate) = round.candidates.get(round.seen) {
-            let forecast = self.rehearsal.play(stage, candidate, &self.parts);
+            let forecast = self.forecaster.forecast(model, candidate, &self.requests);
             if round.best.is_none_or(|(_, best)| forecast.score > best.score) {
                 round.best = Some((round.seen, forecast));
             }
@@ -90,26 +115,26 @@ impl Auto {
         self.end_round(now)
     }
 
-    /// The first choice, before there is anything to rehearse.
-    fn begin(&mut self, now: Time, stage: Stage<'_>) -> Option<Change> {
+    /// The first choice, before there is anything to forecast from.
+    fn begin(&mut self, now: Time, model: FleetModel<'_>) -> Option<Change> {
         self.begun = true;
         let long_from = self.current.long_prompt_tokens_min;
-        script::write(&mut self.parts, &self.recent, now, long_from);
-        let sizes = Sizes::of(&self.parts, long_from, stage.costs)?;
-        Some(self.change(now, candidates::first(stage.engines, sizes, long_from), None))
+        requests::expect(&mut self.requests, &self.recent, now, long_from);
+        let sizes = Sizes::of(&self.requests, long_from, model.costs)?;
+        Some(self.change(now, candidates::first(model.engines, sizes, long_from), None))
     }
 
-    fn begin_round(&mut self, now: Time, stage: Stage<'_>) {
+    fn begin_round(&mut self, now: Time, model: FleetModel<'_>) {
         self.next_round = now.plus(Micros(self.settings.period_ms.saturating_mul(1_000)));
         self.recent.forget_old(now);
         if self.recent.iter().len() < REQUESTS_MIN {
             return;
         }
         let long_from = self.current.long_prompt_tokens_min;
-        script::write(&mut self.parts, &self.recent, now, long_from);
-        let Some(sizes) = Sizes::of(&self.parts, long_from, stage.costs) else { return };
-        let current = self.rehearsal.play(stage, &self.current, &self.parts);
-        let candidates = candidates(stage.engines, sizes, long_from);
+        requests::expect(&mut self.requests, &self.recent, now, long_from);
+        let Some(sizes) = Sizes::of(&self.requests, long_from, model.costs) else { return };
+        let current = self.forecaster.forecast(model, &self.current, &self.requests);
+        let candidates = candidates(model.engines, sizes, long_from);
         self.round = Some(Round { candidates, seen: 0, current, best: None });
     }
 
@@ -133,54 +158,11 @@ impl Auto {
     }
 }
 
-struct Change {
-    from: String,
-    to: Arrangement,
+/// An arrangement to change to.
+pub(crate) struct Change {
+    pub(crate) from: String,
+    pub(crate) to: Arrangement,
     /// Share within objectives, before and after.
-    forecasts: Option<(f64, f64)>,
-    requests: u32,
-}
-
-impl Router {
-    /// Lets those that adapt see what comes in and what comes out, before it is handled.
-    pub(super) fn observe_mix(&mut self, event: &Event<'_>) {
-        if let Event::Arrived(request) = event
-            && self.settings.roles.enabled
-        {
-            self.roles.arrived(request);
-        }
-        let (Router { auto: Some(auto), flights, .. }, Event::Output { leg, tokens, cached_tokens, finish }) = (self, event) else {
-            return;
-        };
-        let Some(flight) = flights.get(&leg.request).filter(|flight| flight.stay.leg == *leg) else { return };
-        if let Some(cached) = cached_tokens.filter(|_| leg.leg == 0) {
-            auto.recent.cached(leg.request, cached);
-        }
-        let made = (flight.journey.tokens.len() + tokens.len()) as u32;
-        let over = match finish {
-            Some((FinishReason::Stop, _)) => true,
-            Some((FinishReason::Length, _)) => made >= flight.journey.request.max_tokens,
-            _ => false,
-        };
-        if over {
-            auto.recent.answered(leg.request, made);
-        }
-    }
-
-    /// A request was let in. Only such ones are rehearsed: whoever is turned away is no engine's work, whatever serves.
-    pub(super) fn observe_admitted(&mut self, now: Time, request: &Request) {
-        if let Some(auto) = &mut self.auto {
-            auto.recent.arrived(now, request);
-        }
-    }
-
-    /// Gives `auto` its turn.
-    pub(super) fn choose(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let Router { auto: Some(auto), engines, costs, copies, settings, .. } = self else { return };
-        let Some(change) = auto.tick(now, Stage { engines, costs, copies, settings }) else { return };
-        let Change { from, to, forecasts, requests } = change;
-        self.rearrange(&to, actions);
-        let (forecast_from, forecast_to) = forecasts.unzip();
-        actions.push(Action::Note(Box::new(RouterNote::Rearranged { from, to, forecast_from, forecast_to, requests })));
-    }
+    pub(crate) forecasts: Option<(f64, f64)>,
+    pub(crate) requests: u32,
 }

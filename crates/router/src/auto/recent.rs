@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use dualpool_types::{Micros, Objectives, Request, RequestId, Time};
 
 /// Requests remembered, at most. Under a high rate the window is shorter than its time constant, and still holds enough to judge by.
-pub const RECENT_MAX: usize = 256;
+pub(super) const RECENT_MAX: usize = 256;
 
 /// What came longer ago than this many time constants (and counts for 5 %) is forgotten.
 const TIME_CONSTANTS_MAX: u64 = 3;
@@ -15,7 +15,7 @@ const TIME_CONSTANTS_MAX: u64 = 3;
 const LEARNING_RATE: f64 = 0.05;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Seen {
+pub(super) struct Seen {
     id: RequestId,
     pub at: Time,
     pub prompt_tokens: u32,
@@ -28,7 +28,7 @@ pub struct Seen {
 }
 
 #[derive(Debug)]
-pub struct Recent {
+pub(super) struct Recent {
     window: Micros,
     requests: VecDeque<Seen>,
     /// Share of its output limit that an answer makes, on average.
@@ -36,11 +36,11 @@ pub struct Recent {
 }
 
 impl Recent {
-    pub fn new(window: Micros) -> Recent {
+    pub(super) fn new(window: Micros) -> Recent {
         Recent { window, requests: VecDeque::with_capacity(RECENT_MAX), answer_share: 1.0 }
     }
 
-    pub fn arrived(&mut self, at: Time, request: &Request) {
+    pub(super) fn arrived(&mut self, at: Time, request: &Request) {
         if self.requests.len() == RECENT_MAX {
             self.requests.pop_front();
         }
@@ -56,14 +56,14 @@ impl Recent {
     }
 
     /// An engine had this much of the prompt.
-    pub fn cached(&mut self, request: RequestId, tokens: u32) {
+    pub(super) fn cached(&mut self, request: RequestId, tokens: u32) {
         if let Some(seen) = self.find(request) {
             seen.cached_tokens = tokens.min(seen.prompt_tokens);
         }
     }
 
     /// The request's answer is complete.
-    pub fn answered(&mut self, request: RequestId, tokens: u32) {
+    pub(super) fn answered(&mut self, request: RequestId, tokens: u32) {
         let Some(seen) = self.find(request) else { return };
         seen.made = Some(tokens);
         let share = f64::from(tokens) / f64::from(seen.max_tokens.max(1));
@@ -76,16 +76,16 @@ impl Recent {
     }
 
     /// Output tokens the request made, or is taken to make.
-    pub fn outputs(&self, seen: &Seen) -> u32 {
+    pub(super) fn outputs(&self, seen: &Seen) -> u32 {
         seen.made.unwrap_or_else(|| (f64::from(seen.max_tokens) * self.answer_share).round() as u32).max(1)
     }
 
     /// How much a request counts at this time: 1 when it has just come.
-    pub fn weight(&self, seen: &Seen, now: Time) -> f64 {
+    pub(super) fn weight(&self, seen: &Seen, now: Time) -> f64 {
         (-(now.since(seen.at).0 as f64) / self.window.0.max(1) as f64).exp()
     }
 
-    pub fn forget_old(&mut self, now: Time) {
+    pub(super) fn forget_old(&mut self, now: Time) {
         let age_max = Micros(self.window.0.saturating_mul(TIME_CONSTANTS_MAX));
         while self.requests.front().is_some_and(|seen| now.since(seen.at) > age_max) {
             self.requests.pop_front();
@@ -93,7 +93,7 @@ impl Recent {
     }
 
     /// In the order they came.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Seen> {
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Seen> {
         self.requests.iter()
     }
 }

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use dualpool_types::{Arrangement, DeviceSignals, EngineId, EngineStats, Micros, PREFILL_TOKENS_MIN, Role, Time, Tuning};
 
-use super::{Demand, LegDemand};
-use crate::signals::Busy;
-use crate::{CostModel, EngineSignals};
+use crate::costs::CostModel;
+
+use super::demand::{Demand, LegDemand};
+use super::signals::{Busy, EngineSignals};
 
 /// A device's signals are used for this long. Older ones say what was, and count as none.
 pub const DEVICE_SIGNALS_AGE_MAX: Micros = Micros(3_000_000);
@@ -25,11 +26,11 @@ pub struct EngineFacts {
     pub max_num_seqs: u32,
     /// Tokens whose KV fits into the engine.
     pub kv_tokens: u64,
-    /// Whether the engine can hold and load KV blocks.
+    /// Whether the engine can hold and fetch KV blocks.
     pub kv_transfer: bool,
     /// Tokens per block of its prefix cache; 0 when it caches no prefixes.
     pub prefix_block_tokens: u32,
-    /// What it costs to have the engine for an hour, in whatever currency all of them are priced in; none when nobody said.
+    /// What it costs to have the engine for an hour, in whatever currency all of them are priced in; none when that is not known.
     pub cost_per_hour: Option<f64>,
 }
 
@@ -42,7 +43,7 @@ pub struct EngineState {
     pub alive: bool,
     /// It could move KV, and lost its link to the mover.
     pub kv_lost: bool,
-    /// It gets no new requests, and those it has are moved away.
+    /// It gets no new requests, and those it has go on elsewhere.
     pub draining: bool,
     pub demand: Demand,
     pub signals: EngineSignals,
@@ -180,6 +181,11 @@ impl EngineState {
     /// Whether a leg that comes with its KV may be sent here.
     pub fn takes_kv(&self) -> bool {
         self.takes_work() && self.moves_kv()
+    }
+
+    /// Whether the engine is of use to this pool: it takes work, and its KV can move.
+    pub(crate) fn serves_pool(&self, role: Role) -> bool {
+        self.role == role && self.takes_kv()
     }
 
     /// Whether KV can be moved from this engine and to it.

@@ -4,8 +4,9 @@ use std::cell::RefCell;
 
 use dualpool_types::{EngineId, Role, Time};
 
-use super::EngineState;
-use crate::{CopyTable, CostModel, Explanation, Terms};
+use super::engine::EngineState;
+use crate::costs::{CopyTable, CostModel};
+use crate::explain::{Explanation, Terms};
 
 /// All that a policy may look at.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +18,7 @@ pub struct FleetView<'a> {
     pub cached: &'a [u32],
     pub long_prompt_tokens_min: u32,
     pub now: Time,
-    /// Where to say what the decision is made of, when somebody wants to know.
+    /// Where to say what the decision is made of, where it is to be explained.
     pub explaining: Option<&'a RefCell<Explanation>>,
 }
 
@@ -55,7 +56,7 @@ impl<'a> FleetView<'a> {
         best.map(|(_, engine)| engine)
     }
 
-    /// The same within a pool, and over the whole fleet once nobody in the pool is alive.
+    /// The same within a pool, and over the whole fleet once no engine of the pool is alive.
     pub fn least_of_pool(&self, role: Role, start: usize, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
         self.least(Some(role), start, &score).or_else(|| self.least(None, start, &score))
     }
@@ -66,7 +67,7 @@ impl<'a> FleetView<'a> {
         of_pool.or_else(|| self.least_where(EngineState::takes_kv, start, &score))
     }
 
-    /// The next engine that takes work, counted from `start`, whatever its load and its device.
+    /// The next engine that takes work, counted from `start`, whatever its demand and its device.
     pub fn in_turn(&self, start: usize) -> Option<&'a EngineState> {
         let (before, from) = self.engines.split_at(start % self.engines.len().max(1));
         let mut able = from.iter().chain(before).filter(|engine| engine.takes_work());
@@ -83,6 +84,17 @@ impl<'a> FleetView<'a> {
         alive(Role::Prefill) && alive(Role::Decode)
     }
 
+    /// Whether what is on this engine can go on elsewhere with its KV.
+    pub fn can_hand_off(&self, from: EngineId) -> bool {
+        let mut others = self.engines.iter().filter(|engine| engine.id != from);
+        self.engines[from.index()].moves_kv() && others.any(EngineState::takes_kv)
+    }
+
+    /// Prompt tokens dispatched whose request has no token from there yet.
+    pub fn prompt_tokens_in_flight(&self) -> u64 {
+        self.engines.iter().map(|engine| engine.demand.prompt_tokens).sum()
+    }
+
     /// The same view for a side question, which is no part of what is explained.
     pub fn aside(&self) -> FleetView<'a> {
         FleetView { explaining: None, ..*self }
@@ -93,7 +105,7 @@ impl<'a> FleetView<'a> {
         self.cached.get(engine.index()).copied().unwrap_or(0)
     }
 
-    /// Tokens of a prompt that this engine would have to compute, or to load.
+    /// Tokens of a prompt that this engine would have to compute, or to fetch.
     pub fn uncached(&self, engine: EngineId, prompt_tokens: f64) -> f64 {
         (prompt_tokens - f64::from(self.cached(engine))).max(0.0)
     }

@@ -5,19 +5,19 @@
 //! waits for the piece before it. XXH3 with the parent's hash as its seed says the same, and keeps every piece waiting for the whole of
 //! the one before.
 //!
-//! Names have 63 bits of hash: among a million blocks, a prompt that nobody has is taken for one of them with a probability of 2^-43.
-//! They are no defence against prompts made to collide, and need none: an engine compares what it has itself. Nobody stores them.
+//! Names have 63 bits of hash: among a million blocks, a prompt that no engine has is taken for one of them with a probability of 2^-43.
+//! They are no defence against prompts made to collide, and need none: an engine compares what it has itself. They are stored nowhere.
 
 use dualpool_types::TokenId;
 
 use super::search::MILESTONE_BLOCKS;
 
 /// Tokens that are hashed at once; blocks consist of whole pieces.
-pub const PIECE_TOKENS: usize = 16;
+pub(super) const PIECE_TOKENS: usize = 16;
 
 /// Names the tokens of a prompt from its start to the end of a block. Never 0; the lowest bit says whether it is a milestone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrefixName(u64);
+pub(super) struct PrefixName(u64);
 
 impl PrefixName {
     /// `blocks`: how many there are before the one that this name ends with.
@@ -92,7 +92,7 @@ impl Chain {
         Chain { hashes: Vec::with_capacity(tokens / block_tokens as usize), pieces_per_block: block_tokens as usize / PIECE_TOKENS }
     }
 
-    /// Whether there is nothing to be named: nobody asked for names when the request came.
+    /// Whether there is nothing to be named: caches were not followed when the request came.
     pub fn is_off(&self) -> bool {
         self.pieces_per_block == 0
     }
@@ -117,7 +117,7 @@ impl Chain {
         if let Some(rest) = tokens.prompt.get(self.hashes.len() * block_tokens..of_prompt * block_tokens) {
             self.hashes.extend(rest.chunks_exact(block_tokens).map(|block| {
                 let (pieces, _) = block.as_chunks::<PIECE_TOKENS>();
-                pieces.iter().for_each(|piece| hash = after(hash, piece));
+                hash = pieces.iter().fold(hash, after);
                 hash
             }));
         }

@@ -27,7 +27,7 @@ struct Group {
 
 impl Group {
     fn new(blocks_max: usize) -> Group {
-        // There are more milestones when many prompts part just before one; then their table grows, at most to the size of the other.
+        // There are more milestones when many prompts diverge just before one; then their table grows, at most to the size of the other.
         Group { milestones: Table::new(blocks_max / MILESTONE_BLOCKS), others: Table::new(blocks_max) }
     }
 
@@ -83,7 +83,7 @@ pub struct PrefixIndex {
 
 impl PrefixIndex {
     /// An index over these engines. `block_tokens` 0 stands for the engines' own block size: where they differ the largest, so that
-    /// nobody is believed to have cached what is no whole block to it.
+    /// no engine is believed to have cached what is no whole block to it.
     pub fn new(engines: &[CacheShape], block_tokens: u32, blocks_max: u32) -> PrefixIndex {
         let own = engines.iter().map(|engine| engine.block_tokens).max().unwrap_or(0);
         let block_tokens = if block_tokens > 0 { block_tokens } else { own };

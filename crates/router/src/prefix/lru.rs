@@ -37,26 +37,26 @@ pub(super) enum Touched {
 
 impl Lru {
     /// A cache of at least one block.
-    pub fn new(blocks_max: u32) -> Lru {
+    pub(super) fn new(blocks_max: u32) -> Lru {
         let blocks_max = blocks_max.max(1);
         let places = Table::new(blocks_max as usize);
         Lru { blocks_max, nodes: Vec::new(), places, oldest: NONE, newest: NONE, spare: NONE, len: 0 }
     }
 
-    pub fn blocks_max(&self) -> u32 {
+    pub(super) fn blocks_max(&self) -> u32 {
         self.blocks_max
     }
 
-    pub fn len(&self) -> u32 {
+    pub(super) fn len(&self) -> u32 {
         self.len
     }
 
-    pub fn holds(&self, name: PrefixName) -> bool {
+    pub(super) fn holds(&self, name: PrefixName) -> bool {
         self.places.get(name.key()) != 0
     }
 
     /// Makes this block the newest one. A cache that is full evicts its oldest one for a block it does not know.
-    pub fn touch(&mut self, name: PrefixName) -> Touched {
+    pub(super) fn touch(&mut self, name: PrefixName) -> Touched {
         if let Some(node) = self.places.get(name.key()).checked_sub(1) {
             self.unlink(node as u32);
             self.link_newest(node as u32);
@@ -71,7 +71,7 @@ impl Lru {
     }
 
     /// Forgets the block that was touched longest ago.
-    pub fn evict(&mut self) -> Option<PrefixName> {
+    pub(super) fn evict(&mut self) -> Option<PrefixName> {
         let node = self.oldest;
         if node == NONE {
             return None;

@@ -2,7 +2,7 @@
 //!
 //! An engine that holds a prefix holds all shorter ones, so along the chain engines only drop out. It is walked from milestone to
 //! milestone, and not beyond where the last engine dropped out: what is never asked for is never named. Only between two milestones
-//! where somebody dropped out is it looked at closer.
+//! where an engine dropped out is it looked at closer.
 //!
 //! Each probe is a line that no processor cache has, and takes as long as naming two dozen blocks. So each is announced before it is
 //! made: milestones two ahead, and what lies between two of them while the walk goes on.
@@ -32,7 +32,7 @@ struct Mark {
 /// Calls `found(engine, blocks)` for every engine of `all` that holds at least the first of so many blocks.
 pub(super) fn search(blocks: usize, all: u64, holders: &mut impl Holders, mut found: impl FnMut(usize, usize)) {
     let (mut here, mut announced) = (Mark { blocks: 0, engines: all }, 0);
-    let mut parted: Option<(Mark, Mark)> = None;
+    let mut between: Option<(Mark, Mark)> = None;
     while here.blocks < blocks && here.engines != 0 {
         let next = (here.blocks + MILESTONE_BLOCKS).min(blocks);
         while announced < (next + AHEAD_BLOCKS).min(blocks) {
@@ -42,20 +42,20 @@ pub(super) fn search(blocks: usize, all: u64, holders: &mut impl Holders, mut fo
         let next = Mark { blocks: next, engines: here.engines & holders.of(next - 1) };
         if next.engines != here.engines {
             (here.blocks..next.blocks - 1).for_each(|block| holders.announce(block));
-            if let Some((low, high)) = parted.replace((here, next)) {
-                part(low, high, holders, &mut found);
+            if let Some((low, high)) = between.replace((here, next)) {
+                bisect(low, high, holders, &mut found);
             }
         }
         here = next;
     }
-    if let Some((low, high)) = parted {
-        part(low, high, holders, &mut found);
+    if let Some((low, high)) = between {
+        bisect(low, high, holders, &mut found);
     }
     each(here.engines, |engine| found(engine, here.blocks));
 }
 
 /// Finds where those drop out that are at `low` and not at `high`, by halves.
-fn part(low: Mark, high: Mark, holders: &mut impl Holders, found: &mut impl FnMut(usize, usize)) {
+fn bisect(low: Mark, high: Mark, holders: &mut impl Holders, found: &mut impl FnMut(usize, usize)) {
     if low.engines == high.engines {
         return;
     }
@@ -66,10 +66,10 @@ fn part(low: Mark, high: Mark, holders: &mut impl Holders, found: &mut impl FnMu
         return;
     }
     let blocks = low.blocks.midpoint(high.blocks);
-    // Prefixes are whole, so this takes nobody away that is at `high`; it only holds should they ever not be.
+    // Prefixes are whole, so this takes no engine away that is at `high`; it only holds should they ever not be.
     let middle = Mark { blocks, engines: (holders.of(blocks - 1) | high.engines) & low.engines };
-    part(low, middle, holders, found);
-    part(middle, high, holders, found);
+    bisect(low, middle, holders, found);
+    bisect(middle, high, holders, found);
 }
 
 fn each(mut engines: u64, mut call: impl FnMut(usize)) {

@@ -17,7 +17,7 @@ pub(super) struct Table {
 
 impl Table {
     /// A table for so many names. With more it grows, which takes a while.
-    pub fn new(names: usize) -> Table {
+    pub(super) fn new(names: usize) -> Table {
         let places = (names.max(1) * PLACES_PER_NAME).next_power_of_two();
         Table { places: vec![[0; 2]; places], mask: places - 1, used: 0 }
     }
@@ -29,12 +29,12 @@ impl Table {
     }
 
     /// The value of this name; 0 when it has none.
-    pub fn get(&self, name: u64) -> u64 {
+    pub(super) fn get(&self, name: u64) -> u64 {
         self.places[self.find(name)][1]
     }
 
     /// Has the processor fetch the line that this name is probably in, without waiting for it.
-    pub fn prefetch(&self, name: u64) {
+    pub(super) fn prefetch(&self, name: u64) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -48,7 +48,7 @@ impl Table {
     }
 
     /// Sets the value of a name; 0 removes it.
-    pub fn set(&mut self, name: u64, value: u64) {
+    pub(super) fn set(&mut self, name: u64, value: u64) {
         let at = self.find(name);
         match (self.places[at][0] != 0, value) {
             (false, 0) => {}
@@ -101,7 +101,7 @@ impl Table {
     }
 
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.used
     }
 }

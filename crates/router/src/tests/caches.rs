@@ -3,7 +3,8 @@
 use dualpool_types::{Arrangement, EngineId, FinishReason, LegId, Micros, PolicyKind, Priority, Time, TokenId, Tuning};
 
 use super::script::{A, B, FACTS, OBJECTIVES, Stage, prompt, split};
-use crate::policy::{Ask, Placement, Policy};
+use crate::placement::{Ask, Placement};
+use crate::policies::Policy;
 use crate::{Action, EngineFacts, Event, FleetView, PrefixTracking, Router, RouterSettings};
 
 /// Goes where most of the prompt is cached.
@@ -28,8 +29,7 @@ fn shared(policy: PolicyKind, track: PrefixTracking) -> Stage {
 fn nearest() -> Stage {
     let mut stage = shared(PolicyKind::LeastLoad, PrefixTracking::Auto);
     assert!(stage.router.prefixes().is_none(), "nobody asked");
-    stage.router.policy = Box::new(Nearest);
-    stage.router.track_prefixes();
+    stage.router.serve_by_own(Box::new(Nearest));
     stage
 }
 

@@ -5,7 +5,7 @@ use rand::seq::SliceRandom as _;
 use dualpool_types::{EngineId, PolicyKind, Role, seeded};
 
 use super::made_up::{Made, any_ask, any_fleet, engine_of, fresh};
-use crate::score::{Scorer, Stage};
+use crate::policies::{Scorer, Stage};
 use crate::{EngineState, Explanation, ScoreSettings};
 
 const SEEDS: u64 = 400;
@@ -57,7 +57,7 @@ fn what_is_said_to_be_best_is_what_was_chosen() {
 }
 
 /// By engine: what the policy ranks it by.
-fn ranks(made: &Made, kind: PolicyKind, ask: &crate::policy::Ask) -> Vec<Option<f64>> {
+fn ranks(made: &Made, kind: PolicyKind, ask: &crate::placement::Ask) -> Vec<Option<f64>> {
     fresh(kind).place(&made.explaining(), ask);
     let candidates = made.explained();
     let of = |engine: &EngineState| candidates.iter().find(|c| c.engine == engine.id).and_then(|c| c.score);

@@ -3,7 +3,7 @@
 use dualpool_types::{Arrangement, DeviceSignals, EngineId, Micros, Objectives, PolicyKind, Time, Tuning};
 
 use super::script::{A, B, FACTS};
-use crate::policy::{Ask, Placement};
+use crate::placement::{Ask, Placement};
 use crate::{DEVICE_SIGNALS_AGE_MAX, Event, Router, RouterSettings};
 
 const START: Time = Time(10_000_000);

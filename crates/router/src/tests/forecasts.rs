@@ -17,7 +17,7 @@ fn rejecting(reject: EarlyRejection) -> RouterSettings {
 
 /// The engine's steps take so many times what the cost model says.
 fn paced(stage: &mut Stage, engine: EngineId, pace: u64) {
-    stage.router.engines[engine.index()].signals.stepped(stage.now, Micros(1_000 * pace), 1_000.0);
+    stage.router.engines_mut()[engine.index()].signals.stepped(stage.now, Micros(1_000 * pace), 1_000.0);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use dualpool_types::{DeviceSignals, EngineId, EngineStats, Micros, Objectives, P
 
 use super::script::FACTS;
 use crate::fleet::LegDemand;
-use crate::policy::{self, Ask, Placement, Policy};
+use crate::placement::{Ask, Placement};
+use crate::policies::{self, Policy};
 use crate::{
     CopyTable, CostModel, EngineFacts, EngineSignals, EngineState, Explanation, FleetView, RouterSettings, SignalSettings,
 };
@@ -113,7 +114,7 @@ impl Made {
 }
 
 pub fn fresh(kind: PolicyKind) -> Box<dyn Policy> {
-    policy::build(kind, &RouterSettings::default())
+    policies::build(kind, &RouterSettings::default())
 }
 
 pub fn engine_of(plan: Placement) -> EngineId {

@@ -27,7 +27,7 @@ fn only_who_is_let_in_is_rehearsed() {
     let admission = AdmissionSettings { reject: EarlyRejection::Naive, ..AdmissionSettings::default() };
     let settings = RouterSettings { admission, ..RouterSettings::default() };
     let mut stage = Stage::with(2, &auto(), &settings);
-    stage.router.engines[1].facts.max_model_len = 1_000;
+    stage.router.engines_mut()[1].facts.max_model_len = 1_000;
     stage.arrive(0, 2_000, 8);
     assert_eq!(chooses(&mut stage), None, "one engine is too small for it, so it was refused");
     stage.arrive_with(1, 500, 8, Objectives { ttft_us_max: Micros(100_000), itl_us_max: Micros(200_000) });
@@ -53,7 +53,7 @@ fn it_begins_with_pools_and_with_steps_for_more_than_the_one_word_that_came() {
 #[test]
 fn where_kv_cannot_move_it_begins_with_engines_all_alike() {
     let mut stage = Stage::new(2, &auto());
-    stage.router.engines[0].facts.kv_transfer = false;
+    stage.router.engines_mut()[0].facts.kv_transfer = false;
     stage.arrive(0, 3, 8);
     assert_eq!(chooses(&mut stage).unwrap().policy, PolicyKind::Balanced);
     stage.give(stage.leg_of(0), 8);

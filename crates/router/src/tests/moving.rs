@@ -137,7 +137,7 @@ fn a_slow_engine_is_left_and_gets_nobody_whatever_the_load_says() {
     let mut stage = crowded_by(4, 3, moving());
     assert_eq!(parted(&stage.wait(500)), [], "four are within the objective");
     for engine in [A, B] {
-        stage.router.engines[engine.index()].signals.stepped(stage.now, Micros(3_000), 1_000.0);
+        stage.router.engines_mut()[engine.index()].signals.stepped(stage.now, Micros(3_000), 1_000.0);
     }
     let parted = parted(&stage.wait(500));
     assert!(!parted.is_empty());
@@ -152,7 +152,7 @@ fn a_slow_engine_is_left_and_gets_nobody_whatever_the_load_says() {
 fn what_is_on_its_way_takes_its_place_in_memory_before_it_has_come() {
     let mut stage = shared(3, MigrationSettings { kv_share_max: 1.0, ..moving() });
     // Room for one request of about 300 tokens, and not for two.
-    stage.router.engines[C.index()].facts.kv_tokens = 500;
+    stage.router.engines_mut()[C.index()].facts.kv_tokens = 500;
     stage.feed(Event::Drain { engine: C });
     for request in 0..16 {
         stage.arrive_with(request, 100, 200, TIGHT);

@@ -4,11 +4,12 @@ use dualpool_types::{EngineId, Micros, PolicyKind, Role, Time};
 
 use super::made_up::{Made, ask, engine_of, fresh};
 use super::script::FACTS;
-use crate::policy::{self, Placement, Policy};
+use crate::placement::Placement;
+use crate::policies::{self, Policy};
 use crate::{CacheAwareSettings, EngineFacts, RouterSettings, ScoreSettings, Signal};
 
 fn score(settings: ScoreSettings) -> Box<dyn Policy> {
-    policy::build(PolicyKind::Score, &RouterSettings { score: settings, ..RouterSettings::default() })
+    policies::build(PolicyKind::Score, &RouterSettings { score: settings, ..RouterSettings::default() })
 }
 
 /// Nothing counts.
@@ -52,7 +53,7 @@ fn of_two_drawn_engines_the_less_loaded_one_wins() {
     let counts = times(&mut *fresh(PolicyKind::PowerOfTwo), &made, 5_000);
     assert!(counts.iter().all(|count| (850..1_150).contains(count)), "{counts:?}");
     let sequence = |seed| {
-        let mut policy = policy::build(PolicyKind::PowerOfTwo, &RouterSettings { seed, ..RouterSettings::default() });
+        let mut policy = policies::build(PolicyKind::PowerOfTwo, &RouterSettings { seed, ..RouterSettings::default() });
         (0..20).map(|_| chosen(&mut *policy, &made, 64)).collect::<Vec<_>>()
     };
     assert_eq!(sequence(1), sequence(1));
@@ -75,7 +76,8 @@ fn a_cached_prefix_draws_its_requests_and_nobody_elses_overload_changes_that() {
     made.cached = vec![0, 200, 0];
     assert_eq!(chosen(policy, &made, 1_000), 0, "a fifth of the prompt is no hit");
     let settings = CacheAwareSettings { match_min: 0.1, ..CacheAwareSettings::default() };
-    let eager = &mut *policy::build(PolicyKind::CacheAware, &RouterSettings { cache_aware: settings, ..RouterSettings::default() });
+    let eager =
+        &mut *policies::build(PolicyKind::CacheAware, &RouterSettings { cache_aware: settings, ..RouterSettings::default() });
     assert_eq!(chosen(eager, &made, 1_000), 1);
 }
 
