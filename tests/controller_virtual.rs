@@ -1,5 +1,9 @@
 //! The controller over virtual engines: the real router, tasks, channels, holds and hand-offs, with a timing model for the GPU.
 
+#[path = "support/faults.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod faults;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +13,6 @@ use dualpool_engine::virtual_engine::{VirtualEngine, VirtualFleet, VirtualMover}
 use dualpool_engine::{Engine, TokenizeError};
 use dualpool_fleet::TelemetrySettings;
 use dualpool_fleet::controller::{Controller, Facts, NewRequest, Recording, Reply, ReplyStream, Unsettled};
-use dualpool_kv::Fault;
 use dualpool_model::{Fingerprint, VirtualSettings};
 use dualpool_router::{DrainError, RouterSettings, ScoreSettings};
 use dualpool_types::records::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord, RouterNote};
@@ -17,6 +20,8 @@ use dualpool_types::{
     Arrangement, Class, Clock, EngineId, EngineInfo, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, PolicyKind, Priority,
     RejectReason, RequestError, Role, Sampling, TokenId, Tuning, seeded,
 };
+
+use faults::{Fault, Faults};
 
 /// Nothing in these tests takes seconds; a wait this long means that something hangs.
 const HANGS: Duration = Duration::from_secs(60);
@@ -26,6 +31,7 @@ struct Rig {
     controller: Controller,
     engines: Vec<VirtualEngine>,
     mover: VirtualMover,
+    faults: Faults,
     clock: Arc<MonotonicClock>,
     settings: VirtualSettings,
 }
@@ -40,12 +46,13 @@ fn rig_at(engines: usize, speed: f64) -> Rig {
 
 fn rig_by(engines: usize, speed: f64, router: &RouterSettings) -> Rig {
     let settings = VirtualSettings { speed, ..VirtualSettings::default() };
-    let clock = Arc::new(MonotonicClock::new());
-    let VirtualFleet { fleet, events, engines, mover, moves } = VirtualFleet::start(engines, &settings, clock.clone());
+    let (clock, faults) = (Arc::new(MonotonicClock::new()), Faults::default());
+    let VirtualFleet { fleet, events, engines, mover, moves } =
+        VirtualFleet::start_over(Arc::new(faults.clone()), engines, &settings, clock.clone());
     let mover_box: Box<dyn dualpool_kv::KvMover> = Box::new(mover.clone());
     let telemetry = TelemetrySettings { sample_ms: 2, ..TelemetrySettings::default() };
     let controller = Controller::start(fleet, events, Some((mover_box, moves)), router, &telemetry, clock.clone());
-    Rig { controller, engines, mover, clock, settings }
+    Rig { controller, engines, mover, faults, clock, settings }
 }
 
 fn arrangement(policy: PolicyKind, engines: usize) -> Arrangement {
@@ -298,7 +305,7 @@ async fn an_engine_killed_in_any_phase_loses_no_request() {
         println!("{kill:?}");
         let rig = disaggregated().await;
         if matches!(kill, Kill::SourceDuringCopy | Kill::TargetDuringCopy) {
-            rig.mover.inject(Fault::Delay(Micros(4_000_000)));
+            rig.faults.inject(Fault::Delay(Micros(4_000_000)));
         }
         rig.controller.record("kill", 0, rig.clock.now()).await;
         // With the first tokens, some prompts are computed and others not; with a few more, requests decode.
@@ -317,11 +324,11 @@ async fn an_engine_killed_in_any_phase_loses_no_request() {
 async fn an_engine_whose_link_is_cut_goes_on_without_hand_offs() {
     for cut in [0, 1].map(EngineId) {
         let rig = disaggregated().await;
-        rig.mover.inject(Fault::Delay(Micros(4_000_000)));
+        rig.faults.inject(Fault::Delay(Micros(4_000_000)));
         serve_through(&rig, 1, async || rig.mover.cut(cut).await).await;
         rig.assert_settled().await;
         assert_eq!((rig.controller.cut_engines().await, rig.controller.dead_engines().await), (vec![cut], vec![]));
-        rig.mover.inject(Fault::None);
+        rig.faults.inject(Fault::None);
         rig.controller.record("cut", 0, rig.clock.now()).await;
         rig.serve(&mix(20)).await;
         rig.assert_settled().await;
@@ -350,7 +357,7 @@ async fn with_all_engines_dead_requests_end_with_an_error_that_names_one() {
 async fn failed_copies_are_recomputed_and_said_so() {
     let rig = rig(2);
     rig.controller.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
-    rig.mover.inject(Fault::FailCopy);
+    rig.faults.inject(Fault::FailCopy);
     rig.controller.record("fail", 0, rig.clock.now()).await;
     rig.serve(&(0..10).map(|i| request(i, 300, 6)).collect::<Vec<_>>()).await;
     rig.assert_settled().await;
@@ -365,7 +372,7 @@ async fn failed_copies_are_recomputed_and_said_so() {
 async fn kv_that_is_not_whole_shows_in_the_tokens() {
     let rig = rig(2);
     rig.controller.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
-    rig.mover.inject(Fault::SkipBlock);
+    rig.faults.inject(Fault::SkipPart);
     let wanted = request(0, 300, 6);
     let (tokens, result) = collect(rig.controller.submit(wanted.clone()).await).await;
     let right = rig.answer(&wanted);

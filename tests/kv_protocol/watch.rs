@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use dualpool_kv::{Fault, MigrateSettings, Migrator, MoveEvent};
+use dualpool_kv::{EngineLinks, MigrateSettings, Migrator, MoveEvent, Transports};
 use dualpool_types::{Clock, EngineId, LegId, Micros, MonotonicClock, RequestId, Time};
+
+use crate::faults::{Faults, FaultyTransport};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,6 +43,8 @@ impl Clock for SkewClock {
 pub struct Watched {
     pub migrator: Migrator,
     pub events: Receiver<MoveEvent>,
+    /// What goes wrong with its copies.
+    pub faults: Faults,
     clock: Arc<SkewClock>,
 }
 
@@ -49,8 +53,11 @@ pub const LEASE_MS: u64 = 600_000;
 pub fn start(verify_kv: bool) -> Watched {
     let clock = Arc::new(SkewClock::default());
     let settings = MigrateSettings { lease_ms: LEASE_MS, verify_kv, ..Default::default() };
-    let (migrator, events) = Migrator::start(&settings, clock.clone(), Fault::None).expect("the migrator starts");
-    Watched { migrator, events, clock }
+    let faults = Faults::default();
+    let transport = Box::new(FaultyTransport::new(Transports::default(), faults.clone()));
+    let started = Migrator::start_with(&settings, clock.clone(), EngineLinks::default(), transport);
+    let (migrator, events) = started.expect("the migrator starts");
+    Watched { migrator, events, faults, clock }
 }
 
 impl Watched {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dualpool_fleet::controller::{Controller, Reply};
-use dualpool_kv::Fault;
 use dualpool_types::{Clock as _, Micros, MonotonicClock, TokenId};
 
+use super::faults::Fault;
 use super::pair;
 
 const MAX_TOKENS: u32 = 40;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use rand::Rng as _;
 
-use dualpool_kv::Fault;
 use dualpool_types::seeded;
 
+use super::faults::Fault;
 use super::pair;
 
 const REQUESTS: usize = 200;

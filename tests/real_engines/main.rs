@@ -8,6 +8,9 @@ mod command_line;
 mod deaths;
 mod disconnects;
 mod exact;
+#[path = "../support/faults.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod faults;
 mod moving;
 mod pair;
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use dualpool_bench::Settings;
 use dualpool_fleet::controller::{Controller, NewRequest, Reply, ReplyStream};
-use dualpool_kv::Fault;
 use dualpool_report::live_migrations;
 use dualpool_types::artifact::{LiveMigrationSummary, MoveStages};
 use dualpool_types::records::{HandoffKind, RequestRecord, RouterNote};
 use dualpool_types::{Arrangement, Clock as _, EngineId, MonotonicClock, PolicyKind, Sampling, TokenId, Tuning};
 
+use super::faults::Fault;
 use super::pair;
 
 const MIGRATIONS: usize = 100;
