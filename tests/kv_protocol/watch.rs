@@ -55,7 +55,7 @@ pub fn start(verify_kv: bool) -> Watched {
     let settings = MigrateSettings { lease_ms: LEASE_MS, verify_kv, ..Default::default() };
     let faults = Faults::default();
     let transport = Box::new(FaultyTransport::new(Transports::default(), faults.clone()));
-    let started = Migrator::start_with(&settings, clock.clone(), EngineLinks::default(), transport);
+    let started = Migrator::start(&settings, clock.clone(), EngineLinks::default(), transport);
     let (migrator, events) = started.expect("the migrator starts");
     Watched { migrator, events, faults, clock }
 }

@@ -115,7 +115,7 @@ async fn virtual_engines(
         VirtualKv::Shm => vec![KvPlace::Shm; indices.len()],
         VirtualKv::Cuda => gpu_places(indices)?,
     };
-    let (migrator, moves) = Migrator::start_with(spec.migrate, clock.clone(), spec.links, transport)?;
+    let (migrator, moves) = Migrator::start(spec.migrate, clock.clone(), spec.links, transport)?;
     let started = start_with_memory(&places, migrator.socket_path(), &settings_of_engines, clock.clone()).await;
     let (fleet, events) = started.context("the virtual engines did not start")?;
     Ok(Controller::start(fleet, events, Some((Box::new(migrator), moves)), spec.router, spec.telemetry, clock))
