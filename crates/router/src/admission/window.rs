@@ -9,7 +9,7 @@
 
 use dualpool_types::Time;
 
-use crate::AdmissionSettings;
+use crate::settings::AdmissionSettings;
 
 /// The window narrows when, on average, more than this share of the objectives is used up: at the whole of it, half of the requests
 /// would miss theirs.

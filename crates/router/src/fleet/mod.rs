@@ -97,7 +97,7 @@ impl Fleet {
 
     /// Prompt tokens dispatched whose request has no token from there yet.
     pub(crate) fn prompt_tokens_in_flight(&self) -> u64 {
-        self.engines.iter().map(|engine| engine.demand.prompt_tokens).sum()
+        self.view(&[]).prompt_tokens_in_flight()
     }
 
     /// Why a request cannot be served, whenever it comes.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use dualpool_types::{EngineId, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 
-use crate::{
+use super::{
     AdmissionSettings, AutoSettings, CacheAwareSettings, MigrationSettings, PrefixSettings, RoleSettings, ScoreSettings,
     SignalSettings,
 };
