@@ -35,15 +35,20 @@ impl<B: Backend, F: Fold> Host<B, F> {
     }
 
     /// Something happens now.
+    #[inline]
     pub fn feed(&mut self, event: Event<'_>) {
         self.feed_at(self.backend.now(), event);
     }
 
     /// Something happened then. What the router asks for in answer happens now.
+    #[inline]
     pub fn feed_at(&mut self, at: Time, event: Event<'_>) {
         self.enter(at, Entry::Event(&event));
         self.router.handle(at, event, &mut self.actions);
-        self.act();
+        // Most events ask for nothing.
+        if !self.actions.is_empty() {
+            self.act();
+        }
     }
 
     /// A request arrives now, of which its workload knows this.
@@ -53,6 +58,7 @@ impl<B: Backend, F: Fold> Host<B, F> {
     }
 
     /// Enters something into the journal that the router is not told.
+    #[inline]
     pub fn enter(&mut self, at: Time, entry: Entry<'_>) {
         self.folds.entry(at, &entry);
     }
@@ -83,6 +89,7 @@ impl<B: Backend, F: Fold> Host<B, F> {
         self.router.set_costs(costs);
     }
 
+    #[inline]
     fn act(&mut self) {
         for action in self.actions.drain(..) {
             let at = self.backend.now();

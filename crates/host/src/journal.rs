@@ -62,12 +62,14 @@ impl Fold for () {
 }
 
 impl<F: Fold> Fold for &mut F {
+    #[inline(always)]
     fn entry(&mut self, at: Time, entry: &Entry<'_>) {
         (**self).entry(at, entry);
     }
 }
 
 impl<A: Fold, B: Fold> Fold for (A, B) {
+    #[inline]
     fn entry(&mut self, at: Time, entry: &Entry<'_>) {
         self.0.entry(at, entry);
         self.1.entry(at, entry);

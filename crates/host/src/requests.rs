@@ -27,7 +27,9 @@ struct InFlight {
 }
 
 impl Requests {
-    /// Takes an entry in; gives out the record of the request that ends with it, as one of `run`.
+    /// Takes an entry in; gives out the record of the request that ends with it, as one of `run`. Most entries are of no interest here, which
+    /// the compiler sees where it is inlined.
+    #[inline(always)]
     pub fn entry(&mut self, at: Time, entry: &Entry<'_>, run: &Run) -> Option<RequestRecord> {
         match *entry {
             Entry::Event(Event::Arrived(request)) => self.arrived(at, request),
@@ -80,6 +82,7 @@ impl Requests {
         self.in_flight.entry(request.id).or_insert(in_flight);
     }
 
+    #[inline]
     fn action(&mut self, at: Time, action: &Action, engines: &[EngineState], run: &Run) -> Option<RequestRecord> {
         match action {
             Action::Submit { engine, leg } => self.in_flight.get_mut(&leg.id.request)?.sent(at, &engines[engine.index()], leg),
@@ -158,7 +161,7 @@ impl InFlight {
     fn emitted(&mut self, at: Time, tokens: &[TokenId]) {
         let RequestRecord { tokens: all, token_us, .. } = &mut self.record;
         all.extend_from_slice(tokens);
-        token_us.resize(all.len(), Micros(at.0));
+        tokens.iter().for_each(|_| token_us.push(Micros(at.0)));
     }
 
     fn end(mut self, at: Time, result: &Result<(), RequestError>, run: &Run) -> RequestRecord {

@@ -64,6 +64,7 @@ struct Records<F> {
 }
 
 impl<F: FnMut(RequestRecord)> Fold for Records<F> {
+    #[inline(always)]
     fn entry(&mut self, at: Time, entry: &Entry<'_>) {
         if let Some(record) = self.requests.entry(at, entry, &self.run) {
             (self.sink)(record);

@@ -73,10 +73,12 @@ impl<'a> Fleet<'a> {
 }
 
 impl Backend for Fleet<'_> {
+    #[inline]
     fn now(&self) -> Time {
         self.now
     }
 
+    #[inline(always)]
     fn act(&mut self, at: Time, action: Action, router: &Router) {
         self.asked = true;
         match action {
