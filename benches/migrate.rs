@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use dualpool_kv::wire::{Group, Layer, MemoryKind, Register};
-use dualpool_kv::{BlockPair, KvMap, Memory, ShmTransport, Span, Stop, Transport, plan, total_bytes};
+use dualpool_kv::{BlockPair, ByteRange, KvMap, Memory, ShmTransport, Stop, Transport, copy_plan, total_bytes};
 use dualpool_types::{BlockId, EngineId};
 
 /// SmolLM2-135M in bf16: 30 layers, 128 tokens x 3 heads x 64 x (key + value) x 2 bytes per block.
@@ -28,7 +28,7 @@ fn map(engine: u16, blocks: u32, block_major: bool) -> KvMap {
         base: if block_major { i * RUN } else { i * RUN * u64::from(blocks) },
         block_stride: if block_major { LAYERS * RUN } else { RUN },
         blocks,
-        runs: vec![(0, RUN)],
+        ranges: vec![(0, RUN)],
     };
     let bytes = LAYERS * RUN * u64::from(blocks);
     let register = Register {
@@ -54,7 +54,7 @@ fn plans(c: &mut Criterion) {
             let pairs = pairs(blocks, step);
             group.throughput(Throughput::Elements(u64::from(blocks) * LAYERS));
             group.bench_function(BenchmarkId::new(format!("{layout}/{what}"), blocks), |b| {
-                b.iter(|| plan(black_box(&source), black_box(&target), black_box(&pairs)))
+                b.iter(|| copy_plan(black_box(&source), black_box(&target), black_box(&pairs)))
             });
         }
     }
@@ -79,7 +79,7 @@ fn moves(c: &mut Criterion) {
     shm.map(EngineId(0), memory(source.bytes)).expect("mapped");
     shm.map(EngineId(1), memory(target.bytes)).expect("mapped");
     for (blocks, step) in [(2, 1), (2, 2), (12, 1), (12, 2)] {
-        let spans = plan(&source, &target, &pairs(blocks, step)).expect("a plan");
+        let spans = copy_plan(&source, &target, &pairs(blocks, step)).expect("a plan");
         let bytes = total_bytes(&spans);
         group.throughput(Throughput::Bytes(bytes));
         let name = format!("{}MiB_{}runs", bytes >> 20, spans.len());
@@ -91,7 +91,7 @@ fn moves(c: &mut Criterion) {
     first_touch(&mut group, &source, &target);
 }
 
-fn copy(shm: &mut ShmTransport, spans: &[Span]) {
+fn copy(shm: &mut ShmTransport, spans: &[ByteRange]) {
     shm.copy(spans, EngineId(0), EngineId(1), &Stop::default()).expect("both engines are mapped");
 }
 
@@ -106,7 +106,7 @@ fn first_touch(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement:
         }
         shm
     };
-    let spans = plan(source, target, &pairs(12, 1)).expect("a plan");
+    let spans = copy_plan(source, target, &pairs(12, 1)).expect("a plan");
     copy(&mut mapped(), &spans);
     group.throughput(Throughput::Bytes(total_bytes(&spans)));
     group.bench_function(BenchmarkId::new("shm_first_touch", format!("{}MiB", total_bytes(&spans) >> 20)), |b| {

@@ -1,8 +1,8 @@
-// Copies lists of runs of bytes: out of KV memory into a staging buffer, out of a staging buffer into KV memory, and straight into
+// Copies lists of byte ranges: out of KV memory into a staging buffer, out of a staging buffer into KV memory, and straight into
 // the memory of a peer. README.md beside this file has the arguments and their symbols; reference.rs says the same on the CPU.
 //
-// The obvious kernel, one block per run, is slow for one long run and for many short ones. Here the runs are laid end to end, and
-// what is divided is that stream of bytes: into tiles of equal size, which warps take in turn. A warp finds the run its tile begins
+// The obvious kernel, one block per range, is slow for one long range and for many short ones. Here the ranges are laid end to end, and
+// what is divided is that stream of bytes: into tiles of equal size, which warps take in turn. A warp finds the range its tile begins
 // in by search, and walks on from there.
 //
 // Self-contained on purpose, without includes: NVRTC compiles the text as it stands.
@@ -14,11 +14,11 @@ typedef unsigned long long u64;
 
 static_assert(sizeof(u16) == 2 && sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(void*) == 8, "a 64-bit target");
 
-// As `DeviceRun` of crates/cuda/src/kernels/runs.rs lays it out.
-struct Run {
+// As `DeviceByteRange` of crates/cuda/src/kernels/ranges.rs lays it out.
+struct ByteRange {
     u64 source;  // added to the base address of the source
     u64 target;  // added to the base address of the target
-    u64 begin;   // bytes in all runs before this one; this run ends where the next one begins, the last one at `bytes`
+    u64 begin;   // bytes in all ranges before this one; this range ends where the next one begins, the last one at `bytes`
 };
 
 constexpr u32 WARP = 32;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void copy_words(const Word* source, Word* target, u64
 }
 
 // Copies between addresses that are equal modulo the size of `Word`: bytes up to the first aligned word, words, bytes again.
-// Nothing outside of the run is read, not even to fill a word: its neighbours may be under writing.
+// Nothing outside of the range is read, not even to fill a word: its neighbours may be under writing.
 template <typename Word>
 __device__ __forceinline__ void copy_as(u64 source, u64 target, u64 length, u32 lane) {
     const u64 to_alignment = (0 - target) & (sizeof(Word) - 1);
@@ -70,34 +70,34 @@ __device__ __forceinline__ void copy_piece(u64 source, u64 target, u64 length, u
     else copy_as<u8>(source, target, length, lane);
 }
 
-// The run that holds byte `at` of the stream: the last one that begins at or before it. All lanes search together: each step divides
-// what is left by 32, so that 120,000 runs take four loads one after the other instead of seventeen.
-__device__ __forceinline__ u64 run_at(const Run* runs, u64 count, u64 at, u32 lane) {
+// The range that holds byte `at` of the stream: the last one that begins at or before it. All lanes search together: each step divides
+// what is left by 32, so that 120,000 ranges take four loads one after the other instead of seventeen.
+__device__ __forceinline__ u64 range_at(const ByteRange* ranges, u64 count, u64 at, u32 lane) {
     u64 low = 0, high = count;
     while (high - low > 1) {
         const u64 step = (high - low + WARP - 1) / WARP;
         const u64 probe = low + lane * step;
-        // Lane 0 always says yes, since the run at `low` begins at or before `at`; the lanes that say yes are the lowest ones.
-        const u32 yes = __popc(__ballot_sync(EVERY_LANE, probe < high && runs[probe].begin <= at));
+        // Lane 0 always says yes, since the range at `low` begins at or before `at`; the lanes that say yes are the lowest ones.
+        const u32 yes = __popc(__ballot_sync(EVERY_LANE, probe < high && ranges[probe].begin <= at));
         low += (yes - 1) * step;
         high = low + step < high ? low + step : high;
     }
     return low;
 }
 
-__device__ __forceinline__ void copy_runs(u64 source, u64 target, const Run* runs, u64 count, u64 bytes, u64 tile_bytes) {
+__device__ __forceinline__ void copy_ranges(u64 source, u64 target, const ByteRange* ranges, u64 count, u64 bytes, u64 tile_bytes) {
     const u32 lane = threadIdx.x % WARP;
     const u64 warps = u64(gridDim.x) * (blockDim.x / WARP);
     const u64 warp = u64(blockIdx.x) * (blockDim.x / WARP) + threadIdx.x / WARP;
     for (u64 at = warp * tile_bytes; at < bytes; at += warps * tile_bytes) {
         const u64 tile_end = at + tile_bytes < bytes ? at + tile_bytes : bytes;
         u64 next = at;
-        for (u64 i = run_at(runs, count, at, lane); next < tile_end; ++i) {
-            const Run run = runs[i];
-            const u64 run_end = i + 1 < count ? runs[i + 1].begin : bytes;
-            const u64 end = run_end < tile_end ? run_end : tile_end;
-            const u64 within = next - run.begin;
-            copy_piece(source + run.source + within, target + run.target + within, end - next, lane);
+        for (u64 i = range_at(ranges, count, at, lane); next < tile_end; ++i) {
+            const ByteRange range = ranges[i];
+            const u64 range_end = i + 1 < count ? ranges[i + 1].begin : bytes;
+            const u64 end = range_end < tile_end ? range_end : tile_end;
+            const u64 within = next - range.begin;
+            copy_piece(source + range.source + within, target + range.target + within, end - next, lane);
             next = end;
         }
     }
@@ -107,16 +107,16 @@ __device__ __forceinline__ void copy_runs(u64 source, u64 target, const Run* run
 // addresses alone; the names are what a profile shows.
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-kv_gather(u64 memory, u64 staging, const Run* runs, u64 count, u64 bytes, u64 tile_bytes) {
-    copy_runs(memory, staging, runs, count, bytes, tile_bytes);
+kv_gather(u64 memory, u64 staging, const ByteRange* ranges, u64 count, u64 bytes, u64 tile_bytes) {
+    copy_ranges(memory, staging, ranges, count, bytes, tile_bytes);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-kv_scatter(u64 staging, u64 memory, const Run* runs, u64 count, u64 bytes, u64 tile_bytes) {
-    copy_runs(staging, memory, runs, count, bytes, tile_bytes);
+kv_scatter(u64 staging, u64 memory, const ByteRange* ranges, u64 count, u64 bytes, u64 tile_bytes) {
+    copy_ranges(staging, memory, ranges, count, bytes, tile_bytes);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-kv_peer_store(u64 memory, u64 peer_memory, const Run* runs, u64 count, u64 bytes, u64 tile_bytes) {
-    copy_runs(memory, peer_memory, runs, count, bytes, tile_bytes);
+kv_peer_store(u64 memory, u64 peer_memory, const ByteRange* ranges, u64 count, u64 bytes, u64 tile_bytes) {
+    copy_ranges(memory, peer_memory, ranges, count, bytes, tile_bytes);
 }

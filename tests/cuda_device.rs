@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use cudarc::driver::sys;
 
 use dualpool_cuda::{
-    Context, CopyRun, CudaError, CudaVersion, DeviceMemory, DeviceSpan, Driver, IpcHandle, KernelArgs, LaunchShape, Module,
+    Context, CopyRange, CudaError, CudaVersion, DeviceMemory, DeviceSpan, Driver, IpcHandle, KernelArgs, LaunchShape, Module,
     Ordinal, Stream, Timing, measure_peer_bandwidth,
 };
 use dualpool_types::Bytes;
@@ -196,13 +196,13 @@ fn all_copies_arrive(batches: &str) {
     assert_eq!(there.read(peer.whole()).unwrap(), bytes);
 
     let scattered = filled(&there, &vec![0; bytes.len()]);
-    // In reverse order, with an empty run, and of every length.
+    // In reverse order, with an empty range, and of every length.
     let piece = 7;
     let place = |i: u64| (i * piece, piece.min(64 * KIB - i * piece));
-    let runs = (0..(64 * KIB).div_ceil(piece)).rev().map(place).chain([(0, 0)]);
-    let run = |(at, bytes)| CopyRun { to: scattered.span(at, bytes).unwrap(), from: source.span(at, bytes).unwrap() };
-    let runs: Vec<CopyRun> = runs.map(run).collect();
-    stream.copy_batch_async(&runs).unwrap();
+    let ranges = (0..(64 * KIB).div_ceil(piece)).rev().map(place).chain([(0, 0)]);
+    let range = |(at, bytes)| CopyRange { to: scattered.span(at, bytes).unwrap(), from: source.span(at, bytes).unwrap() };
+    let ranges: Vec<CopyRange> = ranges.map(range).collect();
+    stream.copy_batch_async(&ranges).unwrap();
     stream.copy_batch_async(&[]).unwrap();
     stream.synchronize().unwrap();
     assert_eq!(there.read(scattered.whole()).unwrap(), bytes);
@@ -210,7 +210,7 @@ fn all_copies_arrive(batches: &str) {
 
 on_virtual_gpus! {
     fn copies_arrive_with_a_driver_that_has_no_batches(r#"{"driver":12040}"#) {
-        all_copies_arrive("one call per run");
+        all_copies_arrive("one call per range");
     }
 
     fn copies_arrive_with_the_first_form_of_batches(r#"{"driver":12080}"#) {
@@ -229,8 +229,8 @@ on_virtual_gpus! {
         let (here, there) = (a.stream().unwrap(), b.stream().unwrap());
         let bytes = pattern(8 * KIB, 3);
         let (source, target) = (filled(&here, &bytes), filled(&there, &vec![0; bytes.len()]));
-        let run = CopyRun { to: target.whole(), from: source.whole() };
-        assert!(matches!(here.copy_batch_async(&[run]), Err(CudaError::BatchRefused { index: 0, count: 1, .. })));
+        let range = CopyRange { to: target.whole(), from: source.whole() };
+        assert!(matches!(here.copy_batch_async(&[range]), Err(CudaError::BatchRefused { index: 0, count: 1, .. })));
         let (pinned, arrived) = (a.pinned(Bytes(8 * KIB)).unwrap(), a.event(Timing::Off).unwrap());
         here.copy_to_pinned_async(&pinned, 0, source.whole()).unwrap();
         arrived.record(&here).unwrap();
@@ -371,18 +371,18 @@ on_virtual_gpus! {
         assert_eq!(stream.read(target.whole()).unwrap(), bytes);
     }
 
-    fn a_batch_that_ends_in_the_middle_names_the_run(r#"{"faults":[{"copy":3,"does":{"refuse_run":2}}]}"#) {
+    fn a_batch_that_ends_in_the_middle_names_the_range(r#"{"faults":[{"copy":3,"does":{"refuse_range":2}}]}"#) {
         let context = context(0);
         let stream = context.stream().unwrap();
         let bytes = pattern(4 * KIB, 7);
         let (source, target) = (filled(&stream, &bytes), filled(&stream, &vec![0; 4096]));
-        let runs: Vec<CopyRun> = (0..4).map(|i| CopyRun { to: kib(&target, i), from: kib(&source, i) }).collect();
-        let error = stream.copy_batch_async(&runs).unwrap_err();
+        let ranges: Vec<CopyRange> = (0..4).map(|i| CopyRange { to: kib(&target, i), from: kib(&source, i) }).collect();
+        let error = stream.copy_batch_async(&ranges).unwrap_err();
         assert!(matches!(error, CudaError::BatchRefused { index: 2, count: 4, .. }), "{error}");
-        // The runs before it were on their way.
+        // The ranges before it were on their way.
         let arrived = stream.read(target.whole()).unwrap();
         assert_eq!((&arrived[..2048], &arrived[2048..]), (&bytes[..2048], &[0; 2048][..]));
-        stream.copy_batch_async(&runs).unwrap();
+        stream.copy_batch_async(&ranges).unwrap();
         assert_eq!(stream.read(target.whole()).unwrap(), bytes);
     }
 
@@ -479,12 +479,12 @@ on_virtual_gpus! {
         assert!(module.function(c"kv_scatter").unwrap_err().to_string().contains("CUDA_ERROR_NOT_FOUND"));
         let memory = filled(&stream, &pattern(KIB, 9));
         let staging = filled(&stream, &[0; 48]);
-        // Two runs: where from, where to, and the bytes before.
-        let runs = [[100u64, 16, 0], [500, 0, 32]].concat();
-        let runs = filled(&stream, &runs.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>());
+        // Two ranges: where from, where to, and the bytes before.
+        let ranges = [[100u64, 16, 0], [500, 0, 32]].concat();
+        let ranges = filled(&stream, &ranges.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>());
         let (count, bytes, tile) = (2, 48, 16);
-        let args = KernelArgs::new().ptr(memory.ptr()).ptr(staging.ptr()).ptr(runs.ptr()).value(count).value(bytes).value(tile);
-        // SAFETY: the six arguments of `kv_gather`, and all runs lie within the two memories.
+        let args = KernelArgs::new().ptr(memory.ptr()).ptr(staging.ptr()).ptr(ranges.ptr()).value(count).value(bytes).value(tile);
+        // SAFETY: the six arguments of `kv_gather`, and all ranges lie within the two memories.
         unsafe { stream.launch(&gather, LaunchShape { blocks: 1, threads: 512, shared_bytes: 0 }, args) }.unwrap();
         let source = pattern(KIB, 9);
         assert_eq!(stream.read(staging.whole()).unwrap(), [&source[500..516], &source[100..132]].concat());

@@ -23,8 +23,8 @@ use dualpool_cuda::kernels::nvrtc;
 use dualpool_engine::virtual_engine::kv::{Content, KvPlace, Shape, Store};
 use dualpool_kv::wire::MemoryKind;
 use dualpool_kv::{
-    BlockPair, ClassCost, CopyClass, CudaTransport, KernelSettings, KvMap, LinkCost, Memory, Span, Stop, Transport, TransportError,
-    plan,
+    BlockPair, ByteRange, ClassCost, CopyClass, CudaTransport, KernelSettings, KvMap, LinkCost, Memory, Stop, Transport,
+    TransportError, copy_plan,
 };
 use dualpool_types::{BlockId, EngineId, Program};
 
@@ -75,7 +75,7 @@ fn with_gpus(command: &mut Command, name: &str, script: &str) -> Output {
 struct Pair {
     transport: CudaTransport,
     stores: [Store; 2],
-    plan: Vec<Span>,
+    plan: Vec<ByteRange>,
     /// What must stand in the target's blocks.
     expected: Vec<Content>,
 }
@@ -100,7 +100,7 @@ impl Pair {
         let content = |pair: &BlockPair| Content { block: pair.source, seed: u64::from(pair.target.0) + 7 };
         stores[0].fill(&pairs.iter().map(content).collect::<Vec<_>>()).unwrap();
         let expected = pairs.iter().map(|pair| Content { block: pair.target, ..content(pair) }).collect();
-        Pair { transport, stores, plan: plan(&maps[0], &maps[1], &[pairs]).unwrap(), expected }
+        Pair { transport, stores, plan: copy_plan(&maps[0], &maps[1], &[pairs]).unwrap(), expected }
     }
 
     fn wrong(&mut self) -> Option<BlockId> {
@@ -208,7 +208,7 @@ on_virtual_gpus! {
         let mut pair = Pair::new();
         assert_eq!(pair.transport.classes(A, B).unwrap(), CopyClass::ALL);
         let submit_us = |class: CopyClass| if class == CopyClass::Staged { 1.0 } else { 1e6 };
-        let cost = |class: CopyClass| ClassCost { submit_us: submit_us(class), run_us: 0.0, bytes_per_s: 1e12 };
+        let cost = |class: CopyClass| ClassCost { submit_us: submit_us(class), range_us: 0.0, bytes_per_s: 1e12 };
         let costs = CopyClass::ALL.map(|class| (class, cost(class)));
         pair.transport.set_cost(A, B, LinkCost::new(costs.into()).unwrap());
         pair.transport.copy(&pair.plan, A, B, &Stop::default()).unwrap();
@@ -281,7 +281,7 @@ fn run(name: &str, script: &str, folder: &Path) -> Output {
     with_gpus(&mut command, name, script)
 }
 
-/// Every hand-off was a copy by the migrator whose bytes the engine found right.
+/// Every hand-off was a copy by the KV server whose bytes the engine found right.
 #[track_caller]
 fn assert_all_moved(output: &Output, folder: &Path) {
     let log = text(&output.stderr);

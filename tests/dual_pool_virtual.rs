@@ -129,7 +129,7 @@ async fn copies_that_fail_are_counted_and_make_the_run_a_failed_one() {
     assert!(outcome.faults[0].starts_with("arm `full_disaggregation`: the KV of"), "{:?}", outcome.faults);
 }
 
-/// A run over engines whose KV is bytes in shared memory, moved by the real migrator.
+/// A run over engines whose KV is bytes in shared memory, moved by the real KV server.
 async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
     let mut settings = virtual_pair::settings(dir);
     settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();

@@ -1,11 +1,11 @@
-//! The kernels against the reference, on random runs of every length and alignment.
+//! The kernels against the reference, on random ranges of every length and alignment.
 
 use anyhow::ensure;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use dualpool_cuda::kernels::{Kernels, Run, STAGING_MIN_BYTES, records_into, reference, windows};
-use dualpool_cuda::{Context, CopyRun, DeviceMemory, Stream};
+use dualpool_cuda::kernels::{ByteRange, Kernels, STAGING_MIN_BYTES, records_into, reference, windows};
+use dualpool_cuda::{Context, CopyRange, DeviceMemory, Stream};
 use dualpool_types::Bytes;
 
 use crate::findings::Findings;
@@ -16,14 +16,14 @@ pub fn check(contexts: &[Context], kernels: &mut Kernels, seed: u64, rounds: usi
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let first = &contexts[0];
     let here = Bench::new(first, first, rounds, &mut rng)?;
-    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.gather(stream, runs)?))?;
+    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, ranges| Ok(kernels.gather(stream, ranges)?))?;
     findings.correct("copies", "kv_gather equals the reference", outcome);
-    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.scatter(stream, runs)?))?;
+    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, ranges| Ok(kernels.scatter(stream, ranges)?))?;
     findings.correct("copies", "kv_scatter equals the reference", outcome);
-    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.peer_store(stream, runs)?))?;
+    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, ranges| Ok(kernels.peer_store(stream, ranges)?))?;
     findings.correct("copies", "kv_peer_store equals the reference, within one GPU", outcome);
     let staging = [first.allocate(Bytes(1 << 20))?, first.allocate(Bytes(1 << 20))?];
-    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, runs| staged(kernels, stream, runs, &staging))?;
+    let outcome = here.rounds(kernels, &mut rng, |kernels, stream, ranges| staged(kernels, stream, ranges, &staging))?;
     findings.correct("copies", "gather, copy, scatter through two staging buffers", outcome);
     for peer in &contexts[1..] {
         let what = format!("kv_peer_store to {}", peer.device());
@@ -31,7 +31,7 @@ pub fn check(contexts: &[Context], kernels: &mut Kernels, seed: u64, rounds: usi
             Err(error) => findings.not_run("copies", what, error.to_string()),
             Ok(()) => {
                 let there = Bench::new(first, peer, rounds, &mut rng)?;
-                let outcome = there.rounds(kernels, &mut rng, |kernels, stream, runs| Ok(kernels.peer_store(stream, runs)?))?;
+                let outcome = there.rounds(kernels, &mut rng, |kernels, stream, ranges| Ok(kernels.peer_store(stream, ranges)?))?;
                 findings.correct("copies", what, outcome);
             }
         }
@@ -43,13 +43,13 @@ pub fn check(contexts: &[Context], kernels: &mut Kernels, seed: u64, rounds: usi
 }
 
 /// Through staging as a hand-off between two GPUs goes, in windows smaller than the plan.
-fn staged(kernels: &mut Kernels, stream: &Stream, runs: &[CopyRun<'_>], staging: &[DeviceMemory; 2]) -> anyhow::Result<()> {
+fn staged(kernels: &mut Kernels, stream: &Stream, ranges: &[CopyRange<'_>], staging: &[DeviceMemory; 2]) -> anyhow::Result<()> {
     let [first, second] = staging;
     ensure!(first.size().0 >= STAGING_MIN_BYTES, "staging too small");
-    for window in windows(runs.iter().map(|run| (run.from.ptr().0, run.from.bytes())), first.size().0) {
-        kernels.gather(stream, &window.gather(runs, first.whole())?)?;
+    for window in windows(ranges.iter().map(|range| (range.from.ptr().0, range.from.bytes())), first.size().0) {
+        kernels.gather(stream, &window.gather(ranges, first.whole())?)?;
         stream.copy_async(second.span(0, window.bytes)?, first.span(0, window.bytes)?)?;
-        kernels.scatter(stream, &window.scatter(runs, second.whole())?)?;
+        kernels.scatter(stream, &window.scatter(ranges, second.whole())?)?;
     }
     Ok(())
 }
@@ -77,16 +77,19 @@ impl Bench {
         &self,
         kernels: &mut Kernels,
         rng: &mut ChaCha8Rng,
-        copy: impl Fn(&mut Kernels, &Stream, &[CopyRun<'_>]) -> anyhow::Result<()>,
+        copy: impl Fn(&mut Kernels, &Stream, &[CopyRange<'_>]) -> anyhow::Result<()>,
     ) -> anyhow::Result<Result<String, String>> {
         let (mut total, mut count) = (0, 0);
         let mut records = Vec::new();
         for round in 0..self.rounds {
-            let runs = random_runs(rng);
-            let spans: Vec<CopyRun<'_>> = runs
+            let ranges = random_ranges(rng);
+            let spans: Vec<CopyRange<'_>> = ranges
                 .iter()
-                .map(|run| {
-                    Ok(CopyRun { from: self.source.span(run.source, run.length)?, to: self.target.span(run.target, run.length)? })
+                .map(|range| {
+                    Ok(CopyRange {
+                        from: self.source.span(range.source, range.length)?,
+                        to: self.target.span(range.target, range.length)?,
+                    })
                 })
                 .collect::<anyhow::Result<_>>()?;
             let fill = rng.random();
@@ -99,28 +102,28 @@ impl Bench {
             self.stream.synchronize()?;
             let found = on_target.read(self.target.whole())?;
 
-            let bytes = records_into(runs.iter().copied(), &mut records);
+            let bytes = records_into(ranges.iter().copied(), &mut records);
             let mut expected = vec![fill; self.content.len()];
-            reference::copy_runs(&self.content, &mut expected, &records, bytes);
+            reference::copy_ranges(&self.content, &mut expected, &records, bytes);
             if let Some(at) = found.iter().zip(&expected).position(|(found, expected)| found != expected) {
-                let run = runs.iter().find(|run| (run.target..run.target + run.length).contains(&(at as u64)));
-                return Ok(Err(format!("round {round} of {} runs: byte {at} differs, of {run:?}", runs.len())));
+                let range = ranges.iter().find(|range| (range.target..range.target + range.length).contains(&(at as u64)));
+                return Ok(Err(format!("round {round} of {} ranges: byte {at} differs, of {range:?}", ranges.len())));
             }
             total += bytes;
-            count += runs.len();
+            count += ranges.len();
         }
-        Ok(Ok(format!("{} rounds, {count} runs, {:.2} GB", self.rounds, total as f64 / 1e9)))
+        Ok(Ok(format!("{} rounds, {count} ranges, {:.2} GB", self.rounds, total as f64 / 1e9)))
     }
 }
 
 /// Lengths from nothing to megabytes and every alignment of both ends, apart from each other in the target, in no order.
-fn random_runs(rng: &mut ChaCha8Rng) -> Vec<Run> {
+fn random_ranges(rng: &mut ChaCha8Rng) -> Vec<ByteRange> {
     let length_max: u64 = [40, 1_000, 40_000, 4_000_000][rng.random_range(0..4)];
     let word: u64 = [1, 2, 4, 8, 16][rng.random_range(0..5)];
     // More than one launch takes, now and then.
     let count = if length_max == 40 { 40_000 } else { rng.random_range(1..3_000) };
     let (mut source, mut target) = (0, 0);
-    let mut runs = Vec::new();
+    let mut ranges = Vec::new();
     for _ in 0..count {
         let length = rng.random_range(0..=length_max);
         let length = if rng.random_bool(0.5) { length } else { length.next_multiple_of(word) };
@@ -129,10 +132,10 @@ fn random_runs(rng: &mut ChaCha8Rng) -> Vec<Run> {
         if source.max(target) + length > MEMORY.0 {
             break;
         }
-        runs.push(Run { source, target, length });
+        ranges.push(ByteRange { source, target, length });
         source += length;
         target += length;
     }
-    runs.reverse();
-    runs
+    ranges.reverse();
+    ranges
 }

@@ -17,7 +17,7 @@ const PRODUCTS: u32 = 40;
 const ROUNDS: usize = 5;
 const SLOWDOWN_MAX_PERCENT: f64 = 5.0;
 const COPY_BYTES: u64 = 256 << 20;
-const RUN_BYTES: u64 = 32 << 10;
+const RANGE_BYTES: u64 = 32 << 10;
 
 pub fn measure(context: &Context, kernels: &mut Kernels, folders: &[PathBuf], findings: &mut Findings) -> anyhow::Result<()> {
     let product = match Product::load(context, folders) {
@@ -71,13 +71,13 @@ fn beside_copies(product: &Product, field: &Field, kernels: &mut Kernels) -> any
 
 /// Gathers without a pause, with as many launches under way as the kernels allow.
 fn copy_until(field: &Field, kernels: &mut Kernels, stop: &AtomicBool, started: &AtomicBool) -> anyhow::Result<f64> {
-    let runs = field.gathered(COPY_BYTES, RUN_BYTES)?;
-    kernels.gather(field.stream(), &runs)?;
+    let ranges = field.gathered(COPY_BYTES, RANGE_BYTES)?;
+    kernels.gather(field.stream(), &ranges)?;
     field.stream().synchronize()?;
     started.store(true, Ordering::Release);
     let (from, mut copies) = (Instant::now(), 0u32);
     while !stop.load(Ordering::Acquire) {
-        kernels.gather(field.stream(), &runs)?;
+        kernels.gather(field.stream(), &ranges)?;
         copies += 1;
     }
     field.stream().synchronize()?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use dualpool_cuda::kernels::Kernels;
-use dualpool_cuda::{Context, CopyRun, IpcHandle};
+use dualpool_cuda::{Context, CopyRange, IpcHandle};
 use dualpool_kv::COPY_GRID_BLOCKS;
 use dualpool_types::Bytes;
 
@@ -76,13 +76,13 @@ pub fn peer(contexts: &[Context], folders: &[PathBuf]) -> anyhow::Result<()> {
     let staging = context.allocate(Bytes(handle.size.0 / 2))?;
     let stream = context.stream()?;
     let mut kernels = Kernels::load(context, folders, COPY_GRID_BLOCKS)?;
-    let copies = |from_memory: bool| -> anyhow::Result<Vec<CopyRun<'_>>> {
-        let copy = |pair: u64| -> anyhow::Result<CopyRun<'_>> {
+    let copies = |from_memory: bool| -> anyhow::Result<Vec<CopyRange<'_>>> {
+        let copy = |pair: u64| -> anyhow::Result<CopyRange<'_>> {
             let staged = staging.span(pair * BLOCK_BYTES, BLOCK_BYTES)?;
             let block = |index: u64| memory.span(index * BLOCK_BYTES, BLOCK_BYTES);
             Ok(match from_memory {
-                true => CopyRun { from: block(2 * pair)?, to: staged },
-                false => CopyRun { from: staged, to: block(2 * pair + 1)? },
+                true => CopyRange { from: block(2 * pair)?, to: staged },
+                false => CopyRange { from: staged, to: block(2 * pair + 1)? },
             })
         };
         (0..BLOCKS / 2).map(copy).collect()

@@ -36,10 +36,10 @@ struct Args {
     /// More folders with libnvrtc and libcublas
     #[arg(long, value_delimiter = ':')]
     libraries: Vec<PathBuf>,
-    /// Seed of the random runs
+    /// Seed of the random ranges
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Lists of random runs for each kernel
+    /// Lists of random ranges for each kernel
     #[arg(long, default_value_t = 60)]
     rounds: usize,
     /// Only what is right or wrong; measure nothing

@@ -7,14 +7,14 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use dualpool_cuda::kernels::Kernels;
-use dualpool_cuda::{Context, CopyRun, DeviceMemory, Stream, Timing};
+use dualpool_cuda::{Context, CopyRange, DeviceMemory, Stream, Timing};
 use dualpool_types::Bytes;
 
 use crate::findings::{Findings, Target};
 
 const REPETITIONS: usize = 9;
 const SIZES: [u64; 3] = [64 << 20, 256 << 20, 1 << 30];
-const RUN_BYTES: [u64; 4] = [16 << 10, 32 << 10, 256 << 10, 2 << 20];
+const RANGE_BYTES: [u64; 4] = [16 << 10, 32 << 10, 256 << 10, 2 << 20];
 const CAPS: [u32; 5] = [4, 8, 16, 32, 64];
 
 const CEILING_SHARE_MIN: f64 = 0.9;
@@ -26,7 +26,7 @@ const HOLD_COPIES: usize = 16;
 pub struct Field {
     context: Context,
     stream: Stream,
-    /// Twice the largest size: runs stand in it with gaps.
+    /// Twice the largest size: ranges stand in it with gaps.
     scattered: DeviceMemory,
     staging: DeviceMemory,
     hold: DeviceMemory,
@@ -48,13 +48,13 @@ impl Field {
         &self.stream
     }
 
-    /// Runs of this length from every second place of the memory, in shuffled order, to a dense staging buffer.
-    pub fn gathered(&self, bytes: u64, run_bytes: u64) -> anyhow::Result<Vec<CopyRun<'_>>> {
-        let mut places: Vec<u64> = (0..bytes / run_bytes).collect();
-        places.shuffle(&mut ChaCha8Rng::seed_from_u64(bytes ^ run_bytes));
+    /// Ranges of this length from every second place of the memory, in shuffled order, to a dense staging buffer.
+    pub fn gathered(&self, bytes: u64, range_bytes: u64) -> anyhow::Result<Vec<CopyRange<'_>>> {
+        let mut places: Vec<u64> = (0..bytes / range_bytes).collect();
+        places.shuffle(&mut ChaCha8Rng::seed_from_u64(bytes ^ range_bytes));
         let copy = |(i, place): (usize, u64)| {
-            let from = self.scattered.span(2 * place * run_bytes, run_bytes)?;
-            Ok(CopyRun { from, to: self.staging.span(i as u64 * run_bytes, run_bytes)? })
+            let from = self.scattered.span(2 * place * range_bytes, range_bytes)?;
+            Ok(CopyRange { from, to: self.staging.span(i as u64 * range_bytes, range_bytes)? })
         };
         places.into_iter().enumerate().map(copy).collect()
     }
@@ -118,10 +118,10 @@ fn shares_of_the_ceiling(field: &Field, kernels: &mut Kernels, findings: &mut Fi
         let one_copy = || Ok(field.stream.copy_async(field.staging.span(0, bytes)?, field.scattered.span(0, bytes)?)?);
         let ceiling = gb_per_s(bytes, field.timed(one_copy)?.0);
         findings.figure("speed", format!("one copy of {mib} MiB (the ceiling)"), ceiling, "GB/s", None);
-        for run_bytes in RUN_BYTES {
-            let gather = field.gathered(bytes, run_bytes)?;
-            let scatter: Vec<CopyRun<'_>> = gather.iter().map(|run| CopyRun { from: run.to, to: run.from }).collect();
-            let of = format!("{mib} MiB in runs of {} KiB, no cap", run_bytes >> 10);
+        for range_bytes in RANGE_BYTES {
+            let gather = field.gathered(bytes, range_bytes)?;
+            let scatter: Vec<CopyRange<'_>> = gather.iter().map(|range| CopyRange { from: range.to, to: range.from }).collect();
+            let of = format!("{mib} MiB in ranges of {} KiB, no cap", range_bytes >> 10);
             let target = Some(Target::AtLeast(CEILING_SHARE_MIN));
             let (ms, submit_us) = field.timed(|| Ok(kernels.gather(&field.stream, &gather)?))?;
             let speed = gb_per_s(bytes, ms);
@@ -147,7 +147,7 @@ fn caps(field: &Field, kernels: &mut Kernels, findings: &mut Findings) -> anyhow
     for cap in CAPS {
         kernels.set_grid_blocks_max(cap);
         let (ms, _) = field.timed(|| Ok(kernels.gather(&field.stream, &gather)?))?;
-        let what = format!("gather, {} MiB in runs of 32 KiB, at most {cap} blocks", bytes >> 20);
+        let what = format!("gather, {} MiB in ranges of 32 KiB, at most {cap} blocks", bytes >> 20);
         findings.figure("speed", what, gb_per_s(bytes, ms), "GB/s", None);
     }
     Ok(())
@@ -156,16 +156,16 @@ fn caps(field: &Field, kernels: &mut Kernels, findings: &mut Findings) -> anyhow
 /// From the call to the last byte, since it is the calls that cost.
 fn against_calls(field: &Field, kernels: &mut Kernels, findings: &mut Findings) -> anyhow::Result<()> {
     let bytes = SIZES[0];
-    let runs = field.gathered(bytes, 32 << 10)?;
+    let ranges = field.gathered(bytes, 32 << 10)?;
     kernels.set_grid_blocks_max(all_blocks(&field.context));
-    let one_call_each = field.wall(|| Ok(runs.iter().try_for_each(|run| field.stream.copy_async(run.to, run.from))?))?;
-    let batch = field.wall(|| Ok(field.stream.copy_batch_async(&runs)?))?;
-    let gather = field.wall(|| Ok(kernels.gather(&field.stream, &runs)?))?;
-    let of = format!("{} MiB in runs of 32 KiB, from call to last byte", bytes >> 20);
-    findings.figure("speed", format!("{of}: one copy call per run"), one_call_each, "ms", None);
+    let one_call_each = field.wall(|| Ok(ranges.iter().try_for_each(|range| field.stream.copy_async(range.to, range.from))?))?;
+    let batch = field.wall(|| Ok(field.stream.copy_batch_async(&ranges)?))?;
+    let gather = field.wall(|| Ok(kernels.gather(&field.stream, &ranges)?))?;
+    let of = format!("{} MiB in ranges of 32 KiB, from call to last byte", bytes >> 20);
+    findings.figure("speed", format!("{of}: one copy call per range"), one_call_each, "ms", None);
     findings.figure("speed", format!("{of}: one batch call"), batch, "ms", None);
     findings.figure("speed", format!("{of}: gather"), gather, "ms", None);
     let target = Some(Target::AtLeast(AGAINST_CALLS_MIN));
-    findings.figure("speed", format!("{of}: gather against one call per run"), one_call_each / gather, "times", target);
+    findings.figure("speed", format!("{of}: gather against one call per range"), one_call_each / gather, "times", target);
     Ok(())
 }

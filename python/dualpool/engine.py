@@ -13,7 +13,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from dualpool.launch import CURRENT, Launch
-from dualpool.words import PART
+from dualpool.words import DETACH, KV_SOURCE
 
 CONNECTOR = "DualpoolConnector"
 CONNECTOR_MODULE = "dualpool.connector"
@@ -154,8 +154,8 @@ class Lane:
                 extra_args=None if kv is None else {"kv_transfer_params": kv},
             )
             # With `type` the prompt counts as rendered; without, vLLM would take it through a thread of its own.
-            # A leg that comes with its KV is in the middle of its answer: it does not queue behind prompts.
-            priority = -1 if kv is not None and "dualpool_load" in kv else 0
+            # A leg that comes with its KV is in the middle of its output: it does not queue behind prompts.
+            priority = -1 if kv is not None and KV_SOURCE in kv else 0
             rendered = {"type": "token", "prompt_token_ids": prompt}
             queue = await self._llm.add_request(leg, rendered, params, priority=priority)
         except Exception as error:
@@ -172,8 +172,8 @@ class Lane:
     def abort(self, leg: str) -> None:
         self._run(self._abort(leg))
 
-    def part(self, leg: str) -> None:
-        self._run(self._part(leg))
+    def detach(self, leg: str) -> None:
+        self._run(self._detach(leg))
 
     def _run(self, work) -> None:
         task = asyncio.get_running_loop().create_task(work, context=self._context)
@@ -191,13 +191,13 @@ class Lane:
         self._aborted.discard(leg)
         self.flush(None)
 
-    async def _part(self, leg: str) -> None:
+    async def _detach(self, leg: str) -> None:
         if adding := self._adding.get(leg):
             await asyncio.wait([adding])
         try:
-            # Past vLLM's front end, which would take it for the leg's end. An abort is the one message that names requests to a running
-            # scheduler, and it is looked at before a step's outputs are; ours knows this one for what it is.
-            await self._llm.engine_core.abort_requests_async([PART + leg])
+            # Past vLLM's front end, which would take it for the leg's end. An abort is the only message that names requests to a running
+            # scheduler, which handles it before a step's outputs; ours takes this one out (`finish_requests`).
+            await self._llm.engine_core.abort_requests_async([DETACH + leg])
         except EngineDeadError:
             pass
 
@@ -220,7 +220,7 @@ class Lane:
 
     def _handler_ended(self, task: asyncio.Task) -> None:
         # vLLM ends this task when the engine died, which the engine's process itself tells Rust, or on a fault of its own:
-        # then nobody reads the engine any more, and it must not go on as if alive.
+        # then the engine's outputs are not read any more, and it must not go on as if alive.
         if not self._closing and not task.cancelled():
             self._port.broken("vLLM stopped reading the engine's outputs")
 

@@ -1,4 +1,4 @@
-"""How an engine's processes come to life, and that they do not outlive the controller.
+"""How an engine's processes come to life, and that they do not outlive dualpool.
 
 vLLM starts its processes through `multiprocessing`'s spawn method, which takes the environment, the standard streams and the
 CPU affinity from its parent. Engines start side by side from one parent, so each needs its own: `spawnv_passfds`, the one
@@ -114,14 +114,14 @@ def _popen(launch: Launch, path, args: list[str], passfds) -> int:
         stdin=subprocess.DEVNULL,
         stdout=launch.output,
         stderr=launch.output,
-        # A Ctrl-C in the terminal is for the controller, which then ends its engines in order.
+        # A Ctrl-C in the terminal is for dualpool, which then ends its engines in order.
         start_new_session=True,
     )
     if launch.spawned is not None:
         try:
             launch.spawned(process.pid)
         except BaseException:
-            # Nobody watches it, so nobody would end it.
+            # The process is not watched yet, so nothing else would end it.
             process.kill()
             process.wait()
             raise

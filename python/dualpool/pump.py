@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_COLOR": "0",
-    # A forked child would inherit the controller's threads' locks, and the pinning of none of them.
+    # A forked child would inherit the locks of dualpool's threads, and the pinning of none of them.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # Small enough that one step's outputs never span two turns of the loop.
     "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": "4096",
@@ -84,9 +84,9 @@ class Pump:
         if lane := self._lanes.get(key):
             lane.abort(leg)
 
-    def part(self, key, leg) -> None:
+    def detach(self, key, leg) -> None:
         if lane := self._lanes.get(key):
-            lane.part(leg)
+            lane.detach(leg)
 
     def start(self, port, spec, reply) -> None:
         self._answer(reply, self._start(port, json.loads(spec)))

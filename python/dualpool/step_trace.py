@@ -1,6 +1,6 @@
 """What an engine's steps were made of and how long they took, for fitting a timing model.
 
-One record per step, in a file that the Rust side reads when the engine has nothing left to do (`harness::engine_timing::trace`).
+One record per step, in a file that the Rust side reads when the engine has nothing left to do (`crates/bench/src/engine_timing/trace.rs`).
 """
 
 import struct
@@ -22,14 +22,14 @@ class StepTrace:
         self._begun = deque()  # at most the steps that vLLM has under way: one, or two where it schedules ahead
         self._left = STEPS_MAX
 
-    def begin(self, at: int, parts) -> None:
-        """A step was scheduled. `parts`: per request the tokens computed before, those of this step, and how many of these are of
+    def begin(self, at: int, shares) -> None:
+        """A step was scheduled. `shares`: per request the tokens computed before, those of this step, and how many of these are of
         its prompt."""
         prompt = decodes = context = attention = 0
-        for before, scheduled, of_prompt in parts:
+        for before, scheduled, of_prompt in shares:
             if of_prompt:
                 prompt += of_prompt
-                # Token i of the part reads the context before it and the part's tokens up to itself.
+                # Token i of the share reads the context before it and the share's tokens up to itself.
                 attention += of_prompt * before + of_prompt * (of_prompt + 1) // 2
             if scheduled > of_prompt:
                 decodes += 1

@@ -1,5 +1,5 @@
-// Runs the kernels of kernels/kv_copy.cu, as they stand, on the CPU: one warp after another, its 32 lanes as coroutines that take turns at
-// the warp's votes. A vote that not all lanes reach, a word that is not aligned and a read outside of the runs end the program.
+// Ranges the kernels of kernels/kv_copy.cu, as they stand, on the CPU: one warp after another, its 32 lanes as coroutines that take turns at
+// the warp's votes. A vote that not all lanes reach, a word that is not aligned and a read outside of the ranges end the program.
 //
 // Reads cases from stdin and writes each one's target memory to stdout; tests/kernels/emulator.rs has the format.
 
@@ -38,7 +38,7 @@ static Word __ldcs(const Word* at) {
     if (address % sizeof(Word) != 0) fail("a word that is not aligned is read");
     for (size_t i = 0; i < sizeof(Word); ++i) {
         const uintptr_t offset = address - source_begin + i;
-        if (offset >= readable.size() || !readable[offset]) fail("a byte outside of the runs is read");
+        if (offset >= readable.size() || !readable[offset]) fail("a byte outside of the ranges is read");
     }
     return *at;
 }
@@ -68,11 +68,11 @@ struct Case {
 static_assert(sizeof(Case) == 56, "as emulator.rs writes it");
 static Case now;
 static uint64_t source_base, target_base;
-static std::vector<Run> runs;
+static std::vector<ByteRange> ranges;
 
 static void lane_main() {
     const auto kernel = now.kernel == 0 ? kv_gather : now.kernel == 1 ? kv_scatter : kv_peer_store;
-    kernel(source_base, target_base, runs.data(), now.count, now.bytes, now.tile_bytes);
+    kernel(source_base, target_base, ranges.data(), now.count, now.bytes, now.tile_bytes);
     finished[threadIdx.x % LANES] = true;
 }
 
@@ -110,15 +110,15 @@ int main() {
         // Base addresses are aligned as device allocations are, at least modulo 16.
         char* const source = static_cast<char*>(aligned_alloc(256, (now.source_bytes + 256) & ~255ull));
         char* const target = static_cast<char*>(aligned_alloc(256, (now.target_bytes + 256) & ~255ull));
-        runs.resize(now.count);
-        if (!read_into(runs.data(), now.count) || !read_into(source, now.source_bytes) || !read_into(target, now.target_bytes))
+        ranges.resize(now.count);
+        if (!read_into(ranges.data(), now.count) || !read_into(source, now.source_bytes) || !read_into(target, now.target_bytes))
             fail("the input ends within a case");
         source_begin = source_base = reinterpret_cast<uintptr_t>(source);
         target_base = reinterpret_cast<uintptr_t>(target);
         readable.assign(now.source_bytes, false);
         for (uint64_t i = 0; i < now.count; ++i) {
-            const uint64_t end = i + 1 < now.count ? runs[i + 1].begin : now.bytes;
-            for (uint64_t byte = 0; byte < end - runs[i].begin; ++byte) readable[runs[i].source + byte] = true;
+            const uint64_t end = i + 1 < now.count ? ranges[i + 1].begin : now.bytes;
+            for (uint64_t byte = 0; byte < end - ranges[i].begin; ++byte) readable[ranges[i].source + byte] = true;
         }
         gridDim.x = now.blocks;
         blockDim.x = THREADS;

@@ -7,32 +7,32 @@ use std::process::{Command, Stdio};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use dualpool_cuda::kernels::{DeviceRun, Division, Piece, Run, records_into, reference, windows};
+use dualpool_cuda::kernels::{ByteRange, DeviceByteRange, Division, Piece, records_into, reference, windows};
 
 /// One launch. The sizes are the test's own, far below what a host would choose: more tiles and blocks for fewer bytes.
 struct Launch {
     kernel: usize,
     blocks: u64,
     tile_bytes: u64,
-    records: Vec<DeviceRun>,
+    records: Vec<DeviceByteRange>,
     bytes: u64,
     source: Vec<u8>,
     target: Vec<u8>,
 }
 
 impl Launch {
-    fn of(kernel: usize, blocks: u64, tile_bytes: u64, runs: &[Run]) -> Launch {
+    fn of(kernel: usize, blocks: u64, tile_bytes: u64, ranges: &[ByteRange]) -> Launch {
         let mut records = Vec::new();
-        let bytes = records_into(runs.iter().copied(), &mut records);
-        let extent = |end: fn(&Run) -> u64| runs.iter().map(|run| end(run) + run.length).max().unwrap_or(0) as usize;
+        let bytes = records_into(ranges.iter().copied(), &mut records);
+        let extent = |end: fn(&ByteRange) -> u64| ranges.iter().map(|range| end(range) + range.length).max().unwrap_or(0) as usize;
         Launch {
             kernel,
             blocks,
             tile_bytes,
             records,
             bytes,
-            source: (0..extent(|run| run.source)).map(|i| (i * 31 % 251) as u8).collect(),
-            target: vec![255; extent(|run| run.target)],
+            source: (0..extent(|range| range.source)).map(|i| (i * 31 % 251) as u8).collect(),
+            target: vec![255; extent(|range| range.target)],
         }
     }
 
@@ -46,14 +46,14 @@ impl Launch {
             self.source.len() as u64,
             self.target.len() as u64,
         ];
-        let records = self.records.iter().flat_map(|run| [run.source, run.target, run.begin]);
+        let records = self.records.iter().flat_map(|range| [range.source, range.target, range.begin]);
         let words = header.into_iter().chain(records).flat_map(u64::to_le_bytes);
         words.chain(self.source.iter().copied()).chain(self.target.iter().copied()).collect()
     }
 
     fn expected(&self) -> Vec<u8> {
         let mut target = self.target.clone();
-        reference::copy_runs(&self.source, &mut target, &self.records, self.bytes);
+        reference::copy_ranges(&self.source, &mut target, &self.records, self.bytes);
         target
     }
 }
@@ -107,23 +107,23 @@ fn check(launches: &[Launch]) {
     assert!(rest.is_empty());
 }
 
-/// Runs in any order, of any alignment: of both ends apart, of one end, and of none.
-fn random_runs(rng: &mut ChaCha8Rng) -> Vec<Run> {
+/// Ranges in any order, of any alignment: of both ends apart, of one end, and of none.
+fn random_ranges(rng: &mut ChaCha8Rng) -> Vec<ByteRange> {
     let word: u64 = [1, 2, 4, 8, 16][rng.random_range(0..5)];
     let length_max: u64 = [20, 300, 5_000][rng.random_range(0..3)];
     let (mut source, mut target) = (0, 0);
-    let mut runs = Vec::new();
+    let mut ranges = Vec::new();
     for _ in 0..rng.random_range(0..120) {
         source += word * rng.random_range(0..4);
         target += word * rng.random_range(0..4);
         let length = rng.random_range(0..length_max);
         let length = if rng.random_bool(0.5) { length } else { length.next_multiple_of(word) };
-        runs.push(Run { source, target, length });
+        ranges.push(ByteRange { source, target, length });
         source += length;
         target += length;
     }
-    runs.reverse();
-    runs
+    ranges.reverse();
+    ranges
 }
 
 #[test]
@@ -132,13 +132,16 @@ fn kernels_copy_what_the_reference_copies() {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut launches = Vec::new();
     for i in 0..150 {
-        let runs = random_runs(&mut rng);
+        let ranges = random_ranges(&mut rng);
         let tile_bytes = [16, 48, 512, 4_096][rng.random_range(0..4)];
-        launches.push(Launch::of(i % 3, rng.random_range(1..4), tile_bytes, &runs));
-        for window in windows(runs.iter().map(|run| (run.source, run.length)), 4_096).take(2) {
-            let gathered =
-                |piece: &Piece| Run { source: runs[piece.run].source + piece.within, target: piece.at, length: piece.length };
-            let gather: Vec<Run> = window.pieces.iter().map(gathered).collect();
+        launches.push(Launch::of(i % 3, rng.random_range(1..4), tile_bytes, &ranges));
+        for window in windows(ranges.iter().map(|range| (range.source, range.length)), 4_096).take(2) {
+            let gathered = |piece: &Piece| ByteRange {
+                source: ranges[piece.range].source + piece.within,
+                target: piece.at,
+                length: piece.length,
+            };
+            let gather: Vec<ByteRange> = window.pieces.iter().map(gathered).collect();
             launches.push(Launch::of(0, 1, 512, &gather));
         }
     }
@@ -147,27 +150,28 @@ fn kernels_copy_what_the_reference_copies() {
 }
 
 #[test]
-fn one_long_run_and_many_short_ones_are_copied_as_the_host_divides_them() {
-    let divided = |runs: &[Run], blocks_max| {
-        let Division { blocks, tile_bytes } = Division::of(runs.iter().map(|run| run.length).sum(), blocks_max);
-        Launch::of(0, u64::from(blocks), tile_bytes, runs)
+fn one_long_range_and_many_short_ones_are_copied_as_the_host_divides_them() {
+    let divided = |ranges: &[ByteRange], blocks_max| {
+        let Division { blocks, tile_bytes } = Division::of(ranges.iter().map(|range| range.length).sum(), blocks_max);
+        Launch::of(0, u64::from(blocks), tile_bytes, ranges)
     };
-    let long = [Run { source: 16, target: 48, length: 1_000_003 }];
+    let long = [ByteRange { source: 16, target: 48, length: 1_000_003 }];
     // More than 32 * 32, so that the search takes a third step.
-    let short: Vec<Run> = (0..3_000).map(|i| Run { source: i * 48, target: i * 32, length: 32 }).collect();
-    let mixed: Vec<Run> = short.iter().copied().chain([Run { source: 144_000, target: 100_000, length: 300_000 }]).collect();
+    let short: Vec<ByteRange> = (0..3_000).map(|i| ByteRange { source: i * 48, target: i * 32, length: 32 }).collect();
+    let mixed: Vec<ByteRange> =
+        short.iter().copied().chain([ByteRange { source: 144_000, target: 100_000, length: 300_000 }]).collect();
     check(&[divided(&long, 4), divided(&short, 2), divided(&mixed, 3), divided(&[], 3)]);
 }
 
 /// What the emulator is trusted to notice, each in a copy of the kernels with one fault.
 #[test]
 fn the_emulator_notices_what_would_go_wrong_on_a_gpu() {
-    let runs: Vec<Run> = (0..40).map(|i| Run { source: i * 100 + 3, target: i * 100 + 3, length: 90 }).collect();
-    let launch = [Launch::of(0, 1, 512, &runs)];
+    let ranges: Vec<ByteRange> = (0..40).map(|i| ByteRange { source: i * 100 + 3, target: i * 100 + 3, length: 90 }).collect();
+    let launch = [Launch::of(0, 1, 512, &ranges)];
     let source = std::fs::read_to_string(kernels()).unwrap();
     for (name, right, wrong, notice) in [
         ("no-head", "to_alignment < length ? to_alignment : length;", "0;", "not aligned"),
-        ("over-read", "(length - head) / sizeof(Word)", "(length - head + 15) / sizeof(Word)", "outside of the runs"),
+        ("over-read", "(length - head) / sizeof(Word)", "(length - head + 15) / sizeof(Word)", "outside of the ranges"),
         ("partial-vote", "while (high - low > 1) {", "while (high - low > 1 + (lane == 5)) {", "not all lanes"),
     ] {
         assert_eq!(source.matches(right).count(), 1, "{right}");

@@ -69,7 +69,7 @@ pub struct LegParams {
     pub leg: Option<LegId>,
     pub hold: bool,
     /// Source engine, source leg, tokens.
-    pub load: Option<(EngineId, LegId, u64)>,
+    pub source: Option<(EngineId, LegId, u64)>,
 }
 
 impl Engine {
@@ -112,8 +112,8 @@ impl Engine {
             extra.insert("dualpool_leg".into(), json!(leg.to_string()));
             extra.insert("dualpool_hold".into(), json!(params.hold));
         }
-        if let Some((engine, leg, tokens)) = params.load {
-            extra.insert("dualpool_load".into(), json!({"engine": engine, "leg": leg.to_string(), "tokens": tokens}));
+        if let Some((engine, leg, tokens)) = params.source {
+            extra.insert("dualpool_kv_source".into(), json!({"engine": engine, "leg": leg.to_string(), "tokens": tokens}));
         }
         self.send(json!({"do": "generate", "prompt": prompt, "max_tokens": max_tokens, "params": extra}))
     }
@@ -175,7 +175,7 @@ impl Drop for Engine {
     }
 }
 
-/// Zombies count as gone: whoever inherited them has not reaped them yet.
+/// Zombies count as gone: the process that inherited them has not reaped them yet.
 fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may hold anything, so look behind its end.

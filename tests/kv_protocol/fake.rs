@@ -15,7 +15,7 @@ use nix::sys::socket::{
 };
 
 use dualpool_kv::wire::{
-    Group, Half, Layer, LegName, LoadGroup, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, Register, Source, ToController, ToEngine,
+    FetchGroup, Group, Half, Layer, LegName, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, Register, Source, ToBroker, ToEngine,
 };
 use dualpool_types::{BlockId, EngineId, LegId};
 
@@ -36,7 +36,7 @@ impl Wire {
         Wire(fd)
     }
 
-    pub fn send(&self, message: &ToController) {
+    pub fn send(&self, message: &ToBroker) {
         self.send_bytes(&serde_json::to_vec(message).unwrap());
     }
 
@@ -44,11 +44,11 @@ impl Wire {
         send(self.0.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).unwrap();
     }
 
-    /// The next message; none once the controller has closed the connection.
+    /// The next message; none once the broker has closed the connection.
     pub fn receive(&self) -> Option<ToEngine> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap();
-        assert_eq!(ready, 1, "waited {PATIENCE:?} in vain for a message of the controller");
+        assert_eq!(ready, 1, "waited {PATIENCE:?} in vain for a message of the broker");
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
         match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(0) | Err(Errno::ECONNRESET) => None,
@@ -57,14 +57,14 @@ impl Wire {
         }
     }
 
-    /// The reason the controller gives before it closes the connection.
+    /// The reason the broker gives before it closes the connection.
     pub fn refusal(&self) -> String {
         let Some(ToEngine::Refused { why }) = self.receive() else { panic!("expected a refusal") };
         assert_eq!(self.receive(), None, "the connection is closed after a refusal");
         why
     }
 
-    /// Nothing is there to read. What the controller did before this call has been sent by now only if the test knows so.
+    /// Nothing is there to read. What the broker did before this call has been sent by now only if the test knows so.
     pub fn is_silent(&self) -> bool {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::ZERO).unwrap() == 0
@@ -78,8 +78,8 @@ pub struct FakeEngine {
     pub memory: File,
 }
 
-pub fn hello(engine: EngineId, half: Half) -> ToController {
-    ToController::Hello { protocol: PROTOCOL, engine, half, pid: std::process::id(), vllm: "0.32.0".into() }
+pub fn hello(engine: EngineId, half: Half) -> ToBroker {
+    ToBroker::Hello { protocol: PROTOCOL, engine, half, pid: std::process::id(), vllm: "0.32.0".into() }
 }
 
 pub fn register() -> Register {
@@ -90,7 +90,7 @@ pub fn register() -> Register {
         base: i * MEMORY_BYTES / 2,
         block_stride: BLOCK_BYTES,
         blocks: BLOCKS,
-        runs: vec![(0, BLOCK_BYTES)],
+        ranges: vec![(0, BLOCK_BYTES)],
     };
     Register {
         memory: MemoryKind::Shm { bytes: MEMORY_BYTES },
@@ -129,7 +129,7 @@ impl FakeEngine {
     }
 
     pub fn register(&self, register: Register) {
-        let bytes = serde_json::to_vec(&ToController::Register(register)).unwrap();
+        let bytes = serde_json::to_vec(&ToBroker::Register(register)).unwrap();
         let fds = [self.memory.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
         sendmsg::<()>(self.worker.0.as_raw_fd(), &[IoSlice::new(&bytes)], &rights, MsgFlags::MSG_NOSIGNAL, None).unwrap();
@@ -137,26 +137,26 @@ impl FakeEngine {
 
     pub fn held(&self, leg: LegId, tokens: u32, blocks: &[u32]) {
         let groups = vec![blocks.iter().map(|b| Some(BlockId(*b))).collect()];
-        self.scheduler.send(&ToController::Held { leg: LegName(leg), tokens, groups });
+        self.scheduler.send(&ToBroker::Held { leg: LegName(leg), tokens, groups });
     }
 
-    pub fn load(&self, leg: LegId, source: Source, first: u32, blocks: &[u32]) {
-        let groups = vec![LoadGroup { first, blocks: blocks.iter().map(|b| Some(BlockId(*b))).collect() }];
-        self.worker.send(&ToController::Load { leg: LegName(leg), source, groups });
+    pub fn fetch(&self, leg: LegId, source: Source, first: u32, blocks: &[u32]) {
+        let groups = vec![FetchGroup { first, blocks: blocks.iter().map(|b| Some(BlockId(*b))).collect() }];
+        self.worker.send(&ToBroker::Fetch { leg: LegName(leg), source, groups });
     }
 
     pub fn released(&self, leg: LegId) {
-        self.worker.send(&ToController::Released { leg: LegName(leg) });
+        self.worker.send(&ToBroker::Released { leg: LegName(leg) });
     }
 
     pub fn expect_release(&self, leg: LegId) {
         assert_eq!(self.worker.receive(), Some(ToEngine::Release { leg: LegName(leg) }));
     }
 
-    /// The outcome of a load.
-    pub fn loaded(&self, want: LegId) -> Result<(), String> {
+    /// The outcome of a fetch.
+    pub fn fetched(&self, want: LegId) -> Result<(), String> {
         match self.worker.receive() {
-            Some(ToEngine::Loaded { leg, error }) if leg.0 == want => error.map_or(Ok(()), Err),
+            Some(ToEngine::Fetched { leg, error }) if leg.0 == want => error.map_or(Ok(()), Err),
             other => panic!("expected the outcome of leg {want}, got {other:?}"),
         }
     }

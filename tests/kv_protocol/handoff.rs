@@ -1,8 +1,8 @@
-//! Hand-offs between two real vLLM engines on the CPU, through the real migrator.
+//! Hand-offs between two real vLLM engines on the CPU, through the real KV server.
 
 use rand::Rng;
 
-use dualpool_kv::MoveEvent;
+use dualpool_kv::KvEvent;
 use dualpool_types::{Micros, TokenId};
 
 use crate::engine::{Engine, LegParams, Outcome, Pending, Worker, one_at_a_time};
@@ -24,13 +24,13 @@ impl Pair {
     fn start(model_name: &str) -> Pair {
         let mut watched = start(true);
         let model = model(model_name);
-        let spawn = |id, worker| Engine::spawn(watched.migrator.socket_path(), id, &model, worker);
+        let spawn = |id, worker| Engine::spawn(watched.kv_server.socket_path(), id, &model, worker);
         let engines = [spawn(0, Worker::OwnProcess), spawn(1, Worker::InCore)];
         for engine in &engines {
             engine.wait_ready().unwrap();
         }
         for _ in &engines {
-            assert!(matches!(watched.next(), MoveEvent::Ready { .. }));
+            assert!(matches!(watched.next(), KvEvent::Ready { .. }));
         }
         Pair { watched, engines, request: 0 }
     }
@@ -43,36 +43,36 @@ impl Pair {
 
     /// The first leg: prefill and one token, blocks held.
     fn prefill(&self, on: usize, request: u64, prompt: &[TokenId]) -> Outcome {
-        let params = LegParams { leg: Some(leg(request, 0)), hold: true, load: None };
+        let params = LegParams { leg: Some(leg(request, 0)), hold: true, source: None };
         let outcome = self.engines[on].generate(prompt, 1, params).wait();
         assert_eq!(outcome.held, Some(prompt.len() as u64));
         outcome
     }
 
-    /// The second leg: loads what the first one holds, and decodes.
+    /// The second leg: fetches what the first one holds, and decodes.
     fn decode(&self, from: usize, request: u64, prompt: &[TokenId], first: &[TokenId]) -> Pending<'_> {
-        let load = Some((self.engines[from].id, leg(request, 0), prompt.len() as u64));
-        let params = LegParams { leg: Some(leg(request, 1)), hold: false, load };
+        let source = Some((self.engines[from].id, leg(request, 0), prompt.len() as u64));
+        let params = LegParams { leg: Some(leg(request, 1)), hold: false, source };
         self.engines[1 - from].generate(&[prompt, first].concat(), OUTPUT - 1, params)
     }
 
-    /// A whole request with a hand-off: its tokens, and the bytes moved or why they were not.
+    /// A whole request with a hand-off: its tokens, and the bytes copied or why they were not.
     fn hand_off(&mut self, from: usize, request: u64, prompt: &[TokenId]) -> (Vec<TokenId>, Result<u64, String>) {
         let first = self.prefill(from, request, prompt).tokens;
         let rest = self.decode(from, request, prompt, &first).wait();
-        let moved = self.watched.moved(leg(request, 1));
-        if moved.is_ok() {
+        let copied = self.watched.fetched(leg(request, 1));
+        if copied.is_ok() {
             assert_eq!(rest.cached, prompt.len() as u64, "the destination computes nothing but the first token's KV");
         }
-        ([first, rest.tokens].concat(), moved)
+        ([first, rest.tokens].concat(), copied)
     }
 
-    /// No block is in use on either engine, and the migrator knows it.
+    /// No block is in use on either engine, and the KV server knows it.
     fn assert_clean(&self) {
         for engine in &self.engines {
             engine.wait_idle();
         }
-        until("no held block", || (self.watched.migrator.held_blocks() == 0).then_some(()));
+        until("no held block", || (self.watched.kv_server.held_blocks() == 0).then_some(()));
     }
 }
 
@@ -85,16 +85,16 @@ fn hand_offs_between_two_engines() {
     many_at_a_time(&mut pair);
     a_skipped_block_shows(&mut pair);
     a_failed_copy_is_recomputed(&mut pair);
-    blocks_are_released_when_nobody_comes(&mut pair);
+    blocks_that_no_leg_fetches_are_released(&mut pair);
     a_release_that_comes_first_counts(&mut pair);
     a_lease_runs_out(&mut pair);
     cached_blocks_are_not_copied(&mut pair);
-    nothing_to_load(&mut pair);
-    aborted_during_its_load(&mut pair);
-    aborted_before_its_load(&mut pair);
+    nothing_to_fetch(&mut pair);
+    aborted_during_its_fetch(&mut pair);
+    aborted_before_its_fetch(&mut pair);
     aborted_with_a_hold(&mut pair);
     a_source_unknown_to_all(&mut pair);
-    // The last one: it takes the migrator away.
+    // The last one: it takes the KV server away.
     the_control_socket_is_cut(pair);
 }
 
@@ -106,9 +106,9 @@ fn tokens_are_those_of_one_engine(pair: &mut Pair) {
         let (request, prompt) = pair.prompt(tokens);
         let from = i % 2;
         let want = pair.engines[from].reference(&prompt, OUTPUT);
-        let (got, moved) = pair.hand_off(from, request, &prompt);
+        let (got, copied) = pair.hand_off(from, request, &prompt);
         assert_eq!(got, want, "{tokens} prompt tokens from engine {from}");
-        assert_eq!(moved, Ok(tokens.div_ceil(128) as u64 * LLAMA_BLOCK_BYTES), "{tokens} prompt tokens");
+        assert_eq!(copied, Ok(tokens.div_ceil(128) as u64 * LLAMA_BLOCK_BYTES), "{tokens} prompt tokens");
         pair.assert_clean();
     }
 }
@@ -127,14 +127,14 @@ fn many_at_a_time(pair: &mut Pair) {
             });
         }
     });
-    let mut moved = 0;
-    while moved < requests.len() {
+    let mut fetched = 0;
+    while fetched < requests.len() {
         match pair.watched.next() {
-            MoveEvent::Moved { error, .. } => {
+            KvEvent::Fetched { error, .. } => {
                 assert_eq!(error, None);
-                moved += 1;
+                fetched += 1;
             }
-            MoveEvent::Held { .. } | MoveEvent::Released { .. } => {}
+            KvEvent::Held { .. } | KvEvent::Released { .. } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -146,9 +146,9 @@ fn a_skipped_block_shows(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(700);
     let want = pair.engines[0].reference(&prompt, OUTPUT);
     pair.watched.faults.inject(Fault::SkipPart);
-    let (got, moved) = pair.hand_off(0, request, &prompt);
+    let (got, copied) = pair.hand_off(0, request, &prompt);
     pair.watched.faults.inject(Fault::None);
-    assert_eq!(moved, Ok(6 * LLAMA_BLOCK_BYTES));
+    assert_eq!(copied, Ok(6 * LLAMA_BLOCK_BYTES));
     assert_ne!(got, want);
     pair.assert_clean();
 }
@@ -157,78 +157,78 @@ fn a_skipped_block_shows(pair: &mut Pair) {
 fn a_failed_copy_is_recomputed(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(700);
     pair.watched.faults.inject(Fault::FailCopy);
-    let (got, moved) = pair.hand_off(0, request, &prompt);
+    let (got, copied) = pair.hand_off(0, request, &prompt);
     pair.watched.faults.inject(Fault::None);
-    assert!(moved.unwrap_err().contains("injected"));
+    assert!(copied.unwrap_err().contains("injected"));
     let want = pair.engines[1].reference(&[&prompt[..], &got[..1]].concat(), OUTPUT - 1);
     assert_eq!(got[1..], want);
     pair.assert_clean();
 }
 
-fn blocks_are_released_when_nobody_comes(pair: &mut Pair) {
+fn blocks_that_no_leg_fetches_are_released(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(300);
     pair.prefill(0, request, &prompt);
-    pair.watched.seen(MoveEvent::Held { engine: pair.engines[0].id, leg: leg(request, 0) });
-    assert_eq!(pair.watched.migrator.held_blocks(), 3);
-    pair.watched.migrator.release(pair.engines[0].id, leg(request, 0));
-    pair.watched.migrator.release(pair.engines[0].id, leg(request, 0));
-    pair.watched.seen(MoveEvent::Released { engine: pair.engines[0].id, leg: leg(request, 0) });
+    pair.watched.seen(KvEvent::Held { engine: pair.engines[0].id, leg: leg(request, 0) });
+    assert_eq!(pair.watched.kv_server.held_blocks(), 3);
+    pair.watched.kv_server.release(pair.engines[0].id, leg(request, 0));
+    pair.watched.kv_server.release(pair.engines[0].id, leg(request, 0));
+    pair.watched.seen(KvEvent::Released { engine: pair.engines[0].id, leg: leg(request, 0) });
     pair.assert_clean();
 }
 
 fn a_release_that_comes_first_counts(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(300);
-    pair.watched.migrator.release(pair.engines[0].id, leg(request, 0));
+    pair.watched.kv_server.release(pair.engines[0].id, leg(request, 0));
     pair.prefill(0, request, &prompt);
-    pair.watched.seen(MoveEvent::Released { engine: pair.engines[0].id, leg: leg(request, 0) });
+    pair.watched.seen(KvEvent::Released { engine: pair.engines[0].id, leg: leg(request, 0) });
     pair.assert_clean();
 }
 
 fn a_lease_runs_out(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(300);
     pair.prefill(1, request, &prompt);
-    pair.watched.seen(MoveEvent::Held { engine: pair.engines[1].id, leg: leg(request, 0) });
+    pair.watched.seen(KvEvent::Held { engine: pair.engines[1].id, leg: leg(request, 0) });
     pair.watched.pass_time(Micros(LEASE_MS * 1000));
-    pair.watched.seen(MoveEvent::LeaseExpired { engine: pair.engines[1].id, leg: leg(request, 0) });
-    pair.watched.seen(MoveEvent::Released { engine: pair.engines[1].id, leg: leg(request, 0) });
+    pair.watched.seen(KvEvent::LeaseExpired { engine: pair.engines[1].id, leg: leg(request, 0) });
+    pair.watched.seen(KvEvent::Released { engine: pair.engines[1].id, leg: leg(request, 0) });
     pair.assert_clean();
 }
 
 fn cached_blocks_are_not_copied(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(700);
     pair.engines[1].generate(&prompt[..300], 1, LegParams::default()).wait();
-    let (got, moved) = pair.hand_off(0, request, &prompt);
+    let (got, copied) = pair.hand_off(0, request, &prompt);
     assert_eq!(got.len(), OUTPUT);
-    assert_eq!(moved, Ok(4 * LLAMA_BLOCK_BYTES), "two of six blocks were in the prefix cache");
+    assert_eq!(copied, Ok(4 * LLAMA_BLOCK_BYTES), "two of six blocks were in the prefix cache");
     pair.assert_clean();
 }
 
-/// All tokens are in the destination's prefix cache. Reporting a load as received now would kill its EngineCore.
-fn nothing_to_load(pair: &mut Pair) {
+/// All tokens are in the destination's prefix cache. Reporting a fetch as received now would kill its EngineCore.
+fn nothing_to_fetch(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(256);
     pair.engines[1].generate(&[&prompt[..], &[7]].concat(), 1, LegParams::default()).wait();
-    let (got, moved) = pair.hand_off(0, request, &prompt);
-    assert_eq!((got.len(), moved), (OUTPUT, Ok(0)));
-    pair.watched.seen(MoveEvent::Released { engine: pair.engines[0].id, leg: leg(request, 0) });
+    let (got, copied) = pair.hand_off(0, request, &prompt);
+    assert_eq!((got.len(), copied), (OUTPUT, Ok(0)));
+    pair.watched.seen(KvEvent::Released { engine: pair.engines[0].id, leg: leg(request, 0) });
     pair.assert_clean();
 }
 
-fn aborted_during_its_load(pair: &mut Pair) {
+fn aborted_during_its_fetch(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(700);
     let first = pair.prefill(0, request, &prompt).tokens;
-    pair.watched.seen(MoveEvent::Held { engine: pair.engines[0].id, leg: leg(request, 0) });
+    pair.watched.seen(KvEvent::Held { engine: pair.engines[0].id, leg: leg(request, 0) });
     pair.watched.faults.inject(Fault::Delay(Micros::from_secs(2.0)));
     let pending = pair.decode(0, request, &prompt, &first);
-    // The lease is over for whoever asks again: the load has begun.
+    // The lease is over for a leg that asks again: the fetch has begun.
     pending.abort();
     assert_eq!(pending.wait().finish, "abort");
     pair.watched.faults.inject(Fault::None);
-    assert!(pair.watched.moved(leg(request, 1)).is_ok());
+    assert!(pair.watched.fetched(leg(request, 1)).is_ok());
     pair.assert_clean();
 }
 
 /// The destination is full, so the leg waits without blocks when it is aborted; its source must be released all the same.
-fn aborted_before_its_load(pair: &mut Pair) {
+fn aborted_before_its_fetch(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(300);
     let first = pair.prefill(0, request, &prompt).tokens;
     let busy: Vec<Pending> = (0..16).map(|i| pair.engines[1].generate(&[3 + i, 5, 7], 3000, LegParams::default())).collect();
@@ -244,14 +244,14 @@ fn aborted_before_its_load(pair: &mut Pair) {
         pending.abort();
         pending.wait();
     }
-    assert_eq!(pair.watched.moved(leg(request, 1)), Ok(0));
-    pair.watched.seen(MoveEvent::Released { engine: pair.engines[0].id, leg: leg(request, 0) });
+    assert_eq!(pair.watched.fetched(leg(request, 1)), Ok(0));
+    pair.watched.seen(KvEvent::Released { engine: pair.engines[0].id, leg: leg(request, 0) });
     pair.assert_clean();
 }
 
 fn aborted_with_a_hold(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(300);
-    let params = LegParams { leg: Some(leg(request, 0)), hold: true, load: None };
+    let params = LegParams { leg: Some(leg(request, 0)), hold: true, source: None };
     let pending = pair.engines[0].generate(&prompt, 3000, params);
     pending.wait_started();
     pending.abort();
@@ -263,29 +263,29 @@ fn aborted_with_a_hold(pair: &mut Pair) {
 fn a_source_unknown_to_all(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(300);
     let want = pair.engines[1].reference(&prompt, OUTPUT);
-    let load = Some((dualpool_types::EngineId(9), leg(request, 0), 200));
-    let params = LegParams { leg: Some(leg(request, 1)), hold: false, load };
+    let source = Some((dualpool_types::EngineId(9), leg(request, 0), 200));
+    let params = LegParams { leg: Some(leg(request, 1)), hold: false, source };
     let got = pair.engines[1].generate(&prompt, OUTPUT, params).wait().tokens;
     assert_eq!(got, want, "the same prompt in the same steps");
-    assert!(pair.watched.moved(leg(request, 1)).unwrap_err().contains("engine-9 is not connected"));
+    assert!(pair.watched.fetched(leg(request, 1)).unwrap_err().contains("engine-9 is not connected"));
     pair.assert_clean();
 }
 
-/// The controller goes while one leg's blocks are held and another's are being copied: both engines give up what they hold, the
-/// load is computed instead, and both go on serving.
+/// The KV server goes while one leg's blocks are held and another's are being copied: both engines give up what they hold, the
+/// prompt is computed instead, and both go on serving.
 fn the_control_socket_is_cut(mut pair: Pair) {
     let (held, prompt_held) = pair.prompt(300);
     pair.prefill(0, held, &prompt_held);
     let (request, prompt) = pair.prompt(700);
     let first = pair.prefill(0, request, &prompt).tokens;
-    pair.watched.seen(MoveEvent::Held { engine: pair.engines[0].id, leg: leg(request, 0) });
+    pair.watched.seen(KvEvent::Held { engine: pair.engines[0].id, leg: leg(request, 0) });
     pair.watched.faults.inject(Fault::Delay(Micros::from_secs(3600.0)));
     let Pair { watched, engines, .. } = pair;
-    let load = Some((engines[0].id, leg(request, 0), prompt.len() as u64));
-    let params = LegParams { leg: Some(leg(request, 1)), hold: false, load };
+    let source = Some((engines[0].id, leg(request, 0), prompt.len() as u64));
+    let params = LegParams { leg: Some(leg(request, 1)), hold: false, source };
     let whole = [&prompt[..], &first].concat();
     let pending = engines[1].generate(&whole, OUTPUT - 1, params);
-    // A later request of the same engine has been served, so the load was asked for before.
+    // A later request of the same engine has been served, so the fetch was sent before.
     engines[1].generate(&[9, 8, 7], 2, LegParams::default()).wait();
     assert!(!pending.is_over());
     drop(watched);
@@ -295,10 +295,10 @@ fn the_control_socket_is_cut(mut pair: Pair) {
     }
     assert_eq!(got, engines[1].reference(&whole, OUTPUT - 1));
     // Legs of before and of now are served like any other request.
-    let params = LegParams { leg: Some(leg(request + 1, 0)), hold: true, load: None };
+    let params = LegParams { leg: Some(leg(request + 1, 0)), hold: true, source: None };
     let outcome = engines[0].generate(&prompt, 3, params).wait();
-    assert_eq!((outcome.tokens.len(), outcome.held), (3, None), "nothing is held that nobody can release");
-    let params = LegParams { leg: Some(leg(request + 1, 1)), hold: false, load };
+    assert_eq!((outcome.tokens.len(), outcome.held), (3, None), "nothing is held that cannot be released");
+    let params = LegParams { leg: Some(leg(request + 1, 1)), hold: false, source };
     assert_eq!(engines[1].generate(&whole, 3, params).wait().tokens.len(), 3);
     for engine in &engines {
         engine.wait_idle();
@@ -313,9 +313,9 @@ fn hand_offs_with_sliding_windows() {
     for tokens in [100, 256, 257, 700, 1025, 2001] {
         let (request, prompt) = pair.prompt(tokens);
         let want = pair.engines[0].reference(&prompt, OUTPUT);
-        let (got, moved) = pair.hand_off(0, request, &prompt);
+        let (got, copied) = pair.hand_off(0, request, &prompt);
         assert_eq!(got, want, "{tokens} prompt tokens");
-        assert!(moved.unwrap() > 0);
+        assert!(copied.unwrap() > 0);
         pair.assert_clean();
     }
     let (request, prompt) = pair.prompt(700);
@@ -324,8 +324,8 @@ fn hand_offs_with_sliding_windows() {
     assert_ne!(pair.hand_off(0, request, &prompt).0, want, "a skipped block shows");
     pair.watched.faults.inject(Fault::FailCopy);
     let (request, prompt) = pair.prompt(700);
-    let (got, moved) = pair.hand_off(0, request, &prompt);
-    assert!(moved.unwrap_err().contains("injected"));
+    let (got, copied) = pair.hand_off(0, request, &prompt);
+    assert!(copied.unwrap_err().contains("injected"));
     assert_eq!(got[1..], pair.engines[1].reference(&[&prompt[..], &got[..1]].concat(), OUTPUT - 1));
     pair.assert_clean();
 }

@@ -1,22 +1,22 @@
-//! A real engine against a controller that says wrong things. Two of them would end EngineCore with an assertion if the connector
-//! passed them on: a release of a leg whose request still runs, and the outcome of a load nobody waits for.
+//! A real engine against a broker that says wrong things. Two of them would end EngineCore with an assertion if the connector
+//! passed them on: a release of a leg whose request still runs, and the outcome of a fetch that was not asked for.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen, recv, send, socket};
 
-use dualpool_kv::wire::{Half, LegName, MESSAGE_BYTES_MAX, ToController, ToEngine};
+use dualpool_kv::wire::{Half, LegName, MESSAGE_BYTES_MAX, ToBroker, ToEngine};
 use dualpool_types::EngineId;
 
 use crate::engine::{Engine, LegParams, Worker, one_at_a_time};
 use crate::python::model;
 use crate::watch::leg;
 
-/// The controller's end of one connection, by hand.
+/// The broker's end of one connection, by hand.
 struct End(OwnedFd);
 
 impl End {
-    fn receive(&self) -> ToController {
+    fn receive(&self) -> ToBroker {
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
         let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
         serde_json::from_slice(&buffer[..length]).unwrap()
@@ -36,16 +36,16 @@ impl End {
     }
 }
 
-/// Plays the controller until the engine has registered; its worker half and its scheduler half.
+/// Plays the broker until the engine has registered; its worker half and its scheduler half.
 fn greet(listener: &OwnedFd) -> (End, End) {
     let mut ends = [Half::Worker, Half::Scheduler].map(|want| {
         // SAFETY: accept made this descriptor; nothing else owns it.
         let end = End(unsafe { OwnedFd::from_raw_fd(accept(listener.as_raw_fd()).unwrap()) });
-        let ToController::Hello { half, .. } = end.receive() else { panic!("no hello") };
+        let ToBroker::Hello { half, .. } = end.receive() else { panic!("no hello") };
         assert_eq!(half, want, "vLLM starts the worker first");
         end.send(&ToEngine::Welcome {});
         if half == Half::Worker {
-            assert!(matches!(end.receive(), ToController::Register(_)));
+            assert!(matches!(end.receive(), ToBroker::Register(_)));
             end.send(&ToEngine::Registered {});
         }
         Some(end)
@@ -61,7 +61,7 @@ fn listener(path: &std::path::Path) -> OwnedFd {
 }
 
 #[test]
-fn wrong_words_do_not_end_an_engine() {
+fn wrong_messages_do_not_end_an_engine() {
     let _guard = one_at_a_time();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
@@ -72,20 +72,20 @@ fn wrong_words_do_not_end_an_engine() {
     let prompt: Vec<u32> = (3..300).collect();
 
     released_while_it_runs(&engine, &worker, &scheduler, &prompt);
-    loaded_twice_and_never_asked(&engine, &worker, &prompt);
+    fetched_twice_and_never_asked(&engine, &worker, &prompt);
 
     garbage_lets_go_of_nothing_yet(engine, worker, &scheduler, &prompt);
 }
 
-/// The engine gives its side of the link up. Only once the controller has closed the other one does it let go of blocks, and then it
+/// The engine gives its side of the link up. Only once the broker has closed the other one does it let go of blocks, and then it
 /// serves on.
 fn garbage_lets_go_of_nothing_yet(engine: Engine, worker: End, scheduler: &End, prompt: &[u32]) {
-    let load = Some((EngineId(1), leg(21, 0), 200));
-    let pending = engine.generate(prompt, 8, LegParams { leg: Some(leg(21, 1)), hold: false, load });
-    assert!(matches!(worker.receive(), ToController::Load { .. }));
+    let source = Some((EngineId(1), leg(21, 0), 200));
+    let pending = engine.generate(prompt, 8, LegParams { leg: Some(leg(21, 1)), hold: false, source });
+    assert!(matches!(worker.receive(), ToBroker::Fetch { .. }));
     worker.send_bytes(b"\xfe garbage");
     assert!(worker.is_at_its_end());
-    // Many steps later the load still waits: a copy could be going on.
+    // Many steps later the fetch still waits: a copy could be going on.
     assert_eq!(engine.generate(&[9, 8, 7], 50, LegParams::default()).wait().tokens.len(), 50);
     assert!(!pending.is_over());
     hold(&engine, scheduler, prompt, 20);
@@ -105,58 +105,58 @@ fn a_refused_engine_says_why() {
     let engine = Engine::spawn(&path, 0, &model("tiny-llama"), Worker::InCore);
     // SAFETY: accept made this descriptor; nothing else owns it.
     let end = End(unsafe { OwnedFd::from_raw_fd(accept(listener.as_raw_fd()).unwrap()) });
-    assert!(matches!(end.receive(), ToController::Hello { engine: EngineId(0), half: Half::Worker, .. }));
+    assert!(matches!(end.receive(), ToBroker::Hello { engine: EngineId(0), half: Half::Worker, .. }));
     end.send(&ToEngine::Refused { why: "the moon is full".into() });
     // vLLM reports only that EngineCore failed; the reason is in its log.
     assert!(engine.wait_ready().is_err());
-    assert!(engine.log().contains("the dualpool controller refused engine-0 worker: the moon is full"), "{}", engine.log());
+    assert!(engine.log().contains("dualpool refused engine-0 worker: the moon is full"), "{}", engine.log());
 }
 
 fn hold(engine: &Engine, scheduler: &End, prompt: &[u32], request: u64) {
-    let params = LegParams { leg: Some(leg(request, 0)), hold: true, load: None };
+    let params = LegParams { leg: Some(leg(request, 0)), hold: true, source: None };
     assert!(engine.generate(prompt, 3, params).wait().held.is_some());
-    assert!(matches!(scheduler.receive(), ToController::Held { .. }));
+    assert!(matches!(scheduler.receive(), ToBroker::Held { .. }));
 }
 
 /// Releases that come long before the leg ends, twice, and for a leg that never was.
 fn released_while_it_runs(engine: &Engine, worker: &End, scheduler: &End, prompt: &[u32]) {
     let release = |request| worker.send(&ToEngine::Release { leg: LegName(leg(request, 0)) });
-    let params = LegParams { leg: Some(leg(1, 0)), hold: true, load: None };
+    let params = LegParams { leg: Some(leg(1, 0)), hold: true, source: None };
     let pending = engine.generate(prompt, 200, params);
     pending.wait_started();
     release(1);
     release(1);
     release(999);
     assert_eq!(pending.wait().tokens.len(), 200);
-    assert!(matches!(scheduler.receive(), ToController::Held { .. }));
+    assert!(matches!(scheduler.receive(), ToBroker::Held { .. }));
     // Only the release of the leg that is held is acknowledged.
-    assert_eq!(worker.receive(), ToController::Released { leg: LegName(leg(1, 0)) });
+    assert_eq!(worker.receive(), ToBroker::Released { leg: LegName(leg(1, 0)) });
     engine.wait_idle();
     release(1);
     assert_eq!(engine.generate(prompt, 3, LegParams::default()).wait().tokens.len(), 3);
     engine.wait_idle();
 }
 
-fn loaded_twice_and_never_asked(engine: &Engine, worker: &End, prompt: &[u32]) {
-    let loaded = |request, error: Option<&str>| {
-        worker.send(&ToEngine::Loaded { leg: LegName(leg(request, 1)), error: error.map(String::from) });
+fn fetched_twice_and_never_asked(engine: &Engine, worker: &End, prompt: &[u32]) {
+    let fetched = |request, error: Option<&str>| {
+        worker.send(&ToEngine::Fetched { leg: LegName(leg(request, 1)), error: error.map(String::from) });
     };
-    loaded(999, None);
-    let load = Some((EngineId(1), leg(5, 0), 200));
-    let params = LegParams { leg: Some(leg(5, 1)), hold: false, load };
+    fetched(999, None);
+    let source = Some((EngineId(1), leg(5, 0), 200));
+    let params = LegParams { leg: Some(leg(5, 1)), hold: false, source };
     let pending = engine.generate(prompt, 8, params);
-    assert!(matches!(worker.receive(), ToController::Load { .. }));
-    loaded(5, Some("it broke"));
-    loaded(5, None);
-    loaded(5, Some("it broke"));
+    assert!(matches!(worker.receive(), ToBroker::Fetch { .. }));
+    fetched(5, Some("it broke"));
+    fetched(5, None);
+    fetched(5, Some("it broke"));
     assert_eq!(pending.wait().tokens, engine.reference(prompt, 8));
-    // A successful load of a request that was aborted meanwhile gives its blocks back.
-    let load = Some((EngineId(1), leg(6, 0), 200));
-    let params = LegParams { leg: Some(leg(6, 1)), hold: false, load };
+    // A successful fetch for a request that was aborted meanwhile gives its blocks back.
+    let source = Some((EngineId(1), leg(6, 0), 200));
+    let params = LegParams { leg: Some(leg(6, 1)), hold: false, source };
     let pending = engine.generate(prompt, 8, params);
-    assert!(matches!(worker.receive(), ToController::Load { .. }));
+    assert!(matches!(worker.receive(), ToBroker::Fetch { .. }));
     pending.abort();
     assert_eq!(pending.wait().finish, "abort");
-    loaded(6, None);
+    fetched(6, None);
     engine.wait_idle();
 }

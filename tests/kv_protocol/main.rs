@@ -1,5 +1,5 @@
-//! The KV protocol from both ends: engines made up of sockets and a memfd against the real migrator (`socket`), real vLLM engines
-//! against the real migrator (`handoff`), and a real engine against a controller that misbehaves (`hostile`).
+//! The KV protocol from both ends: engines made up of sockets and a memfd against the real KV server (`socket`), real vLLM engines
+//! against the real KV server (`handoff`), and a real engine against a broker that misbehaves (`hostile`).
 
 mod engine;
 mod fake;

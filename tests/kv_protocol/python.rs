@@ -36,7 +36,7 @@ fn passes(program: &mut Command) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What needs no engine: strides to byte runs, the version check, request parameters.
+/// What needs no engine: strides to byte ranges, the version check, request parameters.
 #[test]
 fn connector_parts() {
     passes(&mut program("connector_parts.py"));

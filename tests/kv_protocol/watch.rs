@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use dualpool_kv::{EngineLinks, MigrateSettings, Migrator, MoveEvent, Transports};
+use dualpool_kv::{EngineLinks, KvEvent, KvServer, MigrateSettings, Transports};
 use dualpool_types::{Clock, EngineId, LegId, Micros, MonotonicClock, RequestId, Time};
 
 use crate::faults::{Faults, FaultyTransport};
@@ -26,7 +26,7 @@ pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The machine's clock, which a test can set forward: leases run out without anybody waiting for them.
+/// The machine's clock, which a test can set forward: leases run out without a wait.
 #[derive(Default)]
 pub struct SkewClock {
     clock: MonotonicClock,
@@ -39,10 +39,10 @@ impl Clock for SkewClock {
     }
 }
 
-/// A migrator and what it has said.
+/// A KV server and what it has said.
 pub struct Watched {
-    pub migrator: Migrator,
-    pub events: Receiver<MoveEvent>,
+    pub kv_server: KvServer,
+    pub events: Receiver<KvEvent>,
     /// What goes wrong with its copies.
     pub faults: Faults,
     clock: Arc<SkewClock>,
@@ -55,28 +55,28 @@ pub fn start(verify_kv: bool) -> Watched {
     let settings = MigrateSettings { lease_ms: LEASE_MS, verify_kv, ..Default::default() };
     let faults = Faults::default();
     let transport = Box::new(FaultyTransport::new(Transports::default(), faults.clone()));
-    let started = Migrator::start(&settings, clock.clone(), EngineLinks::default(), transport);
-    let (migrator, events) = started.expect("the migrator starts");
-    Watched { migrator, events, faults, clock }
+    let started = KvServer::start(&settings, clock.clone(), EngineLinks::default(), transport);
+    let (kv_server, events) = started.expect("the KV server starts");
+    Watched { kv_server, events, faults, clock }
 }
 
 impl Watched {
-    pub fn next(&mut self) -> MoveEvent {
-        until("an event of the migrator", || match self.events.try_recv() {
+    pub fn next(&mut self) -> KvEvent {
+        until("an event of the KV server", || match self.events.try_recv() {
             Ok(event) => Some(event),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => panic!("the migrator's control thread is gone"),
+            Err(TryRecvError::Disconnected) => panic!("the KV server's control thread is gone"),
         })
     }
 
-    pub fn expect(&mut self, want: MoveEvent) {
+    pub fn expect(&mut self, want: KvEvent) {
         assert_eq!(self.next(), want);
     }
 
-    /// The next `Moved`, whatever comes before it: its error and the bytes moved.
-    pub fn moved(&mut self, want: LegId) -> Result<u64, String> {
+    /// The next `Fetched`, whatever comes before it: its error and the bytes copied.
+    pub fn fetched(&mut self, want: LegId) -> Result<u64, String> {
         loop {
-            if let MoveEvent::Moved { leg, bytes, error, .. } = self.next()
+            if let KvEvent::Fetched { leg, bytes, error, .. } = self.next()
                 && leg == want
             {
                 return error.map_or(Ok(bytes.0), Err);
@@ -85,14 +85,14 @@ impl Watched {
     }
 
     /// Waits for this event, skipping others.
-    pub fn seen(&mut self, want: MoveEvent) {
+    pub fn seen(&mut self, want: KvEvent) {
         while self.next() != want {}
     }
 
     pub fn pass_time(&self, span: Micros) {
         self.clock.skew_us.fetch_add(span.0, Ordering::SeqCst);
         // Nothing is held under this name; it only makes the control thread look at its clock.
-        self.migrator.release(EngineId(0), leg(u64::MAX, 0));
+        self.kv_server.release(EngineId(0), leg(u64::MAX, 0));
     }
 }
 

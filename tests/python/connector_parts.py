@@ -33,7 +33,7 @@ def raises(kind, containing, call, *args) -> None:
 
 
 def layers_lie_where_their_strides_say() -> None:
-    """Random layouts: each block's runs are exactly the addresses of the block's elements."""
+    """Random layouts: each block's byte ranges are exactly the addresses of the block's elements."""
     layout = part("layout")
     seed = random.randrange(1 << 32)
     print("seed", seed, file=sys.stderr)
@@ -63,14 +63,14 @@ def layers_lie_where_their_strides_say() -> None:
                 address = view[index].data_ptr() - buffer.data_ptr()
                 want.update(range(address, address + item))
             start = layer["base"] + block * layer["block_stride"]
-            runs = [range(start + offset, start + offset + length) for offset, length in layer["runs"]]
-            assert sum(map(len, runs)) == len(want) and set(itertools.chain(*runs)) == want, (shape, strides, split)
-            assert all(a.stop < b.start for a, b in itertools.pairwise(runs)), "ascending, and merged where they touch"
+            ranges = [range(start + offset, start + offset + length) for offset, length in layer["ranges"]]
+            assert sum(map(len, ranges)) == len(want) and set(itertools.chain(*ranges)) == want, (shape, strides, split)
+            assert all(a.stop < b.start for a, b in itertools.pairwise(ranges)), "ascending, and merged where they touch"
 
 
 def bytes_of(layers: list[dict], block: int) -> list[range]:
-    starts = [(layer["base"] + block * layer["block_stride"], layer["runs"]) for layer in layers]
-    return [range(start + offset, start + offset + length) for start, runs in starts for offset, length in runs]
+    starts = [(layer["base"] + block * layer["block_stride"], layer["ranges"]) for layer in layers]
+    return [range(start + offset, start + offset + length) for start, ranges in starts for offset, length in ranges]
 
 
 def addresses(view: torch.Tensor, buffer: torch.Tensor) -> set[int]:
@@ -80,7 +80,7 @@ def addresses(view: torch.Tensor, buffer: torch.Tensor) -> set[int]:
 
 
 def layouts_of_vllm_0_26() -> None:
-    """Keys and values as an axis of their own, latent attention, and one tensor for all layers: each block's runs are exactly the
+    """Keys and values as an axis of their own, latent attention, and one tensor for all layers: each block's byte ranges are exactly the
     addresses of its elements, in whatever order the axes lie in memory."""
     layout = part("layout")
     blocks, tokens, heads, content = 6, 4, 3, 2
@@ -94,9 +94,9 @@ def layouts_of_vllm_0_26() -> None:
             layers = layout.describe_layer("l", view, 0, tokens, lambda address: address - buffer.data_ptr())
             assert [layer["name"] for layer in layers] == (["l.keys", "l.values"] if block_axis else ["l"])
             for block in range(blocks):
-                runs = bytes_of(layers, block)
+                ranges = bytes_of(layers, block)
                 want = addresses(view.select(block_axis, block), buffer)
-                assert sum(map(len, runs)) == len(want) and set(itertools.chain(*runs)) == want, (shape, order)
+                assert sum(map(len, ranges)) == len(want) and set(itertools.chain(*ranges)) == want, (shape, order)
 
 
 def one_tensor_for_all_layers_becomes_a_view_per_layer() -> None:
@@ -110,9 +110,9 @@ def one_tensor_for_all_layers_becomes_a_view_per_layer() -> None:
     layers = [layer for name in "abc" for layer in layout.describe_layer(name, views[name], 0, 4, lambda a: a - buffer.data_ptr())]
     block_bytes = 3 * 2 * 4 * 2 * 8 * 2
     for block in range(5):
-        runs = sorted(bytes_of(layers, block), key=lambda run: run.start)
-        assert runs[0].start == block * block_bytes and runs[-1].stop == (block + 1) * block_bytes
-        assert all(a.stop == b.start for a, b in itertools.pairwise(runs)), "a whole block is one stretch of memory"
+        ranges = sorted(bytes_of(layers, block), key=lambda piece: piece.start)
+        assert ranges[0].start == block * block_bytes and ranges[-1].stop == (block + 1) * block_bytes
+        assert all(a.stop == b.start for a, b in itertools.pairwise(ranges)), "a whole block is one stretch of memory"
 
 
 def views_of_another_shape_are_refused() -> None:
@@ -175,11 +175,11 @@ def versions_outside_the_list_are_refused() -> None:
 def malformed_params_are_ignored() -> None:
     params = part("params")
     source = {"engine": 0, "leg": "6.0", "tokens": 10}
-    leg = params.leg_of({"dualpool_leg": "7.0", "dualpool_hold": True, "dualpool_load": source})
-    assert leg == params.Leg("7.0", True, params.Source(0, "6.0", 10)) and leg.load.wire() == source
+    leg = params.leg_of({"dualpool_leg": "7.0", "dualpool_hold": True, "dualpool_kv_source": source})
+    assert leg == params.Leg("7.0", True, params.KvSource(0, "6.0", 10)) and leg.source.wire() == source
     assert params.leg_of({"dualpool_leg": "7.0"}) == params.Leg("7.0", False, None)
-    for other in (None, {}, {"do_remote_decode": True}, {"dualpool_leg": "7.0", "dualpool_load": {"engine": 0}},
-                  {"dualpool_leg": "7.0", "dualpool_load": "6.0"}, {"dualpool_leg": "7.0", "dualpool_load": {**source, "tokens": "x"}}):
+    for other in (None, {}, {"do_remote_decode": True}, {"dualpool_leg": "7.0", "dualpool_kv_source": {"engine": 0}},
+                  {"dualpool_leg": "7.0", "dualpool_kv_source": "6.0"}, {"dualpool_leg": "7.0", "dualpool_kv_source": {**source, "tokens": "x"}}):
         assert params.leg_of(other) is None, other
 
 

@@ -20,7 +20,7 @@ from vllm.v1.structured_output import StructuredOutputManager  # noqa: E402
 
 from dualpool.scheduler import AS_STARTED, LAYOUT, PREFILL_TOKENS_MIN, SALT, TunableScheduler  # noqa: E402
 from dualpool.step_trace import RECORD  # noqa: E402
-from dualpool.words import HOLD, LEG, PART  # noqa: E402
+from dualpool.words import DETACH, HOLD, LEG  # noqa: E402
 
 BLOCK = 16
 CEILING = 256
@@ -92,13 +92,13 @@ class Bench:
         request = Request(name, list(range(tokens)), params, None, priority=-1 if comes_with_kv else 0)
         self.scheduler.add_request(request)
 
-    def step(self, loaded=(), failed=()) -> dict[str, int]:
-        """Schedules and computes a step, in which these loads end: what each request got."""
+    def step(self, fetched=(), failed=()) -> dict[str, int]:
+        """Schedules and computes a step, in which these fetches end: what each request got."""
         output = self.scheduler.schedule()
         got = output.num_scheduled_tokens
         requests = self.scheduler.requests
         tokens = [[] if requests[name].is_prefill_chunk else [7] for name in got]
-        kv = KVConnectorOutput(finished_recving={*loaded, *failed}, failed_recving=set(failed))
+        kv = KVConnectorOutput(finished_recving={*fetched, *failed}, failed_recving=set(failed))
         self.scheduler.update_from_output(
             output, ModelRunnerOutput(list(got), {name: i for i, name in enumerate(got)}, tokens, kv_connector_output=kv)
         )
@@ -127,7 +127,7 @@ def answers_come_before_prompts(model: str) -> None:
 
 
 def legs_with_kv_get_in_beside_prompts(model: str) -> None:
-    """A prompt that may take the rest of every step leaves room for a leg that comes with its KV, for its load and its token."""
+    """A prompt that may take the rest of every step leaves room for a leg that comes with its KV, for its fetch and its token."""
     for wanted, threshold in ((32, 0), (1, 0), (32, 64), (AS_STARTED, 0)):
         bench = Bench(model)
         bench.tune(wanted, threshold)
@@ -136,10 +136,10 @@ def legs_with_kv_get_in_beside_prompts(model: str) -> None:
         bench.add("p1", 500)
         for name in ("l0", "l1"):
             bench.add(name, 100, comes_with_kv=True)
-        assert bench.step() == {}, "loads go first"
+        assert bench.step() == {}, "fetches go first"
         got = bench.step()
         assert bench.scheduler.connector.asked == {"l0", "l1"} and got["p0"] > 0, (wanted, threshold, got)
-        bench.step(loaded=["l0", "l1"])
+        bench.step(fetched=["l0", "l1"])
         for _ in range(3):
             got = bench.step()
             assert got["l0"] == got["l1"] == 1 and got["p0"] > 0, (wanted, threshold, got)
@@ -148,28 +148,28 @@ def legs_with_kv_get_in_beside_prompts(model: str) -> None:
             assert sum(got.values()) == full, "with no leg on its way prompts take the rest again"
 
 
-def loads_go_first_and_cost_nobody_a_step(model: str) -> None:
+def fetches_go_first_and_cost_no_other_request_a_step(model: str) -> None:
     """A leg that arrives beside answers joins the very next step that computes when its copy is done by then, and only then."""
     bench = Bench(model)
     bench.add("answer", 5)
     bench.add("prompt", 2000)
     bench.step()
     bench.add("quick", 100, comes_with_kv=True)
-    assert bench.step(loaded=["quick"]) == {}
+    assert bench.step(fetched=["quick"]) == {}
     got = bench.step()
     assert got["answer"] == got["quick"] == 1 and got["prompt"] > 0, got
     bench.add("slow", 100, comes_with_kv=True)
     bench.add("late", 50)
     assert bench.step() == {}
     bench.add("next", 100, comes_with_kv=True)
-    got = bench.step(loaded=["slow", "next"])
+    got = bench.step(fetched=["slow", "next"])
     assert got["answer"] == got["quick"] == 1 and "slow" not in got and "next" not in got, "a step that computes comes between"
     assert bench.scheduler.connector.asked == {"quick", "slow", "next"}
     got = bench.step()
     assert got["slow"] == got["next"] == 1, got
 
 
-def nobody_sleeps_while_a_leg_has_its_kv(model: str) -> None:
+def the_engine_does_not_sleep_while_a_leg_has_its_kv(model: str) -> None:
     """EngineCore sleeps after a step that computed nothing, unless KV came in it. Neither is recorded as a step."""
     bench = Bench(model)
     for beside in ([], ["answer"]):
@@ -179,15 +179,15 @@ def nobody_sleeps_while_a_leg_has_its_kv(model: str) -> None:
         quick, slow = (f"{name}-{len(beside)}" for name in ("quick", "slow"))
         recorded = len(bench.steps.read_bytes())
         bench.add(quick, 100, comes_with_kv=True)
-        assert bench.step(loaded=[quick]) == {} and not bench.sleeps
+        assert bench.step(fetched=[quick]) == {} and not bench.sleeps
         assert len(bench.steps.read_bytes()) == recorded
         assert bench.step()[quick] == 1
         bench.add(slow, 100, comes_with_kv=True)
         assert bench.step() == {} and bench.sleeps
-        assert bench.step(loaded=[slow])[quick] == 1 and not bench.sleeps
+        assert bench.step(fetched=[slow])[quick] == 1 and not bench.sleeps
 
 
-def no_more_loads_go_first_than_there_are_seats(model: str) -> None:
+def no_more_fetches_go_first_than_there_are_seats(model: str) -> None:
     bench = Bench(model)
     for i in range(14):
         bench.add(f"a{i}", 5)
@@ -195,13 +195,13 @@ def no_more_loads_go_first_than_there_are_seats(model: str) -> None:
     legs = [f"l{i}" for i in range(4)]
     for leg in legs:
         bench.add(leg, 20, comes_with_kv=True)
-    assert bench.step(loaded=legs[:2]) == {}
+    assert bench.step(fetched=legs[:2]) == {}
     assert bench.scheduler.connector.asked == set(legs[:2])
     got = bench.step()
     assert len(got) == 16 and got["l0"] == got["l1"] == 1, got
 
 
-def a_leg_for_which_there_is_no_memory_costs_nobody_a_step(model: str) -> None:
+def a_leg_for_which_there_is_no_memory_costs_no_other_request_a_step(model: str) -> None:
     bench = Bench(model, blocks=1 + 10)
     bench.add("answer", 5 * BLOCK)
     bench.step()
@@ -210,11 +210,11 @@ def a_leg_for_which_there_is_no_memory_costs_nobody_a_step(model: str) -> None:
     assert steps.count({}) == 1 and steps.count({"answer": 1}) == 7, steps
     assert bench.scheduler.connector.asked == set()
     bench.scheduler.finish_requests("answer", RequestStatus.FINISHED_ABORTED)
-    bench.step(loaded=["leg"])
+    bench.step(fetched=["leg"])
     assert bench.step() == {"leg": 1}
 
 
-def with_nothing_to_load_a_leg_is_a_prompt_like_any_other(model: str) -> None:
+def with_nothing_to_fetch_a_leg_is_a_prompt_like_any_other(model: str) -> None:
     bench = Bench(model)
     bench.add("answer", 5)
     bench.step()
@@ -223,7 +223,7 @@ def with_nothing_to_load_a_leg_is_a_prompt_like_any_other(model: str) -> None:
     assert bench.step() == {"answer": 1, "leg": 100}
 
 
-def a_leg_whose_load_failed_is_a_prompt_like_any_other(model: str) -> None:
+def a_leg_whose_fetch_failed_is_a_prompt_like_any_other(model: str) -> None:
     bench = Bench(model)
     bench.add("l0", 100, comes_with_kv=True)
     assert bench.step(failed=["l0"]) == {}
@@ -264,15 +264,15 @@ def steps_are_recorded_with_what_they_were_made_of(model: str) -> None:
     assert [tuple(record[2:]) for record in records] == expected, records
 
 
-def a_parted_leg_ends_with_its_next_token_and_is_held(model: str) -> None:
-    """Whatever it is at, and as often as it is asked; nobody else notices."""
+def a_detached_leg_ends_with_its_next_token_and_is_held(model: str) -> None:
+    """Whatever it is at, and as often as it is asked; other requests do not notice."""
     bench = Bench(model)
     scheduler = bench.scheduler
 
-    def part(*legs: str) -> None:
+    def detach(*legs: str) -> None:
         # vLLM delivers an abort twice.
         for _ in range(2):
-            assert not scheduler.finish_requests([PART + leg for leg in legs], RequestStatus.FINISHED_ABORTED)
+            assert not scheduler.finish_requests([DETACH + leg for leg in legs], RequestStatus.FINISHED_ABORTED)
 
     for name in ("decoding", "other", "aborted"):
         bench.add(name, 5)
@@ -281,35 +281,35 @@ def a_parted_leg_ends_with_its_next_token_and_is_held(model: str) -> None:
     bench.tune(tokens=64)
     bench.add("prefilling", 100)
     bench.step()
-    bench.add("loading", 50, comes_with_kv=True)
-    assert bench.step() == {}, "its load goes first"
-    legs = {name: scheduler.requests[name] for name in ("decoding", "prefilling", "loading")}
+    bench.add("fetching", 50, comes_with_kv=True)
+    assert bench.step() == {}, "its fetch goes first"
+    legs = {name: scheduler.requests[name] for name in ("decoding", "prefilling", "fetching")}
     assert [leg.num_output_tokens for leg in legs.values()] == [3, 0, 0]
-    part("decoding", "prefilling", "loading", "unknown")
-    aborted = scheduler.finish_requests([PART + "decoding", "aborted"], RequestStatus.FINISHED_ABORTED)
+    detach("decoding", "prefilling", "fetching", "unknown")
+    aborted = scheduler.finish_requests([DETACH + "decoding", "aborted"], RequestStatus.FINISHED_ABORTED)
     assert [request.request_id for request in aborted] == ["aborted"]
     for _ in range(4):
-        bench.step(loaded=["loading"] if legs["loading"].status == RequestStatus.WAITING_FOR_REMOTE_KVS else [])
-    for name, outputs in (("decoding", 4), ("prefilling", 1), ("loading", 1)):
+        bench.step(fetched=["fetching"] if legs["fetching"].status == RequestStatus.WAITING_FOR_REMOTE_KVS else [])
+    for name, outputs in (("decoding", 4), ("prefilling", 1), ("fetching", 1)):
         leg = legs[name]
         assert leg.status == RequestStatus.FINISHED_LENGTH_CAPPED and leg.num_output_tokens == outputs, (name, leg.status)
         assert leg.kv_transfer_params[HOLD], name
     assert not scheduler.requests["other"].is_finished()
     # Over already: nothing to end.
-    part("decoding")
+    detach("decoding")
     assert legs["decoding"].num_output_tokens == 4
     assert len(scheduler.finish_requests(None, RequestStatus.FINISHED_ABORTED)) == 1
 
 
 if __name__ == "__main__":
-    a_parted_leg_ends_with_its_next_token_and_is_held(sys.argv[1])
+    a_detached_leg_ends_with_its_next_token_and_is_held(sys.argv[1])
     prompt_tokens_count_when_they_are_computed(sys.argv[1])
     steps_are_recorded_with_what_they_were_made_of(sys.argv[1])
     answers_come_before_prompts(sys.argv[1])
     legs_with_kv_get_in_beside_prompts(sys.argv[1])
-    a_leg_whose_load_failed_is_a_prompt_like_any_other(sys.argv[1])
-    loads_go_first_and_cost_nobody_a_step(sys.argv[1])
-    nobody_sleeps_while_a_leg_has_its_kv(sys.argv[1])
-    no_more_loads_go_first_than_there_are_seats(sys.argv[1])
-    a_leg_for_which_there_is_no_memory_costs_nobody_a_step(sys.argv[1])
-    with_nothing_to_load_a_leg_is_a_prompt_like_any_other(sys.argv[1])
+    a_leg_whose_fetch_failed_is_a_prompt_like_any_other(sys.argv[1])
+    fetches_go_first_and_cost_no_other_request_a_step(sys.argv[1])
+    the_engine_does_not_sleep_while_a_leg_has_its_kv(sys.argv[1])
+    no_more_fetches_go_first_than_there_are_seats(sys.argv[1])
+    a_leg_for_which_there_is_no_memory_costs_no_other_request_a_step(sys.argv[1])
+    with_nothing_to_fetch_a_leg_is_a_prompt_like_any_other(sys.argv[1])

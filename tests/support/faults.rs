@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dualpool_engine::virtual_engine::KvLink;
-use dualpool_kv::{CopyClass, Memory, Span, Stop, Transport, TransportError};
+use dualpool_kv::{ByteRange, CopyClass, Memory, Stop, Transport, TransportError};
 use dualpool_model::Fingerprint;
 use dualpool_types::{EngineId, Micros};
 
@@ -60,7 +60,7 @@ impl<T: Transport> Transport for FaultyTransport<T> {
         self.transport.unmap(engine);
     }
 
-    fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
+    fn copy(&mut self, plan: &[ByteRange], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
         match self.faults.now() {
             Fault::None => self.transport.copy(plan, from, to, stop),
             Fault::SkipPart => self.transport.copy(&plan[plan.len().div_ceil(2)..], from, to, stop),

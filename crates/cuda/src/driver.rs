@@ -77,7 +77,7 @@ impl Driver {
 /// the old one beside it.
 #[derive(Clone, Copy)]
 pub enum BatchCopies {
-    /// Older than CUDA 12.8: one call per run.
+    /// Older than CUDA 12.8: one call per range.
     None,
     V1(BatchV1),
     V2(BatchV2),
@@ -130,7 +130,7 @@ impl BatchCopies {
 impl fmt::Debug for BatchCopies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            BatchCopies::None => "one call per run",
+            BatchCopies::None => "one call per range",
             BatchCopies::V1(_) => "cuMemcpyBatchAsync",
             BatchCopies::V2(_) => "cuMemcpyBatchAsync_v2",
         })

@@ -37,7 +37,7 @@ pub enum CudaError {
     NotExportable { gpu: String, address: u64, code: CudaCode },
     #[error("a process cannot import its own CUDA memory ({gpu}, {code}); use the memory itself")]
     OwnMemory { gpu: String, code: CudaCode },
-    #[error("run {index} of a batch of {count} copies on {gpu} was refused: {code}")]
+    #[error("range {index} of a batch of {count} copies on {gpu} was refused: {code}")]
     BatchRefused { gpu: String, index: usize, count: usize, code: CudaCode },
     #[error("{gpu} does not accept the kernels: {code}{log}")]
     Module { gpu: String, code: CudaCode, log: String },

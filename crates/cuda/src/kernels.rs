@@ -1,11 +1,11 @@
-//! The copy kernels on one GPU: loaded once, then launched on lists of runs. What they do and how they divide the work is in
+//! The copy kernels on one GPU: loaded once, then launched on lists of byte ranges. What they do and how they divide the work is in
 //! `kernels/README.md`, beside their source.
 
 mod image;
 pub mod nvrtc;
+mod ranges;
 #[path = "../../../kernels/reference.rs"]
 pub mod reference;
-mod runs;
 mod upload;
 
 use std::path::PathBuf;
@@ -13,11 +13,13 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use image::{Origin, built_in};
-pub use runs::{DeviceRun, Division, Piece, RUNS_PER_LAUNCH, Run, STAGING_MIN_BYTES, THREADS, Window, records_into, windows};
+pub use ranges::{
+    ByteRange, DeviceByteRange, Division, Piece, RANGES_PER_LAUNCH, STAGING_MIN_BYTES, THREADS, Window, records_into, windows,
+};
 
 use self::nvrtc::NvrtcError;
 use self::upload::Upload;
-use super::{Context, CopyRun, CudaError, DeviceSpan, Function, KernelArgs, LaunchShape, Stream};
+use super::{Context, CopyRange, CudaError, DeviceSpan, Function, KernelArgs, LaunchShape, Stream};
 
 /// The kernels' source, for NVRTC.
 pub const SOURCE: &str = include_str!("../../../kernels/kv_copy.cu");
@@ -45,7 +47,7 @@ pub struct Kernels {
     scatter: Function,
     peer_store: Function,
     upload: Upload,
-    records: Vec<DeviceRun>,
+    records: Vec<DeviceByteRange>,
     grid_blocks_max: u32,
 }
 
@@ -61,7 +63,7 @@ impl Kernels {
             scatter: module.function(c"kv_scatter")?,
             peer_store: module.function(c"kv_peer_store")?,
             upload: Upload::allocate(context)?,
-            records: Vec::with_capacity(RUNS_PER_LAUNCH),
+            records: Vec::with_capacity(RANGES_PER_LAUNCH),
             origin,
             grid_blocks_max,
         })
@@ -76,28 +78,28 @@ impl Kernels {
     }
 
     /// Queues copies out of KV memory into a staging buffer of the same GPU.
-    pub fn gather(&mut self, stream: &Stream, runs: &[CopyRun<'_>]) -> Result<(), KernelError> {
-        self.all_here(stream, runs.iter().flat_map(|run| [&run.from, &run.to]))?;
-        self.launch(stream, |kernels| &kernels.gather, runs)
+    pub fn gather(&mut self, stream: &Stream, ranges: &[CopyRange<'_>]) -> Result<(), KernelError> {
+        self.all_here(stream, ranges.iter().flat_map(|range| [&range.from, &range.to]))?;
+        self.launch(stream, |kernels| &kernels.gather, ranges)
     }
 
     /// Queues copies out of a staging buffer into KV memory of the same GPU.
-    pub fn scatter(&mut self, stream: &Stream, runs: &[CopyRun<'_>]) -> Result<(), KernelError> {
-        self.all_here(stream, runs.iter().flat_map(|run| [&run.from, &run.to]))?;
-        self.launch(stream, |kernels| &kernels.scatter, runs)
+    pub fn scatter(&mut self, stream: &Stream, ranges: &[CopyRange<'_>]) -> Result<(), KernelError> {
+        self.all_here(stream, ranges.iter().flat_map(|range| [&range.from, &range.to]))?;
+        self.launch(stream, |kernels| &kernels.scatter, ranges)
     }
 
     /// Queues copies out of this GPU's memory straight into that of others, or into its own.
-    pub fn peer_store(&mut self, stream: &Stream, runs: &[CopyRun<'_>]) -> Result<(), KernelError> {
-        self.all_here(stream, runs.iter().map(|run| &run.from))?;
+    pub fn peer_store(&mut self, stream: &Stream, ranges: &[CopyRange<'_>]) -> Result<(), KernelError> {
+        self.all_here(stream, ranges.iter().map(|range| &range.from))?;
         let mut last: Option<&Context> = None;
-        for peer in runs.iter().map(|run| run.to.context()) {
+        for peer in ranges.iter().map(|range| range.to.context()) {
             if !last.is_some_and(|last| last.same_gpu(peer)) {
                 self.context.enable_peer(peer)?;
                 last = Some(peer);
             }
         }
-        self.launch(stream, |kernels| &kernels.peer_store, runs)
+        self.launch(stream, |kernels| &kernels.peer_store, ranges)
     }
 
     /// A kernel finds out about memory that it cannot reach by losing the whole context, so that is asked before.
@@ -113,14 +115,18 @@ impl Kernels {
         })
     }
 
-    /// Runs must be apart in their targets, as plans are. Waits only when so many lists are under way that their buffers are all in use.
-    /// After an error some of the runs may have been queued: wait for the stream before touching the memory again.
-    fn launch(&mut self, stream: &Stream, kernel: fn(&Kernels) -> &Function, runs: &[CopyRun<'_>]) -> Result<(), KernelError> {
-        if let Some(run) = runs.iter().find(|run| run.from.bytes() != run.to.bytes()) {
-            return Err(CudaError::LengthsDiffer { from: run.from.bytes(), to: run.to.bytes() }.into());
+    /// Ranges must be apart in their targets, as plans are. Waits only when so many lists are under way that their buffers are all in use.
+    /// After an error some of the ranges may have been queued: wait for the stream before touching the memory again.
+    fn launch(&mut self, stream: &Stream, kernel: fn(&Kernels) -> &Function, ranges: &[CopyRange<'_>]) -> Result<(), KernelError> {
+        if let Some(range) = ranges.iter().find(|range| range.from.bytes() != range.to.bytes()) {
+            return Err(CudaError::LengthsDiffer { from: range.from.bytes(), to: range.to.bytes() }.into());
         }
-        for part in runs.chunks(RUNS_PER_LAUNCH) {
-            let addresses = |run: &CopyRun<'_>| Run { source: run.from.ptr().0, target: run.to.ptr().0, length: run.from.bytes() };
+        for part in ranges.chunks(RANGES_PER_LAUNCH) {
+            let addresses = |range: &CopyRange<'_>| ByteRange {
+                source: range.from.ptr().0,
+                target: range.to.ptr().0,
+                length: range.from.bytes(),
+            };
             let bytes = records_into(part.iter().map(addresses), &mut self.records);
             if bytes == 0 {
                 continue;
@@ -131,7 +137,7 @@ impl Kernels {
             let count = self.records.len() as u64;
             // The records hold addresses: both bases are 0.
             let args = KernelArgs::new().value(0).value(0).ptr(records).value(count).value(bytes).value(tile_bytes);
-            // SAFETY: six arguments of 8 bytes, as `kv_copy.cu` declares them. Every run lies within spans of memory that exists and that
+            // SAFETY: six arguments of 8 bytes, as `kv_copy.cu` declares them. Every range lies within spans of memory that exists and that
             // this GPU reaches; the records stay where they are until the event that `done` records.
             unsafe { stream.launch(kernel(self), shape, args) }?;
             self.upload.done(stream)?;

@@ -40,5 +40,5 @@ pub use measure::{PeerBandwidth, measure_peer_bandwidth};
 pub use memory::{DeviceMemory, DevicePtr, DeviceSpan};
 pub use module::{Function, KernelArgs, LaunchShape, Module};
 pub use pinned::PinnedMemory;
-pub use stream::{CopyRun, Stream};
+pub use stream::{CopyRange, Stream};
 pub use uuid::{GpuUuid, GpuUuidError};

@@ -13,8 +13,8 @@ use super::event::Event;
 use super::memory::DeviceSpan;
 use super::pinned::PinnedMemory;
 
-/// The driver is given at most so many runs at once, which bounds the lists made for it (24 bytes a run) and how long one call takes.
-const BATCH_RUNS_MAX: usize = 8192;
+/// The driver is given at most so many ranges at once, which bounds the lists made for it (24 bytes a range) and how long one call takes.
+const BATCH_RANGES_MAX: usize = 8192;
 
 /// Never the default stream, which waits for all others and which the batch call refuses.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ unsafe impl Sync for Stream {}
 
 /// One copy of a batch.
 #[derive(Clone, Copy, Debug)]
-pub struct CopyRun<'m> {
+pub struct CopyRange<'m> {
     pub to: DeviceSpan<'m>,
     pub from: DeviceSpan<'m>,
 }
@@ -94,32 +94,32 @@ impl Stream {
         })
     }
 
-    /// Many copies in few calls, in no order among themselves. With an older driver, one call per run. After an error some of the runs
+    /// Many copies in few calls, in no order among themselves. With an older driver, one call per range. After an error some of the ranges
     /// may have been queued: wait for the stream before touching the memory again.
     ///
     /// Between GPUs it needs peer access from this stream's GPU to the other.
-    pub fn copy_batch_async(&self, runs: &[CopyRun<'_>]) -> Result<(), CudaError> {
-        for run in runs {
-            same_length(run.to.bytes(), run.from.bytes())?;
+    pub fn copy_batch_async(&self, ranges: &[CopyRange<'_>]) -> Result<(), CudaError> {
+        for range in ranges {
+            same_length(range.to.bytes(), range.from.bytes())?;
         }
         if matches!(self.context.driver().batch_copies(), BatchCopies::None) {
-            return runs.iter().try_for_each(|run| match run.to.context.same_gpu(run.from.context) {
-                true => self.copy_async(run.to, run.from),
-                false => self.copy_peer_async(run.to, run.from),
+            return ranges.iter().try_for_each(|range| match range.to.context.same_gpu(range.from.context) {
+                true => self.copy_async(range.to, range.from),
+                false => self.copy_peer_async(range.to, range.from),
             });
         }
         self.context.bind()?;
-        runs.chunks(BATCH_RUNS_MAX).enumerate().try_for_each(|(i, chunk)| self.batch(chunk, i * BATCH_RUNS_MAX, runs.len()))
+        ranges.chunks(BATCH_RANGES_MAX).enumerate().try_for_each(|(i, chunk)| self.batch(chunk, i * BATCH_RANGES_MAX, ranges.len()))
     }
 
-    /// One call of the driver; `first` and `count` are where these runs stand in the whole batch, for the error.
-    fn batch(&self, runs: &[CopyRun<'_>], first: usize, count: usize) -> Result<(), CudaError> {
+    /// One call of the driver; `first` and `count` are where these ranges stand in the whole batch, for the error.
+    fn batch(&self, ranges: &[CopyRange<'_>], first: usize, count: usize) -> Result<(), CudaError> {
         // The driver refuses empty copies, which do nothing anyway.
         let (mut targets, mut sources, mut sizes, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (i, run) in runs.iter().enumerate().filter(|(_, run)| run.to.bytes() > 0) {
-            targets.push(run.to.ptr().0);
-            sources.push(run.from.ptr().0);
-            sizes.push(run.to.size());
+        for (i, range) in ranges.iter().enumerate().filter(|(_, range)| range.to.bytes() > 0) {
+            targets.push(range.to.ptr().0);
+            sources.push(range.from.ptr().0);
+            sizes.push(range.to.size());
             places.push(first + i);
         }
         if targets.is_empty() {

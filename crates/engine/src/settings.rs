@@ -66,11 +66,11 @@ impl Default for EngineSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VirtualKv {
-    /// There is none: moves take the time that the model says.
+    /// There is none: copies take the time that the model says.
     None,
-    /// Shared memory, which the migrator copies.
+    /// Shared memory, which the KV server copies.
     Shm,
-    /// Memory of GPUs, which the migrator copies: engine `i` of `pools` on the GPU that CUDA numbers `i` (and from the first one again
+    /// Memory of GPUs, which the KV server copies: engine `i` of `pools` on the GPU that CUDA numbers `i` (and from the first one again
     /// when there are fewer).
     Cuda,
 }
@@ -80,7 +80,7 @@ pub enum VirtualKv {
 #[serde(default, deny_unknown_fields)]
 pub struct VirtualEngineSettings {
     pub kv: VirtualKv,
-    /// Whether KV blocks keep what they hold for later prompts that begin alike, as vLLM's do.
+    /// Whether KV blocks keep what they hold for later prompts with the same beginning, as vLLM's do.
     pub prefix_cache: bool,
     /// Model time that passes per second of real time.
     pub speed: f64,

@@ -33,7 +33,7 @@ impl Spot {
         }
     }
 
-    /// What moves bytes between this kind of memory.
+    /// What copies bytes between this kind of memory.
     pub fn transport(&self) -> &'static str {
         match self {
             Spot::Cores(_) => "shm",

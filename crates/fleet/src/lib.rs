@@ -18,7 +18,7 @@ use anyhow::Context;
 use dualpool_engine::virtual_engine::kv::KvPlace;
 use dualpool_engine::virtual_engine::{VirtualFleet, start_with_memory};
 use dualpool_engine::{VirtualKv, gpu_of_virtual};
-use dualpool_kv::{KernelSettings, Migrator, Transport, Transports};
+use dualpool_kv::{KernelSettings, KvServer, Transport, Transports};
 use dualpool_machine::Device;
 use dualpool_machine::nvml::SamplerError;
 use dualpool_model::VirtualSettings;
@@ -115,10 +115,10 @@ async fn virtual_engines(
         VirtualKv::Shm => vec![KvPlace::Shm; indices.len()],
         VirtualKv::Cuda => gpu_places(indices)?,
     };
-    let (migrator, moves) = Migrator::start(spec.migrate, clock.clone(), spec.links, transport)?;
-    let started = start_with_memory(&places, migrator.socket_path(), &settings_of_engines, clock.clone()).await;
+    let (kv_server, moves) = KvServer::start(spec.migrate, clock.clone(), spec.links, transport)?;
+    let started = start_with_memory(&places, kv_server.socket_path(), &settings_of_engines, clock.clone()).await;
     let (fleet, events) = started.context("the virtual engines did not start")?;
-    Ok(Controller::start(fleet, events, Some((Box::new(migrator), moves)), spec.router, spec.telemetry, clock))
+    Ok(Controller::start(fleet, events, Some((Box::new(kv_server), moves)), spec.router, spec.telemetry, clock))
 }
 
 fn gpu_places(indices: &[u32]) -> anyhow::Result<Vec<KvPlace>> {

@@ -1,4 +1,4 @@
-//! vLLM engines, with a migrator between them.
+//! vLLM engines, with a KV server between them.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use dualpool_cuda::{Driver, GpuUuid};
 use dualpool_engine::ENGINE_EVENTS_MAX;
 use dualpool_engine::vllm::{self, EngineSpec, Pin};
-use dualpool_kv::{Migrator, Transport};
+use dualpool_kv::{KvServer, Transport};
 use dualpool_machine::{Affinity, Device, Placement, topology};
 use dualpool_types::{Clock, EngineId};
 
@@ -21,7 +21,7 @@ pub async fn start(
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Controller> {
-    let (migrator, moves) = Migrator::start(spec.migrate, clock.clone(), spec.links, transport)?;
+    let (kv_server, moves) = KvServer::start(spec.migrate, clock.clone(), spec.links, transport)?;
     let cannot_move = spec.placements.iter().find_map(|placement| unreachable_memory(&placement.device));
     if let Some(why) = &cannot_move {
         progress.note(&format!("KV does not move between these engines, and arms that move it are left out: {why}"));
@@ -37,15 +37,15 @@ pub async fn start(
             pin: pin(&placement.device, affinity.cores)?,
             settings: spec.engine.clone(),
             step_trace: spec.engine.step_trace_of(id),
-            control_socket: cannot_move.is_none().then(|| migrator.socket_path().to_path_buf()),
+            control_socket: cannot_move.is_none().then(|| kv_server.socket_path().to_path_buf()),
         })
     };
     let specs = (0..).map(EngineId).zip(spec.placements).map(engine_spec).collect::<anyhow::Result<Vec<_>>>()?;
     let (events, inbox) = mpsc::channel(ENGINE_EVENTS_MAX);
     let told: vllm::Progress = Arc::new(move |engine, what| progress.step(&format!("{engine}: {what}")));
-    let engines = vllm::start(&spec.engine.venv, migrator.run_dir(), specs, events, told).await;
+    let engines = vllm::start(&spec.engine.venv, kv_server.run_dir(), specs, events, told).await;
     let engines = engines.context("the engines did not start")?;
-    Ok(Controller::start(engines.into(), inbox, Some((Box::new(migrator), moves)), spec.router, spec.telemetry, clock))
+    Ok(Controller::start(engines.into(), inbox, Some((Box::new(kv_server), moves)), spec.router, spec.telemetry, clock))
 }
 
 /// Why this program cannot copy from and to an engine's memory on this device; an engine that lent it all the same would not start.

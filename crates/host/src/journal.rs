@@ -47,8 +47,8 @@ pub struct Copied {
     pub started: Time,
     pub took: Micros,
     pub bytes: Bytes,
-    /// Contiguous byte runs.
-    pub runs: u32,
+    /// Contiguous pieces.
+    pub byte_ranges: u32,
 }
 
 /// Makes something of the journal, entry by entry. It borrows what it is shown, so whatever it keeps it copies.

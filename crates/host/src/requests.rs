@@ -149,12 +149,12 @@ impl InFlight {
         }
     }
 
-    fn copied(&mut self, &Copied { leg, waited, started, took, bytes, runs, .. }: &Copied) {
+    fn copied(&mut self, &Copied { leg, waited, started, took, bytes, byte_ranges, .. }: &Copied) {
         let handoff = self.fetching.iter().rposition(|fetching| *fetching == leg.leg);
         if let Some(handoff) = handoff.and_then(|at| self.record.handoffs.get_mut(at)) {
             (handoff.copy_wait_us, handoff.copy_started_us, handoff.copy_us) = (Some(waited), Some(Micros(started.0)), Some(took));
             // The mover's word may come after the leg's first token.
-            (handoff.bytes, handoff.runs, handoff.recomputed) = (bytes, runs, false);
+            (handoff.bytes, handoff.runs, handoff.recomputed) = (bytes, byte_ranges, false);
         }
     }
 
@@ -242,7 +242,7 @@ mod tests {
             started: Time(185),
             took: Micros(2),
             bytes: Bytes(9),
-            runs: 3,
+            byte_ranges: 3,
         };
         tell(187, Entry::Copied(copied));
         tell(190, Entry::Computed(second.id));

@@ -1,8 +1,8 @@
-//! The protocol's state, sans-IO: what engines and the controller say goes in, with the time; what is to be done comes out as
+//! The protocol's state, sans-IO: what engines and the fleet say goes in, with the time; what is to be done comes out as
 //! effects. The control thread (`control/server.rs`) carries them out.
 //!
 //! Two promises engines rely on:
-//! - Every load is answered, unless the engine itself is gone: when the copy is done, when it fails, when the source never shows up.
+//! - Every fetch is answered, unless the engine itself is gone: when the copy is done, when it fails, when the source never shows up.
 //! - An engine's connections are closed by us only when its memory is unmapped, which comes after the last copy that reads from or writes
 //!   to it. So an engine that finds its connection closed may reuse its blocks, and free the memory.
 
@@ -13,23 +13,23 @@ use thiserror::Error;
 
 use dualpool_types::{Bytes, EngineId, LegId, Micros, Time};
 
-use super::MoveEvent;
+use super::KvEvent;
 use super::calibration::EngineLinks;
-use super::control::wire::{Half, LegName, LoadGroup, Source, ToEngine};
+use super::control::wire::{FetchGroup, Half, LegName, Source, ToEngine};
+use super::copy_plan::BlockPair;
 use super::cost::Footprint;
 use super::lease::{FetchError, Leases, OnHeld, Tables};
 use super::memory::KvMap;
 use super::mover::{Copied, CopyJob};
-use super::plan::BlockPair;
 use super::transport::{Memory, Stop};
 
 /// Engine ids are below this.
 pub const ENGINES_MAX: u16 = 256;
 /// Legs whose blocks may be held at one time, over all engines.
 pub const LEASES_MAX: usize = 65_536;
-/// Loads that may wait for their source or for the mover, over all engines. Further ones fail, and their engines compute.
-pub const LOADS_MAX: usize = 4096;
-/// How long a load waits for its source to say that it holds the blocks. It says so before the source leg's last output leaves
+/// Fetches that may wait for their source or for the mover, over all engines. Further ones fail, and their engines compute.
+pub const FETCHES_MAX: usize = 4096;
+/// How long a fetch waits for its source to say that it holds the blocks. It says so before the source leg's last output leaves
 /// the engine, so this bounds the delay of one message, not of any work.
 pub const HELD_WAIT: Micros = Micros(2_000_000);
 
@@ -54,7 +54,7 @@ pub enum Effect {
     Close {
         engine: EngineId,
     },
-    Emit(MoveEvent),
+    Emit(KvEvent),
 }
 
 /// Something an engine said that the protocol does not allow. Its connections are closed.
@@ -94,18 +94,18 @@ impl Engine {
     }
 }
 
-/// A load that an engine waits for.
+/// A fetch that an engine waits for.
 #[derive(Debug)]
-struct Load {
+struct Fetch {
     engine: EngineId,
     leg: LegId,
     source: Source,
-    groups: Vec<LoadGroup>,
+    groups: Vec<FetchGroup>,
 }
 
 #[derive(Debug)]
 struct Copying {
-    load: Load,
+    fetch: Fetch,
     stop: Arc<Stop>,
 }
 
@@ -115,8 +115,8 @@ pub struct Broker {
     links: EngineLinks,
     engines: BTreeMap<EngineId, Engine>,
     leases: Leases,
-    /// Loads whose source has not said yet that it holds the blocks, and until when they wait.
-    waiting: Vec<(Time, Load)>,
+    /// Fetches whose source has not said yet that it holds the blocks, and until when they wait.
+    waiting: Vec<(Time, Fetch)>,
     copying: BTreeMap<u64, Copying>,
     next_copy: u64,
     effects: Vec<Effect>,
@@ -201,45 +201,45 @@ impl Broker {
             return Err(Violation::TooManyLeases);
         }
         match self.leases.hold((engine, leg), tables, tokens, now.plus(self.lease)) {
-            OnHeld::Keep => self.effects.push(Effect::Emit(MoveEvent::Held { engine, leg })),
+            OnHeld::Keep => self.effects.push(Effect::Emit(KvEvent::Held { engine, leg })),
             OnHeld::Release => self.send_release(engine, leg),
         }
-        let wants = |load: &Load| load.source.engine == engine && load.source.leg.0 == leg;
-        if let Some(at) = self.waiting.iter().position(|(_, load)| wants(load)) {
-            let (_, load) = self.waiting.swap_remove(at);
-            self.begin(load, now, now);
+        let wants = |fetch: &Fetch| fetch.source.engine == engine && fetch.source.leg.0 == leg;
+        if let Some(at) = self.waiting.iter().position(|(_, fetch)| wants(fetch)) {
+            let (_, fetch) = self.waiting.swap_remove(at);
+            self.begin(fetch, now, now);
         }
         Ok(())
     }
 
-    pub fn load(
+    pub fn fetch(
         &mut self,
         engine: EngineId,
         leg: LegId,
         source: Source,
-        groups: Vec<LoadGroup>,
+        groups: Vec<FetchGroup>,
         now: Time,
     ) -> Result<(), Violation> {
         if self.engines.get(&engine).is_none_or(|engine| engine.map.is_none()) {
             return Err(Violation::NotRegistered { engine });
         }
-        self.begin(Load { engine, leg, source, groups }, now, now.plus(HELD_WAIT));
+        self.begin(Fetch { engine, leg, source, groups }, now, now.plus(HELD_WAIT));
         Ok(())
     }
 
     /// The leg needs nothing of its source: no copy, but the source can let go.
     pub fn skip(&mut self, engine: EngineId, leg: LegId, source: Source, now: Time) {
-        self.emit_moved(engine, leg, source, nothing_moved(now, Ok(())));
+        self.emit_fetched(engine, leg, source, nothing_fetched(now, Ok(())));
         self.release(source.engine, source.leg.0);
     }
 
     pub fn released(&mut self, engine: EngineId, leg: LegId) {
         if self.leases.released((engine, leg)) {
-            self.effects.push(Effect::Emit(MoveEvent::Released { engine, leg }));
+            self.effects.push(Effect::Emit(KvEvent::Released { engine, leg }));
         }
     }
 
-    // ---- what the controller, the mover and the clock say
+    // ---- what the fleet, the mover and the clock say
 
     pub fn release(&mut self, engine: EngineId, leg: LegId) {
         if self.leases.release((engine, leg)) {
@@ -271,8 +271,8 @@ impl Broker {
     }
 
     pub fn copied(&mut self, id: u64, copied: Copied) {
-        let Some(Copying { load, .. }) = self.copying.remove(&id) else { return };
-        let Load { engine, leg, source, .. } = load;
+        let Some(Copying { fetch, .. }) = self.copying.remove(&id) else { return };
+        let Fetch { engine, leg, source, .. } = fetch;
         if self.leases.fetched((source.engine, source.leg.0)) {
             self.send_release(source.engine, source.leg.0);
         }
@@ -291,16 +291,16 @@ impl Broker {
         if std::mem::replace(&mut engine.closing, true) {
             return;
         }
-        self.effects.push(Effect::Emit(MoveEvent::Disconnected { engine: id }));
+        self.effects.push(Effect::Emit(KvEvent::Disconnected { engine: id }));
         self.leases.drop_engine(id);
         let (gone, waiting) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|(_, load)| load.engine == id || load.source.engine == id);
+            std::mem::take(&mut self.waiting).into_iter().partition(|(_, fetch)| fetch.engine == id || fetch.source.engine == id);
         self.waiting = waiting;
-        let gone: Vec<(Time, Load)> = gone;
-        for (_, load) in gone {
-            self.fail(load, format!("{id} is gone"), now);
+        let gone: Vec<(Time, Fetch)> = gone;
+        for (_, fetch) in gone {
+            self.fail(fetch, format!("{id} is gone"), now);
         }
-        for copying in self.copying.values().filter(|c| c.load.engine == id || c.load.source.engine == id) {
+        for copying in self.copying.values().filter(|c| c.fetch.engine == id || c.fetch.source.engine == id) {
             copying.stop.set();
         }
         self.unmap_if_idle(id);
@@ -308,13 +308,13 @@ impl Broker {
 
     pub fn tick(&mut self, now: Time) {
         for (engine, leg) in self.leases.expire(now) {
-            self.effects.push(Effect::Emit(MoveEvent::LeaseExpired { engine, leg }));
+            self.effects.push(Effect::Emit(KvEvent::LeaseExpired { engine, leg }));
             self.send_release(engine, leg);
         }
         while let Some(at) = self.waiting.iter().position(|(until, _)| *until <= now) {
-            let (_, load) = self.waiting.swap_remove(at);
-            let why = format!("{} did not say within {HELD_WAIT} that it holds leg {}", load.source.engine, load.source.leg.0);
-            self.fail(load, why, now);
+            let (_, fetch) = self.waiting.swap_remove(at);
+            let why = format!("{} did not report within {HELD_WAIT} that it holds leg {}", fetch.source.engine, fetch.source.leg.0);
+            self.fail(fetch, why, now);
         }
     }
 
@@ -328,73 +328,73 @@ impl Broker {
     // ---- within
 
     /// Starts the copy, or waits until `wait_until` for the source to hold the blocks.
-    fn begin(&mut self, load: Load, now: Time, wait_until: Time) {
-        let (from, to) = match self.ends(&load) {
+    fn begin(&mut self, fetch: Fetch, now: Time, wait_until: Time) {
+        let (from, to) = match self.ends(&fetch) {
             Ok(ends) => ends,
-            Err(why) => return self.fail(load, why, now),
+            Err(why) => return self.fail(fetch, why, now),
         };
-        let (source, leg) = (load.source.engine, load.source.leg.0);
-        let why = match self.leases.fetch((source, leg), load.source.tokens) {
-            Ok(tables) => match pair_blocks(tables, &load.groups) {
-                Ok(pairs) => return self.copy(load, from, to, pairs, now),
+        let (source, leg) = (fetch.source.engine, fetch.source.leg.0);
+        let why = match self.leases.fetch((source, leg), fetch.source.tokens) {
+            Ok(tables) => match pair_blocks(tables, &fetch.groups) {
+                Ok(pairs) => return self.copy(fetch, from, to, pairs, now),
                 Err(why) => {
                     self.leases.unfetch((source, leg), now);
                     why
                 }
             },
-            Err(FetchError::NotHeld) if wait_until > now => return self.waiting.push((wait_until, load)),
+            Err(FetchError::NotHeld) if wait_until > now => return self.waiting.push((wait_until, fetch)),
             Err(FetchError::NotHeld) => format!("{source} does not hold leg {leg}"),
             Err(FetchError::Over) => format!("the blocks of leg {leg} on {source} are taken or released"),
             Err(FetchError::TooFew { tokens }) => {
-                format!("leg {leg} on {source} covers {tokens} tokens, {} were asked for", load.source.tokens)
+                format!("leg {leg} on {source} covers {tokens} tokens, {} were asked for", fetch.source.tokens)
             }
         };
-        self.fail(load, why, now);
+        self.fail(fetch, why, now);
     }
 
-    /// The maps of the two engines of a load, if blocks can go from one to the other.
-    fn ends(&self, load: &Load) -> Result<(Arc<KvMap>, Arc<KvMap>), String> {
-        if self.waiting.len() + self.copying.len() >= LOADS_MAX {
-            return Err(format!("{LOADS_MAX} loads are waiting, the most there may be"));
+    /// The maps of the two engines of a fetch, if blocks can go from one to the other.
+    fn ends(&self, fetch: &Fetch) -> Result<(Arc<KvMap>, Arc<KvMap>), String> {
+        if self.waiting.len() + self.copying.len() >= FETCHES_MAX {
+            return Err(format!("{FETCHES_MAX} fetches are waiting, the most there may be"));
         }
-        if load.source.engine == load.engine {
-            return Err(format!("{} cannot load from itself", load.engine));
+        if fetch.source.engine == fetch.engine {
+            return Err(format!("{} cannot fetch from itself", fetch.engine));
         }
         let map = |id: EngineId| {
             let engine = self.engines.get(&id).filter(|engine| engine.ready());
             engine.and_then(|engine| engine.map.clone()).ok_or(format!("{id} is not connected"))
         };
-        let (from, to) = (map(load.source.engine)?, map(load.engine)?);
+        let (from, to) = (map(fetch.source.engine)?, map(fetch.engine)?);
         from.matches(&to).map_err(|mismatch| mismatch.to_string())?;
         Ok((from, to))
     }
 
-    fn copy(&mut self, load: Load, from: Arc<KvMap>, to: Arc<KvMap>, pairs: Vec<Vec<BlockPair>>, queued: Time) {
-        for id in [load.source.engine, load.engine] {
+    fn copy(&mut self, fetch: Fetch, from: Arc<KvMap>, to: Arc<KvMap>, pairs: Vec<Vec<BlockPair>>, queued: Time) {
+        for id in [fetch.source.engine, fetch.engine] {
             if let Some(engine) = self.engines.get_mut(&id) {
                 engine.copies += 1;
             }
         }
         let (id, stop) = (self.next_copy, Arc::new(Stop::default()));
         self.next_copy += 1;
-        self.copying.insert(id, Copying { load, stop: stop.clone() });
+        self.copying.insert(id, Copying { fetch, stop: stop.clone() });
         self.effects.push(Effect::Copy(CopyJob { id, from, to, pairs, queued, stop }));
     }
 
-    /// Answers a load for which nothing is copied. Its engine computes the prompt, so the source can let go.
-    fn fail(&mut self, load: Load, why: String, now: Time) {
-        let holder = (load.source.engine, load.source.leg.0);
+    /// Answers a fetch for which nothing is copied. Its engine computes the prompt, so the source can let go.
+    fn fail(&mut self, fetch: Fetch, why: String, now: Time) {
+        let holder = (fetch.source.engine, fetch.source.leg.0);
         if self.leases.release(holder) {
             self.send_release(holder.0, holder.1);
         }
-        self.answer(load.engine, load.leg, load.source, nothing_moved(now, Err(why)));
+        self.answer(fetch.engine, fetch.leg, fetch.source, nothing_fetched(now, Err(why)));
     }
 
-    /// The controller is told first: once the engine knows, the leg's tokens are on their way.
+    /// The fleet is told first: once the engine knows, the leg's tokens are on their way.
     fn answer(&mut self, engine: EngineId, leg: LegId, source: Source, copied: Copied) {
         let error = copied.result.as_ref().err().cloned();
-        self.emit_moved(engine, leg, source, copied);
-        self.send(engine, Half::Worker, ToEngine::Loaded { leg: LegName(leg), error });
+        self.emit_fetched(engine, leg, source, copied);
+        self.send(engine, Half::Worker, ToEngine::Fetched { leg: LegName(leg), error });
     }
 
     /// Happens once: when an engine is lost, or with its last copy after that.
@@ -406,7 +406,7 @@ impl Broker {
 
     fn emit_ready(&mut self, engine: EngineId) {
         if self.engines.get(&engine).is_some_and(Engine::ready) {
-            self.effects.push(Effect::Emit(MoveEvent::Ready { engine }));
+            self.effects.push(Effect::Emit(KvEvent::Ready { engine }));
             self.emit_copy_costs(engine);
         }
     }
@@ -420,17 +420,28 @@ impl Broker {
         let pairs = self.engines.keys().filter(fitting).flat_map(|&other| [(engine, other), (other, engine)]);
         let cost = |(from, to)| {
             let lines = self.links.get(from, to)?.lines(&footprint);
-            Some(Effect::Emit(MoveEvent::CopyCost { from, to, lines }))
+            Some(Effect::Emit(KvEvent::CopyCost { from, to, lines }))
         };
         let costs: Vec<Effect> = pairs.filter_map(cost).collect();
         self.effects.extend(costs);
     }
 
-    fn emit_moved(&mut self, to: EngineId, leg: LegId, source: Source, copied: Copied) {
-        let Copied { waited, started, copy, bytes, runs, result } = copied;
+    fn emit_fetched(&mut self, to: EngineId, leg: LegId, source: Source, copied: Copied) {
+        let Copied { waited, started, copy, bytes, byte_ranges, result } = copied;
         let (from, source) = (source.engine, source.leg.0);
         let error = result.err();
-        self.effects.push(Effect::Emit(MoveEvent::Moved { leg, source, from, to, waited, started, copy, bytes, runs, error }));
+        self.effects.push(Effect::Emit(KvEvent::Fetched {
+            leg,
+            source,
+            from,
+            to,
+            waited,
+            started,
+            copy,
+            bytes,
+            byte_ranges,
+            error,
+        }));
     }
 
     fn send_release(&mut self, engine: EngineId, leg: LegId) {
@@ -443,14 +454,14 @@ impl Broker {
 }
 
 /// The outcome where there was no copy.
-pub fn nothing_moved(now: Time, result: Result<(), String>) -> Copied {
-    Copied { waited: Micros::ZERO, started: now, copy: Micros::ZERO, bytes: Bytes(0), runs: 0, result }
+pub fn nothing_fetched(now: Time, result: Result<(), String>) -> Copied {
+    Copied { waited: Micros::ZERO, started: now, copy: Micros::ZERO, bytes: Bytes(0), byte_ranges: 0, result }
 }
 
 /// Pairs each block to fill with the source's block at the same position of the prompt.
-fn pair_blocks(tables: &Tables, groups: &[LoadGroup]) -> Result<Vec<Vec<BlockPair>>, String> {
+fn pair_blocks(tables: &Tables, groups: &[FetchGroup]) -> Result<Vec<Vec<BlockPair>>, String> {
     if tables.len() != groups.len() {
-        return Err(format!("the source has {} KV groups, the load {}", tables.len(), groups.len()));
+        return Err(format!("the source has {} KV groups, the fetch names {}", tables.len(), groups.len()));
     }
     let mut pairs = Vec::with_capacity(groups.len());
     for (number, (table, group)) in tables.iter().zip(groups).enumerate() {

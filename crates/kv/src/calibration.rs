@@ -16,7 +16,7 @@ use super::cost::LinkCost;
 /// The version of the file's keys.
 pub const COPY_COSTS_SCHEMA: u32 = 1;
 
-/// The version of how plans are laid out and carried out. Raised when `plan` or a transport comes to copy in another way, so that
+/// The version of how copy plans are laid out and carried out. Raised when `copy_plan` or a transport comes to copy in another way, so that
 /// figures of the old way are not taken for the new one's.
 pub const COPY_LAYOUT: u32 = 1;
 
@@ -148,7 +148,8 @@ mod tests {
             to: to.into(),
             ceiling_bytes_per_s: 1e10,
             held_out_error: 0.1,
-            classes: LinkCost::new([(CopyClass::Direct, ClassCost { submit_us, run_us: 0.1, bytes_per_s: 1e10 })].into()).unwrap(),
+            classes: LinkCost::new([(CopyClass::Direct, ClassCost { submit_us, range_us: 0.1, bytes_per_s: 1e10 })].into())
+                .unwrap(),
         };
         CopyCosts {
             schema: COPY_COSTS_SCHEMA,

@@ -1,9 +1,9 @@
 //! What a copy between two engines costs, by the way it is done.
 //!
 //! ```text
-//! time = submit_us + run_us * runs + bytes / bytes_per_s
+//! time = submit_us + range_us * ranges + bytes / bytes_per_s
 //! ```
-//! One such line per class of copy: for few large runs the plain copy wins, for many small ones whatever pays least per run. The figures
+//! One such line per class of copy: for few large byte ranges the plain copy wins, for many small ones whatever pays least per range. The figures
 //! are measured (`dualpool calibrate`); nothing here knows of a particular link.
 
 use std::collections::BTreeMap;
@@ -15,13 +15,13 @@ use dualpool_types::{Bytes, CopyLine, Micros};
 
 use super::memory::KvMap;
 
-/// A way to bring a plan's runs from one memory into another. Ordered from the plainest to the one of last resort.
+/// A way to bring a copy plan's byte ranges from one memory into another. Ordered from the plainest to the one of last resort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CopyClass {
-    /// One copy per run: `memcpy`, or the driver's (batched) copies.
+    /// One copy per range: `memcpy`, or the driver's (batched) copies.
     Direct,
-    /// Runs are gathered into one piece of staging memory, which is copied at once and scattered at the other end.
+    /// Ranges are gathered into one piece of staging memory, which is copied at once and scattered at the other end.
     Staged,
     /// A kernel that stores straight into the peer's memory.
     PeerStore,
@@ -52,26 +52,27 @@ impl std::fmt::Display for CopyClass {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassCost {
-    /// Paid once per plan.
+    /// Paid once per copy plan.
     pub submit_us: f64,
-    /// Paid for every contiguous run.
-    pub run_us: f64,
+    /// Paid for every byte range.
+    #[serde(rename = "run_us")]
+    pub range_us: f64,
     pub bytes_per_s: f64,
 }
 
 impl ClassCost {
     /// The same in microseconds and their fractions: small copies take less than one.
-    pub fn predict_us(&self, bytes: Bytes, runs: u32) -> f64 {
-        self.submit_us + self.run_us * f64::from(runs) + bytes.0 as f64 / self.bytes_per_s * 1e6
+    pub fn predict_us(&self, bytes: Bytes, ranges: u32) -> f64 {
+        self.submit_us + self.range_us * f64::from(ranges) + bytes.0 as f64 / self.bytes_per_s * 1e6
     }
 
-    pub fn predict(&self, bytes: Bytes, runs: u32) -> Micros {
-        Micros(self.predict_us(bytes, runs).round() as u64)
+    pub fn predict(&self, bytes: Bytes, ranges: u32) -> Micros {
+        Micros(self.predict_us(bytes, ranges).round() as u64)
     }
 
     fn is_sound(&self) -> bool {
         let not_negative = |value: f64| value.is_finite() && value >= 0.0;
-        not_negative(self.submit_us) && not_negative(self.run_us) && self.bytes_per_s.is_finite() && self.bytes_per_s > 0.0
+        not_negative(self.submit_us) && not_negative(self.range_us) && self.bytes_per_s.is_finite() && self.bytes_per_s > 0.0
     }
 }
 
@@ -80,30 +81,32 @@ impl ClassCost {
 pub struct Footprint {
     pub bytes_per_token: f64,
     /// Contiguous pieces, where no two blocks are neighbours.
-    pub runs_per_token: f64,
+    pub ranges_per_token: f64,
 }
 
 impl Footprint {
     pub fn of(map: &KvMap) -> Footprint {
-        let mut footprint = Footprint { bytes_per_token: 0.0, runs_per_token: 0.0 };
+        let mut footprint = Footprint { bytes_per_token: 0.0, ranges_per_token: 0.0 };
         for layer in &map.layers {
             let block_size = f64::from(map.groups[usize::from(layer.group)].block_size);
-            let bytes: u64 = layer.runs.iter().map(|(_, length)| length).sum();
+            let bytes: u64 = layer.ranges.iter().map(|(_, length)| length).sum();
             footprint.bytes_per_token += bytes as f64 / block_size;
-            footprint.runs_per_token += runs_of_its_own(map, layer.base, layer.block_stride, &layer.runs) / block_size;
+            footprint.ranges_per_token += ranges_of_its_own(map, layer.base, layer.block_stride, &layer.ranges) / block_size;
         }
         footprint
     }
 }
 
-/// Runs that a block of a layer adds to a plan: one that begins where another layer's run of the same block ends, or its own run
+/// Ranges that a block of a layer adds to a plan: one that begins where another layer's range of the same block ends, or its own range
 /// before it, is part of that copy.
-fn runs_of_its_own(map: &KvMap, base: u64, stride: u64, runs: &[(u64, u64)]) -> f64 {
+fn ranges_of_its_own(map: &KvMap, base: u64, stride: u64, ranges: &[(u64, u64)]) -> f64 {
     let ends_here = |start: u64| {
         let same_blocks = map.layers.iter().filter(|other| other.block_stride == stride);
-        same_blocks.flat_map(|other| other.runs.iter().map(|(offset, length)| other.base + offset + length)).any(|end| end == start)
+        same_blocks
+            .flat_map(|other| other.ranges.iter().map(|(offset, length)| other.base + offset + length))
+            .any(|end| end == start)
     };
-    runs.iter().filter(|(offset, _)| !ends_here(base + offset)).count() as f64
+    ranges.iter().filter(|(offset, _)| !ends_here(base + offset)).count() as f64
 }
 
 #[derive(Debug, Error, PartialEq)]
@@ -137,15 +140,16 @@ impl LinkCost {
     }
 
     /// The class that is predicted to bring a plan over soonest, and when; between equals the plainer one.
-    pub fn choose(&self, bytes: Bytes, runs: u32) -> (CopyClass, Micros) {
-        let (class, us) = self.choose_among(&CopyClass::ALL, bytes, runs).expect("a link has at least one class, as `new` checked");
+    pub fn choose(&self, bytes: Bytes, ranges: u32) -> (CopyClass, Micros) {
+        let (class, us) =
+            self.choose_among(&CopyClass::ALL, bytes, ranges).expect("a link has at least one class, as `new` checked");
         (class, Micros(us.round() as u64))
     }
 
     /// The same among these classes, without rounding to microseconds. None where none of them was measured.
-    pub fn choose_among(&self, classes: &[CopyClass], bytes: Bytes, runs: u32) -> Option<(CopyClass, f64)> {
+    pub fn choose_among(&self, classes: &[CopyClass], bytes: Bytes, ranges: u32) -> Option<(CopyClass, f64)> {
         let measured = self.classes.iter().filter(|(class, _)| classes.contains(class));
-        let predicted = measured.map(|(&class, cost)| (class, cost.predict_us(bytes, runs)));
+        let predicted = measured.map(|(&class, cost)| (class, cost.predict_us(bytes, ranges)));
         predicted.min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
@@ -153,7 +157,7 @@ impl LinkCost {
     pub fn lines(&self, footprint: &Footprint) -> Vec<CopyLine> {
         let line = |cost: &ClassCost| CopyLine {
             fixed_us: cost.submit_us,
-            us_per_token: cost.run_us * footprint.runs_per_token + footprint.bytes_per_token / cost.bytes_per_s * 1e6,
+            us_per_token: cost.range_us * footprint.ranges_per_token + footprint.bytes_per_token / cost.bytes_per_s * 1e6,
         };
         self.classes.values().map(line).collect()
     }
@@ -179,8 +183,8 @@ mod tests {
     use super::*;
 
     fn link() -> LinkCost {
-        let direct = ClassCost { submit_us: 5.0, run_us: 2.0, bytes_per_s: 50e9 };
-        let staged = ClassCost { submit_us: 40.0, run_us: 0.01, bytes_per_s: 40e9 };
+        let direct = ClassCost { submit_us: 5.0, range_us: 2.0, bytes_per_s: 50e9 };
+        let staged = ClassCost { submit_us: 40.0, range_us: 0.01, bytes_per_s: 40e9 };
         LinkCost::new([(CopyClass::Direct, direct), (CopyClass::Staged, staged)].into()).unwrap()
     }
 
@@ -203,12 +207,12 @@ mod tests {
     #[test]
     fn a_token_counts_the_runs_that_are_copies_of_their_own() {
         let layer_major = Footprint::of(&map(0, 8, 64));
-        assert_eq!(layer_major, Footprint { bytes_per_token: 1.0, runs_per_token: 2.0 / 128.0 });
+        assert_eq!(layer_major, Footprint { bytes_per_token: 1.0, ranges_per_token: 2.0 / 128.0 });
         let mut block_major = map(0, 8, 64);
         for (i, layer) in (0..).zip(&mut block_major.layers) {
             (layer.base, layer.block_stride) = (i * 64, 128);
         }
-        assert_eq!(Footprint::of(&block_major), Footprint { bytes_per_token: 1.0, runs_per_token: 1.0 / 128.0 });
+        assert_eq!(Footprint::of(&block_major), Footprint { bytes_per_token: 1.0, ranges_per_token: 1.0 / 128.0 });
         let line = link().lines(&layer_major)[0];
         assert!(
             (line.fixed_us - 5.0).abs() < 1e-9 && (line.us_per_token - (2.0 * 2.0 / 128.0 + 1e6 / 50e9)).abs() < 1e-9,
@@ -220,9 +224,9 @@ mod tests {
     fn a_link_of_figures_that_cannot_be_is_refused_also_when_read() {
         assert_eq!(LinkCost::new(BTreeMap::new()), Err(LinkCostError::NoClass));
         for bad in [
-            ClassCost { submit_us: -1.0, run_us: 0.0, bytes_per_s: 1.0 },
-            ClassCost { submit_us: 0.0, run_us: f64::NAN, bytes_per_s: 1.0 },
-            ClassCost { submit_us: 0.0, run_us: 0.0, bytes_per_s: 0.0 },
+            ClassCost { submit_us: -1.0, range_us: 0.0, bytes_per_s: 1.0 },
+            ClassCost { submit_us: 0.0, range_us: f64::NAN, bytes_per_s: 1.0 },
+            ClassCost { submit_us: 0.0, range_us: 0.0, bytes_per_s: 0.0 },
         ] {
             assert!(matches!(LinkCost::new([(CopyClass::Direct, bad)].into()), Err(LinkCostError::Unsound { .. })));
         }

@@ -1,9 +1,9 @@
-//! What the controller needs of whatever moves KV blocks: `Migrator` for engines with memory of their own, and the virtual engines'
-//! mover for the timing model. What comes of it arrives as `MoveEvent`s.
+//! What the fleet needs of the mover of KV blocks: `KvServer` for engines with memory of their own, and the virtual engines' mover for
+//! the timing model. What comes of it arrives as `KvEvent`s.
 
 use dualpool_types::{EngineId, LegId};
 
-use super::Migrator;
+use super::KvServer;
 
 #[async_trait::async_trait]
 pub trait KvMover: Send + Sync {
@@ -13,7 +13,7 @@ pub trait KvMover: Send + Sync {
     /// Blocks that engines hold for legs that are over, now.
     fn held_blocks(&self) -> u64;
 
-    /// Forgets a dead engine: its leases are dropped, and every copy from it or to it fails with a `MoveEvent::Moved` that says so.
+    /// Forgets a dead engine: its leases are dropped, and every copy from it or to it fails with a `KvEvent::Fetched` that says so.
     fn forget(&self, engine: EngineId);
 
     /// Ends the mover and waits for it. Called once the engines are gone.
@@ -21,23 +21,23 @@ pub trait KvMover: Send + Sync {
 }
 
 #[async_trait::async_trait]
-impl KvMover for Migrator {
+impl KvMover for KvServer {
     fn release(&self, engine: EngineId, leg: LegId) {
-        Migrator::release(self, engine, leg);
+        KvServer::release(self, engine, leg);
     }
 
     fn held_blocks(&self) -> u64 {
-        Migrator::held_blocks(self)
+        KvServer::held_blocks(self)
     }
 
     fn forget(&self, engine: EngineId) {
-        Migrator::forget(self, engine);
+        KvServer::forget(self, engine);
     }
 
-    /// Dropping a migrator joins its threads: not on a thread that others wait on.
+    /// Dropping a KV server joins its threads: not on a thread that other tasks wait on.
     async fn shutdown(self: Box<Self>) {
         if tokio::task::spawn_blocking(move || drop(self)).await.is_err() {
-            tracing::error!("the migrator panicked while it ended");
+            tracing::error!("the KV server panicked while it ended");
         }
     }
 }

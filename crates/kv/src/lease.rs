@@ -1,4 +1,4 @@
-//! Who holds which blocks, and until when. Pure: time is passed in.
+//! Which leg holds which blocks, and until when. Pure: time is passed in.
 //!
 //! A lease begins when an engine says that it holds a leg's blocks, and ends when the engine says that it gave them back. In
 //! between it may be fetched (a copy reads the blocks, so the lease cannot end) and then it is released.
@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use dualpool_types::{BlockId, EngineId, LegId, Time};
 
-/// Legs remembered as over, so that a hold or a load that comes after the release finds it. They overtake each other by
-/// milliseconds; thousands of legs end in between only if the controller is long gone.
+/// Legs remembered as over, so that a hold or a fetch that comes after the release finds it. They overtake each other by
+/// milliseconds; thousands of legs end in between only if the fleet is long gone.
 pub const LEGS_OVER_MAX: usize = 4096;
 
 /// A leg on the engine that holds its blocks.
@@ -19,7 +19,7 @@ pub type Tables = Vec<Vec<Option<BlockId>>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nobody fetches it; the lease runs out at this time.
+    /// Not fetched yet; the lease runs out at this time.
     Held { until: Time },
     /// A copy reads it.
     Fetched,

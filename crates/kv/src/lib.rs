@@ -1,31 +1,31 @@
-//! Moves KV blocks: engines register their KV memory over the control socket, a plan of byte copies is made from what they
-//! registered, and a mover thread executes it through a transport. Bytes pass neither through Python nor through the socket.
+//! Copies KV blocks between engines: engines register their KV memory over the control socket, a copy plan is made from what they
+//! registered, and the mover thread executes it through a transport. Bytes pass neither through Python nor through the socket.
 //!
-//! | part | what it is |
+//! | module | what it is |
 //! |---|---|
 //! | `memory` | what an engine registered, checked; whether two engines match |
-//! | `plan` | pairs of blocks -> the fewest byte copies |
-//! | `lease` | who holds which blocks, and until when |
+//! | `copy_plan` | pairs of blocks -> the fewest byte ranges to copy |
+//! | `lease` | which leg holds which blocks, and until when |
 //! | `broker` | the protocol as a state machine without I/O |
 //! | `control` | the socket, its messages, and the thread that runs the broker |
-//! | `cost` | what a copy costs, by size, number of runs and class |
+//! | `cost` | what a copy costs, by size, number of byte ranges and class |
 //! | `calibration` | the file that keeps what copies cost on this machine |
-//! | `transport`, `shm`, `cuda` | what moves bytes; between memfds; between GPUs |
+//! | `transport`, `shm`, `cuda` | what copies bytes; between memfds; between GPUs |
 //! | `transports` | all of them as one, by the kind of an engine's memory |
-//! | `mover`, `verify` | the thread that executes plans, and checks them |
+//! | `mover`, `verify` | the thread that executes copy plans, and checks them |
 //!
 //! `docs/kv-protocol.md` describes the protocol; `python/dualpool/connector` is its other end.
 
 mod broker;
 mod calibration;
 mod control;
+mod copy_plan;
 mod cost;
 mod cuda;
 mod kv_mover;
 mod lease;
 mod memory;
 mod mover;
-mod plan;
 mod settings;
 mod shm;
 mod transport;
@@ -41,29 +41,29 @@ use dualpool_types::{Bytes, Clock, CopyLine, EngineId, LegId, Micros, Time};
 
 pub use calibration::{COPY_COSTS_SCHEMA, COPY_LAYOUT, CalibrationError, CopyCosts, EngineLinks, MeasuredLink};
 pub use control::wire;
+pub use copy_plan::{BlockPair, ByteRange, CopyPlanError, copy_plan, total_bytes};
 pub use cost::{ClassCost, CopyClass, Footprint, LinkCost, LinkCostError};
 pub use cuda::{CudaTransport, KernelSettings};
 pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
-pub use plan::{BlockPair, PlanError, Span, plan, total_bytes};
 pub use settings::{COPY_GRID_BLOCKS, MigrateSettings};
 pub use shm::ShmTransport;
 pub use transport::{Memory, Stop, Transport, TransportError};
 pub use transports::Transports;
 
-/// Events that the controller has not read yet. When the channel is full, the migrator reads no more messages until there is room.
-pub const MOVE_EVENTS_MAX: usize = 4096;
+/// Events that the fleet has not read yet. When the channel is full, the KV server reads no more messages until there is room.
+pub const KV_EVENTS_MAX: usize = 4096;
 
-/// What the migrator tells the controller.
+/// What the KV server tells the fleet.
 #[derive(Clone, Debug, PartialEq)]
-pub enum MoveEvent {
+pub enum KvEvent {
     /// Both halves of the engine's connector are connected and its KV memory is mapped.
     Ready { engine: EngineId },
     /// The engine holds blocks for a leg that ended; its lease runs.
     Held { engine: EngineId, leg: LegId },
-    /// The copy that `leg` on engine `to` waited for is over; `error` says why it did not happen (the engine then computes the
+    /// The fetch that `leg` on engine `to` waited for is over; `error` says why nothing was copied (the engine then computes the
     /// prompt itself). Without bytes and without an error, there was nothing to copy.
-    Moved {
+    Fetched {
         leg: LegId,
         source: LegId,
         from: EngineId,
@@ -73,12 +73,12 @@ pub enum MoveEvent {
         started: Time,
         copy: Micros,
         bytes: Bytes,
-        runs: u32,
+        byte_ranges: u32,
         error: Option<String>,
     },
     /// The engine gave the blocks back to its pool.
     Released { engine: EngineId, leg: LegId },
-    /// Nobody fetched the blocks in time; they are being released.
+    /// The blocks were not fetched in time; they are being released.
     LeaseExpired { engine: EngineId, leg: LegId },
     /// Copies from one engine to the other cost this, one line per way to do it. Said once both are ready, where it was measured.
     CopyCost { from: EngineId, to: EngineId, lines: Vec<CopyLine> },
@@ -88,13 +88,13 @@ pub enum MoveEvent {
 
 /// Owns the control socket, the engines' mapped KV memory, the leases and the mover thread. Dropping it stops running copies, ends
 /// both threads, unmaps all memory and removes the run folder.
-pub struct Migrator {
-    // Dropped first: the folder goes when nobody listens in it any more.
+pub struct KvServer {
+    // Dropped first: the folder goes when the socket in it is closed.
     thread: control::ControlThread,
     run_dir: control::RunDir,
 }
 
-impl Migrator {
+impl KvServer {
     /// Opens the control socket in the run folder, and copies by this transport; `links` is what copies between these engines cost. Events
     /// come out of the returned channel.
     pub fn start(
@@ -102,13 +102,13 @@ impl Migrator {
         clock: Arc<dyn Clock>,
         links: EngineLinks,
         transport: Box<dyn Transport>,
-    ) -> anyhow::Result<(Migrator, mpsc::Receiver<MoveEvent>)> {
+    ) -> anyhow::Result<(KvServer, mpsc::Receiver<KvEvent>)> {
         let run_dir = control::RunDir::open(&settings.run_dir)?;
-        let (events, received) = mpsc::channel(MOVE_EVENTS_MAX);
+        let (events, received) = mpsc::channel(KV_EVENTS_MAX);
         let lease = Micros(settings.lease_ms * 1000);
         let options = control::Options { lease, verify: settings.verify_kv, clock, links };
         let thread = control::ControlThread::start(run_dir.socket(), transport, options, events)?;
-        Ok((Migrator { thread, run_dir }, received))
+        Ok((KvServer { thread, run_dir }, received))
     }
 
     /// The 0700 folder of this run: the control socket, and whatever else engines of this run share.

@@ -55,8 +55,8 @@ pub enum MapError {
     NoGroup { layer: String, group: u16, groups: usize },
     #[error("layer `{layer}` has {found} blocks, other layers of its KV group have {expected}")]
     Blocks { layer: String, found: u32, expected: u32 },
-    #[error("layer `{layer}` has a byte run that is empty or overlaps the one before it, at offset {offset}")]
-    Runs { layer: String, offset: u64 },
+    #[error("layer `{layer}` has a byte range that is empty or overlaps the one before it, at offset {offset}")]
+    Ranges { layer: String, offset: u64 },
     #[error("layer `{layer}` ends at byte {end:?}, beyond the memory's {bytes} bytes")]
     OutOfBounds { layer: String, end: Option<u64>, bytes: u64 },
 }
@@ -142,13 +142,13 @@ impl KvMap {
             if left.group != right.group {
                 return Err(differ(&format!("the KV group of layer `{}`", left.name), &left.group, &right.group));
             }
-            if left.runs != right.runs {
-                let bytes = |layer: &Layer| (layer.runs.len(), layer.runs.iter().map(|run| run.1).sum::<u64>());
+            if left.ranges != right.ranges {
+                let bytes = |layer: &Layer| (layer.ranges.len(), layer.ranges.iter().map(|range| range.1).sum::<u64>());
                 if bytes(left) != bytes(right) {
-                    let what = format!("the (byte runs, bytes) of a block of layer `{}`", left.name);
+                    let what = format!("the (byte ranges, bytes) of a block of layer `{}`", left.name);
                     return Err(differ(&what, &bytes(left), &bytes(right)));
                 }
-                let first = left.runs.iter().zip(&right.runs).find(|(left, right)| left != right);
+                let first = left.ranges.iter().zip(&right.ranges).find(|(left, right)| left != right);
                 let what = format!("the first other (offset, length) in a block of layer `{}`", left.name);
                 return Err(differ(&what, &first.map(|(left, _)| left), &first.map(|(_, right)| right)));
             }
@@ -171,20 +171,20 @@ fn check_segments(segments: &[Segment]) -> Result<(), MapError> {
 }
 
 fn check_layer(layer: &Layer, bytes: u64) -> Result<(), MapError> {
-    let mut end_of_runs = 0;
-    for &(offset, length) in &layer.runs {
-        if length == 0 || offset < end_of_runs {
-            return Err(MapError::Runs { layer: layer.name.clone(), offset });
+    let mut end_of_ranges = 0;
+    for &(offset, length) in &layer.ranges {
+        if length == 0 || offset < end_of_ranges {
+            return Err(MapError::Ranges { layer: layer.name.clone(), offset });
         }
-        end_of_runs = offset.checked_add(length).ok_or(MapError::Runs { layer: layer.name.clone(), offset })?;
+        end_of_ranges = offset.checked_add(length).ok_or(MapError::Ranges { layer: layer.name.clone(), offset })?;
     }
-    if layer.runs.is_empty() || layer.blocks == 0 {
-        return Err(MapError::Runs { layer: layer.name.clone(), offset: 0 });
+    if layer.ranges.is_empty() || layer.blocks == 0 {
+        return Err(MapError::Ranges { layer: layer.name.clone(), offset: 0 });
     }
     let end = u64::from(layer.blocks - 1)
         .checked_mul(layer.block_stride)
         .and_then(|last| layer.base.checked_add(last))
-        .and_then(|last| last.checked_add(end_of_runs));
+        .and_then(|last| last.checked_add(end_of_ranges));
     match end {
         Some(end) if end <= bytes => Ok(()),
         end => Err(MapError::OutOfBounds { layer: layer.name.clone(), end, bytes }),
@@ -197,19 +197,19 @@ pub(super) mod tests {
     use super::*;
     use dualpool_cuda::GpuUuid;
 
-    /// Two layers in one group, each block one run, as vLLM's CPU backend lays them out.
-    pub fn register(blocks: u32, run: u64) -> Register {
+    /// Two layers in one group, each block one range, as vLLM's CPU backend lays them out.
+    pub fn register(blocks: u32, range_bytes: u64) -> Register {
         let layer = |i: u64| Layer {
             name: format!("layers.{i}"),
             group: 0,
             dtype: "bfloat16".into(),
-            base: i * u64::from(blocks) * run,
-            block_stride: run,
+            base: i * u64::from(blocks) * range_bytes,
+            block_stride: range_bytes,
             blocks,
-            runs: vec![(0, run)],
+            ranges: vec![(0, range_bytes)],
         };
         Register {
-            memory: MemoryKind::Shm { bytes: 2 * u64::from(blocks) * run },
+            memory: MemoryKind::Shm { bytes: 2 * u64::from(blocks) * range_bytes },
             layout: "LBHNC".into(),
             backend: "cpu AVX512".into(),
             groups: vec![Group { block_size: 128 }],
@@ -217,8 +217,8 @@ pub(super) mod tests {
         }
     }
 
-    pub fn map(engine: u16, blocks: u32, run: u64) -> KvMap {
-        KvMap::new(EngineId(engine), register(blocks, run)).unwrap()
+    pub fn map(engine: u16, blocks: u32, range_bytes: u64) -> KvMap {
+        KvMap::new(EngineId(engine), register(blocks, range_bytes)).unwrap()
     }
 
     #[test]
@@ -233,9 +233,9 @@ pub(super) mod tests {
         assert!(matches!(new(&|r| r.layers[1].base += 1), Err(MapError::OutOfBounds { end: Some(513), bytes: 512, .. })));
         assert!(matches!(new(&|r| r.layers[0].base = u64::MAX), Err(MapError::OutOfBounds { end: None, .. })));
         assert!(matches!(new(&|r| r.layers[0].block_stride = u64::MAX), Err(MapError::OutOfBounds { end: None, .. })));
-        assert!(matches!(new(&|r| r.layers[0].runs[0].1 = u64::MAX), Err(MapError::OutOfBounds { .. })));
-        assert!(matches!(new(&|r| r.layers[0].runs = vec![(0, 8), (4, 8)]), Err(MapError::Runs { offset: 4, .. })));
-        assert!(matches!(new(&|r| r.layers[0].runs.clear()), Err(MapError::Runs { .. })));
+        assert!(matches!(new(&|r| r.layers[0].ranges[0].1 = u64::MAX), Err(MapError::OutOfBounds { .. })));
+        assert!(matches!(new(&|r| r.layers[0].ranges = vec![(0, 8), (4, 8)]), Err(MapError::Ranges { offset: 4, .. })));
+        assert!(matches!(new(&|r| r.layers[0].ranges.clear()), Err(MapError::Ranges { .. })));
         assert!(matches!(new(&|r| r.layers[0].group = 1), Err(MapError::NoGroup { group: 1, groups: 1, .. })));
         assert!(matches!(new(&|r| r.layers[1].name = "layers.0".into()), Err(MapError::Twice { .. })));
         assert!(matches!(new(&|r| r.layers[1].blocks = 3), Err(MapError::Blocks { found: 3, expected: 4, .. })));
@@ -276,9 +276,9 @@ pub(super) mod tests {
         assert!(check(&|r| r.backend = "cpu AVX2".into()).unwrap_err().contains("AVX2"));
         assert!(check(&|r| r.groups[0].block_size = 64).unwrap_err().contains("[64]"));
         assert!(check(&|r| r.layers[1].dtype = "float32".into()).unwrap_err().contains("layers.1"));
-        assert!(check(&|r| r.layers[1].runs = vec![(0, 32), (32, 32)]).unwrap_err().contains("(2, 64)"));
+        assert!(check(&|r| r.layers[1].ranges = vec![(0, 32), (32, 32)]).unwrap_err().contains("(2, 64)"));
         assert!(
-            check(&|r| r.layers[1].runs = vec![(8, 64)]).unwrap_err().contains("Some((0, 64)) on engine-0 and Some((8, 64)) on")
+            check(&|r| r.layers[1].ranges = vec![(8, 64)]).unwrap_err().contains("Some((0, 64)) on engine-0 and Some((8, 64)) on")
         );
         assert!(check(&|r| r.layers[1].name = "layers.9".into()).unwrap_err().contains("layers.9"));
     }

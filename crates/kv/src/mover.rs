@@ -1,4 +1,4 @@
-//! The thread that owns the transport: it maps engines' memory, makes plans and executes them, one after the other. Work comes
+//! The thread that owns the transport: it maps engines' memory, makes copy plans and executes them, one after the other. Work comes
 //! in through a bounded queue; what became of it goes out through a callback.
 
 use std::convert::Infallible;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use dualpool_cuda::nvtx::Range;
 use dualpool_types::{Bytes, Clock, EngineId, Micros, Time};
 
+use super::copy_plan::{BlockPair, ByteRange, copy_plan, total_bytes};
 use super::memory::KvMap;
-use super::plan::{BlockPair, Span, plan, total_bytes};
 use super::transport::{Memory, Stop, Transport};
 use super::verify::verify;
 
@@ -29,7 +29,7 @@ pub enum Job {
 
 #[derive(Debug)]
 pub struct CopyJob {
-    /// Chosen by whoever asks; comes back with the outcome.
+    /// Chosen by the caller; comes back with the outcome.
     pub id: u64,
     pub from: Arc<KvMap>,
     pub to: Arc<KvMap>,
@@ -54,7 +54,7 @@ pub struct Copied {
     pub started: Time,
     pub copy: Micros,
     pub bytes: Bytes,
-    pub runs: u32,
+    pub byte_ranges: u32,
     pub result: Result<(), String>,
 }
 
@@ -128,9 +128,9 @@ fn run(mut transport: Box<dyn Transport>, options: &MoverOptions, queue: &Receiv
 
 fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob) -> Copied {
     let started = options.clock.now();
-    let (spans, result) = match plan(&job.from, &job.to, &job.pairs) {
+    let (spans, result) = match copy_plan(&job.from, &job.to, &job.pairs) {
         Ok(spans) => {
-            let result = execute_plan(transport, options, job, &spans);
+            let result = carry_out(transport, options, job, &spans);
             (spans, result)
         }
         Err(error) => (Vec::new(), Err(error.to_string())),
@@ -140,12 +140,12 @@ fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob)
         started,
         copy: options.clock.now().since(started),
         bytes: Bytes(if result.is_ok() { total_bytes(&spans) } else { 0 }),
-        runs: u32::try_from(spans.len()).unwrap_or(u32::MAX),
+        byte_ranges: u32::try_from(spans.len()).unwrap_or(u32::MAX),
         result,
     }
 }
 
-fn execute_plan(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob, spans: &[Span]) -> Result<(), String> {
+fn carry_out(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob, spans: &[ByteRange]) -> Result<(), String> {
     let (from, to) = (job.from.engine, job.to.engine);
     let _copying = Range::begin(|| format!("copy {from} > {to}"));
     transport.copy(spans, from, to, &job.stop).map_err(|e| e.to_string())?;
@@ -189,7 +189,7 @@ mod tests {
         fn unmap(&mut self, engine: EngineId) {
             self.memory.remove(&engine);
         }
-        fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
+        fn copy(&mut self, plan: &[ByteRange], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
             if self.wrong == Wrong::Dawdles {
                 stop.wait(Duration::from_secs(3600));
             }
@@ -242,7 +242,7 @@ mod tests {
     fn copies_and_reports() {
         let good = copied(Wrong::Nothing, true, false);
         // Two layers of blocks 0 and 2..4, of which the first layer's end and the second one's start touch.
-        assert_eq!((good.bytes, good.runs, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
+        assert_eq!((good.bytes, good.byte_ranges, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
         assert_eq!(
             (good.waited, good.started, good.copy),
             (Micros(3), Time(5), Micros(0)),

@@ -1,4 +1,4 @@
-//! How KV is moved.
+//! How KV is copied.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MigrateSettings {
-    /// How long an engine keeps blocks that nobody fetched.
+    /// How long an engine keeps blocks that no leg fetched.
     pub lease_ms: u64,
-    /// Compare checksums of source and destination blocks of every plan.
+    /// Compare checksums of source and destination blocks of every copy plan.
     pub verify_kv: bool,
     /// Where the control socket lives; a folder of its own, made with mode 0700. Empty = a fresh one in the system's temporary folder.
     pub run_dir: PathBuf,
@@ -25,7 +25,7 @@ pub struct MigrateSettings {
 /// the GPU at hand.
 pub const COPY_GRID_BLOCKS: u32 = 16;
 
-/// Where a calibration of copies lies when nobody names another place.
+/// Where a calibration of copies lies when the settings name no other place.
 const CALIBRATION_FILE: &str = "artifacts/migration_cost/calibration.json";
 
 impl MigrateSettings {

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use dualpool_types::EngineId;
 
-use super::plan::Span;
+use super::copy_plan::ByteRange;
 use super::transport::{Memory, Stop, Transport, TransportError};
 
 /// How many bytes are copied between two looks at `stop`: 1 ms of work, at which the look costs nothing.
@@ -58,7 +58,7 @@ impl Transport for ShmTransport {
         self.maps.remove(&engine);
     }
 
-    fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
+    fn copy(&mut self, plan: &[ByteRange], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
         let (source, target) = (self.mapping(from)?, self.mapping(to)?);
         for span in plan {
             let mut done = 0;
@@ -151,7 +151,7 @@ mod tests {
         shm.map(target, memory(&b, 8192)).unwrap();
         let bytes: Vec<u8> = (0..4096u32).map(|i| (i * 7 % 251) as u8).collect();
         a.write_all_at(&bytes, 0).unwrap();
-        let plan = [Span { source: 0, target: 5000, length: 100 }, Span { source: 3000, target: 1, length: 1096 }];
+        let plan = [ByteRange { source: 0, target: 5000, length: 100 }, ByteRange { source: 3000, target: 1, length: 1096 }];
         shm.copy(&plan, source, target, &Stop::default()).unwrap();
         let mut got = vec![0; 8192];
         b.read_exact_at(&mut got, 0).unwrap();
@@ -173,9 +173,9 @@ mod tests {
         let (source, target) = (EngineId(0), EngineId(1));
         let mut shm = ShmTransport::new();
         shm.map(source, memory(&file, 4096)).unwrap();
-        let plan = [Span { source: 4000, target: 0, length: 97 }];
+        let plan = [ByteRange { source: 4000, target: 0, length: 97 }];
         assert!(matches!(shm.copy(&plan, source, source, &Stop::default()), Err(TransportError::OutOfBounds { end: 4097, .. })));
-        let plan = [Span { source: u64::MAX, target: 0, length: 1 }];
+        let plan = [ByteRange { source: u64::MAX, target: 0, length: 1 }];
         assert!(matches!(shm.copy(&plan, source, source, &Stop::default()), Err(TransportError::OutOfBounds { .. })));
         assert!(matches!(
             shm.copy(&plan, source, target, &Stop::default()),
@@ -183,7 +183,7 @@ mod tests {
         ));
         let stop = Stop::default();
         stop.set();
-        let plan = [Span { source: 0, target: 2048, length: 1 }];
+        let plan = [ByteRange { source: 0, target: 2048, length: 1 }];
         assert!(matches!(shm.copy(&plan, source, source, &stop), Err(TransportError::Stopped)));
         assert!(matches!(shm.checksum(source, &mut [(0, 1)].into_iter(), &stop), Err(TransportError::Stopped)));
         shm.unmap(source);

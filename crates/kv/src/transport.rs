@@ -1,4 +1,4 @@
-//! What moves bytes between two engines' memories. A transport owns its view of every engine's memory; plans name engines, and
+//! What copies bytes between two engines' memories. A transport owns its view of every engine's memory; copy plans name engines, and
 //! offsets within their memory, so that nothing here tells host memory from a GPU's.
 
 use std::os::fd::OwnedFd;
@@ -11,8 +11,8 @@ use thiserror::Error;
 use dualpool_cuda::IpcHandle;
 use dualpool_types::EngineId;
 
+use super::copy_plan::ByteRange;
 use super::cost::CopyClass;
-use super::plan::Span;
 
 /// A handle to an engine's KV memory, as its connector sent it.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ pub trait Transport: Send {
     /// Lets go of an engine's memory. Unknown engines are ignored.
     fn unmap(&mut self, engine: EngineId);
 
-    /// Executes a plan; when it returns, all bytes are there. Gives up early, with `Stopped`, once `stop` is set.
-    fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError>;
+    /// Executes a copy plan; when it returns, all bytes are there. Gives up early, with `Stopped`, once `stop` is set.
+    fn copy(&mut self, plan: &[ByteRange], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError>;
 
     /// The classes in which this transport can bring bytes from one of these engines to the other; never empty. The first question makes
     /// what copies between them need.
@@ -63,7 +63,7 @@ pub trait Transport: Send {
     fn copy_as(
         &mut self,
         class: CopyClass,
-        plan: &[Span],
+        plan: &[ByteRange],
         from: EngineId,
         to: EngineId,
         stop: &Stop,

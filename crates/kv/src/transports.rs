@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use dualpool_types::EngineId;
 
 use super::calibration::EngineLinks;
+use super::copy_plan::ByteRange;
 use super::cost::CopyClass;
 use super::cuda::{CudaTransport, KernelSettings};
-use super::plan::Span;
 use super::shm::ShmTransport;
 use super::transport::{Memory, Stop, Transport, TransportError};
 
@@ -84,7 +84,7 @@ impl Transport for Transports {
         }
     }
 
-    fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
+    fn copy(&mut self, plan: &[ByteRange], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
         let kind = self.between(from, to)?;
         self.of(kind).copy(plan, from, to, stop)
     }
@@ -97,7 +97,7 @@ impl Transport for Transports {
     fn copy_as(
         &mut self,
         class: CopyClass,
-        plan: &[Span],
+        plan: &[ByteRange],
         from: EngineId,
         to: EngineId,
         stop: &Stop,

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use dualpool_types::EngineId;
 
-use super::plan::Span;
+use super::copy_plan::ByteRange;
 use super::transport::{Stop, Transport, TransportError};
 
 #[derive(Debug, Error)]
@@ -15,7 +15,13 @@ pub enum VerifyError {
     Transport(#[from] TransportError),
 }
 
-pub fn verify(transport: &mut dyn Transport, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), VerifyError> {
+pub fn verify(
+    transport: &mut dyn Transport,
+    plan: &[ByteRange],
+    from: EngineId,
+    to: EngineId,
+    stop: &Stop,
+) -> Result<(), VerifyError> {
     let source_sum = transport.checksum(from, &mut plan.iter().map(|span| (span.source, span.length)), stop)?;
     let target_sum = transport.checksum(to, &mut plan.iter().map(|span| (span.target, span.length)), stop)?;
     if source_sum == target_sum { Ok(()) } else { Err(VerifyError::Differ { from, to, source_sum, target_sum }) }

@@ -5,6 +5,6 @@ mod scheduler;
 mod settings;
 mod text;
 
-pub use scheduler::{LoadRequest, Scheduler, StepCost, StepOutput};
+pub use scheduler::{FetchRequest, Scheduler, StepCost, StepOutput};
 pub use settings::{StepWork, Timing, VirtualSettings};
 pub use text::{Fingerprint, text_after};

@@ -34,7 +34,7 @@ pub struct Timing {
     /// From the sending of a leg to its engine and from a step's end to its tokens leaving dualpool, together. Engines that run in real
     /// time have a real one instead.
     pub round_trip_us: f64,
-    /// One KV move, and one token of it.
+    /// One copy of KV, and one token of it.
     pub copy_us: f64,
     pub copy_us_per_token: f64,
 }
@@ -86,9 +86,9 @@ pub struct VirtualSettings {
     pub max_num_batched_tokens: u32,
     pub max_num_seqs: u32,
     pub vocab_size: u32,
-    /// Whether blocks keep their KV for later prompts that begin alike, until they are needed.
+    /// Whether blocks keep their KV for later prompts with the same beginning, until they are needed.
     pub prefix_cache: bool,
-    /// Bytes of KV per token, for the figures of a move.
+    /// Bytes of KV per token, for the figures of a copy.
     pub kv_bytes_per_token: u64,
     /// Model time that passes per second of real time.
     pub speed: f64,

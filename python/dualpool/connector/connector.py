@@ -13,7 +13,7 @@ from vllm.platforms import current_platform
 from .cuda_memory import CudaKvMemory
 from .layout import views_of_layers
 from .link import Link
-from .memory import SharedKvMemory
+from .memory import ShmKvMemory
 from .scheduler_half import SchedulerHalf
 from .versions import check_version
 from .worker_half import WorkerHalf
@@ -36,7 +36,7 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
         self._failed_blocks: set[int] = set()
         self.scheduler: SchedulerHalf | None = None
         self.worker: WorkerHalf | None = None
-        memory = CudaKvMemory() if on_cuda() else SharedKvMemory()
+        memory = CudaKvMemory() if on_cuda() else ShmKvMemory()
         if role == KVConnectorRole.SCHEDULER:
             self.scheduler = SchedulerHalf(Link(extra["control"], engine, "scheduler"), kv_cache_config, memory.settle)
         else:
@@ -77,10 +77,10 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
         self.worker.step(connector_metadata)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        """Nothing: loads were asked for when the step began (see `WorkerHalf.step`)."""
+        """Nothing: fetches were sent when the step began (see `WorkerHalf.step`)."""
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing: a request runs only once all its layers are loaded."""
+        """Nothing: a request runs only once all its layers are there."""
 
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
         """Nothing: blocks are read where they lie."""
@@ -89,7 +89,7 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
         """Nothing: there are no saves."""
 
     def get_finished(self, finished_req_ids: set[str]) -> tuple[set[str] | None, set[str] | None]:
-        """vLLM 0.26; it learns of failed loads from the blocks below."""
+        """vLLM 0.26; it learns of failed fetches from the blocks below."""
         report = self.worker.report()
         self._failed_blocks |= report.failed_blocks
         return report.sent or None, report.received or None
@@ -112,7 +112,7 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
         return tuple(range(len(self._kv_cache_config.kv_cache_groups)))
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
-        tokens = self.scheduler.loadable_tokens(request, num_computed_tokens)
+        tokens = self.scheduler.fetchable_tokens(request, num_computed_tokens)
         return tokens, tokens > 0
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
@@ -129,18 +129,18 @@ class DualpoolConnector(KVConnectorBase_V1, SupportsHMA):
 
 
 def check_supported(config: "VllmConfig", kv_cache_config: "KVCacheConfig", engine: int) -> None:
-    """Raises for engines whose KV memory the controller cannot reach or address."""
+    """Raises for engines whose KV memory dualpool cannot reach or address."""
     groups = len(kv_cache_config.kv_cache_groups)
     if groups > 1 and not hasattr(base, "KVConnectorTransferResults"):
         raise NotImplementedError(
             f"dualpool: engine-{engine} has {groups} KV cache groups, and vLLM {vllm.__version__} ends an engine of more than one with its "
-            "first failed load; use vLLM 0.32, or a model whose layers are all alike"
+            "first failed fetch; use vLLM 0.32, or a model whose layers are all of one kind"
         )
     parallel = config.parallel_config
     if parallel.world_size > 1:
         raise NotImplementedError(
             f"dualpool: engine-{engine} has {parallel.world_size} workers (tensor_parallel_size={parallel.tensor_parallel_size}, "
-            f"pipeline_parallel_size={parallel.pipeline_parallel_size}); KV moves between engines of one worker each"
+            f"pipeline_parallel_size={parallel.pipeline_parallel_size}); KV is copied between engines of one worker each"
         )
     if config.kv_transfer_config.kv_load_failure_policy != "recompute":
         raise ValueError(

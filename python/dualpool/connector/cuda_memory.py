@@ -99,7 +99,7 @@ class CudaKvMemory:
         spans = list(spans)
         gpus = {driver.gpu(address) for address, _ in spans}
         if len(gpus) != 1:
-            raise RuntimeError(f"dualpool: the KV memory lies on {len(gpus)} GPUs ({sorted(gpus)}); KV moves between engines of one GPU each")
+            raise RuntimeError(f"dualpool: the KV memory lies on {len(gpus)} GPUs ({sorted(gpus)}); KV is copied between engines of one GPU each")
         self._pieces = pieces_of(spans, driver.allocation)
         segments = []
         for piece in self._pieces:

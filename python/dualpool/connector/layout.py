@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 
-def runs_of_block(shape: tuple[int, ...], strides: tuple[int, ...], item: int) -> list[tuple[int, int]]:
-    """The contiguous (offset, length) byte runs of an array of this shape and these strides (in items), in ascending order."""
+def ranges_of_block(shape: tuple[int, ...], strides: tuple[int, ...], item: int) -> list[tuple[int, int]]:
+    """The contiguous (offset, length) byte ranges of an array of this shape and these strides (in items), in ascending order."""
     dims = sorted((stride * item, size) for stride, size in zip(strides, shape, strict=True) if size > 1)
     length = item
-    while dims and dims[0][0] == length:  # this dimension continues the run
+    while dims and dims[0][0] == length:  # this dimension continues the range
         length *= dims.pop(0)[1]
     offsets = [0]
     for stride, size in reversed(dims):  # outermost first, so that offsets ascend
@@ -63,7 +63,7 @@ def describe_view(
         "base": offset_of(view.data_ptr()),
         "block_stride": strides[0] * item * split,
         "blocks": shape[0] // split,
-        "runs": runs_of_block((split, *shape[1:]), (strides[0], *strides[1:]), item),
+        "ranges": ranges_of_block((split, *shape[1:]), (strides[0], *strides[1:]), item),
     }
 
 

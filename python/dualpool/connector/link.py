@@ -1,4 +1,4 @@
-"""One connector half's connection to the controller: JSON messages over a SOCK_SEQPACKET Unix socket."""
+"""One connector half's connection to the broker: JSON messages over a SOCK_SEQPACKET Unix socket."""
 
 import contextlib
 import json
@@ -12,24 +12,24 @@ import vllm
 
 logger = logging.getLogger("vllm.dualpool")
 
-PROTOCOL = 1
-# Bounds shared with the controller (src/migrate/control/wire.rs).
+PROTOCOL = 2
+# Bounds shared with the broker (`crates/kv/src/control/wire.rs`).
 MESSAGE_BYTES_MAX = 196_608
-# The longest this half waits: for the controller's answer while the engine starts, and for room to send later on.
+# The longest this half waits: for the broker's answer while the engine starts, and for room to send later on.
 REPLY_TIMEOUT_S = 60.0
 SEND_TIMEOUT_S = 2.0
 
 
 class Refused(RuntimeError):
-    """The controller does not take this engine; the message is its reason."""
+    """The broker does not take this engine; the message is its reason."""
 
 
 class Link:
     """Sends block for at most SEND_TIMEOUT_S, receives never do.
 
-    A link ends in two steps, because a mover may be writing to this engine's blocks until the controller closes its end:
+    A link ends in two steps, because the mover may be writing to this engine's blocks until the broker closes its end:
     - `alive` ends when either side gives up. Nothing is sent from then on, and the engine goes on serving without hand-off.
-    - `closed` begins with the controller's end of file, before which no block that a copy may touch is let go.
+    - `closed` begins with the broker's end of file, before which no block that a copy may touch is given back.
     """
 
     def __init__(self, path: str, engine: int, half: str) -> None:
@@ -41,7 +41,7 @@ class Link:
         try:
             self._socket.connect(path)
         except OSError as error:
-            raise ConnectionError(f"{self.name} cannot reach the dualpool controller at {path}: {error}") from error
+            raise ConnectionError(f"{self.name} cannot reach dualpool at {path}: {error}") from error
         self._writable = select.poll()
         self._writable.register(self._socket, select.POLLOUT)
         self._readable = select.poll()
@@ -50,22 +50,22 @@ class Link:
         self.ask({**hello, "vllm": vllm.__version__}, "welcome")
 
     def ask(self, message: dict[str, Any], expected: str, fds: tuple[int, ...] = ()) -> None:
-        """Sends a message and waits for its answer. Only while the engine starts; raises Refused with the controller's reason."""
+        """Sends a message and waits for its answer. Only while the engine starts; raises Refused with the broker's reason."""
         self._socket.settimeout(REPLY_TIMEOUT_S)
         socket.send_fds(self._socket, [self._encode(message)], list(fds))
         data = self._socket.recv(MESSAGE_BYTES_MAX)
         # From now on by hand: a socket with a timeout would wait in `receive` too.
         self._socket.setblocking(False)
-        answer = json.loads(data) if data else {"type": "refused", "why": "the controller closed the connection"}
+        answer = json.loads(data) if data else {"type": "refused", "why": "dualpool closed the connection"}
         if answer["type"] != expected:
-            raise Refused(f"the dualpool controller refused {self.name}: {answer.get('why', answer)}")
+            raise Refused(f"dualpool refused {self.name}: {answer.get('why', answer)}")
 
     def send(self, message: dict[str, Any]) -> bool:
-        """False when the controller will not get it: the link has ended, or the message is too long (which does not end it)."""
+        """False when the broker will not get it: the link has ended, or the message is too long (which does not end it)."""
         try:
             data = self._encode(message)
         except ValueError as error:
-            logger.warning("dualpool: %s cannot tell the controller: %s", self.name, error)
+            logger.warning("dualpool: %s cannot send to dualpool: %s", self.name, error)
             return False
         if self.alive:
             try:
@@ -79,7 +79,7 @@ class Link:
         return self.alive
 
     def receive(self) -> list[dict[str, Any]]:
-        """All messages that have arrived; never waits. What the controller says counts until it closes its end."""
+        """All messages that have arrived; never waits. What the broker says counts until it closes its end."""
         messages = []
         while not self.closed:
             try:
@@ -92,7 +92,7 @@ class Link:
                 self.give_up(f"receiving failed: {error}")
                 break
             if not data:
-                self.give_up("the controller closed it")
+                self.give_up("dualpool closed it")
                 self.close()
                 break
             try:
@@ -111,7 +111,7 @@ class Link:
             self._readable.poll(seconds * 1000)
 
     def give_up(self, why: str) -> None:
-        """Ends this side of the link: the controller then stops its copies, and closes the other."""
+        """Ends this side of the link: the broker then stops its copies, and closes the other."""
         if self.alive:
             self.alive = False
             logger.warning("dualpool: %s lost its control connection (%s); serving on without KV hand-off", self.name, why)

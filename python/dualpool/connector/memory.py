@@ -19,7 +19,7 @@ class Reached:
         return True
 
 
-class SharedKvMemory(TorchFunctionMode):
+class ShmKvMemory(TorchFunctionMode):
     """vLLM backs all layers by one `torch.zeros(bytes, dtype=int8)`. While this mode is active (vLLM enters it around that
     allocation only) that call gets memory of a memfd instead; everything else passes through."""
 
@@ -43,7 +43,7 @@ class SharedKvMemory(TorchFunctionMode):
     def _allocate(self, size: int) -> torch.Tensor:
         self.fd = os.memfd_create("dualpool-kv", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, size)
-        # Sealed against shrinking, so that a mover that mapped it can never run into a hole (SIGBUS).
+        # Sealed against shrinking, so that the mover, which maps it, can never run into a hole (SIGBUS).
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         mapping = mmap.mmap(self.fd, size)
         try:

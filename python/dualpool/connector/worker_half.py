@@ -1,13 +1,13 @@
-"""The half beside the worker, which owns the KV memory: registers it, asks the controller for loads, and reports to vLLM what
+"""The half beside the worker, which owns the KV memory: registers it, fetches blocks through the broker, and reports to vLLM what
 was sent and received.
 
-A GPU works behind the steps: when a step begins, earlier ones may still be writing to blocks that vLLM has given to somebody else since,
-or clearing them. So a load is asked for only when the GPU has passed a mark set at the begin of the step that ordered it.
+A GPU works behind the steps: when a step begins, earlier ones may still be writing to blocks that vLLM has given to another request
+since, or clearing them. So a fetch is sent only when the GPU has passed a mark set at the begin of the step that ordered it.
 
 vLLM trusts these reports blindly; two kinds of wrong report end EngineCore with an assertion:
   - "sent" for a request its scheduler does not know as finished. So a release counts only once the step's metadata has said
     that the request is held; one that arrives earlier waits in `_early`.
-  - "received" for a request that has nothing to load. So only requests in `_loading` are ever reported.
+  - "received" for a request that has nothing to fetch. So only requests in `_fetching` are ever reported.
 """
 
 import logging
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheConfig
 
     from .cuda_memory import CudaKvMemory
-    from .memory import SharedKvMemory
-    from .scheduler_half import LoadOrder, StepMetadata
+    from .memory import ShmKvMemory
+    from .scheduler_half import FetchOrder, StepMetadata
 
 logger = logging.getLogger("vllm.dualpool")
 
-# Releases that may wait for their request to be known as held. The controller releases only legs that were reported as held, so
+# Releases that may wait for their request to be known as held. The broker releases only legs that were reported as held, so
 # at most those of one step wait here; more than this means that it sends nonsense.
 EARLY_RELEASES_MAX = 4096
-# How long a step that computes nothing waits for the outcome of the loads it asked for; most copies are over within this time. An outcome that comes
+# How long a step that computes nothing waits for the outcome of its fetches; most copies are over within this time. An outcome that comes
 # too late is taken in at the end of the next step, and where requests are running, that one computes.
-LOAD_WAIT_S = 0.005
+FETCH_WAIT_S = 0.005
 # How often such a step looks whether the GPU has passed a mark.
 MARK_POLL_S = 0.0001
 
@@ -51,21 +51,21 @@ class Report:
 
 
 class WorkerHalf:
-    def __init__(self, link: Link, kv_cache_config: "KVCacheConfig", memory: "SharedKvMemory | CudaKvMemory") -> None:
+    def __init__(self, link: Link, kv_cache_config: "KVCacheConfig", memory: "ShmKvMemory | CudaKvMemory") -> None:
         self.link = link
         self.memory = memory
         self._groups = kv_cache_config.kv_cache_groups
         self._held: dict[str, str] = {}  # leg -> request id, vLLM keeps its blocks
         self._early: dict[str, None] = {}  # legs to release that are not held yet, oldest first
-        self._loading: dict[str, LoadOrder] = {}  # leg -> what it waits for
-        # Loads that the controller does not know of yet, and the marks they wait for, oldest first. All are in `_loading`.
-        self._ordered: deque[tuple[Any, LoadOrder]] = deque()
+        self._fetching: dict[str, FetchOrder] = {}  # leg -> what it waits for
+        # Fetches that the broker does not know of yet, and the marks they wait for, oldest first. All are in `_fetching`.
+        self._ordered: deque[tuple[Any, FetchOrder]] = deque()
         # Legs that the step under way waits for.
         self._awaited: set[str] = set()
         self._report = Report()
 
     def register(self, kv_caches: dict[str, Any], layout: str, backend: str) -> None:
-        """Tells the controller where every block lies. Raises when it does not take this memory: the engine must not start then,
+        """Tells the broker where every block lies. Raises when it does not take this memory: the engine must not start then,
         or every hand-off would fail."""
         storages = [kv_caches[name].untyped_storage() for group in self._groups for name in group.layer_names if is_tensor(kv_caches[name])]
         memory, fds = self.memory.share({(storage.data_ptr(), storage.nbytes()) for storage in storages})
@@ -86,33 +86,33 @@ class WorkerHalf:
         self.memory.close()
 
     def step(self, metadata: "StepMetadata") -> None:
-        """A step begins. It does not touch blocks that wait for a load, so nothing but the mover writes to them once every earlier
+        """A step begins. It does not touch blocks that wait for a fetch, so nothing but the mover writes to them once every earlier
         step has ended: asking before the forward pass instead of after saves a step's time."""
-        self._awaited = {order.leg for order in metadata.loads} if metadata.idle else set()
+        self._awaited = {order.leg for order in metadata.fetches} if metadata.idle else set()
         for request, leg in metadata.holds.items():
             self._held[leg] = request
-        if metadata.loads:
+        if metadata.fetches:
             mark = self.memory.mark()
-            for order in metadata.loads:
-                self._loading[order.leg] = order
+            for order in metadata.fetches:
+                self._fetching[order.leg] = order
                 self._ordered.append((mark, order))
         self._ask()
 
     def _ask(self) -> None:
-        """Asks for the loads whose blocks nobody writes to any more."""
+        """Fetches the blocks that no step writes to any more."""
         while self._ordered and self._ordered[0][0].query():
             _, order = self._ordered.popleft()
             groups = [{"first": first, "blocks": blocks} for first, blocks in order.groups]
-            if not self.link.send({"type": "load", "leg": order.leg, "source": order.source.wire(), "groups": groups}):
-                # Nobody will write to these blocks: the controller never heard of them.
-                self._loaded(order.leg, "the controller could not be told")
+            if not self.link.send({"type": "fetch", "leg": order.leg, "source": order.source.wire(), "groups": groups}):
+                # No copy will write to these blocks: the broker never heard of them.
+                self._fetched(order.leg, "the broker could not be told")
 
     def report(self) -> Report:
-        """Takes in what the controller said since the last step and hands over what came of it. Steps that compute never wait."""
+        """Takes in what the broker said since the last step and hands over what came of it. Steps that compute never wait."""
         self._ask()
         self._take_in()
-        until = time.monotonic() + LOAD_WAIT_S
-        while self._awaited & self._loading.keys() and not self.link.closed and (left := until - time.monotonic()) > 0:
+        until = time.monotonic() + FETCH_WAIT_S
+        while self._awaited & self._fetching.keys() and not self.link.closed and (left := until - time.monotonic()) > 0:
             self._wait(left)
             self._take_in()
         for leg in [leg for leg in self._early if leg in self._held]:
@@ -124,7 +124,7 @@ class WorkerHalf:
         return report
 
     def _wait(self, seconds: float) -> None:
-        """Until the controller says something, or so long."""
+        """Until the broker says something, or so long."""
         end = time.monotonic() + seconds
         while self._ordered and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, MARK_POLL_S))  # a poll of the link would wait for a whole millisecond
@@ -136,24 +136,24 @@ class WorkerHalf:
 
     def _take_in(self) -> None:
         for message in self.link.receive():
-            if message.get("type") == "loaded":
-                self._loaded(str(message.get("leg")), message.get("error"))
+            if message.get("type") == "fetched":
+                self._fetched(str(message.get("leg")), message.get("error"))
             elif message.get("type") == "release":
                 self._release(str(message.get("leg")))
             elif message.get("type") == "refused":
                 # The connection is closed once no copy touches this engine; until then its blocks must stay as they are.
-                logger.warning("dualpool: the controller lets go of this engine: %s", message.get("why"))
+                logger.warning("dualpool: the broker closes this engine's connection: %s", message.get("why"))
             else:
-                logger.warning("dualpool: ignoring an unknown message from the controller: %r", message)
+                logger.warning("dualpool: ignoring an unknown message from the broker: %r", message)
 
-    def _loaded(self, leg: str, error: str | None) -> None:
-        order = self._loading.pop(leg, None)
+    def _fetched(self, leg: str, error: str | None) -> None:
+        order = self._fetching.pop(leg, None)
         if order is None:
-            logger.warning("dualpool: the controller answered a load nobody asked for: leg %r", leg)
+            logger.warning("dualpool: the broker answered a fetch that was not asked for: leg %r", leg)
             return
         self._report.received.add(order.request)
         if error is not None:
-            logger.warning("dualpool: leg %s computes its prompt itself, its KV was not loaded: %s", leg, error)
+            logger.warning("dualpool: leg %s computes its prompt itself, because its KV was not fetched: %s", leg, error)
             self._report.failed.add(order.request)
             self._report.failed_blocks.update(block for _, blocks in order.groups for block in blocks if block is not None)
 
@@ -168,14 +168,14 @@ class WorkerHalf:
                 self._early.pop(next(iter(self._early)))
 
     def _let_go(self) -> None:
-        """The controller has closed its end. It does so only after its last copy from or to this engine, and a dead controller
-        copies nothing, so no block is being read or written: give back what is held, and compute what was to be loaded. A link that
+        """The broker has closed its end. It does so only after its last copy from or to this engine, and a dead dualpool
+        copies nothing, so no block is being read or written: give back what is held, and compute what was to be fetched. A link that
         only this side has given up is not enough."""
         self._ordered.clear()
         for leg in list(self._held):
             self._release(leg)
-        for leg in list(self._loading):
-            self._loaded(leg, "the control connection is cut")
+        for leg in list(self._fetching):
+            self._fetched(leg, "the control connection is cut")
 
 
 def is_tensor(cache: Any) -> bool:

@@ -1,7 +1,7 @@
 //! Fits the cost of one class of copy to what was measured:
 //!
 //! ```text
-//! time = submit_us + run_us * runs + bytes / bytes_per_s        all three not negative
+//! time = submit_us + range_us * runs + bytes / bytes_per_s        all three not negative
 //! ```
 
 use dualpool_kv::ClassCost;
@@ -26,9 +26,9 @@ const RUNS_UNIT: f64 = 1_000.0;
 /// None without points, or when none of them took any time.
 pub fn fit(points: &[Observed]) -> Option<ClassCost> {
     let points: Vec<_> = points.iter().map(|point| (features(point), point.us)).collect();
-    let [submit_us, thousand_runs_us, mib_us] = fit::fit(&points)?;
+    let [submit_us, thousand_ranges_us, mib_us] = fit::fit(&points)?;
     let bytes_per_s = if mib_us > 0.0 { (BYTES_UNIT / mib_us * 1e6).min(BYTES_PER_S_MAX) } else { BYTES_PER_S_MAX };
-    Some(ClassCost { submit_us, run_us: thousand_runs_us / RUNS_UNIT, bytes_per_s })
+    Some(ClassCost { submit_us, range_us: thousand_ranges_us / RUNS_UNIT, bytes_per_s })
 }
 
 /// Share by which each prediction is off, ascending.
@@ -61,11 +61,12 @@ mod tests {
 
     #[test]
     fn finds_what_made_the_points_through_noise_and_outliers() {
-        let truth = ClassCost { submit_us: 6.0, run_us: 0.8, bytes_per_s: 2.4e10 };
+        let truth = ClassCost { submit_us: 6.0, range_us: 0.8, bytes_per_s: 2.4e10 };
         let mut points = points(&truth, 0.05);
         points.iter_mut().step_by(9).for_each(|point| point.us *= 20.0);
         let cost = fit(&points).unwrap();
-        for (found, made) in [(cost.submit_us, truth.submit_us), (cost.run_us, truth.run_us), (cost.bytes_per_s, truth.bytes_per_s)]
+        for (found, made) in
+            [(cost.submit_us, truth.submit_us), (cost.range_us, truth.range_us), (cost.bytes_per_s, truth.bytes_per_s)]
         {
             assert!((found / made - 1.0).abs() < 0.1, "{cost:?}");
         }
@@ -74,9 +75,9 @@ mod tests {
 
     #[test]
     fn what_costs_nothing_is_never_negative() {
-        let truth = ClassCost { submit_us: 0.0, run_us: 0.3, bytes_per_s: 1e10 };
+        let truth = ClassCost { submit_us: 0.0, range_us: 0.3, bytes_per_s: 1e10 };
         let cost = fit(&points(&truth, 0.1)).unwrap();
-        assert!(cost.submit_us >= 0.0 && cost.run_us > 0.0, "{cost:?}");
+        assert!(cost.submit_us >= 0.0 && cost.range_us > 0.0, "{cost:?}");
         let constant = [1u64, 2, 3].map(|mib| Observed { bytes: Bytes::from_mib(mib), runs: 1, us: 9.0 / mib as f64 });
         let cost = fit(&constant).unwrap();
         assert!(cost.bytes_per_s.is_finite() && cost.predict_us(Bytes::from_mib(2), 1) > 0.0, "{cost:?}");

@@ -79,7 +79,7 @@ pub fn map(engine: EngineId, shape: &Shape, scale: &Scale) -> Result<KvMap, MapE
         base: 0,
         block_stride: run,
         blocks: (memory / run) as u32,
-        runs: vec![(0, run)],
+        ranges: vec![(0, run)],
     };
     let register = Register {
         memory: MemoryKind::Shm { bytes: memory },
@@ -104,7 +104,7 @@ pub fn pairs(source_blocks: u32, target_blocks: u32, runs: u32, rng: &mut Rng) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dualpool_kv::{plan, total_bytes};
+    use dualpool_kv::{copy_plan, total_bytes};
 
     #[test]
     fn every_plan_has_the_shape_that_was_asked_for() {
@@ -113,7 +113,7 @@ mod tests {
         for shape in grid(&scale).into_iter().chain(held_out(&scale, 1)).chain([scale.ceiling()]) {
             let (source, target) = (map(EngineId(0), &shape, &scale).unwrap(), map(EngineId(1), &shape, &scale).unwrap());
             let pairs = pairs(source.groups[0].blocks, target.groups[0].blocks, shape.runs, &mut rng);
-            let spans = plan(&source, &target, &[pairs]).unwrap();
+            let spans = copy_plan(&source, &target, &[pairs]).unwrap();
             assert_eq!((spans.len(), total_bytes(&spans)), (shape.runs as usize, shape.bytes().0), "{shape:?}");
             assert!(spans.iter().all(|span| span.length == shape.run.0), "{shape:?}");
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 
-use dualpool_kv::{CopyClass, MapError, PlanError, Stop, Transport, TransportError, plan};
+use dualpool_kv::{CopyClass, CopyPlanError, MapError, Stop, Transport, TransportError, copy_plan};
 use dualpool_report::measure::{quantile, sorted};
 use dualpool_types::{Bytes, EngineId, Rng, seeded};
 
@@ -21,7 +21,7 @@ pub enum SweepError {
     #[error(transparent)]
     Map(#[from] MapError),
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(#[from] CopyPlanError),
     #[error("which classes of copy there are cannot be found out: {0}")]
     Classes(TransportError),
     #[error("copying {runs} runs of {run} in class `{class}`: {source}")]
@@ -108,7 +108,7 @@ fn time(
     let (source, target) = (plans::map(FROM, shape, scale)?, plans::map(TO, shape, scale)?);
     let pairs = [plans::pairs(source.groups[0].blocks, target.groups[0].blocks, shape.runs, rng)];
     let begun = Instant::now();
-    let spans = plan(&source, &target, &pairs)?;
+    let spans = copy_plan(&source, &target, &pairs)?;
     let planned = Instant::now();
     let copied = transport.copy_as(class, &spans, FROM, TO, &Stop::default());
     let over = Instant::now();

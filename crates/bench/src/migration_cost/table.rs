@@ -45,7 +45,7 @@ fn of_link(link: &Link, columns: u16, text: &mut String) {
             class.class.to_string(),
             figure(class.cost.submit_us),
             figure(class.smallest_us),
-            format!("{:.3}", class.cost.run_us),
+            format!("{:.3}", class.cost.range_us),
             gb(class.cost.bytes_per_s),
             percent(class.fit_error_median),
             format!("{} / {}", percent(class.held_out_error_median), percent(class.held_out_error_p90)),

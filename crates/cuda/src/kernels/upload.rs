@@ -1,16 +1,16 @@
-//! Brings lists of runs to the GPU without waiting: a few pinned buffers in turn, each with its twin on the GPU, each free again when the
+//! Brings lists of ranges to the GPU without waiting: a few pinned buffers in turn, each with its twin on the GPU, each free again when the
 //! kernel that reads it is done. Uploads have a stream of their own, so that the next list travels while the last one is worked off.
 
 use dualpool_types::Bytes;
 
 use super::super::{Context, CudaError, DeviceMemory, DevicePtr, Event, PinnedMemory, Stream, Timing};
-use super::runs::{DeviceRun, RUNS_PER_LAUNCH};
+use super::ranges::{DeviceByteRange, RANGES_PER_LAUNCH};
 
 /// Lists under way at once; one more waits for the oldest. Double buffering in both directions keeps four busy.
 const SLOTS: usize = 4;
 
-const RECORD_BYTES: usize = size_of::<DeviceRun>();
-const SLOT_BYTES: Bytes = Bytes((RUNS_PER_LAUNCH * RECORD_BYTES) as u64);
+const RECORD_BYTES: usize = size_of::<DeviceByteRange>();
+const SLOT_BYTES: Bytes = Bytes((RANGES_PER_LAUNCH * RECORD_BYTES) as u64);
 
 #[derive(Debug)]
 pub(super) struct Upload {
@@ -42,9 +42,9 @@ impl Upload {
         Ok(Upload { stream: context.stream()?, slots: [slot()?, slot()?, slot()?, slot()?], next: 0 })
     }
 
-    /// Queues the upload of at most [`RUNS_PER_LAUNCH`] records, makes `stream` wait for it, and returns where they will be. Call
+    /// Queues the upload of at most [`RANGES_PER_LAUNCH`] records, makes `stream` wait for it, and returns where they will be. Call
     /// [`Upload::done`] after the launch that reads them.
-    pub(super) fn send(&mut self, stream: &Stream, records: &[DeviceRun]) -> Result<DevicePtr, CudaError> {
+    pub(super) fn send(&mut self, stream: &Stream, records: &[DeviceByteRange]) -> Result<DevicePtr, CudaError> {
         let slot = &mut self.slots[self.next];
         slot.free.wait_here()?;
         // Should anything below fail after the upload was queued, then `ready` is what the next user of the slot has to wait for.
@@ -70,7 +70,7 @@ impl Upload {
 }
 
 /// As the GPU reads it: three little-endian words.
-fn encoded(record: &DeviceRun) -> [u8; RECORD_BYTES] {
+fn encoded(record: &DeviceByteRange) -> [u8; RECORD_BYTES] {
     let mut bytes = [0; RECORD_BYTES];
     for (place, word) in bytes.chunks_exact_mut(8).zip([record.source, record.target, record.begin]) {
         place.copy_from_slice(&word.to_le_bytes());

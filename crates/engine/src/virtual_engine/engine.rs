@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
-use dualpool_model::{Fingerprint, LoadRequest, Scheduler, VirtualSettings};
+use dualpool_model::{FetchRequest, Fingerprint, Scheduler, VirtualSettings};
 use dualpool_types::{Clock, EngineId, EngineInfo, KvSource, Leg, LegId, LegOutput, LegStep, Micros, TokenId, Tuning};
 
 use super::inbox::{Command, Inbox};
-use super::kv::{Lender, Loaded};
+use super::kv::{Fetched, Lender};
 use super::mover::{Held, VirtualMover};
 use crate::{Engine, EngineEvent, TokenizeError};
 
@@ -111,9 +111,9 @@ impl Engine for VirtualEngine {
 
 /// What stands behind the blocks of an engine.
 pub(super) enum Kv {
-    /// Nothing: a move takes its time and hands a fingerprint over.
+    /// Nothing: a copy takes its time and hands a fingerprint over.
     Modelled(VirtualMover),
-    /// Memory that the migrator copies.
+    /// Memory that the KV server copies.
     Lent(Lender),
 }
 
@@ -127,13 +127,13 @@ struct Core {
     scheduler: Scheduler,
     inbox: Arc<Inbox>,
     kv: Kv,
-    /// Legs with something to load that have not asked for it.
+    /// Legs with something to fetch that have not asked for it.
     unasked: HashMap<LegId, KvSource>,
     events: mpsc::Sender<EngineEvent>,
     clock: Arc<dyn Clock>,
     pace: Pace,
     /// Copies to this engine; at most one per leg on it.
-    copies: JoinSet<(LegId, Loaded)>,
+    copies: JoinSet<(LegId, Fetched)>,
 }
 
 impl Core {
@@ -163,9 +163,9 @@ impl Core {
                 self.emit(ended).await;
             }
             let step = self.scheduler.begin_step();
-            for load in self.scheduler.take_loads() {
-                self.unasked.remove(&load.leg);
-                self.load(load);
+            for request in self.scheduler.take_fetches() {
+                self.unasked.remove(&request.leg);
+                self.fetch(request);
             }
             match step {
                 Some(step) => tokio::select! {
@@ -185,31 +185,31 @@ impl Core {
         }
     }
 
-    fn load(&mut self, load: LoadRequest) {
+    fn fetch(&mut self, request: FetchRequest) {
         match &self.kv {
             Kv::Modelled(mover) => {
                 let (mover, to) = (mover.clone(), self.id);
                 self.copies.spawn(async move {
-                    let (leg, kv) = mover.copy(load, to).await;
-                    (leg, kv.map_or(Loaded::Nothing, Loaded::Kv))
+                    let (leg, kv) = mover.copy(request, to).await;
+                    (leg, kv.map_or(Fetched::Nothing, Fetched::Kv))
                 });
             }
             Kv::Lent(lender) => {
-                let LoadRequest { leg, source } = load;
+                let FetchRequest { leg, source } = request;
                 // What must come is known: the prompt says it.
-                let prompt = self.scheduler.loading_prompt(leg).unwrap_or_default();
+                let prompt = self.scheduler.fetching_prompt(leg).unwrap_or_default();
                 let expected = Fingerprint::EMPTY.extend(&prompt[..prompt.len().min(source.tokens as usize)]);
                 let lender = lender.clone();
-                self.copies.spawn(async move { (leg, lender.load(leg, source, expected).await) });
+                self.copies.spawn(async move { (leg, lender.fetch(leg, source, expected).await) });
             }
         }
     }
 
-    fn copied(&mut self, done: Result<(LegId, Loaded), tokio::task::JoinError>) {
+    fn copied(&mut self, done: Result<(LegId, Fetched), tokio::task::JoinError>) {
         match done {
-            Ok((leg, Loaded::Kv(kv))) => self.scheduler.loaded(leg, Some(kv)),
-            Ok((leg, Loaded::Nothing)) => self.scheduler.loaded(leg, None),
-            Ok((leg, Loaded::Wrong(why))) => self.scheduler.fail(leg, why),
+            Ok((leg, Fetched::Kv(kv))) => self.scheduler.fetched(leg, Some(kv)),
+            Ok((leg, Fetched::Nothing)) => self.scheduler.fetched(leg, None),
+            Ok((leg, Fetched::Wrong(why))) => self.scheduler.fail(leg, why),
             // A copy that panicked leaves its leg waiting, which a test would show; there is nothing to hand over here.
             Err(_) => {}
         }
@@ -234,7 +234,7 @@ impl Core {
                     }
                 }
                 Command::ResetPrefixCache(answer) => {
-                    // Nobody waits any more: fine.
+                    // The caller may no longer wait: fine.
                     let _ = answer.send(self.scheduler.reset_prefix_cache());
                 }
                 Command::Kill => return Some(End::Killed),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use dualpool_kv::MoveEvent;
+use dualpool_kv::KvEvent;
 use dualpool_model::VirtualSettings;
 use dualpool_types::{Clock, EngineId};
 
@@ -22,7 +22,7 @@ pub struct VirtualFleet {
     /// The same engines, for tests that kill one.
     pub engines: Vec<VirtualEngine>,
     pub mover: VirtualMover,
-    pub moves: mpsc::Receiver<MoveEvent>,
+    pub moves: mpsc::Receiver<KvEvent>,
 }
 
 impl VirtualFleet {
@@ -48,8 +48,8 @@ impl VirtualFleet {
     }
 }
 
-/// Starts an engine per place, whose KV memory lies there and is moved by the migrator that listens at `socket`. In a tokio runtime; waits
-/// until all memory is registered. The engines end with `Engine::shutdown`, which is to come before the migrator ends.
+/// Starts an engine per place, whose KV memory lies there and is copied by the KV server that listens at `socket`. In a tokio runtime; waits
+/// until all memory is registered. The engines end with `Engine::shutdown`, which is to come before the KV server ends.
 pub async fn start_with_memory(
     places: &[KvPlace],
     socket: &Path,

@@ -1,9 +1,9 @@
 //! Engines without weights: a timing model behind the `Engine` trait, for tests of everything above it and for policies tried out in
 //! seconds. They schedule as vLLM does (chunked prefill, running legs first, first come first served, KV blocks as the bound), hold and
-//! load KV, and give tokens that depend on every token before them, so that lost or mixed-up KV shows in the output.
+//! fetch KV, and give tokens that depend on every token before them, so that lost or mixed-up KV shows in the output.
 //!
 //! `Scheduler` is the model itself, without time or threads; `VirtualEngine` runs it in a tokio task at a chosen speed. Its KV is a part
-//! of the model, or bytes in memory of its own that the real migrator moves (`kv`).
+//! of the model, or bytes in memory of its own that the real KV server copies (`kv`).
 
 mod engine;
 mod fleet;

@@ -1,4 +1,4 @@
-//! Moves the KV of virtual engines: nothing but time passes, yet holds, failures and releases are those of a real mover.
+//! Copies the KV of virtual engines: nothing but time passes, yet holds, failures and releases are those of a real mover.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use dualpool_cuda::nvtx::Range;
-use dualpool_kv::{KvMover, MoveEvent};
-use dualpool_model::{Fingerprint, LoadRequest, VirtualSettings};
+use dualpool_kv::{KvEvent, KvMover};
+use dualpool_model::{FetchRequest, Fingerprint, VirtualSettings};
 use dualpool_types::{Bytes, Clock, EngineId, LegId, Micros};
 
 use super::inbox::{Command, Inbox};
 
-/// Events that the controller has not read yet. An engine that finds the channel full waits.
-pub(super) const MOVE_EVENTS_MAX: usize = 1024;
+/// Events that the fleet has not read yet. An engine that finds the channel full waits.
+pub(super) const KV_EVENTS_MAX: usize = 1024;
 
 /// What copies of modelled KV go over. Tests put one in its place that is not sound.
 pub trait KvLink: Send + Sync {
@@ -44,7 +44,7 @@ struct Shared {
     settings: VirtualSettings,
     link: Arc<dyn KvLink>,
     clock: Arc<dyn Clock>,
-    events: mpsc::Sender<MoveEvent>,
+    events: mpsc::Sender<KvEvent>,
     inboxes: Vec<Arc<Inbox>>,
     state: Mutex<State>,
 }
@@ -69,8 +69,8 @@ impl VirtualMover {
         link: Arc<dyn KvLink>,
         clock: Arc<dyn Clock>,
         inboxes: Vec<Arc<Inbox>>,
-    ) -> (VirtualMover, mpsc::Receiver<MoveEvent>) {
-        let (events, receiver) = mpsc::channel(MOVE_EVENTS_MAX);
+    ) -> (VirtualMover, mpsc::Receiver<KvEvent>) {
+        let (events, receiver) = mpsc::channel(KV_EVENTS_MAX);
         let shared = Shared { settings: settings.clone(), link, clock, events, inboxes, state: Mutex::default() };
         (VirtualMover(Arc::new(shared)), receiver)
     }
@@ -78,7 +78,7 @@ impl VirtualMover {
     /// Cuts the engine's link, as if its control connection broke: it goes on serving, and lets go of all it holds.
     pub async fn cut(&self, engine: EngineId) {
         self.forget(engine);
-        self.tell(MoveEvent::Disconnected { engine }).await;
+        self.tell(KvEvent::Disconnected { engine }).await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -96,22 +96,22 @@ impl VirtualMover {
             }
             state.held.insert((engine, leg), held);
         }
-        self.tell(MoveEvent::Held { engine, leg }).await;
+        self.tell(KvEvent::Held { engine, leg }).await;
     }
 
     pub(super) async fn released(&self, engine: EngineId, leg: LegId) {
         self.state().held.remove(&(engine, leg));
-        self.tell(MoveEvent::Released { engine, leg }).await;
+        self.tell(KvEvent::Released { engine, leg }).await;
     }
 
-    async fn tell(&self, event: MoveEvent) {
-        // Fails only when the controller is gone, and then nobody is left to be told.
+    async fn tell(&self, event: KvEvent) {
+        // Fails only when the receiver is gone.
         let _ = self.0.events.send(event).await;
     }
 
-    /// Copies the blocks that `load` names to engine `to`, and gives the source's back.
-    pub(super) async fn copy(&self, load: LoadRequest, to: EngineId) -> (LegId, Option<Fingerprint>) {
-        let LoadRequest { leg, source } = load;
+    /// Copies the blocks that `request` names to engine `to`, and gives the source's back.
+    pub(super) async fn copy(&self, request: FetchRequest, to: EngineId) -> (LegId, Option<Fingerprint>) {
+        let FetchRequest { leg, source } = request;
         let takes = self.0.link.takes(self.0.settings.timing.copy(source.tokens));
         let started = self.0.clock.now();
         let copying = Range::begin(|| format!("copy {} > {to}", source.engine));
@@ -120,7 +120,9 @@ impl VirtualMover {
         let result = {
             let state = self.state();
             match state.held.get(&(source.engine, source.leg)) {
-                _ if state.gone.contains(&source.engine) || state.gone.contains(&to) => Err("an engine of the two has no link"),
+                _ if state.gone.contains(&source.engine) || state.gone.contains(&to) => {
+                    Err("one of the two engines has lost its KV link")
+                }
                 None => Err("the source holds no blocks for this leg"),
                 Some(held) if held.tokens != source.tokens => Err("the source holds another number of tokens"),
                 Some(held) => Ok(held.kv),
@@ -130,7 +132,7 @@ impl VirtualMover {
         if result.is_ok() {
             self.release(source.engine, source.leg);
         }
-        self.tell(MoveEvent::Moved {
+        self.tell(KvEvent::Fetched {
             leg,
             source: source.leg,
             from: source.engine,
@@ -140,7 +142,7 @@ impl VirtualMover {
             started,
             copy: self.0.clock.now().since(started),
             bytes: Bytes(if result.is_ok() { u64::from(source.tokens) * self.0.settings.kv_bytes_per_token } else { 0 }),
-            runs: u32::from(result.is_ok()),
+            byte_ranges: u32::from(result.is_ok()),
             error: result.as_ref().err().cloned(),
         })
         .await;

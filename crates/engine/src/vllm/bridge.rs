@@ -79,7 +79,7 @@ impl Inbox {
     }
 
     pub(super) fn broken(&self) -> String {
-        self.broken.get().cloned().unwrap_or_else(|| "the pump dropped a command".to_owned())
+        self.broken.get().cloned().unwrap_or_else(|| "the Python loop dropped a command".to_owned())
     }
 }
 
@@ -100,7 +100,7 @@ impl Inbox {
         PyList::new(py, tuples)
     }
 
-    /// A line that Python printed for no engine in particular.
+    /// A line that Python printed and that belongs to no engine.
     fn log(&self, line: &str) {
         if !line.trim().is_empty() {
             tracing::trace!("{line}");
@@ -118,7 +118,7 @@ impl Command {
                 ("submit", key, id, prompt, sampling, kv).into_pyobject(py)
             }
             Command::Abort { key, leg } => ("abort", key, leg.to_string()).into_pyobject(py),
-            Command::Detach { key, leg } => ("part", key, leg.to_string()).into_pyobject(py),
+            Command::Detach { key, leg } => ("detach", key, leg.to_string()).into_pyobject(py),
             Command::Call { key, method, argument, reply } => ("call", key, method, argument, Reply::new(reply)).into_pyobject(py),
         }
     }
@@ -146,11 +146,11 @@ fn kv_transfer_params<'py>(py: Python<'py>, leg: &Leg) -> PyResult<Bound<'py, Py
     params.set_item("dualpool_leg", leg.id.to_string())?;
     params.set_item("dualpool_hold", leg.hold)?;
     if let Some(source) = leg.kv_source {
-        let load = PyDict::new(py);
-        load.set_item("engine", source.engine.0)?;
-        load.set_item("leg", source.leg.to_string())?;
-        load.set_item("tokens", source.tokens)?;
-        params.set_item("dualpool_load", load)?;
+        let source_params = PyDict::new(py);
+        source_params.set_item("engine", source.engine.0)?;
+        source_params.set_item("leg", source.leg.to_string())?;
+        source_params.set_item("tokens", source.tokens)?;
+        params.set_item("dualpool_kv_source", source_params)?;
     }
     Ok(params)
 }
@@ -237,7 +237,7 @@ impl Reply {
 
     fn send(&self, answer: Answer) {
         if let Some(sender) = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
-            let _ = sender.send(answer); // nobody waits any more
+            let _ = sender.send(answer); // the caller may no longer wait
         }
     }
 }

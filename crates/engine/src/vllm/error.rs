@@ -46,7 +46,7 @@ pub enum StartError {
     RunDir { path: PathBuf, why: String },
     #[error("{engine} on {device} did not start: {why}; {hint}")]
     Engine { engine: EngineId, device: String, why: String, hint: &'static str },
-    #[error("{engine} was not ready after {after_s} s; its last words: {last}; raise `engine.start_timeout_s`")]
+    #[error("{engine} was not ready after {after_s} s; its last log line: {last}; raise `engine.start_timeout_s`")]
     Timeout { engine: EngineId, after_s: u64, last: String },
 }
 
@@ -98,7 +98,7 @@ const HINTS: [(&[&str], &str); 9] = [
         &["invalid device ordinal", "out of range", "nvml", "no cuda-capable device"],
         "name a GPU that exists; `dualpool doctor` lists them",
     ),
-    (&["dualpool.connector", "control socket"], "the engine could not reach the controller's control socket"),
+    (&["dualpool.connector", "control socket"], "the engine could not reach dualpool's control socket"),
     (&["block_size"], "leave `engine.block_size` at 0, vLLM's own choice"),
 ];
 

@@ -150,7 +150,7 @@ impl Drop for VllmEngine {
     fn drop(&mut self) {
         self.lane.close();
         self.lane.kill();
-        // Python's half of the engine goes as well; nobody waits for the answer.
+        // Python's half of the engine goes as well; its answer is not needed.
         let (reply, _) = oneshot::channel();
         self.interpreter.push(Command::Call { key: self.lane.key, method: "close", argument: String::new(), reply });
     }

@@ -143,7 +143,7 @@ impl Lane {
 
     /// Whether `step` would return without waiting.
     pub(super) fn has_room(&self) -> bool {
-        // A lock that is taken means that somebody waits for room.
+        // A lock that is taken means that another thread waits for room.
         self.events.try_lock().is_ok_and(|events| events.as_ref().is_none_or(|sender| sender.capacity() > 0))
     }
 

@@ -13,7 +13,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Opens a child that nobody has waited for yet.
+    /// Opens a child that has not been waited for yet.
     pub(super) fn open(pid: u32) -> io::Result<Process> {
         // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };

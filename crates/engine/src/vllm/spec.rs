@@ -22,9 +22,9 @@ pub struct EngineSpec {
     /// The NUMA node to take memory from while it has some left; none leaves that to the kernel.
     pub memory_node: Option<u32>,
     pub settings: EngineSettings,
-    /// A file to which the engine adds a record per step (`StepRecord`); none where nobody reads them.
+    /// A file to which the engine adds a record per step (`StepRecord`); none where steps are not recorded.
     pub step_trace: Option<PathBuf>,
-    /// Where the migrator listens; without it the engine cannot hold or load KV blocks.
+    /// Where the KV server listens; without it the engine cannot hold or fetch KV blocks.
     pub control_socket: Option<PathBuf>,
 }
 

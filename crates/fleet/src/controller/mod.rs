@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use dualpool_engine::{EngineEvents, Fleet};
 use dualpool_host::Run;
-use dualpool_kv::{KvMover, MoveEvent};
+use dualpool_kv::{KvEvent, KvMover};
 use dualpool_router::{CostModel, RouterSettings};
 use dualpool_types::records::Sample;
 use dualpool_types::{
@@ -151,7 +151,7 @@ impl Controller {
     pub fn start(
         fleet: Fleet,
         events: EngineEvents,
-        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<MoveEvent>)>,
+        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<KvEvent>)>,
         router: &RouterSettings,
         telemetry: &TelemetrySettings,
         clock: Arc<dyn Clock>,

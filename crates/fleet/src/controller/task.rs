@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use dualpool_engine::{EngineEvent, EngineEvents, Fleet};
 use dualpool_host::{Copied, Entry, Facts, Fold, Host, Recorder, Recording, Run};
-use dualpool_kv::{KvMover, MoveEvent};
+use dualpool_kv::{KvEvent, KvMover};
 use dualpool_machine::nvml::Round;
 use dualpool_router::{CostModel, EngineFacts, EngineState, Event, RouterSettings};
 use dualpool_types::records::Sample;
@@ -76,7 +76,7 @@ impl Fold for Folds {
 
 pub(super) struct Task {
     host: Host<Serving, Folds>,
-    moves: Option<mpsc::Receiver<MoveEvent>>,
+    moves: Option<mpsc::Receiver<KvEvent>>,
     gpus: Option<Box<GpuWatch>>,
     why_no_gpus: Option<String>,
     leases_expired: u64,
@@ -85,7 +85,7 @@ pub(super) struct Task {
 impl Task {
     pub fn new(
         fleet: Fleet,
-        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<MoveEvent>)>,
+        mover: Option<(Box<dyn KvMover>, mpsc::Receiver<KvEvent>)>,
         settings: &RouterSettings,
         clock: Arc<dyn Clock>,
     ) -> Task {
@@ -319,39 +319,39 @@ impl Task {
         }
     }
 
-    fn move_event(&mut self, event: MoveEvent) {
+    fn move_event(&mut self, event: KvEvent) {
         match &event {
-            &MoveEvent::Moved { leg, copy, bytes, runs, ref error, from, to, waited, started, .. } => {
+            &KvEvent::Fetched { leg, copy, bytes, byte_ranges, ref error, from, to, waited, started, .. } => {
                 match error {
-                    Some(why) => tracing::warn!(%leg, %from, %to, why, "KV was not moved; the prompt is computed again"),
+                    Some(why) => tracing::warn!(%leg, %from, %to, why, "KV was not copied; the prompt is computed again"),
                     None => {
-                        tracing::debug!(%leg, %from, %to, %copy, %bytes, runs, "KV moved");
-                        let copied = Copied { leg, to, waited, started, took: copy, bytes, runs };
+                        tracing::debug!(%leg, %from, %to, %copy, %bytes, byte_ranges, "KV copied");
+                        let copied = Copied { leg, to, waited, started, took: copy, bytes, byte_ranges };
                         self.host.enter(started.plus(copy), Entry::Copied(copied));
                     }
                 }
                 self.host.feed(Event::KvMoved { leg, copy, bytes, ok: error.is_none() });
             }
-            MoveEvent::Held { engine, leg } => {
+            KvEvent::Held { engine, leg } => {
                 // The leg may have been given up before its engine got to hold anything.
                 if !self.host.router().needs_blocks_of(*leg) {
                     self.host.backend.release(*engine, *leg);
                 }
             }
-            MoveEvent::LeaseExpired { engine, leg } => {
+            KvEvent::LeaseExpired { engine, leg } => {
                 self.leases_expired += 1;
                 tracing::warn!(%engine, %leg, "nobody fetched the held KV in time");
             }
-            MoveEvent::Disconnected { engine } => {
+            KvEvent::Disconnected { engine } => {
                 tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved");
                 self.host.feed(Event::KvLost { engine: *engine });
             }
-            MoveEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
-            MoveEvent::CopyCost { from, to, lines } => {
+            KvEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
+            KvEvent::CopyCost { from, to, lines } => {
                 tracing::debug!(%from, %to, ?lines, "what a copy costs by the calibration");
                 self.host.feed(Event::CopyCost { from: *from, to: *to, lines });
             }
-            MoveEvent::Released { .. } => {}
+            KvEvent::Released { .. } => {}
         }
     }
 
@@ -384,7 +384,7 @@ async fn next_round(gpus: &mut Option<Box<GpuWatch>>) -> Option<Round> {
 }
 
 /// The mover's next event; for ever none where there is no mover.
-async fn next_move(moves: &mut Option<mpsc::Receiver<MoveEvent>>) -> Option<MoveEvent> {
+async fn next_move(moves: &mut Option<mpsc::Receiver<KvEvent>>) -> Option<KvEvent> {
     match moves {
         Some(moves) => moves.recv().await,
         None => None,

@@ -18,7 +18,7 @@ const ENGINES: u16 = 3;
 enum Step {
     Connect(u16),
     Held(u16, u64),
-    Load {
+    Fetch {
         engine: u16,
         leg: u64,
         source: u16,
@@ -45,7 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => engine().prop_map(Step::Connect),
         4 => (engine(), leg()).prop_map(|(e, l)| Step::Held(e, l)),
-        6 => (engine(), leg(), engine()).prop_map(|(engine, leg, source)| Step::Load { engine, leg, source }),
+        6 => (engine(), leg(), engine()).prop_map(|(engine, leg, source)| Step::Fetch { engine, leg, source }),
         1 => (engine(), leg(), engine()).prop_map(|(engine, leg, source)| Step::Skip { engine, leg, source }),
         2 => (engine(), leg()).prop_map(|(e, l)| Step::Released(e, l)),
         2 => (engine(), leg()).prop_map(|(e, l)| Step::Release(e, l)),
@@ -63,13 +63,13 @@ struct World {
     connected: BTreeSet<EngineId>,
     copies: Vec<CopyJob>,
     unmaps: Vec<EngineId>,
-    /// Loads asked for and answers given, per engine; an engine that is gone no longer counts.
+    /// Fetches asked for and answers given, per engine; an engine that is gone no longer counts.
     asked: BTreeMap<EngineId, usize>,
     answered: BTreeMap<EngineId, usize>,
-    moved: usize,
-    /// Answers to loads, also to engines that are gone.
+    fetched: usize,
+    /// Answers to fetches, also to engines that are gone.
     told: usize,
-    loads: usize,
+    fetches: usize,
     lost: usize,
     closed: usize,
 }
@@ -99,15 +99,15 @@ impl World {
             Step::Held(engine, leg) if self.connected.contains(&EngineId(engine)) => {
                 let _ = broker.held(EngineId(engine), name(leg), vec![vec![Some(BlockId(1)), Some(BlockId(2))]], 10, now);
             }
-            Step::Load { engine, leg, source: from } if self.connected.contains(&EngineId(engine)) => {
-                let groups = vec![LoadGroup { first: 0, blocks: vec![Some(BlockId(4)), Some(BlockId(5))] }];
-                broker.load(EngineId(engine), name(leg), source(from, leg), groups, now).expect("registered");
+            Step::Fetch { engine, leg, source: from } if self.connected.contains(&EngineId(engine)) => {
+                let groups = vec![FetchGroup { first: 0, blocks: vec![Some(BlockId(4)), Some(BlockId(5))] }];
+                broker.fetch(EngineId(engine), name(leg), source(from, leg), groups, now).expect("registered");
                 *self.asked.entry(EngineId(engine)).or_default() += 1;
-                self.loads += 1;
+                self.fetches += 1;
             }
             Step::Skip { engine, leg, source: from } if self.connected.contains(&EngineId(engine)) => {
                 broker.skip(EngineId(engine), name(leg), source(from, leg), now);
-                self.loads += 1;
+                self.fetches += 1;
             }
             Step::Released(engine, leg) => broker.released(EngineId(engine), name(leg)),
             Step::Release(engine, leg) => broker.release(EngineId(engine), name(leg)),
@@ -119,7 +119,7 @@ impl World {
             Step::Copied { ok } if !self.copies.is_empty() => {
                 let job = self.copies.remove(0);
                 let result = if ok { Ok(()) } else { Err("it broke".to_string()) };
-                broker.copied(job.id, nothing_moved(now, result));
+                broker.copied(job.id, nothing_fetched(now, result));
             }
             Step::Unmapped if !self.unmaps.is_empty() => {
                 let engine = self.unmaps.remove(0);
@@ -153,9 +153,9 @@ impl World {
         for effect in broker.take_effects() {
             match effect {
                 Effect::Copy(job) => self.copies.push(job),
-                Effect::Send { engine, message: ToEngine::Loaded { .. }, .. } => {
+                Effect::Send { engine, message: ToEngine::Fetched { .. }, .. } => {
                     self.told += 1;
-                    assert!(self.told <= self.moved, "an engine knows of a copy's end before the controller does");
+                    assert!(self.told <= self.fetched, "an engine knows of a copy's end before the fleet does");
                     if self.connected.contains(&engine) {
                         *self.answered.entry(engine).or_default() += 1;
                     }
@@ -170,7 +170,7 @@ impl World {
                     assert!(!self.unmaps.contains(&engine), "{engine} is told while its memory is mapped");
                     self.closed += 1;
                 }
-                Effect::Emit(MoveEvent::Moved { .. }) => self.moved += 1,
+                Effect::Emit(KvEvent::Fetched { .. }) => self.fetched += 1,
                 _ => {}
             }
         }
@@ -182,8 +182,8 @@ impl World {
 }
 
 proptest! {
-    /// Every load gets one answer, every load and skip one event, no lease outlives its end, nothing is let go under a copy, and who is
-    /// lost is told so once, when its memory is let go.
+    /// Every fetch gets one answer, every fetch and skip one event, no lease outlives its end, no memory is unmapped under a copy, and an
+    /// engine that is lost is told so once, when its memory is unmapped.
     #[test]
     fn promises_hold(steps in proptest::collection::vec(step(), 0..120)) {
         let (mut broker, mut world) = (Broker::new(Micros(1_000_000), EngineLinks::default()), World::default());
@@ -199,7 +199,7 @@ proptest! {
         prop_assert_eq!(world.lost, world.closed);
         world.apply(&mut broker, Step::Wait(10_000_000));
         prop_assert_eq!(&world.asked, &world.answered);
-        prop_assert_eq!(world.moved, world.loads);
+        prop_assert_eq!(world.fetched, world.fetches);
         prop_assert_eq!(broker.next_deadline(), None);
         for engine in 0..ENGINES {
             for leg in 0..6 {
@@ -210,7 +210,7 @@ proptest! {
     }
 }
 
-/// Who takes an id again finds nothing of its predecessor's under it: neither its memory nor the outcome of mapping that.
+/// An engine that takes an id again finds nothing of its predecessor's under it: neither its memory nor the outcome of mapping that.
 #[test]
 fn an_id_is_free_again_once_its_memory_is_unmapped() {
     let mut broker = Broker::new(Micros(1_000_000), EngineLinks::default());
@@ -225,7 +225,7 @@ fn an_id_is_free_again_once_its_memory_is_unmapped() {
     broker.take_effects();
     broker.lost(EngineId(0), Time(0));
     let effects = broker.take_effects();
-    assert!(matches!(effects[..], [Effect::Emit(MoveEvent::Disconnected { .. }), Effect::Unmap { .. }]), "{effects:?}");
+    assert!(matches!(effects[..], [Effect::Emit(KvEvent::Disconnected { .. }), Effect::Unmap { .. }]), "{effects:?}");
     for outcome in [Ok(()), Err("no memory".to_string())] {
         broker.mapped(EngineId(0), outcome, Time(0));
         assert!(broker.take_effects().is_empty());
@@ -235,13 +235,13 @@ fn an_id_is_free_again_once_its_memory_is_unmapped() {
     assert!(matches!(broker.take_effects()[..], [Effect::Close { .. }]));
     connect(&mut broker).unwrap();
     broker.mapped(EngineId(0), Ok(()), Time(0));
-    assert!(broker.take_effects().iter().any(|e| matches!(e, Effect::Emit(MoveEvent::Ready { .. }))));
+    assert!(broker.take_effects().iter().any(|e| matches!(e, Effect::Emit(KvEvent::Ready { .. }))));
 }
 
 /// Costs are told once both ends are there, in the tokens of their layout, and only for links that were measured.
 #[test]
 fn what_a_copy_costs_is_told_once_both_ends_are_ready() {
-    let cost = ClassCost { submit_us: 7.0, run_us: 2.0, bytes_per_s: 1e6 };
+    let cost = ClassCost { submit_us: 7.0, range_us: 2.0, bytes_per_s: 1e6 };
     let link = LinkCost::new([(CopyClass::Direct, cost)].into()).unwrap();
     let mut broker = Broker::new(Micros(1_000_000), [((EngineId(0), EngineId(1)), link)].into_iter().collect());
     let mut connect = |id: u16| {
@@ -251,11 +251,11 @@ fn what_a_copy_costs_is_told_once_both_ends_are_ready() {
         let fd = File::open("/dev/null").unwrap().into();
         broker.register(map(id, 8, 64), Memory::Shm { fd, bytes: 1024 }).unwrap();
         broker.mapped(EngineId(id), Ok(()), Time(0));
-        let costs = |e| if let Effect::Emit(MoveEvent::CopyCost { from, to, lines }) = e { Some((from, to, lines)) } else { None };
+        let costs = |e| if let Effect::Emit(KvEvent::CopyCost { from, to, lines }) = e { Some((from, to, lines)) } else { None };
         broker.take_effects().into_iter().filter_map(costs).collect::<Vec<_>>()
     };
     assert_eq!(connect(0), []);
-    // Two layers of 64 bytes, in blocks of 128 tokens: one byte and two runs / 128 for each token.
+    // Two layers of 64 bytes, in blocks of 128 tokens: one byte and two ranges / 128 for each token.
     let line = CopyLine { fixed_us: 7.0, us_per_token: 1.0 + 2.0 * 2.0 / 128.0 };
     assert_eq!(connect(1), [(EngineId(0), EngineId(1), vec![line])]);
     assert_eq!(connect(2), []);

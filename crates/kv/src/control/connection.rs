@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 use thiserror::Error;
 
-use super::wire::{MESSAGE_BYTES_MAX, ToController, ToEngine};
+use super::wire::{MESSAGE_BYTES_MAX, ToBroker, ToEngine};
 
 /// Messages that may wait for an engine to read. An engine reads between two steps; one that lets this many pile up is stuck.
 pub const OUTBOX_MAX: usize = 8192;
@@ -38,7 +38,7 @@ impl Connection {
     }
 
     /// The next message and the file descriptor that came with it; none when there is none.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<(ToController, Option<OwnedFd>)>, ConnectionError> {
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<(ToBroker, Option<OwnedFd>)>, ConnectionError> {
         let mut space = nix::cmsg_space!([i32; 1]);
         let mut parts = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;

@@ -1,4 +1,4 @@
-//! The 0700 folder in which the control socket lives: whoever can enter it can reach the engines' KV memory.
+//! The 0700 folder in which the control socket lives: any process that can enter it can reach the engines' KV memory.
 
 use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};

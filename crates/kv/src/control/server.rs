@@ -1,4 +1,4 @@
-//! The control thread: waits on the socket, the connections and the inbox (commands of the controller, outcomes of the mover),
+//! The control thread: waits on the socket, the connections and the inbox (commands of the fleet, outcomes of the mover),
 //! hands what comes to the broker, and carries out what the broker wants. It never blocks but in `poll`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,9 +19,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use dualpool_types::{Clock, EngineId, LegId, Micros, Time};
 
 use super::connection::{Connection, ConnectionError};
-use super::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, ToController, ToEngine};
-use crate::MoveEvent;
-use crate::broker::{Broker, ENGINES_MAX, Effect, nothing_moved};
+use super::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, ToBroker, ToEngine};
+use crate::KvEvent;
+use crate::broker::{Broker, ENGINES_MAX, Effect, nothing_fetched};
 use crate::calibration::EngineLinks;
 use crate::memory::KvMap;
 use crate::mover::{Done, Job, Mover, MoverOptions};
@@ -31,7 +31,7 @@ use crate::transport::{Memory, Transport};
 const CONNECTIONS_MAX: usize = 2 * ENGINES_MAX as usize + 16;
 /// How long a connection may take to say hello.
 const HELLO_WAIT: Micros = Micros(10_000_000);
-/// Commands and outcomes that may wait for the control thread. Who finds it full waits; the thread itself never does.
+/// Commands and outcomes that may wait for the control thread. A sender that finds it full waits; the thread itself never does.
 const INBOX_MAX: usize = 4096;
 /// Messages of one connection, and new connections, taken before others get their turn.
 const TURN_MAX: usize = 64;
@@ -71,7 +71,7 @@ struct Inbox {
 
 impl Inbox {
     fn send(&self, command: Command) {
-        // Fails when the thread is gone, and then nobody needs the command; the event counter cannot overflow in practice.
+        // Fails when the thread is gone, and then the command is not needed; the event counter cannot overflow in practice.
         if self.commands.send(command).is_ok() {
             let _ = self.wake.write(1);
         }
@@ -83,7 +83,7 @@ impl ControlThread {
         socket_path: &std::path::Path,
         transport: Box<dyn Transport>,
         options: Options,
-        events: mpsc::Sender<MoveEvent>,
+        events: mpsc::Sender<KvEvent>,
     ) -> anyhow::Result<ControlThread> {
         let listener =
             listen_on(socket_path).with_context(|| format!("cannot open the control socket {}", socket_path.display()))?;
@@ -135,7 +135,7 @@ impl Drop for ControlThread {
 }
 
 fn listen_on(path: &std::path::Path) -> anyhow::Result<OwnedFd> {
-    // Left over from a controller that was killed; a live one's folder would be its own.
+    // Left over from a dualpool that was killed; a live one's folder would be its own.
     let _ = std::fs::remove_file(path);
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
@@ -144,7 +144,7 @@ fn listen_on(path: &std::path::Path) -> anyhow::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// Who is at the other end of a connection.
+/// What is at the other end of a connection.
 #[derive(Clone, Copy)]
 enum Peer {
     /// Has to say hello by this time.
@@ -165,8 +165,8 @@ struct Server {
     /// Memory to be unmapped, for which the mover's queue had no room.
     unmaps: BTreeSet<EngineId>,
     /// Events for which the channel had no room.
-    backlog: VecDeque<MoveEvent>,
-    events: mpsc::Sender<MoveEvent>,
+    backlog: VecDeque<KvEvent>,
+    events: mpsc::Sender<KvEvent>,
     held_blocks: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
     stopping: bool,
@@ -198,7 +198,7 @@ impl Server {
 
     /// Waits for something to do; returns the connections that have something to read or room to write.
     fn wait(&self) -> Vec<u64> {
-        // While events wait for the controller, no message is read: it would only make more of them.
+        // While events wait for the fleet, no message is read: it would only make more of them.
         let readable = if self.backlog.is_empty() { PollFlags::POLLIN } else { PollFlags::empty() };
         let acceptable = if self.accept_after.is_none() { readable } else { PollFlags::empty() };
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.listener.as_fd(), acceptable)];
@@ -304,16 +304,16 @@ impl Server {
         }
     }
 
-    fn handle(&mut self, id: u64, peer: Peer, message: ToController, handle: Option<OwnedFd>) -> Result<(), String> {
+    fn handle(&mut self, id: u64, peer: Peer, message: ToBroker, handle: Option<OwnedFd>) -> Result<(), String> {
         let now = self.clock.now();
         let text = |violation: crate::broker::Violation| violation.to_string();
         match (peer, message) {
-            (Peer::Stranger(_), ToController::Hello { protocol, engine, half, pid, vllm }) => {
+            (Peer::Stranger(_), ToBroker::Hello { protocol, engine, half, pid, vllm }) => {
                 self.welcome(id, protocol, engine, half)?;
                 tracing::info!("{engine}: the {half} of its connector is connected (pid {pid}, vLLM {vllm})");
                 Ok(())
             }
-            (Peer::Known(engine, Half::Worker), ToController::Register(register)) => {
+            (Peer::Known(engine, Half::Worker), ToBroker::Register(register)) => {
                 let memory = match register.memory.clone() {
                     MemoryKind::Shm { bytes } => {
                         let fd = handle.ok_or("`register` came without a file descriptor")?;
@@ -327,17 +327,17 @@ impl Server {
                 let map = KvMap::new(engine, register).map_err(|e| e.to_string())?;
                 self.broker.register(map, memory).map_err(text)
             }
-            (Peer::Known(engine, Half::Worker), ToController::Load { leg, source, groups }) => {
-                self.broker.load(engine, leg.0, source, groups, now).map_err(text)
+            (Peer::Known(engine, Half::Worker), ToBroker::Fetch { leg, source, groups }) => {
+                self.broker.fetch(engine, leg.0, source, groups, now).map_err(text)
             }
-            (Peer::Known(engine, Half::Worker), ToController::Released { leg }) => {
+            (Peer::Known(engine, Half::Worker), ToBroker::Released { leg }) => {
                 self.broker.released(engine, leg.0);
                 Ok(())
             }
-            (Peer::Known(engine, Half::Scheduler), ToController::Held { leg, tokens, groups }) => {
+            (Peer::Known(engine, Half::Scheduler), ToBroker::Held { leg, tokens, groups }) => {
                 self.broker.held(engine, leg.0, groups, tokens, now).map_err(text)
             }
-            (Peer::Known(engine, Half::Scheduler), ToController::Skip { leg, source }) => {
+            (Peer::Known(engine, Half::Scheduler), ToBroker::Skip { leg, source }) => {
                 self.broker.skip(engine, leg.0, source, now);
                 Ok(())
             }
@@ -348,7 +348,9 @@ impl Server {
 
     fn welcome(&mut self, id: u64, protocol: u32, engine: EngineId, half: Half) -> Result<(), String> {
         if protocol != PROTOCOL {
-            return Err(format!("it speaks protocol {protocol}, this controller {PROTOCOL}; use the connector of this dualpool"));
+            return Err(format!(
+                "its connector has protocol {protocol}, this dualpool {PROTOCOL}; use the connector that comes with this dualpool"
+            ));
         }
         self.broker.hello(engine, half).map_err(|violation| violation.to_string())?;
         if let Some((peer, _)) = self.connections.get_mut(&id) {
@@ -393,7 +395,7 @@ impl Server {
     /// Does what the broker wants, until it wants nothing more.
     fn carry_out(&mut self) {
         loop {
-            // Before anybody is told: who hears that blocks are gone must not count them any more.
+            // Before the events are sent: their receiver must not count blocks that it hears are gone.
             self.held_blocks.store(self.broker.held_blocks(), Ordering::Release);
             let effects = self.broker.take_effects();
             if effects.is_empty() {
@@ -431,7 +433,7 @@ impl Server {
                 let id = job.id;
                 if self.queue(Job::Copy(job)).is_err() {
                     let result = Err("the KV mover's queue is full".to_string());
-                    self.broker.copied(id, nothing_moved(self.clock.now(), result));
+                    self.broker.copied(id, nothing_fetched(self.clock.now(), result));
                 }
             }
         }
@@ -472,7 +474,7 @@ impl Server {
                     self.backlog.push_front(event);
                     break;
                 }
-                // Nobody listens any more.
+                // The receiver is gone.
                 Err(TrySendError::Closed(_)) => self.backlog.clear(),
             }
         }
@@ -481,7 +483,7 @@ impl Server {
     /// Ends in the order engines rely on: first the copies, then the connections.
     fn close(mut self) {
         self.broker.stop_copies();
-        // Nobody waits for room in the inbox any more, least of all the mover.
+        // No sender waits for room in the inbox any more, least of all the mover.
         drop(self.inbox);
         if let Some(mover) = self.mover.take() {
             mover.join();

@@ -7,7 +7,7 @@ use dualpool_cuda::{GpuUuid, IpcHandle, IpcHandleError};
 use dualpool_types::{BlockId, Bytes, EngineId, LegId};
 
 /// Both ends must speak the same number.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The longest message. Below Linux's default socket buffer (212,992 bytes), which a datagram must fit into whole.
 pub const MESSAGE_BYTES_MAX: usize = 196_608;
@@ -29,10 +29,10 @@ impl std::fmt::Display for Half {
     }
 }
 
-/// Connector -> controller.
+/// Connector -> broker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ToController {
+pub enum ToBroker {
     /// The first message of every connection.
     Hello { protocol: u32, engine: EngineId, half: Half, pid: u32, vllm: String },
     /// Worker: the KV memory.
@@ -40,15 +40,15 @@ pub enum ToController {
     /// Scheduler: a leg ended, and its blocks stay until they are released. One list per KV group, by position in the prompt;
     /// `null` where a sliding window has moved past.
     Held { leg: LegName, tokens: u32, groups: Vec<Vec<Option<BlockId>>> },
-    /// Worker: these blocks wait for their content.
-    Load { leg: LegName, source: Source, groups: Vec<LoadGroup> },
+    /// Worker: these blocks wait for the source's content.
+    Fetch { leg: LegName, source: Source, groups: Vec<FetchGroup> },
     /// Scheduler: the leg needs nothing of its source after all.
     Skip { leg: LegName, source: Source },
     /// Worker: the blocks went back to the engine.
     Released { leg: LegName },
 }
 
-/// Controller -> connector.
+/// Broker -> connector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToEngine {
@@ -58,8 +58,8 @@ pub enum ToEngine {
     Registered {},
     /// Answers `Hello` or `Register`; the connection is closed next.
     Refused { why: String },
-    /// Answers `Load`: the blocks have their content, or `error` says why not.
-    Loaded { leg: LegName, error: Option<String> },
+    /// Answers `Fetch`: the blocks have their content, or `error` says why not.
+    Fetched { leg: LegName, error: Option<String> },
     /// Give the leg's blocks back.
     Release { leg: LegName },
 }
@@ -131,7 +131,7 @@ pub struct Group {
     pub block_size: u32,
 }
 
-/// Block `b` of this layer is, for each run `(offset, length)`, the bytes from `base + b * block_stride + offset`.
+/// Block `b` of this layer is, for each range `(offset, length)`, the bytes from `base + b * block_stride + offset`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
@@ -141,7 +141,7 @@ pub struct Layer {
     pub base: u64,
     pub block_stride: u64,
     pub blocks: u32,
-    pub runs: Vec<(u64, u64)>,
+    pub ranges: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,7 +155,7 @@ pub struct Source {
 /// Blocks to fill, from position `first` of the group's block table on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LoadGroup {
+pub struct FetchGroup {
     pub first: u32,
     pub blocks: Vec<Option<BlockId>>,
 }
@@ -183,11 +183,11 @@ mod tests {
 
     #[test]
     fn messages_read_as_documented() {
-        let held: ToController = serde_json::from_str(r#"{"type":"held","leg":"6.0","tokens":130,"groups":[[null,7]]}"#).unwrap();
+        let held: ToBroker = serde_json::from_str(r#"{"type":"held","leg":"6.0","tokens":130,"groups":[[null,7]]}"#).unwrap();
         let leg = LegName("6.0".parse().unwrap());
-        assert_eq!(held, ToController::Held { leg, tokens: 130, groups: vec![vec![None, Some(BlockId(7))]] });
-        let loaded = serde_json::to_string(&ToEngine::Loaded { leg, error: None }).unwrap();
-        assert_eq!(loaded, r#"{"type":"loaded","leg":"6.0","error":null}"#);
+        assert_eq!(held, ToBroker::Held { leg, tokens: 130, groups: vec![vec![None, Some(BlockId(7))]] });
+        let fetched = serde_json::to_string(&ToEngine::Fetched { leg, error: None }).unwrap();
+        assert_eq!(fetched, r#"{"type":"fetched","leg":"6.0","error":null}"#);
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
         for text in
             [r#"{"type":"steal"}"#, r#"{"type":"released","leg":"6"}"#, r#"{"type":"released","leg":"6.0","x":1}"#, "[]", ""]
         {
-            assert!(serde_json::from_str::<ToController>(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<ToBroker>(text).is_err(), "{text}");
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! | class | how | when |
 //! |---|---|---|
-//! | `direct` | the driver's copies, many per call | runs are long, or there are no kernels |
-//! | `staged` | gather kernel, one copy over the link, scatter kernel | many short runs |
+//! | `direct` | the driver's copies, many per call | byte ranges are long, or there are no kernels |
+//! | `staged` | gather kernel, one copy over the link, scatter kernel | many short byte ranges |
 //! | `peer_store` | a kernel that stores straight into the other memory | few bytes; within one GPU always |
 //! | `through_host` | pinned host memory | the GPUs cannot access each other, or have too many peers already |
 //!
@@ -12,9 +12,9 @@
 
 mod checksum;
 mod choose;
+mod classes;
 mod region;
 mod route;
-mod rungs;
 mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,8 +27,8 @@ use dualpool_cuda::kernels::{KernelError, Kernels, nvrtc};
 use dualpool_cuda::{Context, CudaError, Driver, GpuUuid, IpcHandle};
 use dualpool_types::{Bytes, EngineId};
 
+use super::copy_plan::{ByteRange, total_bytes};
 use super::cost::{CopyClass, LinkCost};
-use super::plan::{Span, total_bytes};
 use super::transport::{Memory, Stop, Transport, TransportError};
 use crate::{COPY_GRID_BLOCKS, MigrateSettings};
 use checksum::Reader;
@@ -164,14 +164,20 @@ impl CudaTransport {
         self.routes.get(&(from, to)).ok_or(TransportError::NotMapped { engine: to })
     }
 
-    fn copy_once(&mut self, class: CopyClass, plan: &[Span], ends: (EngineId, EngineId), stop: &Stop) -> Result<(), CopyError> {
+    fn copy_once(
+        &mut self,
+        class: CopyClass,
+        plan: &[ByteRange],
+        ends: (EngineId, EngineId),
+        stop: &Stop,
+    ) -> Result<(), CopyError> {
         let source = self.regions.get(&ends.0).ok_or(CopyError::NotMapped { engine: ends.0 })?;
         let target = self.regions.get(&ends.1).ok_or(CopyError::NotMapped { engine: ends.1 })?;
         let route = self.routes.get_mut(&ends).ok_or(CopyError::NotMapped { engine: ends.1 })?;
         route.copy(class, plan, source, target, stop)
     }
 
-    fn say_class(&mut self, class: CopyClass, basis: Basis, (from, to): (EngineId, EngineId), bytes: Bytes, runs: u32) {
+    fn say_class(&mut self, class: CopyClass, basis: Basis, (from, to): (EngineId, EngineId), bytes: Bytes, ranges: u32) {
         if let Basis::NotCalibrated(missing) = basis
             && self.told_not_calibrated.insert(missing)
         {
@@ -181,7 +187,9 @@ impl CudaTransport {
             );
         }
         if self.told.insert((from, to, class)) {
-            tracing::info!("KV from {from} to {to} goes in class {class} ({basis}; this plan: {bytes} in {runs} runs)");
+            tracing::info!(
+                "KV from {from} to {to} is copied in class {class} ({basis}; this plan: {bytes} in {ranges} byte ranges)"
+            );
         }
     }
 }
@@ -200,12 +208,12 @@ impl Transport for CudaTransport {
         self.regions.remove(&engine);
     }
 
-    fn copy(&mut self, plan: &[Span], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
+    fn copy(&mut self, plan: &[ByteRange], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
         let route = self.route(from, to)?;
         let (classes, same_gpu) = (route.classes(), route.reach() == Reach::SameGpu);
-        let (bytes, runs) = (Bytes(total_bytes(plan)), u32::try_from(plan.len()).unwrap_or(u32::MAX));
-        let (class, basis) = choose(&classes, same_gpu, bytes, runs, self.costs.get(&(from, to)));
-        self.say_class(class, basis, (from, to), bytes, runs);
+        let (bytes, ranges) = (Bytes(total_bytes(plan)), u32::try_from(plan.len()).unwrap_or(u32::MAX));
+        let (class, basis) = choose(&classes, same_gpu, bytes, ranges, self.costs.get(&(from, to)));
+        self.say_class(class, basis, (from, to), bytes, ranges);
         let Err(error) = self.copy_once(class, plan, (from, to), stop) else { return Ok(()) };
         match lower(class, &classes) {
             Some(plainer) if error.is_worth_a_retry() => {
@@ -224,7 +232,7 @@ impl Transport for CudaTransport {
     fn copy_as(
         &mut self,
         class: CopyClass,
-        plan: &[Span],
+        plan: &[ByteRange],
         from: EngineId,
         to: EngineId,
         stop: &Stop,
@@ -261,7 +269,7 @@ fn kernels(context: &Context, settings: &KernelSettings) -> Option<SharedKernels
     match Kernels::load(context, &settings.nvrtc_folders, settings.grid_blocks_max) {
         Ok(kernels) => Some(Arc::new(Mutex::new(kernels))),
         Err(error) => {
-            tracing::info!("KV goes without copy kernels: {error}");
+            tracing::info!("KV is copied without kernels: {error}");
             None
         }
     }
@@ -280,7 +288,7 @@ fn failed(from: EngineId, to: EngineId, error: CopyError) -> TransportError {
 fn explained(error: &CudaError) -> String {
     match error {
         CudaError::Failed { operation: "cuIpcOpenMemHandle", .. } => {
-            format!("{error}; engine and controller must run in the same PID and IPC namespaces, and on the same driver")
+            format!("{error}; engine and dualpool must run in the same PID and IPC namespaces, and on the same driver")
         }
         other => other.to_string(),
     }

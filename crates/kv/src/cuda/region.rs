@@ -1,9 +1,9 @@
 //! An engine's KV memory in this process: the pieces it registered, imported, and addressed as if they lay behind each other.
 
-use dualpool_cuda::{Context, CopyRun, CudaError, DeviceSpan, GpuUuid, IpcHandle, IpcMemory};
+use dualpool_cuda::{Context, CopyRange, CudaError, DeviceSpan, GpuUuid, IpcHandle, IpcMemory};
 use dualpool_types::EngineId;
 
-use super::super::plan::Span;
+use super::super::copy_plan::ByteRange;
 use super::CopyError;
 
 pub struct Region {
@@ -65,21 +65,21 @@ impl Region {
     }
 }
 
-/// A plan as copies between addresses. A span that goes on in another piece, at either end, is cut there.
-pub fn runs<'m>(plan: &[Span], from: &'m Region, to: &'m Region) -> Result<Vec<CopyRun<'m>>, CopyError> {
-    let mut runs = Vec::with_capacity(plan.len());
+/// A plan as copies between addresses. A range that goes on in another piece, at either end, is cut there.
+pub fn ranges<'m>(plan: &[ByteRange], from: &'m Region, to: &'m Region) -> Result<Vec<CopyRange<'m>>, CopyError> {
+    let mut ranges = Vec::with_capacity(plan.len());
     for span in plan {
         let mut sources = from.spans(span.source, span.length)?.into_iter();
         let mut targets = to.spans(span.target, span.length)?.into_iter();
         let (mut source, mut target) = (sources.next(), targets.next());
         while let (Some(left), Some(right)) = (source, target) {
             let length = left.bytes().min(right.bytes());
-            runs.push(CopyRun { from: left.span(0, length)?, to: right.span(0, length)? });
+            ranges.push(CopyRange { from: left.span(0, length)?, to: right.span(0, length)? });
             source = rest(left, length)?.or_else(|| sources.next());
             target = rest(right, length)?.or_else(|| targets.next());
         }
     }
-    Ok(runs)
+    Ok(ranges)
 }
 
 /// What follows the first `length` bytes; none when there is nothing.

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use dualpool_cuda::{Context, CudaError, DeviceMemory, Event, PinnedMemory, Stream, Timing};
 
+use super::super::copy_plan::ByteRange;
 use super::super::cost::CopyClass;
-use super::super::plan::Span;
 use super::super::transport::Stop;
-use super::region::{Region, runs};
+use super::region::{Region, ranges};
 use super::wait::drained;
 use super::{CopyError, SharedKernels};
 
@@ -102,16 +102,16 @@ impl Route {
     pub fn copy(
         &mut self,
         class: CopyClass,
-        plan: &[Span],
+        plan: &[ByteRange],
         source: &Region,
         target: &Region,
         stop: &Stop,
     ) -> Result<(), CopyError> {
         let done = match class {
-            CopyClass::Direct => runs(plan, source, target).and_then(|runs| self.direct(&runs, stop)),
-            CopyClass::Staged => runs(plan, source, target).and_then(|runs| self.staged(&runs, stop)),
+            CopyClass::Direct => ranges(plan, source, target).and_then(|ranges| self.direct(&ranges, stop)),
+            CopyClass::Staged => ranges(plan, source, target).and_then(|ranges| self.staged(&ranges, stop)),
             CopyClass::PeerStore => self.peer_store(plan, source, target, stop),
-            CopyClass::ThroughHost => runs(plan, source, target).and_then(|runs| self.through_host(&runs, stop)),
+            CopyClass::ThroughHost => ranges(plan, source, target).and_then(|ranges| self.through_host(&ranges, stop)),
         };
         done.inspect_err(|error| {
             self.drain(source, target);

@@ -12,7 +12,7 @@ use super::CopyError;
 const SPIN: Duration = Duration::from_micros(100);
 /// How often an event is looked at after that. A sleep of this length takes Linux about twice as long.
 const POLL: Duration = Duration::from_micros(50);
-/// A part of a plan takes milliseconds. What is not over by then may never be, and somebody should know who is waited for.
+/// A part of a plan takes milliseconds. What is not over by then may never be, and the log should say what is waited for.
 const SLOW: Duration = Duration::from_secs(10);
 
 /// Until the event is reached, or a stop. An event that was never recorded counts as reached. After an error or a stop, work may still be

@@ -1,5 +1,5 @@
 //! The KV blocks of one engine, and the prefix cache that is made of them, as in vLLM: a full block is known by the fingerprint of all
-//! tokens up to its end; blocks that nobody uses keep what they hold until they are needed, the one unused for longest first.
+//! tokens up to its end; blocks that no leg uses keep what they hold until they are needed, the one unused for longest first.
 
 use dualpool_types::IdMap;
 

@@ -16,7 +16,7 @@ use dualpool_types::{
 use super::settings::{StepWork, VirtualSettings};
 use super::text::{END, Fingerprint};
 use blocks::{BlockPool, Place};
-use sequence::{Sequence, Stage};
+use sequence::{Sequence, SequenceState};
 
 /// One step, as it was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct StepCost {
 
 /// A leg that has room for its KV and wants it copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadRequest {
+pub struct FetchRequest {
     pub leg: LegId,
     pub source: KvSource,
 }
@@ -68,20 +68,20 @@ pub struct Scheduler {
     sequences: Vec<Sequence>,
     vacant: Vec<Slot>,
     by_leg: IdMap<LegId, Slot>,
-    /// In order of arrival. Only the first may start; while some have KV to load, that is the first of these.
+    /// In order of arrival. Only the first may start; while some have KV to fetch, that is the first of these.
     waiting: VecDeque<Slot>,
-    /// Of the waiting, those that have KV to load.
-    waiting_with_load: u32,
+    /// Of the waiting, those that have KV to fetch.
+    waiting_with_kv: u32,
     /// Have blocks and wait for their KV.
-    loading: u32,
+    fetching: u32,
     /// Have their KV, and go in front of all that wait.
-    loaded: VecDeque<Slot>,
+    fetched: VecDeque<Slot>,
     running: Vec<Slot>,
     /// The step in progress: tokens per running sequence. A slot may have changed hands since, so the leg is named too.
     step: Vec<(Slot, LegId, u32)>,
     /// Running sequences with prompt to compute; kept for its memory.
     prefilling: Vec<Slot>,
-    loads: Vec<LoadRequest>,
+    fetches: Vec<FetchRequest>,
     held: IdMap<LegId, Held>,
     /// Ends that no step produces.
     ended: Vec<LegOutput>,
@@ -98,13 +98,13 @@ impl Scheduler {
             vacant: Vec::new(),
             by_leg: IdMap::default(),
             waiting: VecDeque::new(),
-            waiting_with_load: 0,
-            loading: 0,
-            loaded: VecDeque::new(),
+            waiting_with_kv: 0,
+            fetching: 0,
+            fetched: VecDeque::new(),
             running: Vec::new(),
             step: Vec::new(),
             prefilling: Vec::new(),
-            loads: Vec::new(),
+            fetches: Vec::new(),
             held: IdMap::default(),
             ended: Vec::new(),
             blocks: BlockPool::new(settings.kv_blocks, settings.prefix_cache),
@@ -123,7 +123,7 @@ impl Scheduler {
             let why = format!("{tokens} tokens do not fit: the context is {} tokens", self.settings.max_model_len);
             return self.ends_outside_a_step(leg.id, FinishReason::Error(why));
         }
-        let (id, loads) = (leg.id, leg.kv_source.is_some());
+        let (id, fetches) = (leg.id, leg.kv_source.is_some());
         let sequence = Sequence::new(leg);
         let slot = match self.vacant.pop() {
             Some(slot) => {
@@ -137,21 +137,21 @@ impl Scheduler {
         };
         self.by_leg.insert(id, slot);
         self.waiting.push_back(slot);
-        self.waiting_with_load += u32::from(loads);
+        self.waiting_with_kv += u32::from(fetches);
     }
 
     pub fn abort(&mut self, leg: LegId) {
         let Some(&slot) = self.by_leg.get(&leg) else { return };
         let is = |at: &Slot| *at == slot;
-        match self.sequences[slot as usize].stage {
-            Stage::Waiting => {
+        match self.sequences[slot as usize].state {
+            SequenceState::Waiting => {
                 self.waiting.retain(|at| !is(at));
-                self.waiting_with_load -= u32::from(self.sequences[slot as usize].leg.kv_source.is_some());
+                self.waiting_with_kv -= u32::from(self.sequences[slot as usize].leg.kv_source.is_some());
             }
-            Stage::Loading => self.loading -= 1,
-            Stage::Loaded => self.loaded.retain(|at| !is(at)),
-            Stage::Running => self.running.retain(|at| !is(at)),
-            Stage::Over => return,
+            SequenceState::Fetching => self.fetching -= 1,
+            SequenceState::Fetched => self.fetched.retain(|at| !is(at)),
+            SequenceState::Running => self.running.retain(|at| !is(at)),
+            SequenceState::Over => return,
         }
         self.retire(slot, FinishReason::Aborted);
         self.ends_outside_a_step(leg, FinishReason::Aborted);
@@ -166,30 +166,30 @@ impl Scheduler {
     }
 
     /// The KV that a leg waits for is there; none when it could not be copied, so that the prompt must be computed.
-    pub fn loaded(&mut self, leg: LegId, kv: Option<Fingerprint>) {
-        let Some(slot) = self.loading_slot(leg) else { return };
+    pub fn fetched(&mut self, leg: LegId, kv: Option<Fingerprint>) {
+        let Some(slot) = self.fetching_slot(leg) else { return };
         let sequence = &mut self.sequences[slot as usize];
         if let (Some(kv), Some(source)) = (kv, sequence.leg.kv_source) {
-            sequence.load(kv, source.tokens, &mut self.blocks, self.settings.block_size);
+            sequence.take_fetched(kv, source.tokens, &mut self.blocks, self.settings.block_size);
         }
-        sequence.stage = Stage::Loaded;
-        self.loading -= 1;
-        self.loaded.push_back(slot);
+        sequence.state = SequenceState::Fetched;
+        self.fetching -= 1;
+        self.fetched.push_back(slot);
     }
 
-    fn loading_slot(&self, leg: LegId) -> Option<Slot> {
-        self.by_leg.get(&leg).copied().filter(|&slot| self.sequences[slot as usize].stage == Stage::Loading)
+    fn fetching_slot(&self, leg: LegId) -> Option<Slot> {
+        self.by_leg.get(&leg).copied().filter(|&slot| self.sequences[slot as usize].state == SequenceState::Fetching)
     }
 
     /// The prompt of a leg that waits for its KV.
-    pub fn loading_prompt(&self, leg: LegId) -> Option<&[TokenId]> {
-        self.loading_slot(leg).map(|slot| &self.sequences[slot as usize].leg.prompt[..])
+    pub fn fetching_prompt(&self, leg: LegId) -> Option<&[TokenId]> {
+        self.fetching_slot(leg).map(|slot| &self.sequences[slot as usize].leg.prompt[..])
     }
 
     /// The leg that waits for its KV cannot go on.
     pub fn fail(&mut self, leg: LegId, why: String) {
-        let Some(slot) = self.loading_slot(leg) else { return };
-        self.loading -= 1;
+        let Some(slot) = self.fetching_slot(leg) else { return };
+        self.fetching -= 1;
         let reason = FinishReason::Error(why);
         self.sequences[slot as usize].leg.hold = false;
         self.retire(slot, reason.clone());
@@ -253,8 +253,8 @@ impl Scheduler {
     }
 
     /// Legs that want their KV copied, since the last call.
-    pub fn take_loads(&mut self) -> Vec<LoadRequest> {
-        std::mem::take(&mut self.loads)
+    pub fn take_fetches(&mut self) -> Vec<FetchRequest> {
+        std::mem::take(&mut self.fetches)
     }
 
     /// Legs that ended outside a step, since the last call.
@@ -267,9 +267,9 @@ impl Scheduler {
         self.step.clear();
         // However small the step is wanted, it has a token for each leg that runs or comes with its KV, and some for prompts.
         let seats = (self.settings.max_num_seqs as usize).saturating_sub(self.running.len());
-        // A load takes no tokens, but starts only in a step with some to spare.
-        let load_waits = self.waiting_with_load > 0;
-        let arriving = (self.loaded.len() + usize::from(load_waits)).min(seats) as u32;
+        // A fetch takes no tokens, but starts only in a step with some to spare.
+        let fetch_waits = self.waiting_with_kv > 0;
+        let arriving = (self.fetched.len() + usize::from(fetch_waits)).min(seats) as u32;
         let (floor, ceiling) = (self.running.len() as u32 + arriving + PREFILL_TOKENS_MIN, self.settings.max_num_batched_tokens);
         let budget = self.tuning.max_num_batched_tokens.unwrap_or(ceiling).max(floor).min(ceiling);
         let chunk_max = match self.tuning.long_prefill_token_threshold {
@@ -295,7 +295,7 @@ impl Scheduler {
             self.step.push((slot, sequence.leg.id, batch.take(sequence, arriving)));
         }
         while batch.budget > 0 && self.running.len() < self.settings.max_num_seqs as usize {
-            let slot = match self.loaded.pop_front() {
+            let slot = match self.fetched.pop_front() {
                 Some(slot) => slot,
                 None => match self.admit() {
                     None => break,
@@ -303,16 +303,16 @@ impl Scheduler {
                         None => slot,
                         Some(source) => {
                             let sequence = &mut self.sequences[slot as usize];
-                            sequence.stage = Stage::Loading;
-                            self.loads.push(LoadRequest { leg: sequence.leg.id, source });
-                            self.loading += 1;
+                            sequence.state = SequenceState::Fetching;
+                            self.fetches.push(FetchRequest { leg: sequence.leg.id, source });
+                            self.fetching += 1;
                             continue;
                         }
                     },
                 },
             };
             let sequence = &mut self.sequences[slot as usize];
-            sequence.stage = Stage::Running;
+            sequence.state = SequenceState::Running;
             self.step.push((slot, sequence.leg.id, batch.take(sequence, 0)));
             self.running.push(slot);
         }
@@ -325,15 +325,15 @@ impl Scheduler {
 
     /// The waiting leg whose turn it is, if there are blocks for it.
     fn admit(&mut self) -> Option<Slot> {
-        let loads = |slot: &Slot| self.sequences[*slot as usize].leg.kv_source.is_some();
-        let first = if self.waiting_with_load > 0 { self.waiting.iter().position(loads)? } else { 0 };
+        let fetches = |slot: &Slot| self.sequences[*slot as usize].leg.kv_source.is_some();
+        let first = if self.waiting_with_kv > 0 { self.waiting.iter().position(fetches)? } else { 0 };
         let slot = *self.waiting.get(first)?;
         let sequence = &mut self.sequences[slot as usize];
         if !sequence.admit(&mut self.blocks, self.settings.block_size) {
             return None;
         }
         if sequence.leg.kv_source.is_some() {
-            self.waiting_with_load -= 1;
+            self.waiting_with_kv -= 1;
         } else if self.blocks.caching() {
             self.stats.prefix_queries += u64::from(sequence.prompt_tokens());
             self.stats.prefix_hits += u64::from(sequence.cached);
@@ -348,7 +348,7 @@ impl Scheduler {
         for (slot, leg, tokens) in step.drain(..) {
             let sequence = &mut self.sequences[slot as usize];
             // A leg that was aborted during the step is gone.
-            if sequence.stage != Stage::Running || !sequence.is(leg) {
+            if sequence.state != SequenceState::Running || !sequence.is(leg) {
                 continue;
             }
             if sequence.given > 0 {
@@ -376,7 +376,7 @@ impl Scheduler {
             outputs.push(StepOutput { leg, token: Some(token), cached_tokens, finish });
         }
         if over {
-            self.running.retain(|&slot| self.sequences[slot as usize].stage == Stage::Running);
+            self.running.retain(|&slot| self.sequences[slot as usize].state == SequenceState::Running);
         }
         self.step = step;
         self.stats.steps += 1;
@@ -384,7 +384,7 @@ impl Scheduler {
 
     pub fn stats(&self) -> EngineStats {
         EngineStats {
-            waiting: self.waiting.len() as u32 + self.loading + self.loaded.len() as u32,
+            waiting: self.waiting.len() as u32 + self.fetching + self.fetched.len() as u32,
             running: self.running.len() as u32,
             kv_usage: self.blocks.in_use() as f32 / self.settings.kv_blocks.max(1) as f32,
             ..self.stats
@@ -394,7 +394,7 @@ impl Scheduler {
     /// Frees or holds the blocks of a leg that is over. An aborted leg holds none.
     fn retire(&mut self, slot: Slot, reason: FinishReason) -> LegFinish {
         let sequence = &mut self.sequences[slot as usize];
-        sequence.stage = Stage::Over;
+        sequence.state = SequenceState::Over;
         sequence.forgo(&mut self.blocks);
         let (leg, tokens, kv) = (sequence.leg.id, sequence.kv_tokens(), sequence.kv);
         let blocks = std::mem::take(&mut sequence.blocks);
@@ -432,10 +432,10 @@ impl Batch {
             self.work.decodes += 1;
             self.work.context += u64::from(sequence.kv_tokens());
         } else {
-            let (before, part) = (u64::from(sequence.kv_tokens()), u64::from(tokens));
+            let (before, chunk) = (u64::from(sequence.kv_tokens()), u64::from(tokens));
             self.work.prompt_tokens += tokens;
-            // Token i of the part reads the context before it and the part's tokens up to itself.
-            self.work.attention += part * before + part * (part + 1) / 2;
+            // Token i of the chunk reads the context before it and the chunk's tokens up to itself.
+            self.work.attention += chunk * before + chunk * (chunk + 1) / 2;
         }
         self.budget -= tokens;
         tokens

@@ -7,13 +7,13 @@ use super::blocks::{BlockPool, Place};
 
 /// Where a sequence stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum SequenceState {
     /// Has no blocks.
     Waiting,
     /// Has blocks and waits for their KV.
-    Loading,
+    Fetching,
     /// Has its KV and waits for a seat.
-    Loaded,
+    Fetched,
     Running,
     /// Its end is on its way out.
     Over,
@@ -21,7 +21,7 @@ pub(super) enum Stage {
 
 pub(super) struct Sequence {
     pub leg: Leg,
-    pub stage: Stage,
+    pub state: SequenceState,
     /// Prompt tokens whose KV is there.
     pub computed: u32,
     prompt_tokens: u32,
@@ -32,7 +32,7 @@ pub(super) struct Sequence {
     /// Blocks with KV in them, in order, and how many more it was promised.
     pub blocks: Vec<Place>,
     promised: u32,
-    /// Prompt tokens that were loaded or found.
+    /// Prompt tokens that were fetched or found.
     pub cached: u32,
     /// The full blocks at the prompt's start that were found in the cache when last looked for: it goes on from there.
     looked: Vec<Fingerprint>,
@@ -43,7 +43,7 @@ impl Sequence {
         Sequence {
             prompt_tokens: leg.prompt.len() as u32,
             leg,
-            stage: Stage::Waiting,
+            state: SequenceState::Waiting,
             computed: 0,
             given: 0,
             last: 0,
@@ -140,7 +140,7 @@ impl Sequence {
     }
 
     /// Takes the KV of the first tokens of its prompt from elsewhere.
-    pub fn load(&mut self, kv: Fingerprint, tokens: u32, pool: &mut BlockPool, block_size: u32) {
+    pub fn take_fetched(&mut self, kv: Fingerprint, tokens: u32, pool: &mut BlockPool, block_size: u32) {
         let tokens = tokens.min(self.prompt_tokens - 1);
         self.make_room(tokens, pool, block_size);
         (self.kv, self.computed, self.cached) = (kv, tokens, tokens);

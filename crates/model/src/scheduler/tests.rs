@@ -62,9 +62,9 @@ fn handed_over_kv_gives_the_same_tokens_and_wrong_kv_does_not() {
         second.kv_source = Some(source);
         to.submit(second.clone());
         assert_eq!(to.begin_step(), None, "it waits for its KV");
-        assert_eq!(to.take_loads(), [LoadRequest { leg: second.id, source }]);
+        assert_eq!(to.take_fetches(), [FetchRequest { leg: second.id, source }]);
         let kv = from.held(source.leg).unwrap();
-        to.loaded(second.id, Some(if damaged { kv.damaged() } else { kv }));
+        to.fetched(second.id, Some(if damaged { kv.damaged() } else { kv }));
         assert_eq!(to.begin_step().unwrap().prompt_tokens, 1);
         let outputs = finish(&mut to);
         assert_eq!(outputs[0].cached_tokens, Some(300));
@@ -76,13 +76,13 @@ fn handed_over_kv_gives_the_same_tokens_and_wrong_kv_does_not() {
 }
 
 #[test]
-fn a_failed_load_is_computed() {
+fn a_failed_fetch_is_computed() {
     let mut scheduler = Scheduler::new(&VirtualSettings::default());
     let mut wants = leg(1, 100, 3);
     wants.kv_source = Some(KvSource { engine: EngineId(1), leg: wants.id, tokens: 99 });
     scheduler.submit(wants.clone());
     assert_eq!(scheduler.begin_step(), None);
-    scheduler.loaded(wants.id, None);
+    scheduler.fetched(wants.id, None);
     assert_eq!(scheduler.begin_step().unwrap().prompt_tokens, 100);
     assert_eq!(finish(&mut scheduler)[0].cached_tokens, Some(0));
 }
@@ -94,12 +94,12 @@ fn a_leg_whose_kv_is_wrong_fails_and_frees_its_blocks() {
     wants.kv_source = Some(KvSource { engine: EngineId(1), leg: wants.id, tokens: 99 });
     scheduler.submit(wants.clone());
     scheduler.begin_step();
-    assert_eq!(scheduler.loading_prompt(wants.id), Some(&wants.prompt[..]));
+    assert_eq!(scheduler.fetching_prompt(wants.id), Some(&wants.prompt[..]));
     scheduler.fail(wants.id, "block 3 is wrong".into());
     assert!(
         matches!(&scheduler.take_ended()[0].finish.as_ref().unwrap().reason, FinishReason::Error(why) if why == "block 3 is wrong")
     );
-    assert!(scheduler.is_idle() && scheduler.loading_prompt(wants.id).is_none());
+    assert!(scheduler.is_idle() && scheduler.fetching_prompt(wants.id).is_none());
 }
 
 #[test]
@@ -152,8 +152,8 @@ fn a_leg_that_comes_with_its_kv_does_not_wait_behind_prompts() {
     comes.kv_source = Some(KvSource { engine: EngineId(1), leg: comes.id, tokens: 99 });
     scheduler.submit(comes.clone());
     scheduler.begin_step().unwrap();
-    assert_eq!(scheduler.take_loads().len(), 1, "its load starts beside the prompt that takes all of the step");
-    scheduler.loaded(comes.id, Some(Fingerprint::EMPTY));
+    assert_eq!(scheduler.take_fetches().len(), 1, "its fetch starts beside the prompt that takes all of the step");
+    scheduler.fetched(comes.id, Some(Fingerprint::EMPTY));
     finish(&mut scheduler);
     assert_eq!(scheduler.begin_step().unwrap().prompt_tokens, 32);
     assert_eq!(finish(&mut scheduler).iter().map(|output| output.leg).collect::<Vec<_>>(), [comes.id]);
@@ -273,7 +273,7 @@ fn a_cache_is_reset_only_while_no_block_is_in_use() {
 }
 
 #[test]
-fn loaded_kv_can_be_found_by_others_unless_it_is_wrong() {
+fn fetched_kv_can_be_found_by_others_unless_it_is_wrong() {
     let prompt: Vec<TokenId> = (1..=50).collect();
     for wrong in [false, true] {
         let mut scheduler = Scheduler::new(&small_blocks(64));
@@ -282,7 +282,7 @@ fn loaded_kv_can_be_found_by_others_unless_it_is_wrong() {
         scheduler.submit(comes.clone());
         scheduler.begin_step();
         let kv = Fingerprint::EMPTY.extend(&prompt[..49]);
-        scheduler.loaded(comes.id, Some(if wrong { kv.damaged() } else { kv }));
+        scheduler.fetched(comes.id, Some(if wrong { kv.damaged() } else { kv }));
         drain(&mut scheduler);
         assert_eq!(serve(&mut scheduler, saying(1, &prompt)).1, if wrong { 0 } else { 48 });
     }

@@ -59,10 +59,10 @@ impl Fleet<'_> {
             self.engines[source.engine.index()].scheduler.release(source.leg);
             self.engines[to.index()].totals.moves_in += 1;
         }
-        self.engines[to.index()].scheduler.loaded(leg, kv);
+        self.engines[to.index()].scheduler.fetched(leg, kv);
         let bytes_per_token = self.engines[to.index()].settings.kv_bytes_per_token;
         let bytes = Bytes(if kv.is_some() { bytes_per_token * u64::from(source.tokens) } else { 0 });
-        let copied = Copied { leg, to, waited: Micros::ZERO, started, took: self.now.since(started), bytes, runs: 1 };
+        let copied = Copied { leg, to, waited: Micros::ZERO, started, took: self.now.since(started), bytes, byte_ranges: 1 };
         Some((copied, kv.is_some()))
     }
 }

@@ -3,7 +3,7 @@
 use rand::Rng as _;
 
 use dualpool_host::Fold;
-use dualpool_model::{LoadRequest, StepOutput};
+use dualpool_model::{FetchRequest, StepOutput};
 use dualpool_router::Event;
 use dualpool_types::{EngineId, EngineStats, LegOutput, Micros, Request, Time};
 
@@ -53,7 +53,7 @@ impl Fleet<'_> {
             return;
         }
         let step = engine.scheduler.begin_step();
-        for LoadRequest { leg, source } in engine.scheduler.take_loads() {
+        for FetchRequest { leg, source } in engine.scheduler.take_fetches() {
             let takes = engine.settings.timing.copy(source.tokens);
             let slower = self.faults.slowdown(self.now, source.engine, id);
             let ends = self.now.plus(Micros((takes.0 as f64 * slower) as u64));

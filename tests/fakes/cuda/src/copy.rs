@@ -28,7 +28,7 @@ fn queue(stream: &Stream, to: Place, from: Place, bytes: usize) -> Answer {
     match fault()? {
         None => stream.queue(Work::Copies(vec![Copy { to, from, bytes }])),
         Some(Does::Break) => stream.queue(Work::Break(BROKEN)),
-        Some(Does::Refuse | Does::RefuseRun(_)) => Err(INVALID_VALUE),
+        Some(Does::Refuse | Does::RefuseRange(_)) => Err(INVALID_VALUE),
     }
 }
 
@@ -44,14 +44,14 @@ struct Batch {
 }
 
 impl Batch {
-    /// The answer, and which run it is about.
+    /// The answer, and which range it is about.
     fn queue(&self, stream: CUstream) -> (Answer, usize) {
         let mut at = usize::MAX;
-        let answer = self.queue_runs(stream, &mut at);
+        let answer = self.queue_ranges(stream, &mut at);
         (answer, if answer.is_err() { at } else { usize::MAX })
     }
 
-    fn queue_runs(&self, stream: CUstream, at: &mut usize) -> Answer {
+    fn queue_ranges(&self, stream: CUstream, at: &mut usize) -> Answer {
         let stream = stream::get(stream)?;
         // One set of attributes for all is what is used; more would need their own test here.
         let attributes = list(self.attributes, self.attributes_count)?;
@@ -65,29 +65,29 @@ impl Batch {
         }
         let (to, from, sizes) = (list(self.to, self.count)?, list(self.from, self.count)?, list(self.bytes, self.count)?);
         let reachable = |piece: &Piece| reaches(stream.device, piece.device);
-        let mut runs = Vec::new();
+        let mut ranges = Vec::new();
         for (i, ((&to, &from), &bytes)) in to.iter().zip(from).zip(sizes).enumerate() {
             *at = i;
             let (to, from) = (find(to, bytes)?, find(from, bytes)?);
             if bytes == 0 || !reachable(&to) || !reachable(&from) {
                 return Err(INVALID_VALUE);
             }
-            runs.push(Copy { to: Place::Device(to), from: Place::Device(from), bytes });
+            ranges.push(Copy { to: Place::Device(to), from: Place::Device(from), bytes });
         }
         *at = usize::MAX;
         match fault()? {
-            None => stream.queue(Work::Copies(runs)),
+            None => stream.queue(Work::Copies(ranges)),
             Some(Does::Refuse) => Err(INVALID_VALUE),
-            Some(Does::RefuseRun(run)) => {
-                *at = run.min(runs.len() - 1);
-                runs.truncate(*at);
-                stream.queue(Work::Copies(runs))?;
+            Some(Does::RefuseRange(range)) => {
+                *at = range.min(ranges.len() - 1);
+                ranges.truncate(*at);
+                stream.queue(Work::Copies(ranges))?;
                 Err(INVALID_VALUE)
             }
             // The first half arrives.
             Some(Does::Break) => {
-                runs.truncate(runs.len() / 2);
-                stream.queue(Work::Copies(runs))?;
+                ranges.truncate(ranges.len() / 2);
+                stream.queue(Work::Copies(ranges))?;
                 stream.queue(Work::Break(BROKEN))
             }
         }

@@ -1,4 +1,4 @@
-//! Kernels cannot run here. The three of `kernels/kv_copy.cu` do one thing, copying a list of runs, and are done on the CPU instead:
+//! Kernels cannot run here. The three of `kernels/kv_copy.cu` do one thing, copying a list of byte ranges, and are done on the CPU instead:
 //! what is tested with them is what the program makes around them (lists, staging, order), not their code.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -35,7 +35,7 @@ struct Function {
 pub struct Launch {
     source: CUdeviceptr,
     target: CUdeviceptr,
-    runs: CUdeviceptr,
+    ranges: CUdeviceptr,
     count: u64,
     bytes: u64,
     tile_bytes: u64,
@@ -44,7 +44,7 @@ pub struct Launch {
 /// One record of the list.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Run {
+struct ByteRange {
     source: u64,
     target: u64,
     begin: u64,
@@ -53,13 +53,13 @@ struct Run {
 impl Launch {
     /// On the stream's thread. What a kernel would do wrong on a GPU is an illegal address here.
     pub fn run(&self, device: c_int) -> Answer {
-        let runs = self.read_runs(device)?;
-        let ends = runs.iter().skip(1).map(|run| run.begin).chain([self.bytes]);
-        for (run, end) in runs.iter().zip(ends) {
-            let bytes = end.checked_sub(run.begin).ok_or(ILLEGAL_ADDRESS)? as usize;
+        let ranges = self.read_ranges(device)?;
+        let ends = ranges.iter().skip(1).map(|range| range.begin).chain([self.bytes]);
+        for (range, end) in ranges.iter().zip(ends) {
+            let bytes = end.checked_sub(range.begin).ok_or(ILLEGAL_ADDRESS)? as usize;
             if bytes > 0 {
-                let from = reached(device, self.source.wrapping_add(run.source), bytes)?;
-                let to = reached(device, self.target.wrapping_add(run.target), bytes)?;
+                let from = reached(device, self.source.wrapping_add(range.source), bytes)?;
+                let to = reached(device, self.target.wrapping_add(range.target), bytes)?;
                 // SAFETY: both pieces have that many bytes, and stay mapped.
                 unsafe { ptr::copy(from.at(), to.at(), bytes) };
             }
@@ -67,16 +67,16 @@ impl Launch {
         Ok(())
     }
 
-    fn read_runs(&self, device: c_int) -> Answer<Vec<Run>> {
+    fn read_ranges(&self, device: c_int) -> Answer<Vec<ByteRange>> {
         if self.count == 0 {
             return if self.bytes == 0 { Ok(Vec::new()) } else { Err(ILLEGAL_ADDRESS) };
         }
-        let bytes = self.count as usize * size_of::<Run>();
-        let list = reached(device, self.runs, bytes)?;
-        let mut runs = vec![Run { source: 0, target: 0, begin: 0 }; self.count as usize];
+        let bytes = self.count as usize * size_of::<ByteRange>();
+        let list = reached(device, self.ranges, bytes)?;
+        let mut ranges = vec![ByteRange { source: 0, target: 0, begin: 0 }; self.count as usize];
         // SAFETY: both have that many bytes, and any bytes are valid numbers.
-        unsafe { ptr::copy_nonoverlapping(list.at(), runs.as_mut_ptr().cast(), bytes) };
-        if runs[0].begin == 0 { Ok(runs) } else { Err(ILLEGAL_ADDRESS) }
+        unsafe { ptr::copy_nonoverlapping(list.at(), ranges.as_mut_ptr().cast(), bytes) };
+        if ranges[0].begin == 0 { Ok(ranges) } else { Err(ILLEGAL_ADDRESS) }
     }
 }
 
@@ -176,8 +176,8 @@ entry_points! {
         for (value, place) in values.iter_mut().zip(places) {
             *value = list(place.cast::<u64>().cast_const(), 1)?[0];
         }
-        let [source, target, runs, count, bytes, tile_bytes] = values;
-        let launch = Launch { source, target, runs, count, bytes, tile_bytes };
+        let [source, target, ranges, count, bytes, tile_bytes] = values;
+        let launch = Launch { source, target, ranges, count, bytes, tile_bytes };
         if launch.tile_bytes == 0 {
             return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
         }

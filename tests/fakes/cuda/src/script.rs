@@ -67,8 +67,8 @@ pub struct Fault {
 pub enum Does {
     /// The call fails, and nothing is queued.
     Refuse,
-    /// The call fails at this run of a batch; the runs before it are queued all the same.
-    RefuseRun(usize),
+    /// The call fails at this range of a batch; the ranges before it are queued all the same.
+    RefuseRange(usize),
     /// The call succeeds, and the work fails when its turn comes: the bytes are not copied, and the context is lost.
     Break,
 }

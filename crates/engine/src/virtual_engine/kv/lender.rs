@@ -1,4 +1,4 @@
-//! Lends a virtual engine's KV memory: holds what it computed, loads what another one did, and gives blocks back.
+//! Lends a virtual engine's KV memory: holds what it computed, fetches what another one did, and gives blocks back.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use tokio::sync::oneshot;
 
-use dualpool_kv::wire::{LegName, LoadGroup, Source, ToController, ToEngine};
+use dualpool_kv::wire::{FetchGroup, LegName, Source, ToBroker, ToEngine};
 use dualpool_model::{Fingerprint, VirtualSettings};
 use dualpool_types::{BlockId, EngineId, KvSource, LegId};
 
@@ -17,12 +17,12 @@ use super::link::{Link, buffer};
 use super::shape::{Shape, mixed};
 use super::store::{Content, KvPlace, Store};
 
-/// What became of a load.
+/// What became of a fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loaded {
+pub enum Fetched {
     /// The blocks hold the KV of these tokens.
     Kv(Fingerprint),
-    /// They were not loaded; the engine computes.
+    /// They were not fetched; the engine computes.
     Nothing,
     /// They hold something else, or cannot be read: an engine that went on would give wrong tokens.
     Wrong(String),
@@ -44,8 +44,8 @@ struct Shared {
 struct State {
     free: BTreeSet<BlockId>,
     held: HashMap<LegId, Vec<BlockId>>,
-    loading: HashMap<LegId, oneshot::Sender<Result<(), String>>>,
-    /// The controller has closed its end: nobody copies from or to this memory any more.
+    fetching: HashMap<LegId, oneshot::Sender<Result<(), String>>>,
+    /// The broker has closed its end: no copy reads from or writes to this memory any more.
     closed: bool,
 }
 
@@ -64,7 +64,7 @@ impl Lender {
         let link = Link::open(socket, engine, shape.register(store.kind()), store.fd())
             .with_context(|| format!("{engine} cannot lend its KV memory"))?;
         let state =
-            State { free: (0..shape.blocks).map(BlockId).collect(), held: HashMap::new(), loading: HashMap::new(), closed: false };
+            State { free: (0..shape.blocks).map(BlockId).collect(), held: HashMap::new(), fetching: HashMap::new(), closed: false };
         let shared = Arc::new(Shared {
             engine,
             block_size: settings.block_size,
@@ -93,7 +93,7 @@ impl Lender {
             state.held.insert(leg, blocks.clone());
         }
         let groups = vec![blocks.into_iter().map(Some).collect()];
-        if self.0.say(&ToController::Held { leg: LegName(leg), tokens, groups }) {
+        if self.0.say(&ToBroker::Held { leg: LegName(leg), tokens, groups }) {
             return true;
         }
         self.0.forget(leg);
@@ -102,38 +102,39 @@ impl Lender {
 
     pub fn released(&self, leg: LegId) {
         if self.0.forget(leg) {
-            self.0.say(&ToController::Released { leg: LegName(leg) });
+            self.0.say(&ToBroker::Released { leg: LegName(leg) });
         }
     }
 
-    /// The leg ended before it asked for what it was to load.
+    /// The leg ended before it asked for what it was to fetch.
     pub fn skip(&self, leg: LegId, source: KvSource) {
-        self.0.say(&ToController::Skip { leg: LegName(leg), source: wire(source) });
+        self.0.say(&ToBroker::Skip { leg: LegName(leg), source: wire(source) });
     }
 
     /// Has the KV of the source copied into blocks of this engine, and compares it with what these tokens must have given.
-    pub async fn load(&self, leg: LegId, source: KvSource, expected: Fingerprint) -> Loaded {
-        let Some(blocks) = self.0.take_blocks(source.tokens) else { return Loaded::Nothing };
+    pub async fn fetch(&self, leg: LegId, source: KvSource, expected: Fingerprint) -> Fetched {
+        let Some(blocks) = self.0.take_blocks(source.tokens) else { return Fetched::Nothing };
         let outcome = self.copied(leg, source, &blocks).await;
-        let loaded = match outcome {
+        let fetched = match outcome {
             Err(why) => {
-                tracing::warn!("leg {leg} computes its prompt itself, its KV was not loaded: {why}");
-                Loaded::Nothing
+                tracing::warn!("leg {leg} computes its prompt itself, because its KV was not fetched: {why}");
+                Fetched::Nothing
             }
             Ok(()) => {
                 let contents = contents(&blocks, expected);
                 let count = contents.len();
                 match self.with_store(move |store| store.wrong(&contents)).await {
-                    Ok(None) => Loaded::Kv(expected),
-                    Ok(Some(block)) => {
-                        Loaded::Wrong(format!("block {} of the {count} that were loaded for leg {leg} holds wrong bytes", block.0))
-                    }
-                    Err(error) => Loaded::Wrong(format!("the KV loaded for leg {leg} cannot be read: {error:#}")),
+                    Ok(None) => Fetched::Kv(expected),
+                    Ok(Some(block)) => Fetched::Wrong(format!(
+                        "block {} of the {count} that were fetched for leg {leg} holds wrong bytes",
+                        block.0
+                    )),
+                    Err(error) => Fetched::Wrong(format!("the KV fetched for leg {leg} cannot be read: {error:#}")),
                 }
             }
         };
         lock(&self.0.state).free.extend(blocks);
-        loaded
+        fetched
     }
 
     async fn copied(&self, leg: LegId, source: KvSource, blocks: &[BlockId]) -> Result<(), String> {
@@ -143,12 +144,12 @@ impl Lender {
             if state.closed {
                 return Err("the control connection is cut".into());
             }
-            state.loading.insert(leg, answer);
+            state.fetching.insert(leg, answer);
         }
-        let groups = vec![LoadGroup { first: 0, blocks: blocks.iter().copied().map(Some).collect() }];
-        if !self.0.say(&ToController::Load { leg: LegName(leg), source: wire(source), groups }) {
-            lock(&self.0.state).loading.remove(&leg);
-            return Err("the controller could not be told".into());
+        let groups = vec![FetchGroup { first: 0, blocks: blocks.iter().copied().map(Some).collect() }];
+        if !self.0.say(&ToBroker::Fetch { leg: LegName(leg), source: wire(source), groups }) {
+            lock(&self.0.state).fetching.remove(&leg);
+            return Err("the broker could not be told".into());
         }
         answered.await.unwrap_or_else(|_| Err("the control connection is cut".into()))
     }
@@ -174,30 +175,30 @@ impl Lender {
 }
 
 impl Shared {
-    /// Takes in what the controller says, until it closes its end.
+    /// Takes in what the broker says, until it closes its end.
     fn listen(&self, inbox: &Inbox) {
         let mut buffer = buffer();
         loop {
             match self.link.receive(&mut buffer) {
-                Ok(Some(ToEngine::Loaded { leg, error })) => {
-                    let waits = lock(&self.state).loading.remove(&leg.0);
-                    // Nobody waits any more when the engine's task has ended.
+                Ok(Some(ToEngine::Fetched { leg, error })) => {
+                    let waits = lock(&self.state).fetching.remove(&leg.0);
+                    // The answer is not waited for once the engine's task has ended.
                     waits.map(|answer| answer.send(error.map_or(Ok(()), Err)));
                 }
                 Ok(Some(ToEngine::Release { leg })) => inbox.push(Command::Release(leg.0)),
-                Ok(Some(ToEngine::Refused { why })) => tracing::warn!("{}: the controller lets go of it: {why}", self.engine),
-                Ok(Some(other)) => tracing::warn!("{}: ignoring {other:?} of the controller", self.engine),
+                Ok(Some(ToEngine::Refused { why })) => tracing::warn!("{}: the broker closes its connection: {why}", self.engine),
+                Ok(Some(other)) => tracing::warn!("{}: ignoring {other:?} of the broker", self.engine),
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::warn!("{}: the controller sent garbage: {error}", self.engine);
+                    tracing::warn!("{}: the broker sent garbage: {error}", self.engine);
                     self.link.give_up();
                 }
             }
         }
         let mut state = lock(&self.state);
         state.closed = true;
-        // Whoever waits finds its sender gone.
-        state.loading.clear();
+        // A waiting leg finds its sender gone.
+        state.fetching.clear();
         state.held.keys().for_each(|&leg| inbox.push(Command::Release(leg)));
     }
 
@@ -224,10 +225,10 @@ impl Shared {
         any
     }
 
-    fn say(&self, message: &ToController) -> bool {
+    fn say(&self, message: &ToBroker) -> bool {
         let said = self.link.send(message);
         if let Err(error) = &said {
-            tracing::warn!("{}: the controller cannot be told: {error:#}", self.engine);
+            tracing::warn!("{}: the broker cannot be told: {error:#}", self.engine);
         }
         said.is_ok()
     }

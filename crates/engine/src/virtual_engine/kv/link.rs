@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use dualpool_kv::wire::{Half, MESSAGE_BYTES_MAX, PROTOCOL, Register, ToController, ToEngine};
+use dualpool_kv::wire::{Half, MESSAGE_BYTES_MAX, PROTOCOL, Register, ToBroker, ToEngine};
 use dualpool_types::EngineId;
 
 /// The longest wait for an answer while the engine starts, and for room to send.
@@ -31,25 +31,25 @@ impl Link {
         let link = Link { scheduler: connected(path)?, worker: connected(path)? };
         for (socket, half) in [(&link.scheduler, Half::Scheduler), (&link.worker, Half::Worker)] {
             let vllm = format!("none ({engine} is a virtual engine)");
-            let hello = ToController::Hello { protocol: PROTOCOL, engine, half, pid: std::process::id(), vllm };
+            let hello = ToBroker::Hello { protocol: PROTOCOL, engine, half, pid: std::process::id(), vllm };
             ask(socket, &hello, None, &ToEngine::Welcome {})?;
         }
-        ask(&link.worker, &ToController::Register(register), fd, &ToEngine::Registered {})?;
+        ask(&link.worker, &ToBroker::Register(register), fd, &ToEngine::Registered {})?;
         // From here on messages come when they come.
         setsockopt(&link.worker, ReceiveTimeout, &TimeVal::zero())?;
         Ok(link)
     }
 
     /// As the half that may say it. Any thread may call it: a message is sent whole or not at all.
-    pub fn send(&self, message: &ToController) -> anyhow::Result<()> {
+    pub fn send(&self, message: &ToBroker) -> anyhow::Result<()> {
         let socket = match message {
-            ToController::Held { .. } | ToController::Skip { .. } => &self.scheduler,
+            ToBroker::Held { .. } | ToBroker::Skip { .. } => &self.scheduler,
             _ => &self.worker,
         };
         send(socket, message, None)
     }
 
-    /// The next message to the worker half; none once the controller has closed its end. Waits for it. An error is a message that cannot
+    /// The next message to the worker half; none once the broker has closed its end. Waits for it. An error is a message that cannot
     /// be read; others may follow.
     pub fn receive(&self, buffer: &mut [u8]) -> serde_json::Result<Option<ToEngine>> {
         loop {
@@ -62,7 +62,7 @@ impl Link {
         }
     }
 
-    /// Ends this side. The controller then stops its copies from and to this engine, and closes the other side.
+    /// Ends this side. The broker then stops its copies from and to this engine, and closes the other side.
     pub fn give_up(&self) {
         for socket in [&self.scheduler, &self.worker] {
             // Gone already: just as well.
@@ -85,21 +85,21 @@ fn connected(path: &Path) -> anyhow::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn ask(socket: &OwnedFd, message: &ToController, fd: Option<BorrowedFd<'_>>, expected: &ToEngine) -> anyhow::Result<()> {
+fn ask(socket: &OwnedFd, message: &ToBroker, fd: Option<BorrowedFd<'_>>, expected: &ToEngine) -> anyhow::Result<()> {
     send(socket, message, fd)?;
     let mut buffer = buffer();
-    let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).context("the controller did not answer")?;
+    let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).context("the broker did not answer")?;
     if length == 0 {
-        bail!("the controller closed the connection");
+        bail!("the broker closed the connection");
     }
     match serde_json::from_slice(&buffer[..length])? {
-        ToEngine::Refused { why } => bail!("the controller refused this engine: {why}"),
+        ToEngine::Refused { why } => bail!("the broker refused this engine: {why}"),
         answer if answer == *expected => Ok(()),
-        other => bail!("the controller answered {other:?}"),
+        other => bail!("the broker answered {other:?}"),
     }
 }
 
-fn send(socket: &OwnedFd, message: &ToController, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
+fn send(socket: &OwnedFd, message: &ToBroker, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > MESSAGE_BYTES_MAX {
         bail!("a message of {} bytes is over the limit of {MESSAGE_BYTES_MAX}", bytes.len());
@@ -108,6 +108,6 @@ fn send(socket: &OwnedFd, message: &ToController, fd: Option<BorrowedFd<'_>>) ->
     let rights = [ControlMessage::ScmRights(&fds)];
     let rights = if fds.is_empty() { &rights[..0] } else { &rights[..] };
     sendmsg::<()>(socket.as_fd().as_raw_fd(), &[IoSlice::new(&bytes)], rights, MsgFlags::MSG_NOSIGNAL, None)
-        .context("the controller does not read")?;
+        .context("the broker does not read")?;
     Ok(())
 }

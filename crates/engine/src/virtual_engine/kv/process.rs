@@ -76,7 +76,7 @@ impl KvProcess {
         std::thread::Builder::new().name("gpu-memory".into()).spawn(move || read(stdout, &lines))?;
         match process.answer()? {
             Answer::Memory(memory) => process.memory = memory,
-            other => bail!("the process that holds GPU memory began with {other:?}"),
+            other => bail!("the process that holds GPU memory sent {other:?} as its first message"),
         }
         Ok(process)
     }
@@ -88,14 +88,14 @@ impl KvProcess {
     pub fn fill(&mut self, contents: &[Content]) -> anyhow::Result<()> {
         match self.ask(&Request::Fill(contents.to_vec()))? {
             Answer::Filled => Ok(()),
-            other => bail!("the process that holds GPU memory was to fill it and said {other:?}"),
+            other => bail!("the process that holds GPU memory was to fill it and answered {other:?}"),
         }
     }
 
     pub fn wrong(&mut self, contents: &[Content]) -> anyhow::Result<Option<BlockId>> {
         match self.ask(&Request::Wrong(contents.to_vec()))? {
             Answer::Wrong(block) => Ok(block),
-            other => bail!("the process that holds GPU memory was to check it and said {other:?}"),
+            other => bail!("the process that holds GPU memory was to check it and answered {other:?}"),
         }
     }
 
@@ -108,14 +108,14 @@ impl KvProcess {
     fn answer(&mut self) -> anyhow::Result<Answer> {
         let line = match self.answers.recv_timeout(self.patience) {
             Ok(line) => line.context("the process that holds GPU memory is gone")?,
-            Err(RecvTimeoutError::Disconnected) => bail!("the process that holds GPU memory ended; its last words are above"),
+            Err(RecvTimeoutError::Disconnected) => bail!("the process that holds GPU memory ended; its last log lines are above"),
             Err(RecvTimeoutError::Timeout) => {
                 // It is asked nothing more: what it says to this would be taken for the answer to that.
                 self.requests = None;
                 bail!("the process that holds GPU memory did not answer within {:?}; its driver may hang", self.patience)
             }
         };
-        match serde_json::from_str(&line).with_context(|| format!("the process that holds GPU memory said {line:?}"))? {
+        match serde_json::from_str(&line).with_context(|| format!("the process that holds GPU memory sent {line:?}"))? {
             Answer::Failed(why) => bail!(why),
             answer => Ok(answer),
         }
@@ -125,7 +125,7 @@ impl KvProcess {
 impl Drop for KvProcess {
     fn drop(&mut self) {
         self.requests = None;
-        // Answers that nobody waits for any more come before the end.
+        // Answers to requests that were given up come before the end.
         let end = loop {
             if let Err(end) = self.answers.recv_timeout(self.patience) {
                 break end;
@@ -144,7 +144,7 @@ impl Drop for KvProcess {
     }
 }
 
-/// Hands on what the process says, until it ends or nobody listens.
+/// Passes on what the process says, until it ends or the channel is closed.
 fn read(stdout: ChildStdout, lines: &SyncSender<std::io::Result<String>>) {
     for line in BufReader::new(stdout).lines() {
         if lines.send(line).is_err() {

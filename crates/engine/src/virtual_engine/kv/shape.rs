@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use dualpool_kv::wire::{Group, Layer, MemoryKind, Register};
 use dualpool_types::BlockId;
 
-/// Two, so that a block is more than one run.
+/// Two, so that a block is more than one byte range.
 pub const LAYERS: u32 = 2;
 /// Per layer. Real models have some hundreds; little memory is enough to find a byte that went astray.
 const TOKEN_BYTES: u64 = 64;
@@ -47,7 +47,7 @@ impl Shape {
             base: u64::from(number) * self.layer_bytes(),
             block_stride: self.block_bytes(),
             blocks: self.blocks,
-            runs: vec![(0, self.block_bytes())],
+            ranges: vec![(0, self.block_bytes())],
         };
         Register {
             memory,

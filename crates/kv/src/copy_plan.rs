@@ -1,4 +1,4 @@
-//! From pairs of blocks to the fewest byte copies. Pure; knows nothing of how bytes are moved.
+//! From pairs of blocks to the fewest byte ranges to copy. Pure; knows nothing of how bytes are copied.
 
 use thiserror::Error;
 
@@ -6,9 +6,9 @@ use dualpool_types::{BlockId, EngineId};
 
 use super::memory::{KvMap, Mismatch};
 
-/// One contiguous copy: `length` bytes from `source` in the source engine's memory to `target` in the destination's.
+/// One contiguous piece of a copy plan: `length` bytes from `source` in the source engine's memory to `target` in the destination's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span {
+pub struct ByteRange {
     pub source: u64,
     pub target: u64,
     pub length: u64,
@@ -22,10 +22,10 @@ pub struct BlockPair {
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum PlanError {
+pub enum CopyPlanError {
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
-    #[error("the plan has blocks for {found} KV groups, the engines have {expected}")]
+    #[error("the copy plan has blocks for {found} KV groups, the engines have {expected}")]
     Groups { found: usize, expected: usize },
     #[error("block {} of KV group {group} is outside {engine}'s {blocks} blocks", block.0)]
     NoSuchBlock { engine: EngineId, group: usize, block: BlockId, blocks: u32 },
@@ -33,9 +33,9 @@ pub enum PlanError {
     WrittenTwice { group: usize, block: BlockId },
 }
 
-/// The copies that bring `pairs` (one list per KV group) from `source` to `target`: ascending in the source, and merged wherever
-/// two are contiguous at both ends. Every span lies within both maps.
-pub fn plan(source: &KvMap, target: &KvMap, pairs: &[Vec<BlockPair>]) -> Result<Vec<Span>, PlanError> {
+/// The copy plan that brings `pairs` (one list per KV group) from `source` to `target`: ascending in the source, and merged wherever
+/// two are contiguous at both ends. Every range lies within both maps.
+pub fn copy_plan(source: &KvMap, target: &KvMap, pairs: &[Vec<BlockPair>]) -> Result<Vec<ByteRange>, CopyPlanError> {
     source.matches(target)?;
     check_blocks(source, target, pairs)?;
     let mut spans = Vec::new();
@@ -43,7 +43,7 @@ pub fn plan(source: &KvMap, target: &KvMap, pairs: &[Vec<BlockPair>]) -> Result<
         for pair in &pairs[usize::from(from.group)] {
             let (source, target) =
                 (from.base + block(pair.source, from.block_stride), to.base + block(pair.target, to.block_stride));
-            spans.extend(from.runs.iter().map(|&(offset, length)| Span {
+            spans.extend(from.ranges.iter().map(|&(offset, length)| ByteRange {
                 source: source + offset,
                 target: target + offset,
                 length,
@@ -62,7 +62,7 @@ pub fn plan(source: &KvMap, target: &KvMap, pairs: &[Vec<BlockPair>]) -> Result<
     Ok(spans)
 }
 
-pub fn total_bytes(plan: &[Span]) -> u64 {
+pub fn total_bytes(plan: &[ByteRange]) -> u64 {
     plan.iter().map(|span| span.length).sum()
 }
 
@@ -70,14 +70,14 @@ fn block(id: BlockId, stride: u64) -> u64 {
     u64::from(id.0) * stride
 }
 
-fn check_blocks(source: &KvMap, target: &KvMap, pairs: &[Vec<BlockPair>]) -> Result<(), PlanError> {
+fn check_blocks(source: &KvMap, target: &KvMap, pairs: &[Vec<BlockPair>]) -> Result<(), CopyPlanError> {
     if pairs.len() != source.groups.len() {
-        return Err(PlanError::Groups { found: pairs.len(), expected: source.groups.len() });
+        return Err(CopyPlanError::Groups { found: pairs.len(), expected: source.groups.len() });
     }
     for (group, pairs) in pairs.iter().enumerate() {
         let within = |map: &KvMap, block: BlockId| match map.groups[group].blocks {
             blocks if block.0 < blocks => Ok(()),
-            blocks => Err(PlanError::NoSuchBlock { engine: map.engine, group, block, blocks }),
+            blocks => Err(CopyPlanError::NoSuchBlock { engine: map.engine, group, block, blocks }),
         };
         let mut targets = Vec::with_capacity(pairs.len());
         for pair in pairs {
@@ -87,7 +87,7 @@ fn check_blocks(source: &KvMap, target: &KvMap, pairs: &[Vec<BlockPair>]) -> Res
         }
         targets.sort();
         if let Some(twice) = targets.windows(2).find(|two| two[0] == two[1]) {
-            return Err(PlanError::WrittenTwice { group, block: twice[0] });
+            return Err(CopyPlanError::WrittenTwice { group, block: twice[0] });
         }
     }
     Ok(())
@@ -110,11 +110,11 @@ mod tests {
     #[test]
     fn neighbours_at_both_ends_become_one_copy() {
         let (source, target) = (map(0, 8, 64), map(1, 16, 64));
-        let spans = plan(&source, &target, &[vec![pair(2, 5), pair(3, 6), pair(4, 9)]]).unwrap();
+        let spans = copy_plan(&source, &target, &[vec![pair(2, 5), pair(3, 6), pair(4, 9)]]).unwrap();
         let layer = |base_source: u64, base_target: u64| {
             [
-                Span { source: base_source + 128, target: base_target + 320, length: 128 },
-                Span { source: base_source + 256, target: base_target + 576, length: 64 },
+                ByteRange { source: base_source + 128, target: base_target + 320, length: 128 },
+                ByteRange { source: base_source + 256, target: base_target + 576, length: 64 },
             ]
         };
         assert_eq!(spans, [layer(0, 0), layer(512, 1024)].concat());
@@ -124,27 +124,27 @@ mod tests {
     #[test]
     fn blocks_outside_a_map_are_refused() {
         let (source, target) = (map(0, 4, 64), map(1, 4, 64));
-        let refused = |pairs: &[Vec<BlockPair>]| plan(&source, &target, pairs).unwrap_err();
-        assert!(matches!(refused(&[vec![pair(4, 0)]]), PlanError::NoSuchBlock { engine: EngineId(0), .. }));
-        assert!(matches!(refused(&[vec![pair(0, 4)]]), PlanError::NoSuchBlock { engine: EngineId(1), .. }));
-        assert!(matches!(refused(&[vec![pair(0, 1), pair(2, 1)]]), PlanError::WrittenTwice { block: BlockId(1), .. }));
-        assert!(matches!(refused(&[]), PlanError::Groups { found: 0, expected: 1 }));
+        let refused = |pairs: &[Vec<BlockPair>]| copy_plan(&source, &target, pairs).unwrap_err();
+        assert!(matches!(refused(&[vec![pair(4, 0)]]), CopyPlanError::NoSuchBlock { engine: EngineId(0), .. }));
+        assert!(matches!(refused(&[vec![pair(0, 4)]]), CopyPlanError::NoSuchBlock { engine: EngineId(1), .. }));
+        assert!(matches!(refused(&[vec![pair(0, 1), pair(2, 1)]]), CopyPlanError::WrittenTwice { block: BlockId(1), .. }));
+        assert!(matches!(refused(&[]), CopyPlanError::Groups { found: 0, expected: 1 }));
     }
 
     /// How a made-up backend places the bytes of its blocks.
     #[derive(Clone, Copy, Debug)]
     struct Shape {
         layers: u64,
-        runs: u64,
-        run: u64,
+        ranges: u64,
+        range_bytes: u64,
         gap: u64,
         block_major: bool,
     }
 
     /// A map of this shape with one KV group per parity of the layer's index.
     fn shaped(engine: u16, shape: Shape, blocks: u32) -> KvMap {
-        let Shape { layers, runs, run, gap, block_major } = shape;
-        let block = runs * (run + gap);
+        let Shape { layers, ranges, range_bytes, gap, block_major } = shape;
+        let block = ranges * (range_bytes + gap);
         let groups = layers.min(2);
         let layer = |i: u64| Layer {
             name: format!("layers.{i}"),
@@ -153,7 +153,7 @@ mod tests {
             base: if block_major { i * block } else { i * block * u64::from(blocks) },
             block_stride: if block_major { layers * block } else { block },
             blocks,
-            runs: (0..runs).map(|r| (r * (run + gap), run)).collect(),
+            ranges: (0..ranges).map(|r| (r * (range_bytes + gap), range_bytes)).collect(),
         };
         let bytes = layers * block * u64::from(blocks);
         let register = Register {
@@ -171,7 +171,7 @@ mod tests {
         let mut bytes = BTreeMap::new();
         for (from, to) in source.layers.iter().zip(&target.layers) {
             for pair in &pairs[usize::from(from.group)] {
-                for &(offset, length) in &from.runs {
+                for &(offset, length) in &from.ranges {
                     for byte in offset..offset + length {
                         let s = from.base + u64::from(pair.source.0) * from.block_stride + byte;
                         let t = to.base + u64::from(pair.target.0) * to.block_stride + byte;
@@ -185,21 +185,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_plan_moves_exactly_the_bytes_of_its_blocks(
-            layers in 1u64..5, runs in 1u64..4, run in 1u64..9, gap in 0u64..3, block_major: bool,
+        fn a_plan_copies_exactly_the_bytes_of_its_blocks(
+            layers in 1u64..5, ranges in 1u64..4, range_bytes in 1u64..9, gap in 0u64..3, block_major: bool,
             // A block id belongs to one group only, as in vLLM: layers of different groups may lie on the same bytes.
-            moved in proptest::collection::btree_map(0u32..12, (0u32..20, 0usize..2), 0..12),
+            copied in proptest::collection::btree_map(0u32..12, (0u32..20, 0usize..2), 0..12),
         ) {
-            let shape = Shape { layers, runs, run, gap, block_major };
+            let shape = Shape { layers, ranges, range_bytes, gap, block_major };
             let (source, target) = (shaped(0, shape, 12), shaped(1, shape, 20));
             let mut pairs = vec![Vec::new(); source.groups.len()];
-            for (&from, &(to, group)) in &moved {
+            for (&from, &(to, group)) in &copied {
                 let group = group % pairs.len();
                 if pairs[group].iter().all(|p: &BlockPair| p.target.0 != to) {
                     pairs[group].push(pair(from, to));
                 }
             }
-            let spans = plan(&source, &target, &pairs).unwrap();
+            let spans = copy_plan(&source, &target, &pairs).unwrap();
             let mut bytes = BTreeMap::new();
             for span in &spans {
                 prop_assert!(span.source + span.length <= source.bytes && span.target + span.length <= target.bytes);
