@@ -2,6 +2,7 @@
 //! routes every request by live signals, and measures in paired runs whether that helped. What it does is in the crates under `crates/`.
 
 pub mod cli;
+pub mod config;
 
 #[cfg(feature = "extension-module")]
 mod extension;

@@ -249,7 +249,7 @@ fn engines_that_cannot_start_are_refused_and_leave_no_folder() {
     refuses(&["--model", "nowhere"], &["nowhere", "make setup"]);
     refuses(&["--model", "."], &["config.json"]);
     refuses(&["--venv", "nowhere"], &["nowhere/bin/python", "make setup"]);
-    refuses(&["--run-dir", "/dev/null/x"], &["migrate.run_dir /dev/null/x"]);
+    refuses(&["--run-dir", "/dev/null/x"], &["kv.run_dir /dev/null/x"]);
     refuses(&["--kv-cache-mib", "90000000"], &["engine.kv_cache_mib"]);
 }
 

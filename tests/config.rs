@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use dualpool_bench::Settings;
-use dualpool_bench::config::{self, ConfigError, FlagValue, Loaded, Origin, Sources};
+use dualpool::config::{self, ConfigError, Loaded, Origin, Sources};
+use dualpool_bench::{FlagValue, Settings};
 use dualpool_machine::DeviceKind;
+use dualpool_types::settings::values;
 use dualpool_workload::Arrivals;
 
 /// No file, no environment, no flags, no GPU.
@@ -53,7 +54,7 @@ fn defaults_stand_and_every_key_has_an_origin() {
     assert_eq!(loaded.settings, Settings::default());
     assert_eq!(loaded.device, DeviceKind::Cpu);
     assert!(loaded.origins.values().all(|origin| *origin == Origin::Default));
-    assert!(loaded.origins.keys().eq(config::values(&loaded.settings).keys()));
+    assert!(loaded.origins.keys().eq(values(&loaded.settings).keys()));
 }
 
 #[test]
@@ -130,6 +131,30 @@ fn unknown_keys_are_refused_wherever_they_stand() {
 }
 
 #[test]
+fn a_renamed_key_is_refused_with_its_new_name_wherever_it_stands() {
+    let folder = folder_with("[migrate]\nlease_ms = 1\n[router.migration]\nmoves_max = 2\n");
+    let message = refusal(&in_folder(folder.path()));
+    assert!(message.contains("unknown setting `migrate.lease_ms`") && message.contains("dualpool.toml"), "{message}");
+    assert!(message.contains("it is called `kv.lease_ms` now"), "{message}");
+    assert!(message.contains("it is called `router.migration.per_request_max` now"), "{message}");
+    let message = refusal(&env(&[("DUALPOOL_MIGRATE__VERIFY_KV", "true")]));
+    assert!(message.contains("`kv.verify`") && message.contains("DUALPOOL_MIGRATE__VERIFY_KV"), "{message}");
+    refuses("migrate.run_dir", "x", &["it is called `kv.run_dir` now"]);
+}
+
+/// `UPDATE_DOCS=1` writes the file.
+#[test]
+fn the_reference_of_settings_is_what_the_code_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+    let reference = config::reference();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &reference).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(written, reference, "docs/settings.md is stale: `UPDATE_DOCS=1 cargo test --test config` writes it anew");
+}
+
+#[test]
 fn all_problems_are_named_at_once() {
     let message = refusal(&env(&[("DUALPOOL_ENGINE__MODLE", "x"), ("DUALPOOL_WORKLOAD__LAOD", "x")]));
     assert!(message.contains("`engine.modle`") && message.contains("`workload.laod`"), "{message}");
@@ -170,7 +195,7 @@ fn impossible_values_are_refused() {
         "engine.start_timeout_s",
         "router.max_in_flight",
         "router.prefill_ctx_thresh",
-        "migrate.lease_ms",
+        "kv.lease_ms",
         "workload.long_prompt_tokens",
         "workload.short_prompt_tokens",
         "workload.max_tokens",
@@ -216,18 +241,18 @@ fn values_that_contradict_each_other_are_refused() {
 
 #[test]
 fn settings_from_a_program_are_checked_as_those_of_a_user() {
-    config::check(&Settings::default()).unwrap();
+    Settings::default().check().unwrap();
     let mut settings = Settings::default();
     settings.objectives.itl_ms = -5.0;
     settings.run.arms.push("magic".into());
-    let message = config::check(&settings).unwrap_err().to_string();
+    let message = settings.check().unwrap_err().to_string();
     assert!(message.contains("`objectives.itl_ms` is -5"), "{message}");
     settings.objectives.itl_ms = 5.0;
-    assert!(config::check(&settings).unwrap_err().to_string().contains("magic"));
+    assert!(settings.check().unwrap_err().to_string().contains("magic"));
     // Which devices there are is not known here.
     settings = Settings::default();
     settings.pools.decode_gpus = vec![7];
-    config::check(&settings).unwrap();
+    settings.check().unwrap();
 }
 
 #[test]
@@ -263,10 +288,10 @@ fn pools_need_devices_of_their_own() {
 
 #[test]
 fn every_setting_says_what_it_allows() {
-    for (key, value) in config::default_values() {
+    for (key, value) in values(&Settings::default()) {
         let (wrong, shown) = match value {
-            figment::value::Value::Array(..) => ("x".to_string(), "x"),
-            figment::value::Value::String(..) => continue,
+            serde_json::Value::Array(_) => ("x".to_string(), "x"),
+            serde_json::Value::String(_) => continue,
             _ => ("x".to_string(), "\"x\""),
         };
         if key != "run.arms" {

@@ -136,7 +136,7 @@ async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
     settings.pools.device = DeviceKind::Virtual;
     settings.virtual_engines =
         VirtualEngineSettings { kv: VirtualKv::Shm, speed: virtual_pair::SPEED, ..VirtualEngineSettings::default() };
-    settings.migrate.verify_kv = fault == Fault::None;
+    settings.kv.verify = fault == Fault::None;
     let placements = dualpool_machine::choose(&settings.pools, &Gpus::default()).unwrap();
     let transport = Box::new(FaultyTransport::new(Transports::default(), Faults::new(fault)));
     let fleet = settings.fleet(&placements, EngineLinks::default());

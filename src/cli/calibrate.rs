@@ -50,7 +50,7 @@ pub fn measure(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal
 /// Starts the engines, gives them everything to do that the fit needs, and prints what came of it.
 pub fn engines(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     let placements = dualpool_machine::choose(&settings.pools, gpus)?;
-    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
+    let links = dualpool_fleet::links(&settings.kv, &settings.virtual_engines, &placements, gpus)?;
     let prepared = engine_timing::prepare(settings, program::command_line())?;
     let settings = prepared.settings().clone();
     let measured = session::with_fleet(&settings, &placements, links.links, terminal, async |controller, bars, cancel| {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use dualpool_bench::config::ConfigError;
+use dualpool_bench::SettingsError;
 use dualpool_bench::dynamic_router::ArmsOfDualPool;
 use dualpool_bench::expectations::ExpectationsError;
 use dualpool_bench::folder::FolderError;
@@ -15,6 +15,8 @@ use dualpool_report::explain::ExplainError;
 use dualpool_sim::scenario::ScenarioError;
 use dualpool_workload::trace::TraceError;
 use dualpool_workload::{ParameterError, WorkloadError};
+
+use crate::config::ConfigError;
 
 /// Something went wrong.
 pub const FAILED: u8 = 1;
@@ -45,6 +47,7 @@ pub fn print(error: &anyhow::Error) -> ExitCode {
 fn judge(error: &anyhow::Error) -> (u8, Option<&'static str>) {
     let is = |found: bool, code, hint| found.then_some((code, Some(hint)));
     is(error.is::<ConfigError>(), USAGE, "`dualpool config` shows every setting and where it came from")
+        .or(is(error.is::<SettingsError>(), USAGE, "`dualpool config` shows every setting and where it came from"))
         .or(is(error.is::<DeviceError>(), USAGE, "`dualpool doctor` lists the devices of this machine"))
         .or(is(error.is::<UnknownTarget>(), USAGE, "`dualpool list-targets` says what each target does"))
         .or(is(error.is::<WorkloadError>(), USAGE, "`dualpool config` shows every setting and where it came from"))

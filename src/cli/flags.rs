@@ -3,7 +3,8 @@
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use dualpool_bench::config::{self, FlagValue};
+use dualpool_bench::{FlagValue, Settings};
+use dualpool_types::settings::{values, written};
 
 struct SettingFlag {
     flag: &'static str,
@@ -48,11 +49,11 @@ const FLAGS: &[SettingFlag] = &[
     flag("admission-queue", "router.admission.queue_max", "N", "Requests of each priority that may wait for admission; 0 = none"),
     flag("admission-window", "router.admission.window", "KIND", "What bounds the prompt tokens under way: off or aimd"),
     flag("early-rejection", "router.admission.reject", "KIND", "Turn away what would miss its objectives: off, naive or predictive"),
-    flag("lease-ms", "migrate.lease_ms", "MS", "How long an engine keeps blocks that nobody fetched"),
-    switch("verify-kv", "migrate.verify_kv", "Compare checksums of source and destination blocks of every copy"),
-    flag("run-dir", "migrate.run_dir", "DIR", "Folder of the control socket [default: a fresh temporary one]"),
-    flag("calibration", "migrate.calibration", "FILE", "What copies cost on this machine, as `dualpool calibrate` found it; `none` = do without [default: artifacts/migration_cost/calibration.json]"),
-    flag("copy-grid-blocks-max", "migrate.copy_grid_blocks_max", "N", "Blocks that a copy kernel on a GPU has at most: more copy faster, and take more of the GPU from the engine"),
+    flag("lease-ms", "kv.lease_ms", "MS", "How long an engine keeps blocks that no other engine fetched"),
+    switch("verify-kv", "kv.verify", "Compare checksums of source and destination blocks of every copy"),
+    flag("run-dir", "kv.run_dir", "DIR", "Folder of the control socket [default: a fresh temporary one]"),
+    flag("calibration", "kv.calibration", "FILE", "What copies cost on this machine, as `dualpool calibrate` found it; `none` = do without [default: artifacts/migration_cost/calibration.json]"),
+    flag("copy-grid-blocks-max", "kv.copy_grid_blocks_max", "N", "Blocks that a copy kernel on a GPU has at most: more copy faster, and take more of the GPU from the engine"),
     flag("mix", "workload.mix", "MIX", "balanced, decode_heavy, long_context, burst or changing"),
     flag("arrivals", "workload.arrivals", "KIND", "all_upfront or poisson"),
     flag("load", "workload.load", "SHARE", "Offered load as a share of the measured saturation"),
@@ -118,7 +119,7 @@ impl SettingFlags {
 
 impl clap::Args for SettingFlags {
     fn augment_args(command: Command) -> Command {
-        let defaults = config::default_values();
+        let defaults = values(&Settings::default());
         let set = Arg::new(SET)
             .long(SET)
             .value_name("KEY=VALUE")
@@ -126,7 +127,7 @@ impl clap::Args for SettingFlags {
             .value_parser(assignment)
             .help("Set any setting, such as router.resumes_max=2; repeatable");
         let flags = FLAGS.iter().map(|flag| {
-            let shown = defaults.get(flag.key).map(config::written).unwrap_or_default();
+            let shown = defaults.get(flag.key).map(written).unwrap_or_default();
             match flag.value {
                 // Where the default is no value but a rule, the help says it itself.
                 Some(name) if flag.help.contains("[default") => arg(flag).value_name(name).help(flag.help),
@@ -184,10 +185,10 @@ mod tests {
 
     #[test]
     fn every_flag_stands_for_a_setting_and_no_two_for_the_same() {
-        let known = config::default_values();
+        let known = values(&Settings::default());
         for (i, flag) in FLAGS.iter().enumerate() {
             let default = known.get(flag.key).unwrap_or_else(|| panic!("--{} names no setting: {}", flag.flag, flag.key));
-            let is_switch = matches!(default, figment::value::Value::Bool(_, false));
+            let is_switch = *default == false;
             assert_eq!(flag.value.is_none(), is_switch, "--{}", flag.flag);
             assert!(FLAGS[..i].iter().all(|other| other.key != flag.key && other.flag != flag.flag), "--{}", flag.flag);
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::config::UNDER_PROFILER;
 use dualpool_bench::Cancel;
-use dualpool_bench::config::UNDER_PROFILER;
 
 use super::failure::INTERRUPTED;
 use super::terminal::Terminal;

@@ -31,10 +31,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use dualpool_bench::config::{FlagValue, Loaded, Sources};
+use dualpool_bench::FlagValue;
 use dualpool_fleet::program;
 use dualpool_machine::Gpus;
 
+use crate::config::{Loaded, Sources};
 use flags::SettingFlags;
 use terminal::Terminal;
 
@@ -149,6 +150,6 @@ impl Cli {
         if let Some(filter) = log::filter(self.verbose) {
             flags.push(FlagValue { flag: "-v".into(), key: "telemetry.log".into(), text: filter.into() });
         }
-        Ok(dualpool_bench::config::load(&Sources::of_process(self.config.clone(), flags, gpus.len()))?)
+        Ok(crate::config::load(&Sources::of_process(self.config.clone(), flags, gpus.len()))?)
     }
 }

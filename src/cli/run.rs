@@ -65,7 +65,7 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> anyhow::Result<ExitCo
 /// The targets that serve requests.
 fn serving(target: Target, args: &Args, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     let placements = dualpool_machine::choose(&settings.pools, gpus)?;
-    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
+    let links = dualpool_fleet::links(&settings.kv, &settings.virtual_engines, &placements, gpus)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the tokio runtime")?;
     let outcomes = runtime.block_on(measure(target, settings, &placements, links, terminal));

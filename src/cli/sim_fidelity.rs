@@ -12,7 +12,7 @@ use super::terminal::{Terminal, columns, print};
 
 pub fn run(settings: &Settings, gpus: &Gpus, json: bool, terminal: &Terminal) -> anyhow::Result<ExitCode> {
     let placements = dualpool_machine::choose(&settings.pools, gpus)?;
-    let links = dualpool_fleet::links(&settings.migrate, &settings.virtual_engines, &placements, gpus)?;
+    let links = dualpool_fleet::links(&settings.kv, &settings.virtual_engines, &placements, gpus)?;
     let prepared = sim_fidelity::prepare(settings, program::command_line())?;
     let settings = prepared.settings().clone();
     let measured = session::with_fleet(&settings, &placements, links.links, terminal, async |controller, bars, cancel| {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use dualpool_kv::{EngineLinks, KvEvent, KvServer, MigrateSettings, Transports};
+use dualpool_kv::{EngineLinks, KvEvent, KvServer, KvSettings, Transports};
 use dualpool_types::{Clock, EngineId, LegId, Micros, MonotonicClock, RequestId, Time};
 
 use crate::faults::{Faults, FaultyTransport};
@@ -52,7 +52,7 @@ pub const LEASE_MS: u64 = 600_000;
 
 pub fn start(verify_kv: bool) -> Watched {
     let clock = Arc::new(SkewClock::default());
-    let settings = MigrateSettings { lease_ms: LEASE_MS, verify_kv, ..Default::default() };
+    let settings = KvSettings { lease_ms: LEASE_MS, verify: verify_kv, ..Default::default() };
     let faults = Faults::default();
     let transport = Box::new(FaultyTransport::new(Transports::default(), faults.clone()));
     let started = KvServer::start(&settings, clock.clone(), EngineLinks::default(), transport);

@@ -77,7 +77,7 @@ impl Pools {
             "dedicated" => self.split(name, PolicyKind::Dedicated, untuned, untuned),
             "full_disaggregation" => self.split(name, PolicyKind::FullDisaggregation, untuned, untuned),
             ONE_ENGINE => self.one_engine(),
-            // `dual_pool`; `config` has refused names that are no arm's.
+            // `dual_pool`; `Settings::check` has refused names that are no arm's.
             _ => self.split(name, PolicyKind::DualPool, untuned, untuned),
         }
     }

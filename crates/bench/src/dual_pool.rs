@@ -18,7 +18,7 @@ use super::phases::Phases;
 use super::run::{Effort, Outcome, Plan, Prepared, Subject};
 use super::search::{self, Found, PURPOSES, Purpose, Trials};
 use super::{Cancel, pair, saturation, target};
-use crate::{Settings, config};
+use crate::Settings;
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -35,7 +35,7 @@ const SATURATING: [&str; 2] = ["shared_round_robin", "shared_least_load"];
 
 /// Checks the settings and makes the run folder. Engines take long to start: call this before.
 pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
-    config::check(settings)?;
+    settings.check()?;
     dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?;
     Ok(Prepared::whole(target::DUAL_POOL, settings, command, Box::new(DualPool))?)
 }

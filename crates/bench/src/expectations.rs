@@ -12,16 +12,18 @@ use dualpool_fleet::Progress;
 use dualpool_report::load;
 use dualpool_types::artifact::{Environment, Expected, ExpectedRatio, RunInfo};
 use dualpool_types::records::replace_json;
+use dualpool_types::settings::{values, written};
 
 use super::Outcome;
-use crate::{RunSettings, Settings, config};
+use crate::settings::with_present_names;
+use crate::{RunSettings, Settings};
 
 /// Version of the file's keys.
 const SCHEMA: u32 = 1;
 
 /// Settings that decide what is served, by what and by whom: ratios compare only where these are equal.
 const DECIDING: [&str; 9] =
-    ["engine.", "pools.", "router.", "migrate.", "workload.", "objectives.", "dynamic_router.", "virtual.", "run.quick"];
+    ["engine.", "pools.", "router.", "kv.", "workload.", "objectives.", "dynamic_router.", "virtual.", "run.quick"];
 
 /// Of these, those that change where things lie and what is written down, and nothing of what is served.
 const NOT_DECIDING: [&str; 7] = [
@@ -29,8 +31,8 @@ const NOT_DECIDING: [&str; 7] = [
     "engine.venv",
     "engine.start_timeout_s",
     "router.explain",
-    "migrate.run_dir",
-    "migrate.calibration",
+    "kv.run_dir",
+    "kv.calibration",
     "dynamic_router.workloads",
 ];
 
@@ -194,14 +196,13 @@ impl Expectations {
 
 /// The workload of a run, and the settings that its ratios depend on. None when the settings are of another version.
 fn identity(run: &RunInfo) -> Option<(String, BTreeMap<String, String>)> {
-    let settings: Settings = serde_json::from_value(run.settings.clone()).ok()?;
-    let defaults = config::default_values();
+    let settings = Settings::of_run(&run.settings).ok()?;
+    let defaults = values(&Settings::default());
     let decides = |key: &str| DECIDING.iter().any(|prefix| key.starts_with(prefix)) && !NOT_DECIDING.contains(&key);
-    let changed = config::values(&settings)
+    let changed = values(&settings)
         .into_iter()
-        .map(|(key, value)| (config::written(&defaults[&key]), key, config::written(&value)))
-        .filter(|(default, key, value)| decides(key) && value != default)
-        .map(|(_, key, value)| (key, value));
+        .filter(|(key, value)| decides(key) && *value != defaults[key])
+        .map(|(key, value)| (key, written(&value)));
     let workload = match &run.workload {
         Some(workload) => workload.name.clone(),
         None => dualpool_workload::mix_name(settings.workload.mix).to_string(),
@@ -222,7 +223,11 @@ fn read(path: &Path) -> Result<Option<Book>, ExpectationsError> {
     if found != SCHEMA {
         return Err(ExpectationsError::Schema { path: path.to_path_buf(), found });
     }
-    serde_json::from_value(value).map(Some).map_err(json)
+    let mut book: Book = serde_json::from_value(value).map_err(json)?;
+    for accepted in &mut book.accepted {
+        accepted.settings = with_present_names(std::mem::take(&mut accepted.settings));
+    }
+    Ok(Some(book))
 }
 
 #[cfg(test)]
@@ -259,6 +264,27 @@ mod tests {
 
     fn settings(folder: &Path) -> RunSettings {
         RunSettings { expectations: folder.to_path_buf(), ..RunSettings::default() }
+    }
+
+    #[test]
+    fn settings_by_the_names_of_the_version_before_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let environment = environment("vllm", &[]);
+        let machine = MachineKind::of(&environment);
+        let path = dir.path().join(format!("{}.json", machine.slug()));
+        let settings_of = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let before = settings_of(&[("migrate.verify_kv", "true"), ("workload.load", "0.9")]);
+        let accepted = vec![Accepted {
+            target: "dual_pool".into(),
+            workload: "balanced".into(),
+            settings: before,
+            run: "r".into(),
+            ratios: vec![],
+        }];
+        replace_json(&path, &Book { schema: SCHEMA, machine, accepted }).unwrap();
+        let read = Expectations::read(&settings(dir.path()), &environment).unwrap();
+        let now: BTreeMap<String, String> = settings_of(&[("kv.verify", "true"), ("workload.load", "0.9")]);
+        assert_eq!(read.book.accepted[0].settings, now);
     }
 
     #[test]

@@ -10,7 +10,6 @@
 pub mod arms;
 mod cancel;
 mod columns;
-pub mod config;
 mod drive;
 pub mod dual_pool;
 pub mod dynamic_router;
@@ -19,6 +18,7 @@ pub mod environment;
 pub mod expectations;
 mod faults;
 mod fit;
+mod flags;
 pub mod folder;
 mod identical;
 pub mod migration_cost;
@@ -36,5 +36,8 @@ pub mod target;
 pub mod topology_probe;
 
 pub use cancel::Cancel;
+pub use flags::FlagValue;
 pub use run::{Outcome, Prepared};
-pub use settings::{ARMS, ARMS_ON_REQUEST, DynamicRouterSettings, ROUTER_ARM, RunSettings, Settings, WorkloadKind};
+pub use settings::{
+    ARMS, ARMS_ON_REQUEST, DynamicRouterSettings, ROUTER_ARM, RunSettings, Settings, SettingsError, WorkloadKind, renamed,
+};

@@ -1,7 +1,7 @@
 //! What copies cost between the engines of this fleet, from a calibration of this machine.
 
 use dualpool_engine::{Spot, VirtualEngineSettings};
-use dualpool_kv::{CalibrationError, CopyCosts, EngineLinks, MigrateSettings};
+use dualpool_kv::{CalibrationError, CopyCosts, EngineLinks, KvSettings};
 use dualpool_machine::{Gpus, Machine, Placement};
 
 /// What is known of the links, and what a reader of the run's figures should know of that.
@@ -14,7 +14,7 @@ pub struct Links {
 /// Reads the calibration that the settings name. One that was asked for by its path must be there and be of this machine; where nobody
 /// asked, the router learns what copies cost as it serves, and the note says so.
 pub fn links(
-    migrate: &MigrateSettings,
+    kv: &KvSettings,
     virtual_engines: &VirtualEngineSettings,
     placements: &[Placement],
     gpus: &Gpus,
@@ -22,10 +22,10 @@ pub fn links(
     // Engines without memory have no copies to know the cost of.
     let spots = placements.iter().map(|placement| Spot::of(&placement.device, virtual_engines));
     let Ok(spots) = spots.collect::<anyhow::Result<Vec<Spot>>>() else { return Ok(Links::default()) };
-    let Some(path) = migrate.calibration_file() else { return Ok(Links::default()) };
+    let Some(path) = kv.calibration_file() else { return Ok(Links::default()) };
     let costs = match CopyCosts::read(&path, &Machine::detect(gpus)) {
         Ok(costs) => costs,
-        Err(error) if migrate.names_calibration() => return Err(error),
+        Err(error) if kv.names_calibration() => return Err(error),
         Err(error) => {
             let note = format!("Copies are not calibrated, and the router learns what they cost as it serves: {error}.");
             return Ok(Links { links: EngineLinks::default(), note: Some(note) });

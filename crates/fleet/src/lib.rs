@@ -115,7 +115,7 @@ async fn virtual_engines(
         VirtualKv::Shm => vec![KvPlace::Shm; indices.len()],
         VirtualKv::Cuda => gpu_places(indices)?,
     };
-    let (kv_server, moves) = KvServer::start(spec.migrate, clock.clone(), spec.links, transport)?;
+    let (kv_server, moves) = KvServer::start(spec.kv, clock.clone(), spec.links, transport)?;
     let started = start_with_memory(&places, kv_server.socket_path(), &settings_of_engines, clock.clone()).await;
     let (fleet, events) = started.context("the virtual engines did not start")?;
     Ok(Controller::start(fleet, events, Some((Box::new(kv_server), moves)), spec.router, spec.telemetry, clock))
@@ -130,5 +130,5 @@ fn gpu_places(indices: &[u32]) -> anyhow::Result<Vec<KvPlace>> {
 
 /// What moves KV between engines, whatever memory they have.
 fn transports(spec: &FleetSpec<'_>) -> Transports {
-    Transports::calibrated(KernelSettings::new(spec.migrate, &spec.engine.venv), &spec.links)
+    Transports::calibrated(KernelSettings::new(spec.kv, &spec.engine.venv), &spec.links)
 }

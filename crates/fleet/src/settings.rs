@@ -1,9 +1,12 @@
 //! What is sampled and logged while a fleet serves.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use dualpool_types::settings::{Rule, Section, count, rule};
+
 /// What watches a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ProfileKind {
     None,
@@ -15,21 +18,39 @@ pub enum ProfileKind {
     Ncu,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What is recorded and logged while a fleet serves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySettings {
-    /// Period of the engine samples in `samples.jsonl`.
+    /// Milliseconds between two samples of each engine in `samples.jsonl`. A run in which no sample was taken for 1 s, or for 10
+    /// periods if that is longer, counts as disturbed and is repeated once.
     pub sample_ms: u64,
-    /// Period of the GPU samples there. The router forgets a sample after three seconds, so with a longer period it often has none.
+    /// Milliseconds between two samples of each GPU in `samples.jsonl`. The router uses a GPU's sample for three seconds, so with a
+    /// longer period it often has none.
     pub gpu_sample_ms: u64,
-    /// Log filter, as `tracing` writes them: `warn`, `info,dualpool_engine=debug`.
+    /// Log filter in the syntax of `tracing`: a level, or levels by crate.
     pub log: String,
-    /// What watches a run and leaves `profile.json`: `none`, `minimal`, `nsys` or `ncu`.
+    /// What watches a run and leaves `profile.json`: `none`, `minimal` (this program's own timings), `nsys` (NVIDIA Nsight Systems:
+    /// every copy and kernel) or `ncu` (NVIDIA Nsight Compute: single kernels). docs/profiling.md explains them.
     pub profile: ProfileKind,
 }
 
 impl Default for TelemetrySettings {
     fn default() -> Self {
         TelemetrySettings { sample_ms: 50, gpu_sample_ms: 100, log: "warn".into(), profile: ProfileKind::None }
+    }
+}
+
+impl Section for TelemetrySettings {
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            count("telemetry.sample_ms", self.sample_ms),
+            rule("telemetry.gpu_sample_ms", "a whole number from 10 to 60000", (10..=60_000).contains(&self.gpu_sample_ms)),
+            rule(
+                "telemetry.log",
+                "a filter such as `warn` or `info,dualpool_engine=debug`",
+                tracing_subscriber::EnvFilter::try_new(&self.log).is_ok(),
+            ),
+        ]
     }
 }

@@ -1,7 +1,7 @@
 //! What a fleet is made of.
 
 use dualpool_engine::{EngineSettings, VirtualEngineSettings};
-use dualpool_kv::{EngineLinks, MigrateSettings};
+use dualpool_kv::{EngineLinks, KvSettings};
 use dualpool_machine::Placement;
 use dualpool_router::RouterSettings;
 
@@ -13,7 +13,7 @@ pub struct FleetSpec<'a> {
     pub placements: &'a [Placement],
     pub engine: &'a EngineSettings,
     pub virtual_engines: &'a VirtualEngineSettings,
-    pub migrate: &'a MigrateSettings,
+    pub kv: &'a KvSettings,
     pub router: &'a RouterSettings,
     pub telemetry: &'a TelemetrySettings,
     /// What copies between the engines are known to cost.

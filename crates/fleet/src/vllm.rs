@@ -21,7 +21,7 @@ pub async fn start(
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Controller> {
-    let (kv_server, moves) = KvServer::start(spec.migrate, clock.clone(), spec.links, transport)?;
+    let (kv_server, moves) = KvServer::start(spec.kv, clock.clone(), spec.links, transport)?;
     let cannot_move = spec.placements.iter().find_map(|placement| unreachable_memory(&placement.device));
     if let Some(why) = &cannot_move {
         progress.note(&format!("KV does not move between these engines, and arms that move it are left out: {why}"));

@@ -58,7 +58,7 @@ pub enum CalibrationError {
         path.display()
     )]
     Other { path: PathBuf, what: &'static str, theirs: String, ours: String },
-    #[error("cannot write the calibration of copies {}: {source}; set migrate.calibration to another path", path.display())]
+    #[error("cannot write the calibration of copies {}: {source}; set kv.calibration to another path", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 }
 

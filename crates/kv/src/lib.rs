@@ -46,7 +46,7 @@ pub use cost::{ClassCost, CopyClass, Footprint, LinkCost, LinkCostError};
 pub use cuda::{CudaTransport, KernelSettings};
 pub use kv_mover::KvMover;
 pub use memory::{KvGroup, KvMap, MapError, Mismatch};
-pub use settings::{COPY_GRID_BLOCKS, MigrateSettings};
+pub use settings::{COPY_GRID_BLOCKS, KvSettings};
 pub use shm::ShmTransport;
 pub use transport::{Memory, Stop, Transport, TransportError};
 pub use transports::Transports;
@@ -98,7 +98,7 @@ impl KvServer {
     /// Opens the control socket in the run folder, and copies by this transport; `links` is what copies between these engines cost. Events
     /// come out of the returned channel.
     pub fn start(
-        settings: &MigrateSettings,
+        settings: &KvSettings,
         clock: Arc<dyn Clock>,
         links: EngineLinks,
         transport: Box<dyn Transport>,
@@ -106,7 +106,7 @@ impl KvServer {
         let run_dir = control::RunDir::open(&settings.run_dir)?;
         let (events, received) = mpsc::channel(KV_EVENTS_MAX);
         let lease = Micros(settings.lease_ms * 1000);
-        let options = control::Options { lease, verify: settings.verify_kv, clock, links };
+        let options = control::Options { lease, verify: settings.verify, clock, links };
         let thread = control::ControlThread::start(run_dir.socket(), transport, options, events)?;
         Ok((KvServer { thread, run_dir }, received))
     }

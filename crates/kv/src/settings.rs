@@ -2,21 +2,29 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+use dualpool_types::settings::{Rule, Section, count, described};
+
+/// How KV gets from engine to engine: the control socket, leases and copies. docs/kv-protocol.md has the protocol.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct MigrateSettings {
-    /// How long an engine keeps blocks that no leg fetched.
+pub struct KvSettings {
+    /// Milliseconds for which an engine keeps the KV blocks of a leg that ended and that no other engine has fetched. When they are
+    /// over, the blocks are released; a benchmark run reports that as a fault.
     pub lease_ms: u64,
-    /// Compare checksums of source and destination blocks of every copy plan.
-    pub verify_kv: bool,
-    /// Where the control socket lives; a folder of its own, made with mode 0700. Empty = a fresh one in the system's temporary folder.
+    /// Compare checksums of the source and the destination blocks after every copy. A copy that differs fails, and the engine
+    /// computes the prompt. It reads all copied bytes once more at both ends.
+    pub verify: bool,
+    /// Folder of the control socket and of the files that engines of this run share; it must be yours alone (mode 0700) or not
+    /// exist yet. Empty = a new folder in the system's temporary folder, removed at the end.
     pub run_dir: PathBuf,
-    /// Where `dualpool calibrate` leaves what copies cost here, and where runs read it. Empty = `artifacts/migration_cost/calibration.json`,
-    /// `none` = runs do without.
+    /// File with what copies of KV cost on this machine: written by `dualpool calibrate`, read by runs. Empty =
+    /// `artifacts/migration_cost/calibration.json`, if it fits this machine; a file that you name must exist and fit. `none` = runs
+    /// have no calibration and learn the costs while they serve.
     pub calibration: PathBuf,
-    /// Blocks that a copy kernel on a GPU has at most: more copy faster, and take more of the GPU from the engine.
+    /// CUDA thread blocks that one copy kernel uses at most. More blocks copy faster and leave fewer multiprocessors to the engine.
     pub copy_grid_blocks_max: u32,
 }
 
@@ -28,7 +36,7 @@ pub const COPY_GRID_BLOCKS: u32 = 16;
 /// Where a calibration of copies lies when the settings name no other place.
 const CALIBRATION_FILE: &str = "artifacts/migration_cost/calibration.json";
 
-impl MigrateSettings {
+impl KvSettings {
     /// Where the calibration of copies lies; none when runs are to do without.
     pub fn calibration_file(&self) -> Option<PathBuf> {
         match self.calibration.to_str() {
@@ -44,14 +52,25 @@ impl MigrateSettings {
     }
 }
 
-impl Default for MigrateSettings {
+impl Default for KvSettings {
     fn default() -> Self {
-        MigrateSettings {
+        KvSettings {
             lease_ms: 30_000,
-            verify_kv: false,
+            verify: false,
             run_dir: PathBuf::new(),
             calibration: PathBuf::new(),
             copy_grid_blocks_max: COPY_GRID_BLOCKS,
         }
+    }
+}
+
+impl Section for KvSettings {
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            count("kv.lease_ms", self.lease_ms),
+            described("kv.run_dir", "the path of a folder, or empty for a new one"),
+            described("kv.calibration", "the path of a file, `none`, or empty for the default"),
+            count("kv.copy_grid_blocks_max", self.copy_grid_blocks_max),
+        ]
     }
 }

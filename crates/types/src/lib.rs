@@ -17,6 +17,7 @@ pub mod records;
 mod request;
 mod rng;
 mod sampling;
+pub mod settings;
 mod signals;
 pub mod topology;
 mod units;

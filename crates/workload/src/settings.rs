@@ -1,10 +1,12 @@
 //! Which requests a benchmark serves, and what they ask for.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use dualpool_types::settings::{Problem, Rule, Section, count, is_not_negative, is_positive, positive, require, rule};
 use dualpool_types::{Class, Micros, Objectives};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mix {
     /// A burst of long prompts among chats: `prefill_burst` long and `decode_requests + continue_requests` short ones.
@@ -19,29 +21,44 @@ pub enum Mix {
     Changing,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Arrivals {
     AllUpfront,
     Poisson,
 }
 
-/// The requests of one repetition.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The requests of one repetition of `dual_pool`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorkloadSettings {
+    /// Mix of requests: `balanced` (`prefill_burst` long prompts among `decode_requests + continue_requests` short ones),
+    /// `decode_heavy` (a third of the long and five eighths of the short prompts, four times the output), `long_context` (a third
+    /// of the long and three quarters of the short prompts; long ones of two to four times `long_prompt_tokens`, up to 4096 tokens
+    /// or `long_prompt_tokens` if that is more), `burst` (as `balanced`, long prompts arriving in groups of a third), or `changing`
+    /// (`balanced`, `long_context`, `decode_heavy` in turn).
     pub mix: Mix,
+    /// How requests arrive: `poisson` at the offered rate, or `all_upfront`, all at once. The workloads of `dynamic_router` have
+    /// arrivals of their own.
     pub arrivals: Arrivals,
-    /// Offered load as a share of the measured saturation; used when `rate` is 0.
+    /// Offered load as a share of the measured saturation rate. Used when `workload.rate` is 0.
     pub load: f64,
-    /// Offered requests per second; 0 = derive it from `load`.
+    /// Offered load in requests per second, in place of a measured one. 0 = `workload.load` times the measured saturation rate.
     pub rate: f64,
+    /// Length of a long prompt, in tokens.
     pub long_prompt_tokens: u32,
+    /// Length of a short prompt, in tokens.
     pub short_prompt_tokens: u32,
+    /// Number of requests with a long prompt.
     pub prefill_burst: u32,
+    /// Number of requests with a short prompt; `continue_requests` are added to them.
     pub decode_requests: u32,
+    /// Number of further requests with a short prompt, of the same kind as those of `decode_requests`.
     pub continue_requests: u32,
+    /// Output tokens of each request. Every request makes exactly as many.
     pub max_tokens: u32,
+    /// Seed of the requests, their arrival times, the search's trials, the bootstrap, and the plans of `migration_cost`. Every
+    /// repetition derives a seed of its own from it.
     pub seed: u64,
 }
 
@@ -64,13 +81,18 @@ impl Default for WorkloadSettings {
 }
 
 /// What counts as good service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ObjectiveSettings {
-    /// After any prompt; 0 = by the prompt's length, as below.
+    /// TTFT objective of all requests, in milliseconds from arrival to first token. 0 = by the prompt's class, `ttft_short_ms` or
+    /// `ttft_long_ms`.
     pub ttft_ms: f64,
+    /// TTFT objective of requests with a short prompt, in milliseconds.
     pub ttft_short_ms: f64,
+    /// TTFT objective of requests with a long prompt, in milliseconds.
     pub ttft_long_ms: f64,
+    /// ITL objective, in milliseconds: no gap between two tokens of a request may be longer. The search also sizes engine steps by
+    /// it.
     pub itl_ms: f64,
 }
 
@@ -93,5 +115,69 @@ impl ObjectiveSettings {
             Class::Short => self.ttft_short_ms,
             Class::Long => self.ttft_long_ms,
         }
+    }
+}
+
+/// Requests of one repetition, at most: their records are kept in memory until the run is over.
+const REQUESTS_MAX: u64 = 100_000;
+
+impl Section for WorkloadSettings {
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            rule("workload.load", "a share over 0, at most 1.5", self.load > 0.0 && self.load <= 1.5),
+            rule("workload.rate", "requests per second, or 0 to derive them from workload.load", is_not_negative(self.rate)),
+            count("workload.long_prompt_tokens", self.long_prompt_tokens),
+            count("workload.short_prompt_tokens", self.short_prompt_tokens),
+            count("workload.max_tokens", self.max_tokens),
+        ]
+    }
+
+    fn relations(&self) -> Vec<Problem> {
+        let (long, short) = (self.long_prompt_tokens, self.short_prompt_tokens);
+        let all: u64 = [self.prefill_burst, self.decode_requests, self.continue_requests].into_iter().map(u64::from).sum();
+        let found = [
+            require(short <= long, "workload.short_prompt_tokens", format!("at most workload.long_prompt_tokens ({long})")),
+            require(all > 0, "workload.prefill_burst", "at least 1 where decode_requests and continue_requests are 0"),
+            require(
+                all <= REQUESTS_MAX,
+                "workload.prefill_burst",
+                format!("at most {REQUESTS_MAX} requests together with decode_requests and continue_requests, which make {all}"),
+            ),
+        ];
+        found.into_iter().flatten().collect()
+    }
+}
+
+impl WorkloadSettings {
+    /// What the lengths demand of an engine that takes requests of so many tokens (`engine.max_model_len`).
+    pub fn relations_with(&self, context: u32) -> Vec<Problem> {
+        let out = self.max_tokens;
+        if out >= context {
+            return Vec::from_iter(require(false, "workload.max_tokens", format!("less than engine.max_model_len ({context})")));
+        }
+        let room = context - out;
+        let text = format!("at most {room}, which is engine.max_model_len ({context}) less workload.max_tokens ({out})");
+        let fits = |key, tokens: u32| require(tokens <= room, key, text.clone());
+        let [long, short] = [
+            fits("workload.long_prompt_tokens", self.long_prompt_tokens),
+            fits("workload.short_prompt_tokens", self.short_prompt_tokens),
+        ];
+        long.into_iter().chain(short).collect()
+    }
+}
+
+impl Section for ObjectiveSettings {
+    fn rules(&self) -> Vec<Rule> {
+        let by_length = self.ttft_ms == 0.0;
+        vec![
+            rule(
+                "objectives.ttft_ms",
+                "a number over 0, or 0 to go by the prompt's length",
+                by_length || is_positive(self.ttft_ms),
+            ),
+            positive("objectives.ttft_short_ms", self.ttft_short_ms),
+            positive("objectives.ttft_long_ms", self.ttft_long_ms),
+            positive("objectives.itl_ms", self.itl_ms),
+        ]
     }
 }

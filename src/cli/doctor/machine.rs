@@ -85,7 +85,7 @@ fn memory(settings: &Settings, weights: Bytes) -> Check {
 /// The folders that a run writes to.
 pub fn folders(settings: &Settings) -> Vec<Check> {
     let chosen = |path: &PathBuf, default: PathBuf| if path.as_os_str().is_empty() { default } else { path.clone() };
-    let run_dir = chosen(&settings.migrate.run_dir, std::env::temp_dir());
+    let run_dir = chosen(&settings.kv.run_dir, std::env::temp_dir());
     let out = chosen(&settings.run.out, PathBuf::from("artifacts"));
     vec![folder("run folder", &run_dir, "--run-dir DIR"), folder("artifacts", &out, "--out DIR")]
 }

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
-use dualpool_bench::config::UNDER_PROFILER;
+use crate::config::UNDER_PROFILER;
 use dualpool_bench::profile::Profile;
 use dualpool_fleet::program;
 

@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::ValueEnum;
 
+use crate::config::UNDER_PROFILER;
 use dualpool_bench::Settings;
-use dualpool_bench::config::UNDER_PROFILER;
 use dualpool_bench::folder::{Identity, REQUESTS};
 use dualpool_bench::profile::{Profile, in_process};
 use dualpool_bench::target::{self, Target};

@@ -9,7 +9,7 @@ mod traffic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use dualpool_bench::config::FlagValue;
+use dualpool_bench::FlagValue;
 use dualpool_machine::Gpus;
 use dualpool_report::simulated::{EngineWork, Replayed, SIMULATION_SCHEMA, Simulated, SimulatedArm, SimulatedObjectives, table};
 use dualpool_router::RouterSettings;

@@ -20,7 +20,7 @@ use super::drive::{DriveError, Driver, Pace, Work};
 use super::phases::Phases;
 use super::run::{Effort, Outcome, Plan, Prepared, Subject};
 use super::{Cancel, pair, saturation, target};
-use crate::{ROUTER_ARM, RunSettings, Settings, WorkloadKind, config};
+use crate::{ROUTER_ARM, RunSettings, Settings, WorkloadKind};
 use demand::{Demand, PROBE_TOKENS, upfront};
 
 /// Requests of the warm-up per engine. They come all at once: first steps are slow, whatever is in them.
@@ -42,7 +42,7 @@ pub struct ArmsOfDualPool;
 
 /// Checks the settings and makes the run's folders. Engines take long to start: call this before.
 pub fn prepare(settings: &Settings, command: Vec<String>) -> anyhow::Result<Prepared> {
-    config::check(settings)?;
+    settings.check()?;
     if settings.run.arms != RunSettings::default().arms {
         return Err(ArmsOfDualPool.into());
     }
@@ -113,7 +113,7 @@ impl Routed<'_> {
     fn arms(&self) -> Vec<Arrangement> {
         let policy = |name: &str| match PolicyKind::ALL.into_iter().find(|policy| policy.name() == name) {
             Some(policy) if name != ROUTER_ARM => policy,
-            // `config` has refused names that are neither a policy's nor the router's.
+            // `Settings::check` has refused names that are neither a policy's nor the router's.
             _ => self.settings.router.policy,
         };
         self.settings.dynamic_router.arms.iter().map(|name| self.arm(name, policy(name))).collect()

@@ -67,7 +67,7 @@ pub fn run(
         return Err(FolderError::Taken { path: identity.dir }.into());
     }
     // Now, and not after minutes of copying.
-    let calibration = settings.migrate.calibration_file();
+    let calibration = settings.kv.calibration_file();
     can_write_in(&identity.dir).map_err(|source| FolderError::Write { path: identity.dir.clone(), source })?;
     if let Some(path) = &calibration {
         let folder = path.parent().unwrap_or(path);
@@ -77,7 +77,7 @@ pub fn run(
     let spots = spots.collect::<anyhow::Result<Vec<Spot>>>()?;
     let bench = Bench {
         program: here.program,
-        kernels: KernelSettings::new(&settings.migrate, &settings.engine.venv),
+        kernels: KernelSettings::new(&settings.kv, &settings.engine.venv),
         scale: *scale,
         seed: settings.workload.seed,
         progress,

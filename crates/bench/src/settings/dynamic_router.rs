@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use dualpool_types::PolicyKind;
+use dualpool_types::settings::{Problem, Rule, Section, count, described, each_once, require, rule};
 
 /// The arm that routes by `router.policy`, whichever that is.
 pub const ROUTER_ARM: &str = "dynamic_router";
 
 /// The workloads by the names users give them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadKind {
     /// Chats and long prompts, at a share of what the fleet can take.
@@ -35,24 +39,30 @@ impl WorkloadKind {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What the target `dynamic_router` runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DynamicRouterSettings {
-    /// The arms, in order: policies, and `dynamic_router` for the one of `router.policy`. The first one is the reference: it runs twice
-    /// (the A/A control), and output tokens are compared with its own.
+    /// Arms in order: policies that need no pools, and `dynamic_router` for the policy of `router.policy`. The first one is the
+    /// reference: it runs a second time as the A/A control, and output tokens are compared with its own.
     pub arms: Vec<String>,
-    /// One after the other, each measured by itself. Empty = the trace where there is one, else the three synthetic ones.
+    /// Workloads, measured one after the other: `mixed`, `two_wave_imbalance`, `prefix_sessions`, `trace`. Empty = `trace` if
+    /// `dynamic_router.trace` names a file, else the other three.
     pub workloads: Vec<WorkloadKind>,
-    /// Requests of `mixed`, rounds of `two_wave_imbalance`, conversations of `prefix_sessions` in a repetition.
+    /// Requests of one repetition of `mixed`. `run.quick` and `run.exact` take a share of them, as of `rounds` and `sessions`.
     pub requests: u32,
+    /// Rounds of one repetition of `two_wave_imbalance`.
     pub rounds: u32,
+    /// Conversations of one repetition of `prefix_sessions`, of three to five turns each.
     pub sessions: u32,
-    /// The file of the workload `trace`.
+    /// File of the workload `trace`: Azure LLM CSV, Mooncake JSONL or dualpool JSONL (docs/workloads.md). Empty = none.
     pub trace: PathBuf,
-    /// 2 replays it in half of its time.
+    /// Factor by which the trace is replayed faster than it was recorded: at 2, gaps between requests are half as long. Lengths
+    /// stay.
     pub replay_speed: f64,
-    /// Requests of it that are left out at its beginning, and that are replayed at most; 0 = none, and all.
+    /// Requests that are skipped at the beginning of the trace, in order of time.
     pub offset: u64,
+    /// Requests of the trace that are replayed at most. 0 = all, up to 100,000.
     pub limit: u32,
 }
 
@@ -84,5 +94,37 @@ impl Default for DynamicRouterSettings {
             offset: 0,
             limit: 0,
         }
+    }
+}
+
+fn is_arm(arm: &str) -> bool {
+    arm == ROUTER_ARM || PolicyKind::ALL.iter().any(|policy| policy.name() == arm && !policy.needs_pools())
+}
+
+impl Section for DynamicRouterSettings {
+    fn rules(&self) -> Vec<Rule> {
+        vec![
+            rule(
+                "dynamic_router.arms",
+                "at least one, each once, of policies for engines that are all alike, and dynamic_router for the one of router.policy",
+                !self.arms.is_empty() && each_once(&self.arms) && self.arms.iter().all(|arm| is_arm(arm)),
+            ),
+            rule(
+                "dynamic_router.workloads",
+                "mixed, two_wave_imbalance, prefix_sessions and trace, each once; empty = all but the last",
+                each_once(&self.workloads),
+            ),
+            count("dynamic_router.requests", self.requests),
+            count("dynamic_router.rounds", self.rounds),
+            count("dynamic_router.sessions", self.sessions),
+            described("dynamic_router.trace", "the path of a trace, or empty"),
+            rule("dynamic_router.replay_speed", "a number from 0.001 to 1000000", (1e-3..=1e6).contains(&self.replay_speed)),
+        ]
+    }
+
+    fn relations(&self) -> Vec<Problem> {
+        let traced = self.workloads.contains(&WorkloadKind::Trace);
+        let text = "the path of a trace where dynamic_router.workloads has `trace`";
+        Vec::from_iter(require(!traced || self.names_trace(), "dynamic_router.trace", text))
     }
 }

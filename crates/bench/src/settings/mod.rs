@@ -1,28 +1,34 @@
-//! Every setting, with its default. The key of a field is its path: `engine.max_model_len` (TOML table `[engine]`, environment
+//! Every setting, with its default: sections that belong to the crates they configure, and those of benchmarks. The key of a field is its path: `engine.max_model_len` (TOML table `[engine]`, environment
 //! variable `DUALPOOL_ENGINE__MAX_MODEL_LEN`).
 
-use std::path::{Path, PathBuf};
-
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use dualpool_engine::{EngineSettings, VirtualEngineSettings};
 use dualpool_fleet::{FleetSpec, TelemetrySettings};
-use dualpool_kv::{EngineLinks, MigrateSettings};
+use dualpool_kv::{EngineLinks, KvSettings};
 use dualpool_machine::{Placement, PoolSettings};
 use dualpool_router::RouterSettings;
 use dualpool_workload::{ObjectiveSettings, WorkloadSettings};
 
+mod check;
 mod dynamic_router;
+mod renamed;
+mod run;
 
+pub use check::SettingsError;
 pub use dynamic_router::{DynamicRouterSettings, ROUTER_ARM, WorkloadKind};
+pub use renamed::renamed;
+pub(crate) use renamed::with_present_names;
+pub use run::RunSettings;
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     pub engine: EngineSettings,
     pub pools: PoolSettings,
     pub router: RouterSettings,
-    pub migrate: MigrateSettings,
+    pub kv: KvSettings,
     pub workload: WorkloadSettings,
     pub objectives: ObjectiveSettings,
     pub run: RunSettings,
@@ -39,7 +45,7 @@ impl Settings {
             placements,
             engine: &self.engine,
             virtual_engines: &self.virtual_engines,
-            migrate: &self.migrate,
+            kv: &self.kv,
             router: &self.router,
             telemetry: &self.telemetry,
             links,
@@ -53,46 +59,3 @@ pub const ARMS: [&str; 7] =
 
 /// Arms that run when they are named: `auto_online` chooses its arrangement while it serves.
 pub const ARMS_ON_REQUEST: [&str; 1] = ["auto_online"];
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RunSettings {
-    /// The arms to run, in order. `shared_tuned`, or else the first one, is the reference: it runs twice (the A/A control), and output
-    /// tokens are compared with its own.
-    pub arms: Vec<String>,
-    pub repetitions: u32,
-    pub quick: bool,
-    pub exact: bool,
-    /// Empty = `artifacts/<target>/<UTC time>-<id>`.
-    pub out: PathBuf,
-    pub bootstrap_resamples: u32,
-    /// Time for the search that tunes `shared_tuned`, `dual_pool` and `auto`.
-    pub search_budget_s: u64,
-    /// The folder of what was accepted of earlier runs, a file per kind of machine, that a run is held against; `none` = no such thing.
-    pub expectations: PathBuf,
-    /// Whether this run's ratios are what later ones are held against.
-    pub update_expectations: bool,
-}
-
-impl RunSettings {
-    /// The folder of expectations; none where the run is held against nothing.
-    pub fn expectations_folder(&self) -> Option<&Path> {
-        (self.expectations.as_path() != Path::new("none")).then_some(&self.expectations)
-    }
-}
-
-impl Default for RunSettings {
-    fn default() -> Self {
-        RunSettings {
-            arms: ARMS.map(String::from).to_vec(),
-            repetitions: 3,
-            quick: false,
-            exact: false,
-            out: PathBuf::new(),
-            bootstrap_resamples: 2000,
-            search_budget_s: 90,
-            expectations: "expectations".into(),
-            update_expectations: false,
-        }
-    }
-}

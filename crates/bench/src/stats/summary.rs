@@ -32,7 +32,7 @@ pub enum SummaryError {
 /// The summary of a run. Only repetitions that every arm finished count: a repetition that was cut short would weigh on some arms
 /// and not on others.
 pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSample]) -> Result<Summary, SummaryError> {
-    let settings: Settings = serde_json::from_value(run.settings.clone()).map_err(SummaryError::Settings)?;
+    let settings = Settings::of_run(&run.settings).map_err(SummaryError::Settings)?;
     let complete = complete_repetitions(&run.arms, requests);
     let requests: Vec<&RequestRecord> = requests.iter().filter(|r| complete.contains(&r.repetition)).collect();
     let samples: Vec<&EngineSample> = samples.iter().filter(|s| complete.contains(&s.repetition)).collect();

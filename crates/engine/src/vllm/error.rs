@@ -42,7 +42,7 @@ pub enum StartError {
          take a smaller model or lower `engine.kv_cache_mib`", model.display()
     )]
     Memory { model: PathBuf, engines: u64, weights: Bytes, kv_cache: Bytes, available: Bytes },
-    #[error("run folder {} cannot be written: {why}; set `migrate.run_dir` to a folder of your own", path.display())]
+    #[error("run folder {} cannot be written: {why}; set `kv.run_dir` to a folder of your own", path.display())]
     RunDir { path: PathBuf, why: String },
     #[error("{engine} on {device} did not start: {why}; {hint}")]
     Engine { engine: EngineId, device: String, why: String, hint: &'static str },

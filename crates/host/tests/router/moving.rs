@@ -333,7 +333,7 @@ fn a_link_that_breaks_meanwhile_leaves_the_request_where_it_is() {
 
 #[test]
 fn a_request_moves_only_so_often_and_rests_between() {
-    let mut stage = crowded(2, MigrationSettings { moves_max: 1, cool_down_ms: 0, requests_max: 100, ..moving() });
+    let mut stage = crowded(2, MigrationSettings { per_request_max: 1, cool_down_ms: 0, requests_max: 100, ..moving() });
     let mut moved = Vec::new();
     for _ in 0..40 {
         moved.extend(parted(&stage.wait(100)));

@@ -101,7 +101,7 @@ fn restless(seed: u64) -> MigrationSettings {
         kv_share_max: 1.0,
         itl_share_from: 0.01,
         sustained_ms: 0,
-        moves_max: 100,
+        per_request_max: 100,
         cool_down_ms: 0,
         contention: 0.0,
         ..MigrationSettings::default()

@@ -23,7 +23,7 @@ impl RunDir {
         let (path, made) = if wanted.as_os_str().is_empty() {
             let template = std::env::temp_dir().join("dualpool-XXXXXX");
             let path = nix::unistd::mkdtemp(&template)
-                .with_context(|| format!("cannot make a run folder in {}; set migrate.run_dir or TMPDIR", template.display()))?;
+                .with_context(|| format!("cannot make a run folder in {}; set kv.run_dir or TMPDIR", template.display()))?;
             (path, true)
         } else {
             (wanted.to_path_buf(), make(wanted)?)
@@ -32,7 +32,7 @@ impl RunDir {
         if run_dir.socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             bail!(
                 "the path of the control socket, {}, is longer than the {SOCKET_PATH_BYTES_MAX} bytes Linux allows; \
-                 set migrate.run_dir to a shorter one",
+                 set kv.run_dir to a shorter one",
                 run_dir.socket.display()
             );
         }
@@ -66,19 +66,18 @@ fn make(path: &Path) -> anyhow::Result<bool> {
         Ok(()) => {
             // The umask may have taken bits away.
             std::fs::set_permissions(path, Permissions::from_mode(0o700))
-                .with_context(|| format!("cannot set the mode of migrate.run_dir {}", path.display()))?;
+                .with_context(|| format!("cannot set the mode of kv.run_dir {}", path.display()))?;
             Ok(true)
         }
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let meta =
-                std::fs::symlink_metadata(path).with_context(|| format!("cannot read migrate.run_dir {}", path.display()))?;
+            let meta = std::fs::symlink_metadata(path).with_context(|| format!("cannot read kv.run_dir {}", path.display()))?;
             let mode = meta.permissions().mode() & 0o777;
             if !meta.is_dir() {
-                bail!("migrate.run_dir {} is not a folder; name one that does not exist yet", path.display());
+                bail!("kv.run_dir {} is not a folder; name one that does not exist yet", path.display());
             }
             if meta.uid() != nix::unistd::geteuid().as_raw() || mode & 0o077 != 0 {
                 bail!(
-                    "migrate.run_dir {} has owner {} and mode {mode:04o}; it must be your own with mode 0700, \
+                    "kv.run_dir {} has owner {} and mode {mode:04o}; it must be your own with mode 0700, \
                      or name one that does not exist yet",
                     path.display(),
                     meta.uid()
@@ -87,7 +86,7 @@ fn make(path: &Path) -> anyhow::Result<bool> {
             Ok(false)
         }
         Err(error) => Err(error)
-            .with_context(|| format!("cannot make migrate.run_dir {}; name a folder in a place you can write to", path.display())),
+            .with_context(|| format!("cannot make kv.run_dir {}; name a folder in a place you can write to", path.display())),
     }
 }
 

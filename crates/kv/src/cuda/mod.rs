@@ -30,7 +30,7 @@ use dualpool_types::{Bytes, EngineId};
 use super::copy_plan::{ByteRange, total_bytes};
 use super::cost::{CopyClass, LinkCost};
 use super::transport::{Memory, Stop, Transport, TransportError};
-use crate::{COPY_GRID_BLOCKS, MigrateSettings};
+use crate::{COPY_GRID_BLOCKS, KvSettings};
 use checksum::Reader;
 use choose::{Basis, choose, lower};
 use region::Region;
@@ -85,7 +85,7 @@ impl Default for KernelSettings {
 
 impl KernelSettings {
     /// `venv` is an environment in which an NVRTC may lie.
-    pub fn new(settings: &MigrateSettings, venv: &Path) -> KernelSettings {
+    pub fn new(settings: &KvSettings, venv: &Path) -> KernelSettings {
         KernelSettings { nvrtc_folders: nvrtc::folders(Some(venv)), grid_blocks_max: settings.copy_grid_blocks_max }
     }
 }

@@ -142,7 +142,7 @@ impl Migration {
 fn has_rested(flight: &Flight, now: Time, settings: &MigrationSettings) -> bool {
     let cool_down = Micros(settings.cool_down_ms.saturating_mul(1_000));
     let journey = &flight.journey;
-    journey.migrations < settings.moves_max && journey.migrated_at.is_none_or(|at| now.since(at) >= cool_down)
+    journey.migrations < settings.per_request_max && journey.migrated_at.is_none_or(|at| now.since(at) >= cool_down)
 }
 
 /// What it is judged by whether a migration pays.

@@ -71,7 +71,7 @@ fn migration(rng: &mut Rng) -> MigrationSettings {
         itl_share_from: 0.01,
         itl_share_to: 0.009,
         sustained_ms: rng.random_range(0..=50),
-        moves_max: rng.random_range(1..=5),
+        per_request_max: rng.random_range(1..=5),
         cool_down_ms: rng.random_range(0..=200),
         contention: 0.0,
         ..MigrationSettings::default()

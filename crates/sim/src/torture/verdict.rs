@@ -162,7 +162,7 @@ fn lost(scenario: &Scenario, record: &RequestRecord, totals: &Totals) -> Option<
 /// A request changes engines when its prompt is computed, when its engine dies, and when it is moved while it decodes.
 fn legs_max(scenario: &Scenario) -> usize {
     let migration = &scenario.router.migration;
-    2 * (scenario.router.resumes_max as usize + 1) + if migration.enabled { migration.moves_max as usize } else { 0 }
+    2 * (scenario.router.resumes_max as usize + 1) + if migration.enabled { migration.per_request_max as usize } else { 0 }
 }
 
 fn legs(scenario: &Scenario, record: &RequestRecord) -> Option<Violation> {

@@ -1,8 +1,8 @@
 //! What can be wrong with the settings. Every error names the key, the value, what is allowed, and where the value came from.
 
-use std::fmt;
 use std::path::PathBuf;
 
+use dualpool_types::settings::listed;
 use thiserror::Error;
 
 use super::Origin;
@@ -17,11 +17,13 @@ pub enum ConfigError {
     Wrong(Vec<Problem>),
 }
 
-/// One setting that cannot stand.
+/// One setting that is wrong.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum Problem {
     #[error("unknown setting `{key}` (from {origin}){}", suggestion(did_you_mean))]
     UnknownKey { key: String, origin: Origin, did_you_mean: Option<String> },
+    #[error("unknown setting `{old}` (from {origin}); it is called `{new}` now")]
+    Renamed { old: String, origin: Origin, new: &'static str },
     #[error("`{key}` is {value} (from {origin}); allowed: {allowed}")]
     Value { key: String, value: String, origin: Origin, allowed: String },
 }
@@ -31,21 +33,4 @@ fn suggestion(key: &Option<String>) -> String {
         Some(key) => format!("; did you mean `{key}`?"),
         None => "; `dualpool config` lists all settings".into(),
     }
-}
-
-/// One problem on the error's own line, several below it.
-fn listed(problems: &[Problem]) -> String {
-    struct Lines<'a>(&'a [Problem]);
-    impl fmt::Display for Lines<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            match self.0 {
-                [one] => one.fmt(f),
-                many => {
-                    write!(f, "{} settings cannot stand:", many.len())?;
-                    many.iter().try_for_each(|problem| write!(f, "\n  - {problem}"))
-                }
-            }
-        }
-    }
-    Lines(problems).to_string()
 }

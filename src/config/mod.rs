@@ -5,10 +5,9 @@ mod error;
 mod keys;
 mod load;
 mod origin;
-mod validate;
+mod reference;
 
 pub use error::{ConfigError, Problem};
-pub use keys::written;
-pub use load::{ENV_PREFIX, FILE, FlagValue, Loaded, Sources, UNDER_PROFILER, default_values, load, values};
+pub use load::{ENV_PREFIX, FILE, Loaded, Sources, UNDER_PROFILER, load};
 pub use origin::Origin;
-pub use validate::check;
+pub use reference::reference;

@@ -8,12 +8,15 @@ use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use dualpool_machine::DeviceKind;
+use serde_json::Value as Json;
 
-use super::keys::{closest, flatten, nested, typed, written};
-use super::validate::{self, allowed};
+use dualpool_bench::{FlagValue, Settings, renamed};
+use dualpool_machine::DeviceKind;
+use dualpool_types::settings::values;
+
+use super::keys::{closest, keys, nested, shown, typed};
+use super::reference::allowed;
 use super::{ConfigError, Origin, Problem};
-use crate::Settings;
 
 /// The settings file that is read when no other is named.
 pub const FILE: &str = "dualpool.toml";
@@ -28,15 +31,6 @@ const NOT_SETTINGS: [&str; 2] = ["DUALPOOL_PYTHON_DIR", UNDER_PROFILER];
 pub const UNDER_PROFILER: &str = "DUALPOOL_UNDER_PROFILER";
 
 const GPU_DEFAULTS: &str = include_str!("gpu.toml");
-
-/// A flag's value, for the setting it stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlagValue {
-    /// As the user wrote it: `--model`.
-    pub flag: String,
-    pub key: String,
-    pub text: String,
-}
 
 /// Everything the settings are made of.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +82,7 @@ impl Provider for Layer {
 }
 
 pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
-    let defaults = default_values();
+    let defaults = values(&Settings::default());
     let mut layers = Vec::new();
     layers.extend(file_layer(sources)?);
     layers.extend(environment_layers(sources, &defaults));
@@ -109,22 +103,19 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
 }
 
 fn finish(settings: Settings, origins: BTreeMap<String, Origin>, device: DeviceKind) -> Result<Loaded, ConfigError> {
-    let problems = validate::problems(&settings, Some(device), &origins);
-    if problems.is_empty() { Ok(Loaded { settings, origins, device }) } else { Err(ConfigError::Wrong(problems)) }
-}
-
-/// Every known key with its default.
-pub fn default_values() -> BTreeMap<String, Value> {
-    values(&Settings::default())
-}
-
-/// Every key with its value in these settings.
-pub fn values(settings: &Settings) -> BTreeMap<String, Value> {
-    // Settings are plain tables of numbers, text and lists, so they serialize, and to a table.
-    match Value::serialize(settings) {
-        Ok(Value::Dict(_, dict)) => flatten(&dict),
-        other => unreachable!("settings serialized to {other:?}"),
+    let problems = settings.problems(Some(device));
+    if problems.is_empty() {
+        return Ok(Loaded { settings, origins, device });
     }
+    // Settings are plain tables, so they serialize.
+    let tree = Value::serialize(&settings).unwrap_or_else(|error| unreachable!("settings serialize: {error}"));
+    let wrong = problems.into_iter().map(|problem| Problem::Value {
+        value: tree.find_ref(problem.key).map(shown).unwrap_or_default(),
+        origin: origins.get(problem.key).cloned().unwrap_or_default(),
+        key: problem.key.to_string(),
+        allowed: problem.allowed,
+    });
+    Err(ConfigError::Wrong(wrong.collect()))
 }
 
 fn file_layer(sources: &Sources) -> Result<Option<Layer>, ConfigError> {
@@ -145,6 +136,11 @@ fn parse_toml(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     Ok(Layer { origin: Origin::File(path.to_path_buf()), dict: data.remove(&Profile::Default).unwrap_or_default() })
 }
 
+/// The keys that have another default on GPUs, with it.
+pub(super) fn gpu_defaults() -> BTreeMap<String, Json> {
+    values(&gpu_layer().dict)
+}
+
 fn gpu_layer() -> Layer {
     match parse_toml(Path::new("gpu.toml"), GPU_DEFAULTS) {
         Ok(layer) => Layer { origin: Origin::GpuDefault, ..layer },
@@ -154,7 +150,7 @@ fn gpu_layer() -> Layer {
 }
 
 /// One layer per variable, so that an error can name it.
-fn environment_layers(sources: &Sources, defaults: &BTreeMap<String, Value>) -> Vec<Layer> {
+fn environment_layers(sources: &Sources, defaults: &BTreeMap<String, Json>) -> Vec<Layer> {
     let is_setting = |name: &str| name.starts_with(ENV_PREFIX) && !NOT_SETTINGS.contains(&name);
     let mut variables: Vec<_> = sources.env.iter().filter(|(name, _)| is_setting(name)).collect();
     variables.sort();
@@ -165,16 +161,22 @@ fn environment_layers(sources: &Sources, defaults: &BTreeMap<String, Value>) -> 
     variables.into_iter().map(layer).collect()
 }
 
-fn typed_like(defaults: &BTreeMap<String, Value>, key: &str, text: &str) -> Value {
+fn typed_like(defaults: &BTreeMap<String, Json>, key: &str, text: &str) -> Value {
     defaults.get(key).map_or_else(|| Value::from(text), |default| typed(default, text))
 }
 
-fn refuse_unknown_keys(layers: &[Layer], defaults: &BTreeMap<String, Value>) -> Result<(), ConfigError> {
+fn refuse_unknown_keys(layers: &[Layer], defaults: &BTreeMap<String, Json>) -> Result<(), ConfigError> {
     let mut problems = Vec::new();
-    for layer in layers {
-        for key in flatten(&layer.dict).into_keys().filter(|key| !defaults.contains_key(key)) {
-            let did_you_mean = closest(&key, defaults.keys().map(String::as_str)).map(String::from);
-            problems.push(Problem::UnknownKey { key, origin: layer.origin.clone(), did_you_mean });
+    for Layer { origin, dict } in layers {
+        for key in keys(dict).into_iter().filter(|key| !defaults.contains_key(key)) {
+            let origin = origin.clone();
+            problems.push(match renamed(&key) {
+                Some(new) => Problem::Renamed { old: key, origin, new },
+                None => {
+                    let did_you_mean = closest(&key, defaults.keys().map(String::as_str)).map(String::from);
+                    Problem::UnknownKey { key, origin, did_you_mean }
+                }
+            });
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(problems)) }
@@ -182,10 +184,10 @@ fn refuse_unknown_keys(layers: &[Layer], defaults: &BTreeMap<String, Value>) -> 
 
 fn merge(layers: &[Layer]) -> Result<(Settings, BTreeMap<String, Origin>), ConfigError> {
     let mut figment = Figment::from(Serialized::defaults(Settings::default()));
-    let mut origins: BTreeMap<_, _> = default_values().into_keys().map(|key| (key, Origin::Default)).collect();
+    let mut origins: BTreeMap<_, _> = values(&Settings::default()).into_keys().map(|key| (key, Origin::Default)).collect();
     for layer in layers {
         figment = figment.merge(layer);
-        origins.extend(flatten(&layer.dict).into_keys().map(|key| (key, layer.origin.clone())));
+        origins.extend(keys(&layer.dict).into_iter().map(|key| (key, layer.origin.clone())));
     }
     match figment.extract() {
         Ok(settings) => Ok((settings, origins)),
@@ -198,10 +200,10 @@ fn type_problem(error: figment::Error, figment: &Figment, origins: &BTreeMap<Str
     // The path of a list's element ends in its index.
     let path: Vec<_> = error.path.iter().filter(|part| part.parse::<usize>().is_err()).map(String::as_str).collect();
     let key = path.join(".");
-    let value = figment.find_value(&key).map_or_else(|_| error.kind.to_string(), |value| written(&value));
+    let value = figment.find_value(&key).map_or_else(|_| error.kind.to_string(), |value| shown(&value));
     let allowed = match (&error.kind, allowed(&key)) {
         (Kind::UnknownVariant(_, names), _) => names.join(", "),
-        (_, Some(text)) => text.to_string(),
+        (_, Some(text)) => text,
         (Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected), None) => expected.clone(),
         (kind, None) => kind.to_string(),
     };
