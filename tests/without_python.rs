@@ -11,7 +11,6 @@ use tempfile::TempDir;
 
 use program::text;
 
-
 /// Runs the program in an empty folder, where there is no environment to find.
 fn dualpool(folder: &TempDir, args: &[&str]) -> Output {
     program::dualpool(folder, args).output().unwrap()

@@ -4,3 +4,5 @@
 
 mod controller;
 mod engine;
+#[path = "../support/mod.rs"]
+mod support;

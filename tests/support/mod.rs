@@ -3,5 +3,6 @@
 
 pub mod fake_cuda;
 pub mod fakes;
+pub mod faults;
 pub mod program;
 pub mod virtual_pair;

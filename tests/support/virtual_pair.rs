@@ -9,6 +9,8 @@ use dualpool_fleet::controller::Controller;
 use dualpool_model::VirtualSettings;
 use dualpool_types::MonotonicClock;
 
+use super::faults::{Fault, Faults};
+
 /// Model time per real time. Faster, and the timers' granularity of a millisecond would be a good part of a step.
 pub const SPEED: f64 = 20.0;
 
@@ -19,7 +21,13 @@ pub fn controller(fleet: VirtualFleet, settings: &Settings) -> Controller {
 }
 
 pub fn fleet() -> VirtualFleet {
-    VirtualFleet::start(2, &VirtualSettings { speed: SPEED, ..VirtualSettings::default() }, Arc::new(MonotonicClock::new()))
+    fleet_with(Fault::None)
+}
+
+/// With this fault in every copy.
+pub fn fleet_with(fault: Fault) -> VirtualFleet {
+    let settings = VirtualSettings { speed: SPEED, ..VirtualSettings::default() };
+    VirtualFleet::start_over(Arc::new(Faults::new(fault)), 2, &settings, Arc::new(MonotonicClock::new()))
 }
 
 /// A quick run into this folder, with the objectives in the engines' time.

@@ -8,7 +8,7 @@ use dualpool_machine::PoolSettings;
 use dualpool_model::VirtualSettings;
 use dualpool_report::measure::within_objectives;
 use dualpool_router::{CostModel, RoleSettings, RouterSettings};
-use dualpool_types::records::{RequestRecord, RouterNote};
+use dualpool_types::records::{NoteRecord, RequestRecord, RouterNote};
 use dualpool_types::{
     Arrangement, Class, EngineId, EngineInfo, Micros, Objectives, PolicyKind, Priority, Request, RequestId, Role, Sampling, Time,
     Tuning,
@@ -84,7 +84,7 @@ fn auto_beats_every_static_arrangement_where_the_mix_changes_twice() {
             *sum += share(&dualpool_sim::serve(candidate, &machine(), costs, &requests, NOISE_SEED).unwrap()) / 4.0;
         }
         let run = dualpool_sim::serve_by(&RouterSettings::default(), &auto, &machine(), costs, &requests, NOISE_SEED).unwrap();
-        let changes = run.notes.iter().filter(|(_, note)| matches!(note, RouterNote::Rearranged { .. })).count();
+        let changes = run.notes.iter().filter(|note| matches!(note.note, RouterNote::Rearranged { .. })).count();
         println!("seed {seed}: auto {:.3} with {changes} changes", share(&run.requests));
         assert!((2..=30).contains(&changes), "seed {seed}: {changes} changes");
         adapted += share(&run.requests) / 4.0;
@@ -128,8 +128,8 @@ fn engines_that_change_pools_help_where_prefill_turns_into_decode() {
     let roles: Vec<(Micros, Role)> = adapted
         .notes
         .iter()
-        .filter_map(|(at, note)| match note {
-            RouterNote::RoleChanged { to, .. } => Some((*at, *to)),
+        .filter_map(|NoteRecord { at_us, note, .. }| match note {
+            RouterNote::RoleChanged { to, .. } => Some((*at_us, *to)),
             _ => None,
         })
         .collect();

@@ -8,8 +8,7 @@ use rand::Rng as _;
 use dualpool_engine::virtual_engine::{VirtualEngine, VirtualFleet, VirtualMover};
 use dualpool_engine::{Engine, TokenizeError};
 use dualpool_fleet::TelemetrySettings;
-use dualpool_fleet::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
-use dualpool_kv::Fault;
+use dualpool_fleet::controller::{Controller, Facts, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool_model::{Fingerprint, VirtualSettings};
 use dualpool_router::{DrainError, RouterSettings, ScoreSettings};
 use dualpool_types::records::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord, RouterNote};
@@ -17,6 +16,8 @@ use dualpool_types::{
     Arrangement, Class, Clock, EngineId, EngineInfo, Leg, LegId, Micros, MonotonicClock, Objectives, Phase, PolicyKind, Priority,
     RejectReason, RequestError, Role, Sampling, TokenId, Tuning, seeded,
 };
+
+use crate::support::faults::{Fault, Faults};
 
 /// Nothing in these tests takes seconds; a wait this long means that something hangs.
 const HANGS: Duration = Duration::from_secs(60);
@@ -26,6 +27,7 @@ struct Rig {
     controller: Controller,
     engines: Vec<VirtualEngine>,
     mover: VirtualMover,
+    faults: Faults,
     clock: Arc<MonotonicClock>,
     settings: VirtualSettings,
 }
@@ -40,12 +42,13 @@ fn rig_at(engines: usize, speed: f64) -> Rig {
 
 fn rig_by(engines: usize, speed: f64, router: &RouterSettings) -> Rig {
     let settings = VirtualSettings { speed, ..VirtualSettings::default() };
-    let clock = Arc::new(MonotonicClock::new());
-    let VirtualFleet { fleet, events, engines, mover, moves } = VirtualFleet::start(engines, &settings, clock.clone());
+    let (clock, faults) = (Arc::new(MonotonicClock::new()), Faults::default());
+    let VirtualFleet { fleet, events, engines, mover, moves } =
+        VirtualFleet::start_over(Arc::new(faults.clone()), engines, &settings, clock.clone());
     let mover_box: Box<dyn dualpool_kv::KvMover> = Box::new(mover.clone());
     let telemetry = TelemetrySettings { sample_ms: 2, ..TelemetrySettings::default() };
     let controller = Controller::start(fleet, events, Some((mover_box, moves)), router, &telemetry, clock.clone());
-    Rig { controller, engines, mover, clock, settings }
+    Rig { controller, engines, mover, faults, clock, settings }
 }
 
 fn arrangement(policy: PolicyKind, engines: usize) -> Arrangement {
@@ -68,7 +71,7 @@ fn request(index: u32, prompt_tokens: usize, max_tokens: u32) -> NewRequest {
         class: if prompt_tokens < 256 { Class::Short } else { Class::Long },
         priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) },
-        index,
+        facts: Facts { index, ..Facts::default() },
     }
 }
 
@@ -103,8 +106,8 @@ impl Rig {
         }
         for (request, stream) in requests.iter().zip(streams) {
             let (tokens, result) = stream.await.unwrap();
-            assert_eq!(result, Ok(()), "request {}", request.index);
-            assert_eq!(tokens, self.answer(request), "request {}", request.index);
+            assert_eq!(result, Ok(()), "request {}", request.facts.index);
+            assert_eq!(tokens, self.answer(request), "request {}", request.facts.index);
         }
     }
 
@@ -287,8 +290,8 @@ async fn serve_through(rig: &Rig, tokens_before: usize, what: impl AsyncFnOnce()
     for ((request, stream), mut tokens) in requests.iter().zip(streams).zip(early) {
         let (rest, result) = collect(stream).await;
         tokens.extend(rest);
-        assert_eq!(result, Ok(()), "request {}", request.index);
-        assert_eq!(tokens, rig.answer(request), "request {}", request.index);
+        assert_eq!(result, Ok(()), "request {}", request.facts.index);
+        assert_eq!(tokens, rig.answer(request), "request {}", request.facts.index);
     }
 }
 
@@ -298,7 +301,7 @@ async fn an_engine_killed_in_any_phase_loses_no_request() {
         println!("{kill:?}");
         let rig = disaggregated().await;
         if matches!(kill, Kill::SourceDuringCopy | Kill::TargetDuringCopy) {
-            rig.mover.inject(Fault::Delay(Micros(4_000_000)));
+            rig.faults.inject(Fault::Delay(Micros(4_000_000)));
         }
         rig.controller.record("kill", 0, rig.clock.now()).await;
         // With the first tokens, some prompts are computed and others not; with a few more, requests decode.
@@ -317,11 +320,11 @@ async fn an_engine_killed_in_any_phase_loses_no_request() {
 async fn an_engine_whose_link_is_cut_goes_on_without_hand_offs() {
     for cut in [0, 1].map(EngineId) {
         let rig = disaggregated().await;
-        rig.mover.inject(Fault::Delay(Micros(4_000_000)));
+        rig.faults.inject(Fault::Delay(Micros(4_000_000)));
         serve_through(&rig, 1, async || rig.mover.cut(cut).await).await;
         rig.assert_settled().await;
         assert_eq!((rig.controller.cut_engines().await, rig.controller.dead_engines().await), (vec![cut], vec![]));
-        rig.mover.inject(Fault::None);
+        rig.faults.inject(Fault::None);
         rig.controller.record("cut", 0, rig.clock.now()).await;
         rig.serve(&mix(20)).await;
         rig.assert_settled().await;
@@ -350,7 +353,7 @@ async fn with_all_engines_dead_requests_end_with_an_error_that_names_one() {
 async fn failed_copies_are_recomputed_and_said_so() {
     let rig = rig(2);
     rig.controller.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
-    rig.mover.inject(Fault::FailCopy);
+    rig.faults.inject(Fault::FailCopy);
     rig.controller.record("fail", 0, rig.clock.now()).await;
     rig.serve(&(0..10).map(|i| request(i, 300, 6)).collect::<Vec<_>>()).await;
     rig.assert_settled().await;
@@ -365,7 +368,7 @@ async fn failed_copies_are_recomputed_and_said_so() {
 async fn kv_that_is_not_whole_shows_in_the_tokens() {
     let rig = rig(2);
     rig.controller.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
-    rig.mover.inject(Fault::SkipBlock);
+    rig.faults.inject(Fault::SkipPart);
     let wanted = request(0, 300, 6);
     let (tokens, result) = collect(rig.controller.submit(wanted.clone()).await).await;
     let right = rig.answer(&wanted);

@@ -9,12 +9,13 @@ use dualpool_bench::{Cancel, Outcome, Settings, dual_pool, environment};
 use dualpool_engine::virtual_engine::VirtualFleet;
 use dualpool_engine::{VirtualEngineSettings, VirtualKv};
 use dualpool_fleet::{Progress, Silent};
-use dualpool_kv::{EngineLinks, Fault};
+use dualpool_kv::{EngineLinks, Transports};
 use dualpool_machine::{DeviceKind, Gpus};
 use dualpool_report::{load, recommend};
 use dualpool_types::EngineId;
 use dualpool_workload::{Arrivals, Mix};
 
+use crate::support::faults::{Fault, Faults, FaultyTransport};
 use crate::support::virtual_pair;
 
 /// Does something at the n-th run of the measurement, counted from 1.
@@ -92,8 +93,7 @@ async fn exact_passes_when_every_token_is_equal() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exact_fails_when_one_block_of_a_hand_off_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
-    let fleet = virtual_pair::fleet();
-    fleet.mover.inject(Fault::SkipBlock);
+    let fleet = virtual_pair::fleet_with(Fault::SkipPart);
     let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
     let message = format!("{error:#}");
     assert!(message.contains("arm `full_disaggregation`, request 0") && message.contains("output token 1 is"), "{message}");
@@ -105,8 +105,7 @@ async fn exact_fails_when_one_block_of_a_hand_off_is_left_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exact_fails_when_kv_was_computed_again_instead_of_moved() {
     let dir = tempfile::tempdir().unwrap();
-    let fleet = virtual_pair::fleet();
-    fleet.mover.inject(Fault::FailCopy);
+    let fleet = virtual_pair::fleet_with(Fault::FailCopy);
     let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
     let message = format!("{error:#}");
     assert!(message.contains("arm `full_disaggregation`, request 0"), "{message}");
@@ -118,8 +117,7 @@ async fn copies_that_fail_are_counted_and_make_the_run_a_failed_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = virtual_pair::settings(dir.path());
     settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
-    let fleet = virtual_pair::fleet();
-    fleet.mover.inject(Fault::FailCopy);
+    let fleet = virtual_pair::fleet_with(Fault::FailCopy);
     let outcome = run(fleet, &settings, &Silent, &Cancel::new()).await.unwrap();
     let arm = |name: &str| outcome.summary.arms.iter().find(|a| a.name == name).unwrap();
     let moved = arm("full_disaggregation");
@@ -139,9 +137,9 @@ async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
         VirtualEngineSettings { kv: VirtualKv::Shm, speed: virtual_pair::SPEED, ..VirtualEngineSettings::default() };
     settings.kv.verify = fault == Fault::None;
     let placements = dualpool_machine::choose(&settings.pools, &Gpus::default()).unwrap();
-    let controller = dualpool_fleet::start_with_fault(settings.fleet(&placements, EngineLinks::default()), Arc::new(Silent), fault)
-        .await
-        .unwrap();
+    let transport = Box::new(FaultyTransport::new(Transports::default(), Faults::new(fault)));
+    let fleet = settings.fleet(&placements, EngineLinks::default());
+    let controller = dualpool_fleet::start_over(transport, fleet, Arc::new(Silent)).await.unwrap();
     let environment = environment::gather(controller.engines(), &settings, vec![]);
     let outcome = dual_pool::run(&controller, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
     let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();
@@ -162,7 +160,7 @@ async fn kv_that_is_really_there_is_moved_and_found_right() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_block_that_was_not_moved_fails_its_request() {
     let dir = tempfile::tempdir().unwrap();
-    let outcome = with_memory(dir.path(), Fault::SkipBlock).await;
+    let outcome = with_memory(dir.path(), Fault::SkipPart).await;
     let requests = std::fs::read_to_string(outcome.dir.join("requests.jsonl")).unwrap();
     let wrong = requests.lines().filter(|line| line.contains("holds wrong bytes")).count();
     let moved = outcome.summary.arms.iter().find(|a| a.name == "full_disaggregation").unwrap();

@@ -21,7 +21,7 @@ use super::Cli;
 use super::flags::{SettingFlags, assignment};
 use super::terminal::print;
 use arms::{Mode, policy};
-use observer::Recorder;
+use observer::{Recorder, SAMPLE_EVERY};
 use output::Output;
 use requests::Source;
 use traffic::TrafficFlags;
@@ -137,7 +137,7 @@ impl Args {
         let simulation = Simulation { engines: &engines, arrangement, router, costs, faults: &scenario.faults, seed: self.seed };
         let mut requests = source.open(scenario, self.seed)?;
         let mut recorder = Recorder::new(&arrangement.name, output);
-        let totals = simulation.observe(&mut requests, &mut recorder)?;
+        let totals = simulation.journal(&mut requests, Some(SAMPLE_EVERY), &mut recorder)?;
         let tally = recorder.finish()?;
         let replayed = requests.end()?;
         let work: Vec<EngineWork> = scenario

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dualpool_fleet::controller::{Controller, Reply};
-use dualpool_kv::Fault;
 use dualpool_types::{Clock as _, Micros, MonotonicClock, TokenId};
 
 use super::pair;
+use crate::support::faults::Fault;
 
 const MAX_TOKENS: u32 = 40;
 /// Long enough for a kill to hit the copy, short beside the patience of a check.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rand::Rng as _;
 
-use dualpool_kv::Fault;
 use dualpool_types::seeded;
 
 use super::pair;
+use crate::support::faults::Fault;
 
 const REQUESTS: usize = 200;
 const MAX_TOKENS: u32 = 24;

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use dualpool_bench::{Cancel, Settings, dual_pool, environment};
 use dualpool_fleet::Silent;
-use dualpool_kv::Fault;
 
 use super::pair;
+use crate::support::faults::Fault;
 
 const ARMS: &str = "shared_least_load,full_disaggregation,dual_pool";
 
@@ -51,7 +51,7 @@ async fn a_skipped_block_fails_the_run() {
     settings.run.arms = vec!["full_disaggregation".into()];
     settings.run.out = folder.path().join("run");
     settings.workload.max_tokens = 16;
-    let controller = pair::start(&settings, Fault::SkipBlock).await;
+    let controller = pair::start(&settings, Fault::SkipPart).await;
     let environment = environment::gather(controller.engines(), &settings, Vec::new());
     let outcome = dual_pool::run(&controller, environment, &settings, Vec::new(), &Silent, &Cancel::new()).await;
     let why = format!("{:#}", outcome.expect_err("a run with skipped blocks passed as exact"));

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use dualpool_bench::Settings;
 use dualpool_fleet::controller::{Controller, NewRequest, Reply, ReplyStream};
-use dualpool_kv::Fault;
 use dualpool_report::live_migrations;
 use dualpool_types::artifact::{LiveMigrationSummary, MoveStages};
 use dualpool_types::records::{HandoffKind, RequestRecord, RouterNote};
 use dualpool_types::{Arrangement, Clock as _, EngineId, MonotonicClock, PolicyKind, Sampling, TokenId, Tuning};
 
 use super::pair;
+use crate::support::faults::Fault;
 
 const MIGRATIONS: usize = 100;
 const MAX_TOKENS: u32 = 240;

@@ -9,12 +9,14 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use dualpool_bench::Settings;
 use dualpool_fleet::Silent;
-use dualpool_fleet::controller::{Controller, NewRequest, Reply, ReplyStream};
-use dualpool_kv::{EngineLinks, Fault};
+use dualpool_fleet::controller::{Controller, Facts, NewRequest, Reply, ReplyStream};
+use dualpool_kv::{EngineLinks, Transports};
 use dualpool_machine::{DeviceKind, Gpus};
 use dualpool_types::{
     Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, RequestError, Sampling, TokenId, Tuning, seeded,
 };
+
+use crate::support::faults::{Fault, Faults, FaultyTransport};
 
 /// Longer than any wait here should take; a check that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -50,9 +52,9 @@ pub fn settings(name: &str) -> Settings {
 
 pub async fn start(settings: &Settings, fault: Fault) -> Controller {
     let placements = dualpool_machine::choose(&settings.pools, &Gpus::detect()).expect("a machine with two cores");
-    dualpool_fleet::start_with_fault(settings.fleet(&placements, EngineLinks::default()), Arc::new(Silent), fault)
-        .await
-        .expect("two engines with a tiny model")
+    let transport = Box::new(FaultyTransport::new(Transports::default(), Faults::new(fault)));
+    let fleet = settings.fleet(&placements, EngineLinks::default());
+    dualpool_fleet::start_over(transport, fleet, Arc::new(Silent)).await.expect("two engines with a tiny model")
 }
 
 /// Every prompt prefills on engine 0 and moves to engine 1.
@@ -77,7 +79,7 @@ pub fn request(prompt: Arc<[TokenId]>, max_tokens: u32, index: u32) -> NewReques
         class: Class::Short,
         priority: Priority::Normal,
         objectives: Objectives { ttft_us_max: Micros::from_secs(10.0), itl_us_max: Micros::from_secs(10.0) },
-        index,
+        facts: Facts { index, ..Facts::default() },
     }
 }
 

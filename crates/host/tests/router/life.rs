@@ -1,14 +1,14 @@
 //! The life of single requests, step by step.
 
+use dualpool_router::{Action, RouterSettings};
 use dualpool_types::{
     Arrangement, ArrangementError, EngineId, FinishReason, Phase, PolicyKind, RejectReason, RequestError, RequestId, Tuning,
 };
 
 use super::script::{A, B, Stage, split};
-use crate::{Action, RouterSettings};
 
 fn result(stage: &Stage, request: u64) -> Result<(), RequestError> {
-    stage.clients[&RequestId(request)].result.clone().unwrap_or_else(|| panic!("request-{request} is not over"))
+    stage.result(RequestId(request)).clone().unwrap_or_else(|| panic!("request-{request} is not over"))
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn a_long_prompt_prefills_on_a_and_decodes_on_b() {
     let leg = &stage.live[&second].leg;
     assert_eq!((stage.engine_of(0), leg.prompt.len(), leg.max_tokens, leg.hold), (B, 1001, 3, false));
     assert_eq!(leg.kv_source.map(|load| (load.engine, load.leg, load.tokens)), Some((A, first, 1000)));
-    assert_eq!(stage.router.demand(B).prompt_tokens, 1, "loaded tokens are no prefill work");
+    assert_eq!(stage.router().demand(B).prompt_tokens, 1, "loaded tokens are no prefill work");
     stage.moved(second, true);
     stage.give(second, 3);
     assert_eq!(result(&stage, 0), Ok(()));
@@ -60,9 +60,9 @@ fn cancelling_releases_in_every_phase() {
         let actions = stage.cancel(0);
         assert!(matches!(actions[0], Action::Abort { leg: aborted, .. } if aborted == leg));
         assert_eq!(result(&stage, 0), Err(RequestError::Cancelled { phase }));
-        assert_eq!(stage.router.in_flight(), 1, "until the engine says that the leg is over");
+        assert_eq!(stage.router().in_flight(), 1, "until the engine says that the leg is over");
         stage.end(leg, &[], &FinishReason::Aborted);
-        stage.clients.clear(); // Its tokens are cut off by the cancellation.
+        stage.forget_requests(); // Its tokens are cut off by the cancellation.
         stage.check_over();
     }
 }
@@ -99,7 +99,7 @@ fn a_failed_copy_is_computed_and_its_source_released() {
     stage.give(stage.leg_of(0), 1);
     stage.moved(stage.leg_of(0), false);
     assert!(stage.held.is_empty());
-    assert_eq!((stage.router.demand(B).prompt_tokens, stage.router.demand(B).long_prefills), (1001, 1));
+    assert_eq!((stage.router().demand(B).prompt_tokens, stage.router().demand(B).long_prefills), (1001, 1));
     stage.give(stage.leg_of(0), 3);
     stage.check_over();
 }
@@ -158,7 +158,7 @@ fn an_engine_without_a_link_prefills_no_request_for_others_and_takes_none_over()
         stage.give(stage.leg_of(request), 4);
     }
     // Of an engine that is not ours, as a stranger on the socket may name it.
-    stage.feed(crate::Event::KvLost { engine: EngineId(40) });
+    stage.feed(dualpool_router::Event::KvLost { engine: EngineId(40) });
     stage.check_over();
 }
 
@@ -168,13 +168,13 @@ fn shutdown_ends_every_request_and_says_so() {
     stage.arrive(0, 1000, 4);
     stage.arrive(1, 64, 4);
     stage.give(stage.leg_of(1), 1);
-    stage.feed(crate::Event::ShutDown);
+    stage.feed(dualpool_router::Event::ShutDown);
     assert_eq!(result(&stage, 0), Err(RequestError::ShutDown { phase: Phase::Prefill }));
     assert_eq!(result(&stage, 1), Err(RequestError::ShutDown { phase: Phase::Decode }));
     for leg in stage.sent.clone() {
         stage.end(leg, &[], &FinishReason::Aborted);
     }
-    stage.clients.clear(); // Their tokens are cut off.
+    stage.forget_requests(); // Their tokens are cut off.
     stage.check_over();
 }
 
@@ -244,16 +244,16 @@ fn an_arrangement_is_refused_while_busy_or_when_it_does_not_fit() {
     let mut stage = Stage::pair(PolicyKind::DualPool);
     stage.arrive(0, 100, 4);
     let shared = Arrangement::shared("ll", PolicyKind::LeastLoad, 2, Tuning::default());
-    assert_eq!(stage.router.arrange(&shared), Err(ArrangementError::Busy { in_flight: 1 }));
+    assert_eq!(stage.host.arrange(&shared), Err(ArrangementError::Busy { in_flight: 1 }));
     stage.give(stage.leg_of(0), 4);
-    stage.router.arrange(&shared).unwrap();
+    stage.host.arrange(&shared).unwrap();
     let too_large = Tuning { max_num_batched_tokens: Some(4096), ..Tuning::default() };
-    let error = stage.router.arrange(&Arrangement::shared("big", PolicyKind::LeastLoad, 2, too_large)).unwrap_err();
+    let error = stage.host.arrange(&Arrangement::shared("big", PolicyKind::LeastLoad, 2, too_large)).unwrap_err();
     assert!(error.to_string().contains("engine-0 to 4096; allowed are 1 to 2048"), "{error}");
 
     let cannot_move = super::script::FACTS;
-    let facts = [cannot_move, crate::EngineFacts { kv_transfer: false, ..cannot_move }];
-    let mut router = crate::Router::new(&facts, &RouterSettings::default());
+    let facts = [cannot_move, dualpool_router::EngineFacts { kv_transfer: false, ..cannot_move }];
+    let mut router = dualpool_router::Router::new(&facts, &RouterSettings::default());
     let error = router.arrange(&split(PolicyKind::DualPool, &[A], &[B])).unwrap_err();
     assert!(error.to_string().contains("engine-1 cannot"), "{error}");
     router.arrange(&split(PolicyKind::Dedicated, &[A], &[B])).unwrap();
@@ -266,8 +266,12 @@ fn words_of_unknown_legs_change_nothing() {
     let leg = stage.leg_of(0);
     stage.give(leg, 2);
     for late in [leg, dualpool_types::LegId { request: RequestId(77), leg: 0 }] {
-        let event =
-            crate::Event::Output { leg: late, tokens: &[1], cached_tokens: None, finish: Some((&FinishReason::Length, None)) };
+        let event = dualpool_router::Event::Output {
+            leg: late,
+            tokens: &[1],
+            cached_tokens: None,
+            finish: Some((&FinishReason::Length, None)),
+        };
         assert_eq!(stage.feed(event), []);
     }
     assert_eq!(stage.cancel(0), []);

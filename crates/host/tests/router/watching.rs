@@ -1,17 +1,17 @@
 //! What the router learns of its engines while it serves, and what it says of its decisions.
 
+use dualpool_router::{Action, RouterSettings, Signal, SignalSettings};
 use dualpool_types::records::{Placed, RouterNote};
 use dualpool_types::{Arrangement, EngineId, EngineStats, LegId, Micros, PolicyKind, RequestId, Tuning};
 
 use super::script::{A, B, Stage, split};
-use crate::{Action, RouterSettings, Signal, SignalSettings};
 
 fn warm() -> RouterSettings {
     RouterSettings { signals: SignalSettings { warm_up_requests: 0, ..SignalSettings::default() }, ..RouterSettings::default() }
 }
 
 fn signal(stage: &Stage, engine: EngineId, signal: Signal) -> Option<f64> {
-    stage.router.engines()[engine.index()].signals.get(signal, stage.now)
+    stage.router().engines()[engine.index()].signals.get(signal, stage.now)
 }
 
 fn alone(settings: &RouterSettings) -> Stage {
@@ -30,7 +30,7 @@ fn first_tokens_and_gaps_are_timed_from_what_passes_through() {
     stage.now = stage.now.plus(Micros(29_000));
     stage.give(leg, 2);
     assert_eq!(signal(&stage, A, Signal::Itl), Some(15_000.0), "two tokens in 30 ms");
-    let expected = 50_000.0 / stage.router.costs().alone(100.0);
+    let expected = 50_000.0 / stage.router().costs().alone(100.0);
     assert!((signal(&stage, A, Signal::Stretch).unwrap() - expected).abs() < 1e-9);
 }
 
@@ -89,7 +89,7 @@ fn the_first_requests_and_the_last_arrangement_leave_no_trace() {
     assert_eq!((signal(&stage, A, Signal::Ttft), signal(&stage, A, Signal::Itl)), (None, None));
     (2..4).for_each(|request| serve(&mut stage, request));
     assert!(signal(&stage, A, Signal::Ttft).is_some() && signal(&stage, A, Signal::Itl).is_some());
-    stage.router.arrange(&Arrangement::shared("next", PolicyKind::Score, 1, Tuning::default())).unwrap();
+    stage.host.arrange(&Arrangement::shared("next", PolicyKind::Score, 1, Tuning::default())).unwrap();
     assert_eq!(signal(&stage, A, Signal::Ttft), None);
     serve(&mut stage, 4);
     assert!(signal(&stage, A, Signal::Ttft).is_some(), "the engine is as warm as it was");
@@ -140,5 +140,5 @@ fn nobody_who_does_not_ask_is_told() {
     let mut stage = Stage::pair(PolicyKind::FullDisaggregation);
     stage.arrive(0, 1_000, 8);
     stage.give(stage.leg_of(0), 1);
-    assert_eq!(placed(&stage.actions), []);
+    assert_eq!(placed(stage.actions()), []);
 }

@@ -1,9 +1,9 @@
 //! Requests whose next token depends on more than the tokens before it stay on the engine that knows the rest.
 
+use dualpool_router::{Action, MigrationSettings, RouterSettings};
 use dualpool_types::{Arrangement, Micros, Objectives, Phase, PolicyKind, RejectReason, RequestError, RequestId, Sampling, Tuning};
 
 use super::script::{A, B, Stage, split};
-use crate::{Action, MigrationSettings, RouterSettings};
 
 const TIED: [Sampling; 3] = [
     Sampling { temperature: 0.7, seed: Some(1), ..GREEDY },
@@ -24,7 +24,7 @@ const GREEDY: Sampling = Sampling {
 const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) };
 
 fn result(stage: &Stage, request: u64) -> Option<Result<(), RequestError>> {
-    stage.clients[&RequestId(request)].result.clone()
+    stage.result(RequestId(request)).clone()
 }
 
 #[test]

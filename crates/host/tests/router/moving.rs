@@ -1,12 +1,12 @@
 //! Requests that move while they decode: because it pays, or because their engine is drained.
 
+use dualpool_router::{Action, DrainError, EngineFacts, Event, MigrationSettings, RouterSettings, SignalSettings};
 use dualpool_types::records::{MigrationReason, RouterNote};
 use dualpool_types::{
     Arrangement, EngineId, FinishReason, LegId, Micros, Objectives, Phase, PolicyKind, RequestError, RequestId, Tuning,
 };
 
-use super::script::{A, B, Stage};
-use crate::{Action, DrainError, Event, MigrationSettings, RouterSettings, SignalSettings};
+use super::script::{A, B, FACTS, Stage};
 
 const C: EngineId = EngineId(2);
 
@@ -22,9 +22,12 @@ fn moving() -> MigrationSettings {
     MigrationSettings { enabled: true, ..MigrationSettings::default() }
 }
 
+fn least_load(engines: usize) -> Arrangement {
+    Arrangement::shared("ll", PolicyKind::LeastLoad, engines, Tuning::default())
+}
+
 fn shared(engines: usize, migration: MigrationSettings) -> Stage {
-    let arrangement = Arrangement::shared("ll", PolicyKind::LeastLoad, engines, Tuning::default());
-    Stage::with(engines, &arrangement, &settings(migration))
+    Stage::with(engines, &least_load(engines), &settings(migration))
 }
 
 /// Eight requests that decode on A, which is too slow for them, while the others are idle.
@@ -95,7 +98,7 @@ fn requests_leave_a_slow_engine_until_it_is_fast_enough_and_none_comes_back() {
     assert_eq!(requests.len(), moved.len(), "each at most once: {moved:?}");
     let on = |engine| stage.live.values().filter(|live| live.engine == engine).count();
     assert!(on(A) < 8 && on(A) >= on(B), "A has {}, B {}: no more than the objective asks for", on(A), on(B));
-    let all = notes(&stage.actions);
+    let all = notes(stage.actions());
     let migrated =
         all.iter().filter(|note| matches!(note, RouterNote::Migrated { from: A, to: B, why: MigrationReason::Pays, .. }));
     assert_eq!(migrated.count(), moved.len());
@@ -137,7 +140,7 @@ fn a_slow_engine_is_left_and_gets_nobody_whatever_the_load_says() {
     let mut stage = crowded_by(4, 3, moving());
     assert_eq!(parted(&stage.wait(500)), [], "four are within the objective");
     for engine in [A, B] {
-        stage.router.engines_mut()[engine.index()].signals.stepped(stage.now, Micros(3_000), 1_000.0);
+        stage.slowed(engine, 3.0);
     }
     let parted = parted(&stage.wait(500));
     assert!(!parted.is_empty());
@@ -150,16 +153,17 @@ fn a_slow_engine_is_left_and_gets_nobody_whatever_the_load_says() {
 
 #[test]
 fn what_is_on_its_way_takes_its_place_in_memory_before_it_has_come() {
-    let mut stage = shared(3, MigrationSettings { kv_share_max: 1.0, ..moving() });
-    // Room for one request of about 300 tokens, and not for two.
-    stage.router.engines_mut()[C.index()].facts.kv_tokens = 500;
+    // On C there is room for one request of about 300 tokens, and not for two.
+    let facts = [FACTS, FACTS, EngineFacts { kv_tokens: 500, ..FACTS }];
+    let migration = MigrationSettings { kv_share_max: 1.0, ..moving() };
+    let mut stage = Stage::of(&facts, &least_load(3), &settings(migration));
     stage.feed(Event::Drain { engine: C });
     for request in 0..16 {
         stage.arrive_with(request, 100, 200, TIGHT);
         stage.give(stage.leg_of(request), 1);
     }
     stage.feed(Event::Undrain { engine: C });
-    assert!([A, B].iter().all(|&engine| stage.router.demand(engine).running == 8));
+    assert!([A, B].iter().all(|&engine| stage.router().demand(engine).running == 8));
     let leaving = parted(&stage.wait(500));
     assert_eq!(leaving.len(), 1, "{leaving:?}: both are too slow, and C is the best for either");
     finish(&mut stage);
@@ -270,7 +274,7 @@ fn a_client_goes_away_while_its_request_moves() {
         let actions = stage.cancel(request);
         assert!(actions.contains(&Action::Release { engine: A, leg }), "{actions:?}");
         let phase = if copying { Phase::Handoff } else { Phase::Decode };
-        assert_eq!(stage.clients[&leg.request].result, Some(Err(RequestError::Cancelled { phase })));
+        assert_eq!(stage.result(leg.request), Some(Err(RequestError::Cancelled { phase })));
         // The engine was faster: the leg is over, and held.
         stage.end(aborted, &[], if copying { &FinishReason::Aborted } else { &FinishReason::Length });
         finish(&mut stage);
@@ -283,7 +287,7 @@ fn a_copy_that_fails_is_computed_again() {
     stage.give(leg, 1);
     stage.moved(stage.leg_of(leg.request.0), false);
     assert!(stage.held.is_empty());
-    assert_eq!(stage.router.demand(B).prompt_tokens, 102);
+    assert_eq!(stage.router().demand(B).prompt_tokens, 102);
     finish(&mut stage);
 }
 
@@ -295,7 +299,7 @@ fn an_engine_that_holds_nothing_has_the_request_computed_again() {
     let next = &stage.live[&stage.leg_of(leg.request.0)];
     assert_eq!((next.engine, next.leg.kv_source), (B, None));
     let note = RouterNote::Migrated { request: leg.request, from: A, to: B, tokens: 0, why: MigrationReason::Pays };
-    assert!(notes(&stage.actions).contains(&note));
+    assert!(notes(stage.actions()).contains(&note));
     finish(&mut stage);
 }
 
@@ -305,15 +309,15 @@ fn a_leg_that_ends_by_itself_meanwhile_just_ends() {
         let (mut stage, leg) = one_parting(2);
         stage.end(leg, &[], &reason);
         assert!(stage.held.is_empty(), "{reason:?}");
-        assert_eq!(stage.clients[&leg.request].result.as_ref().unwrap().is_ok(), reason == FinishReason::Stop);
-        stage.clients.remove(&leg.request);
+        assert_eq!(stage.result(leg.request).as_ref().unwrap().is_ok(), reason == FinishReason::Stop);
+        stage.forget(leg.request);
         finish(&mut stage);
     }
     // All its tokens were under way when it was asked to leave.
     let (mut stage, leg) = one_parting(2);
     stage.live.get_mut(&leg).unwrap().leg.max_tokens = 200;
     stage.give(leg, 200);
-    assert_eq!(stage.clients[&leg.request].result, Some(Ok(())));
+    assert_eq!(stage.result(leg.request), Some(Ok(())));
     assert!(stage.held.is_empty());
     finish(&mut stage);
 }
@@ -389,16 +393,16 @@ fn a_drained_engine_loses_what_it_has_and_gets_nothing_new() {
 #[test]
 fn somebody_always_takes_requests() {
     let mut stage = shared(2, MigrationSettings::default());
-    assert_eq!(stage.router.can_drain(EngineId(7)), Err(DrainError::Unknown { engine: EngineId(7), engines: 2 }));
+    assert_eq!(stage.router().can_drain(EngineId(7)), Err(DrainError::Unknown { engine: EngineId(7), engines: 2 }));
     stage.drain(A);
-    assert_eq!(stage.router.can_drain(A), Ok(()), "again");
-    assert_eq!(stage.router.can_drain(B), Err(DrainError::Last { engine: B }));
+    assert_eq!(stage.router().can_drain(A), Ok(()), "again");
+    assert_eq!(stage.router().can_drain(B), Err(DrainError::Last { engine: B }));
     stage.feed(Event::Drain { engine: B });
     stage.arrive_with(0, 100, 5, TIGHT);
     assert_eq!(stage.engine_of(0), B);
     stage.die(B);
     assert_eq!(stage.engine_of(0), A, "drained or not");
-    assert!(matches!(notes(&stage.actions)[..], [RouterNote::DrainEnded { engine: A, .. }]));
-    assert_eq!(stage.router.can_drain(B), Err(DrainError::Dead { engine: B }));
+    assert!(matches!(notes(stage.actions())[..], [RouterNote::DrainEnded { engine: A, .. }]));
+    assert_eq!(stage.router().can_drain(B), Err(DrainError::Dead { engine: B }));
     finish(&mut stage);
 }

@@ -1,10 +1,10 @@
 //! What a request is predicted to get, and that it is judged by what will be done with it.
 
-use dualpool_types::{Arrangement, EngineId, Micros, Objectives, PolicyKind, Priority, RejectReason, Sampling, Tuning};
+use dualpool_router::{AdmissionSettings, EarlyRejection, RouterSettings, SignalSettings};
+use dualpool_types::{Arrangement, Micros, Objectives, PolicyKind, Priority, RejectReason, Sampling, Tuning};
 
 use super::admission::{PATIENT, rejection};
 use super::script::{A, B, Stage, prompt, split};
-use crate::{AdmissionSettings, EarlyRejection, RouterSettings, SignalSettings};
 
 /// Every priority may use up the whole of its objectives, and engines are warm from the start.
 fn rejecting(reject: EarlyRejection) -> RouterSettings {
@@ -13,11 +13,6 @@ fn rejecting(reject: EarlyRejection) -> RouterSettings {
         signals: SignalSettings { warm_up_requests: 0, ..SignalSettings::default() },
         ..RouterSettings::default()
     }
-}
-
-/// The engine's steps take so many times what the cost model says.
-fn paced(stage: &mut Stage, engine: EngineId, pace: u64) {
-    stage.router.engines_mut()[engine.index()].signals.stepped(stage.now, Micros(1_000 * pace), 1_000.0);
 }
 
 #[test]
@@ -65,7 +60,7 @@ fn a_slow_engine_is_predicted_to_be_slow() {
             stage.arrive_with(0, 1_000, 8, objectives);
             assert_eq!(rejection(&stage, 0), None, "{reject:?}");
             stage.give(stage.leg_of(0), 8);
-            paced(&mut stage, A, 3);
+            stage.slowed(A, 3.0);
             stage.arrive_with(1, 1_000, 8, objectives);
             let ttft = matches!(rejection(&stage, 1), Some(RejectReason::WouldMissTtft { .. }));
             let itl = matches!(rejection(&stage, 1), Some(RejectReason::WouldMissItl { .. }));

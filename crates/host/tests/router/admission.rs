@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::Rng as _;
 
+use dualpool_router::{Action, AdmissionSettings, EarlyRejection, Event, RouterSettings, WindowKind};
 use dualpool_types::records::RouterNote;
 use dualpool_types::{
     Arrangement, FinishReason, LegId, Micros, Objectives, Phase, PolicyKind, Priority, RejectReason, RequestError, RequestId, Time,
@@ -11,7 +12,6 @@ use dualpool_types::{
 };
 
 use super::script::{A, B, Stage, prompt, split};
-use crate::{Action, AdmissionSettings, EarlyRejection, Event, RouterSettings, WindowKind};
 
 pub const PATIENT: Objectives = Objectives { ttft_us_max: Micros(3_600_000_000), itl_us_max: Micros(3_600_000_000) };
 
@@ -25,7 +25,7 @@ fn queue(queue_max: u32) -> AdmissionSettings {
 }
 
 fn result(stage: &Stage, request: u64) -> Option<Result<(), RequestError>> {
-    stage.clients[&RequestId(request)].result.clone()
+    stage.result(RequestId(request)).clone()
 }
 
 pub fn rejection(stage: &Stage, request: u64) -> Option<RejectReason> {
@@ -50,7 +50,7 @@ fn who_waits_is_let_in_one_by_one_the_highest_priority_first() {
     for (request, priority) in [(1, Priority::Low), (2, Priority::Normal), (3, Priority::High), (4, Priority::High)] {
         assert_eq!(stage.arrive_as(priority, request, 64, 1, PATIENT), []);
     }
-    assert_eq!((stage.router.admission().queued, stage.router.in_flight()), ([2, 1, 1], 5));
+    assert_eq!((stage.router().admission().queued, stage.router().in_flight()), ([2, 1, 1], 5));
     assert_eq!(stage.arrive_as(Priority::High, 3, 64, 1, PATIENT), [], "its id waits already");
     let mut order = Vec::new();
     for request in [0, 3, 4, 2, 1] {
@@ -70,7 +70,7 @@ fn whoever_goes_while_waiting_ends_in_admission() {
     assert_eq!(stage.cancel(2).len(), 1, "no engine knows of it");
     assert_eq!(result(&stage, 2), Some(Err(RequestError::Cancelled { phase: Phase::Admission })));
     stage.cancel(0);
-    assert_eq!(stage.router.admission().queued, [0, 2, 0], "the engine has yet to end the leg");
+    assert_eq!(stage.router().admission().queued, [0, 2, 0], "the engine has yet to end the leg");
     assert_eq!(submitted(&stage.end(LegId { request: RequestId(0), leg: 0 }, &[], &FinishReason::Aborted)), [1]);
     stage.feed(Event::ShutDown);
     assert_eq!(result(&stage, 1), Some(Err(RequestError::ShutDown { phase: Phase::Prefill })));
@@ -107,7 +107,7 @@ fn a_full_queue_says_so_and_when_to_come_back() {
     );
     assert_eq!(serde_json::from_str::<RejectReason>(&serde_json::to_string(&reason).unwrap()).unwrap(), reason);
     stage.arrive_as(Priority::High, 4, 64, 1, PATIENT);
-    assert_eq!(stage.router.admission().queued, [1, 2, 0], "each priority has places of its own");
+    assert_eq!(stage.router().admission().queued, [1, 2, 0], "each priority has places of its own");
     for request in [0, 4, 1, 2] {
         stage.give(LegId { request: RequestId(request), leg: 0 }, 1);
     }
@@ -163,7 +163,7 @@ fn the_window_bounds_what_is_under_way_and_lets_one_long_prompt_pass() {
     }
     stage.arrive_with(3, 3_000, 4, PATIENT);
     stage.arrive_with(4, 10, 4, PATIENT);
-    let state = stage.router.admission();
+    let state = stage.router().admission();
     assert_eq!((state.window_tokens, state.tokens_in_flight, state.queued), (Some(1_000), 800, [0, 3, 0]));
     let leg = |request| LegId { request: RequestId(request), leg: 0 };
     assert_eq!(submitted(&stage.give(leg(0), 1)), [2]);
@@ -189,7 +189,7 @@ fn late_first_tokens_narrow_the_window_and_leave_a_note() {
     for request in 0..8 {
         stage.give(LegId { request: RequestId(request), leg: 0 }, 1);
     }
-    let narrow = stage.router.admission().window_tokens.unwrap();
+    let narrow = stage.router().admission().window_tokens.unwrap();
     assert!(narrow < 2_500, "{narrow}");
     let notes = stage.feed(Event::Tick);
     let noted = |action: &Action| matches!(action, Action::Note(note) if matches!(**note, RouterNote::Admission(_)));
@@ -219,7 +219,7 @@ fn what_would_be_late_is_rejected_with_the_reason_and_what_has_time_is_not() {
             Some(RejectReason::WouldMissTtft { predicted_ms, allowed_ms: 850, objective_ms: 1_000, retry_after_ms }) => {
                 assert!(reject != EarlyRejection::Off && (2_000..2_300).contains(&predicted_ms), "{predicted_ms}");
                 assert_eq!(retry_after_ms, predicted_ms - 850);
-                assert_eq!(stage.router.admission().rejected, [0, 1, 0]);
+                assert_eq!(stage.router().admission().rejected, [0, 1, 0]);
             }
             Some(other) => panic!("{other}"),
         }
@@ -234,7 +234,7 @@ fn who_waits_too_long_to_be_in_time_is_told_so() {
     stage.arrive_with(0, 64, 2, PATIENT);
     stage.arrive_with(1, 64, 2, Objectives { ttft_us_max: Micros(1_000_000), ..PATIENT });
     stage.feed(Event::Tick);
-    assert_eq!(stage.router.admission().queued, [0, 1, 0]);
+    assert_eq!(stage.router().admission().queued, [0, 1, 0]);
     stage.now = stage.now.plus(Micros(1_000_000));
     stage.feed(Event::Tick);
     assert!(matches!(rejection(&stage, 1), Some(RejectReason::WouldMissTtft { .. })), "{:?}", result(&stage, 1));
@@ -262,7 +262,7 @@ fn only_the_predictive_forecast_sees_what_is_on_its_way_to_the_decode_pool() {
         for request in 0..60 {
             stage.arrive_with(request, 64, 400, PATIENT);
         }
-        assert_eq!(stage.router.demand(B).running, 0);
+        assert_eq!(stage.router().demand(B).running, 0);
         stage.arrive_with(60, 64, 400, SMOOTH);
         assert_eq!(rejection(&stage, 60).is_none(), admits, "{reject:?}: {:?}", result(&stage, 60));
         stage.feed(Event::ShutDown);
@@ -279,7 +279,7 @@ fn only_the_predictive_forecast_sees_that_decodes_will_be_over() {
         stage.give(stage.leg_of(0), 400);
         decoding(&mut stage, 1..61);
         stage.now = stage.now.plus(Micros(1_000_000));
-        assert_eq!(stage.router.demand(B).running, 60);
+        assert_eq!(stage.router().demand(B).running, 60);
         // Its prefill takes 2.1 s.
         stage.arrive_with(61, 3_000, 400, Objectives { itl_us_max: Micros(150_000), ..PATIENT });
         let reason = rejection(&stage, 61);
@@ -338,15 +338,15 @@ fn the_window_is_asked_for_what_is_to_be_computed() {
     // All but the last block of their prompts is cached.
     let objectives = Objectives { ttft_us_max: Micros(500_000), ..PATIENT };
     (1..5).for_each(|request| drop(stage.arrive_saying(Priority::Normal, request, said.clone(), 1, objectives)));
-    let state = stage.router.admission();
+    let state = stage.router().admission();
     assert_eq!((state.tokens_in_flight, state.queued), (4 * 16, [0; 3]));
     stage.arrive_with(5, 1_000, 1, PATIENT);
-    assert_eq!(stage.router.admission().queued, [0, 1, 0], "nothing of this one is");
+    assert_eq!(stage.router().admission().queued, [0, 1, 0], "nothing of this one is");
     stage.now = stage.now.plus(Micros(2_000_000));
     for request in 1..5 {
         stage.give(stage.leg_of(request), 1);
     }
-    assert_eq!(stage.router.admission().window_tokens, Some(512), "what was under way when they were late is little");
+    assert_eq!(stage.router().admission().window_tokens, Some(512), "what was under way when they were late is little");
     stage.give(stage.leg_of(5), 1);
     stage.check_over();
 }

@@ -3,11 +3,11 @@
 use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
+use dualpool_router::{Action, EngineFacts, Event, RoleSettings, Router, RouterSettings};
 use dualpool_types::records::RouterNote;
 use dualpool_types::{Arrangement, EngineId, Micros, PolicyKind, Role, Tuning, seeded};
 
 use super::script::{A, B, FACTS, Stage, split};
-use crate::{Action, EngineFacts, Event, RoleSettings, Router, RouterSettings};
 
 const C: EngineId = EngineId(2);
 const D: EngineId = EngineId(3);
@@ -152,7 +152,7 @@ fn an_engine_that_changes_pools_brings_its_answers_to_their_end() {
     (1..40).for_each(|request| drop(stage.arrive(request, 1000, 8)));
     assert_eq!(changes(&ticks(&mut stage, 5_000)), [(other, Role::Decode, Role::Prefill)], "the one with less to do");
     stage.give(stage.leg_of(0), 6);
-    assert!(stage.clients[&dualpool_types::RequestId(0)].result.is_some());
+    assert!(stage.result(dualpool_types::RequestId(0)).is_some());
 }
 
 /// Whatever the load does, changes are rare: no two within `cool_down_ms`, and both pools always have an engine.
@@ -182,7 +182,7 @@ fn engines_do_not_go_to_and_fro() {
                     changed.extend(changes(&actions).into_iter().map(|_| stage.now));
                 }
             }
-            let members = |role| stage.router.engines().iter().filter(|engine| engine.role == role).count();
+            let members = |role| stage.router().engines().iter().filter(|engine| engine.role == role).count();
             assert!(members(Role::Prefill) > 0 && members(Role::Decode) > 0, "seed {seed}");
         }
         let apart = changed.windows(2).all(|pair| pair[1].since(pair[0]) >= Micros(1_000_000));

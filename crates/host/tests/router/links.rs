@@ -1,9 +1,9 @@
 //! What the cost of a link between two engines changes.
 
+use dualpool_router::Event;
 use dualpool_types::{CopyLine, EngineId, Micros, Objectives, PolicyKind};
 
 use super::script::{A, B, Stage, split};
-use crate::Event;
 
 const C: EngineId = EngineId(2);
 
@@ -66,7 +66,7 @@ fn a_nearer_engine_is_left_once_it_is_too_busy() {
 fn copies_that_take_longer_than_calibrated_correct_their_link_until_costs_are_put_back() {
     let mut stage = Stage::pair(PolicyKind::FullDisaggregation);
     link(&mut stage, A, B, 1.0);
-    let predicted = |stage: &Stage| stage.router.copies().copy(A, B, 500.0).unwrap();
+    let predicted = |stage: &Stage| stage.router().copies().copy(A, B, 500.0).unwrap();
     assert_eq!(predicted(&stage), 600.0);
     for request in 0..200 {
         stage.arrive(request, 500, 2);
@@ -76,8 +76,8 @@ fn copies_that_take_longer_than_calibrated_correct_their_link_until_costs_are_pu
     }
     // The stage's mover says 2 ms each time.
     assert!((predicted(&stage) - 2_000.0).abs() < 50.0, "{}", predicted(&stage));
-    let costs = *stage.router.costs();
-    stage.router.set_costs(costs);
+    let costs = *stage.router().costs();
+    stage.host.set_costs(costs);
     assert_eq!(predicted(&stage), 600.0);
 }
 
@@ -92,11 +92,11 @@ fn a_wait_for_room_is_not_learnt_as_what_a_hand_off_costs() {
         stage.arrive(before, 3_000, 1_000);
         stage.give(stage.leg_of(before), 1);
         assert_eq!(stage.engine_of(before), B);
-        let known = stage.router.costs().handoff_us;
+        let known = stage.router().costs().handoff_us;
         stage.moved(stage.leg_of(before), true);
         stage.wait(60_000);
         stage.give(stage.leg_of(before), 1);
-        stage.router.costs().handoff_us - known
+        stage.router().costs().handoff_us - known
     };
     assert!(learnt(0) > 0.0, "an idle engine that takes a minute is slow");
     // Eight of them fill its memory.

@@ -1,9 +1,9 @@
 //! Where the policies send requests.
 
+use dualpool_router::{CostModel, EngineFacts, RouterSettings};
 use dualpool_types::{Arrangement, EngineId, EngineStats, Micros, Objectives, PolicyKind, Tuning};
 
 use super::script::{A, B, Stage, split};
-use crate::{CostModel, EngineFacts, Router, RouterSettings};
 
 fn shared(policy: PolicyKind, engines: usize) -> Stage {
     Stage::new(engines, &Arrangement::shared("test", policy, engines, Tuning::default()))
@@ -31,7 +31,7 @@ fn a_herd_between_two_reports_spreads() {
     for request in 0..40 {
         stage.arrive(request, 100, 16);
     }
-    assert!((0..4).all(|engine| stage.router.demand(EngineId(engine)).depth() == 10));
+    assert!((0..4).all(|engine| stage.router().demand(EngineId(engine)).depth() == 10));
     // One long prompt weighs as much as many short ones.
     stage.arrive(40, 4000, 16);
     let busy = stage.engine_of(40);
@@ -70,11 +70,11 @@ fn the_last_chunk_of_one_prompt_is_no_progress_of_the_next() {
     stage.arrive(1, 1000, 8);
     stage.stats(EngineId(0), report(0, 0));
     stage.stats(EngineId(0), report(1, 750));
-    assert_eq!(stage.router.engines()[0].backlog(), 1250.0);
+    assert_eq!(stage.router().engines()[0].backlog(), 1250.0);
     // A step's outputs come before its report.
     stage.give(stage.leg_of(0), 1);
     stage.stats(EngineId(0), report(2, 1000));
-    assert_eq!(stage.router.engines()[0].backlog(), 1000.0);
+    assert_eq!(stage.router().engines()[0].backlog(), 1000.0);
 }
 
 #[test]
@@ -177,9 +177,8 @@ fn decode_engines_are_chosen_when_the_prefill_is_done() {
 fn an_engine_with_all_seats_taken_has_no_room() {
     let c = EngineId(2);
     let facts = EngineFacts { max_num_seqs: 2, ..super::script::FACTS };
-    let mut router = Router::new(&[facts, facts, super::script::FACTS], &RouterSettings::default());
-    router.arrange(&split(PolicyKind::FullDisaggregation, &[A], &[B, c])).unwrap();
-    let mut stage = Stage { router, ..Stage::new(3, &split(PolicyKind::FullDisaggregation, &[A], &[B, c])) };
+    let pools = split(PolicyKind::FullDisaggregation, &[A], &[B, c]);
+    let mut stage = Stage::of(&[facts, facts, super::script::FACTS], &pools, &RouterSettings::default());
     let engines: Vec<EngineId> = (0..6)
         .map(|request| {
             stage.arrive(request, 300, 32);
@@ -196,7 +195,7 @@ fn no_itl_objective_is_too_loose() {
     for request in 0..3 {
         stage.arrive_with(request, 100, 1, Objectives { itl_us_max: Micros(u64::MAX), ..objectives(500.0, 0.0) });
     }
-    assert!(stage.router.engines()[0].itl_objective() >= 3.6e9);
+    assert!(stage.router().engines()[0].itl_objective() >= 3.6e9);
     (0..3).for_each(|request| drop(stage.give(stage.leg_of(request), 1)));
     stage.check_over();
 }
@@ -207,7 +206,7 @@ fn what_an_engine_said_of_its_cache_before_it_fell_idle_does_not_count() {
     let full = EngineStats { kv_usage: 0.9, ..EngineStats::default() };
     stage.arrive(0, 100, 1);
     stage.stats(A, full);
-    let usage = |stage: &Stage| stage.router.engines()[0].kv_usage();
+    let usage = |stage: &Stage| stage.router().engines()[0].kv_usage();
     assert!(usage(&stage) > 0.8);
     stage.give(stage.leg_of(0), 1);
     stage.stats(A, full); // The step that ended the leg.
@@ -220,23 +219,23 @@ fn what_an_engine_said_of_its_cache_before_it_fell_idle_does_not_count() {
 #[test]
 fn a_spoiled_calibration_does_not_reach_a_score() {
     let mut stage = shared(PolicyKind::LeastLoad, 2);
-    stage.router.set_costs(CostModel { prefill_us: f64::NAN, decode_us: f64::NEG_INFINITY, ..CostModel::default() });
+    stage.host.set_costs(CostModel { prefill_us: f64::NAN, decode_us: f64::NEG_INFINITY, ..CostModel::default() });
     for request in 0..8 {
         stage.arrive(request, 100, 8);
     }
-    assert_eq!((stage.router.demand(A).depth(), stage.router.demand(B).depth()), (4, 4));
+    assert_eq!((stage.router().demand(A).depth(), stage.router().demand(B).depth()), (4, 4));
 }
 
 #[test]
 fn costs_are_learnt_from_whole_steps_only() {
     let mut stage = shared(PolicyKind::RoundRobin, 1);
-    let before = *stage.router.costs();
+    let before = *stage.router().costs();
     let report =
         |steps: u64, outputs: u64, running| EngineStats { steps, output_tokens: outputs, running, ..EngineStats::default() };
     stage.stats(A, report(10, 100, 0));
     stage.stats(A, report(11, 108, 8)); // The engine was idle before this step: its length is unknown.
     stage.stats(A, report(14, 132, 8)); // Three steps in one report.
-    assert_eq!(*stage.router.costs(), before);
+    assert_eq!(*stage.router().costs(), before);
     stage.stats(A, report(15, 140, 8)); // 1 ms for 8 decodes.
-    assert!(stage.router.costs().step(0.0, 8.0) < before.step(0.0, 8.0));
+    assert!(stage.router().costs().step(0.0, 8.0) < before.step(0.0, 8.0));
 }

@@ -1,11 +1,11 @@
 //! What the router believes of prefix caches, and what that changes.
 
+use dualpool_router::policies::Policy;
+use dualpool_router::{Action, EngineFacts, Event, FleetView, PrefixTracking, Router, RouterSettings};
+use dualpool_router::{Ask, Placement};
 use dualpool_types::{Arrangement, EngineId, FinishReason, LegId, Micros, PolicyKind, Priority, Time, TokenId, Tuning};
 
 use super::script::{A, B, FACTS, OBJECTIVES, Stage, prompt, split};
-use crate::placement::{Ask, Placement};
-use crate::policies::Policy;
-use crate::{Action, EngineFacts, Event, FleetView, PrefixTracking, Router, RouterSettings};
 
 /// Goes where most of the prompt is cached.
 struct Nearest;
@@ -28,13 +28,13 @@ fn shared(policy: PolicyKind, track: PrefixTracking) -> Stage {
 
 fn nearest() -> Stage {
     let mut stage = shared(PolicyKind::LeastLoad, PrefixTracking::Auto);
-    assert!(stage.router.prefixes().is_none(), "nobody asked");
-    stage.router.serve_by_own(Box::new(Nearest));
+    assert!(stage.router().prefixes().is_none(), "nobody asked");
+    stage.host.serve_by_own(Box::new(Nearest));
     stage
 }
 
 fn blocks(stage: &Stage) -> [u32; 2] {
-    [A, B].map(|engine| stage.router.prefixes().unwrap().blocks(engine))
+    [A, B].map(|engine| stage.router().prefixes().unwrap().blocks(engine))
 }
 
 fn ask(stage: &mut Stage, request: u64, prompt: &[TokenId]) -> LegId {
@@ -55,7 +55,7 @@ fn a_prompt_is_cached_from_its_first_token_on_and_its_outputs_from_the_end() {
     stage.give(leg, 5);
     assert_eq!(blocks(&stage), [7, 0], "of 121 tokens the last one is not computed");
     let next = ask(&mut stage, 1, &follow_up);
-    assert_eq!((stage.engine_of(1), stage.router.demand(A).prompt_tokens), (A, 116 - 112));
+    assert_eq!((stage.engine_of(1), stage.router().demand(A).prompt_tokens), (A, 116 - 112));
     stage.give(next, 21);
     stage.check_over();
 }
@@ -67,9 +67,9 @@ fn the_last_token_of_a_prompt_is_always_computed() {
     let leg = ask(&mut stage, 0, &text);
     stage.give(leg, 21);
     ask(&mut stage, 1, &text);
-    assert_eq!(stage.router.demand(A).prompt_tokens, 16);
+    assert_eq!(stage.router().demand(A).prompt_tokens, 16);
     ask(&mut stage, 2, &text[..95]);
-    assert_eq!(stage.router.demand(A).prompt_tokens, 16 + 15);
+    assert_eq!(stage.router().demand(A).prompt_tokens, 16 + 15);
 }
 
 #[test]
@@ -77,10 +77,10 @@ fn a_long_prompt_that_is_cached_is_a_short_one_to_compute() {
     let mut stage = nearest();
     let text = prompt(0, 1000);
     let leg = ask(&mut stage, 0, &text);
-    assert_eq!(stage.router.demand(A).long_prefills, 1);
+    assert_eq!(stage.router().demand(A).long_prefills, 1);
     stage.give(leg, 21);
     ask(&mut stage, 1, &text);
-    assert_eq!((stage.router.demand(A).long_prefills, stage.router.demand(A).prompt_tokens), (0, 8));
+    assert_eq!((stage.router().demand(A).long_prefills, stage.router().demand(A).prompt_tokens), (0, 8));
 }
 
 #[test]
@@ -95,14 +95,14 @@ fn an_engine_that_has_less_than_believed_is_believed_to_have_evicted_all_that_is
     }
     assert_eq!(blocks(&stage), [30, 0]);
     let leg = ask(&mut stage, 9, &text);
-    assert_eq!(stage.router.demand(A).prompt_tokens, 16);
+    assert_eq!(stage.router().demand(A).prompt_tokens, 16);
     stage.cached_tokens = Some(64);
     stage.give(leg, 1);
     assert_eq!(blocks(&stage), [20, 0], "the old one is gone; what was missing is computed by now");
     let probe = |stage: &mut Stage, request, text: &[TokenId]| {
-        let before = stage.router.demand(A).prompt_tokens;
+        let before = stage.router().demand(A).prompt_tokens;
         ask(stage, request, text);
-        stage.router.demand(A).prompt_tokens - before
+        stage.router().demand(A).prompt_tokens - before
     };
     assert_eq!([probe(&mut stage, 10, &text), probe(&mut stage, 11, &new), probe(&mut stage, 12, &old)], [16, 16, 160]);
 }
@@ -113,14 +113,14 @@ fn what_an_engine_found_cached_is_no_longer_counted_as_its_backlog() {
     let (first, second) = (prompt(0, 400), prompt(1, 400));
     let leg = ask(&mut stage, 0, &first);
     ask(&mut stage, 1, &second);
-    assert_eq!(stage.router.demand(A).prompt_tokens, 800);
+    assert_eq!(stage.router().demand(A).prompt_tokens, 800);
     stage.cached_tokens = Some(384);
     stage.give(leg, 1);
     // The engine computed 16 tokens of the first prompt, and 100 of the second one in the same step.
     let stats = |computed, steps| dualpool_types::EngineStats { prompt_tokens_computed: computed, steps, ..Default::default() };
     stage.stats(A, stats(0, 1));
     stage.stats(A, stats(116, 2));
-    assert_eq!(stage.router.engines()[0].backlog(), 300.0);
+    assert_eq!(stage.router().engines()[0].backlog(), 300.0);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn kv_that_moved_is_cached_at_both_ends() {
     stage.give(leg, 1);
     let leg = stage.leg_of(1);
     stage.moved(leg, false);
-    assert_eq!(stage.router.demand(B).prompt_tokens, 1, "of 321 tokens all but the newest one");
+    assert_eq!(stage.router().demand(B).prompt_tokens, 1, "of 321 tokens all but the newest one");
     stage.give(leg, 20);
     stage.check_over();
 }
@@ -225,6 +225,6 @@ fn only_who_asks_pays() {
             Arrangement::shared("test", policy, 2, Tuning::default())
         };
         let stage = Stage::with(2, &arrangement, &settings);
-        assert_eq!(stage.router.prefixes().is_some(), on, "{} with {track:?}", policy.name());
+        assert_eq!(stage.router().prefixes().is_some(), on, "{} with {track:?}", policy.name());
     }
 }

@@ -5,15 +5,15 @@
 use rand::Rng as _;
 use rand::seq::{IndexedRandom as _, IteratorRandom as _};
 
+use dualpool_router::{
+    AdmissionSettings, AutoSettings, EarlyRejection, Event, MigrationSettings, PrefixTracking, RoleSettings, RouterSettings,
+    WindowKind,
+};
 use dualpool_types::{
     Arrangement, EngineId, EngineStats, FinishReason, LegId, Micros, Objectives, PolicyKind, Priority, Rng, Tuning, seeded,
 };
 
 use super::script::{A, B, Stage, prompt, split};
-use crate::{
-    AdmissionSettings, AutoSettings, EarlyRejection, Event, MigrationSettings, PrefixTracking, RoleSettings, RouterSettings,
-    WindowKind,
-};
 
 const REQUESTS: u64 = 40;
 const STEPS: usize = 600;
@@ -31,10 +31,11 @@ fn arrangement(policy: PolicyKind) -> Arrangement {
 type Late = Vec<(LegId, bool)>;
 
 fn copy_ends(stage: &mut Stage, leg: LegId, late: &mut Late, rng: &mut Rng) {
-    let Some(live) = stage.live.get_mut(&leg) else { return };
+    let script = &mut stage.host.backend;
+    let Some(live) = script.live.get_mut(&leg) else { return };
     let Some(source) = live.waits else { return };
-    let linked = !stage.cut.contains(&live.engine);
-    let ok = linked && stage.held.contains(&(source.engine, source.leg)) && rng.random_bool(0.8);
+    let linked = !script.cut.contains(&live.engine);
+    let ok = linked && script.held.contains(&(source.engine, source.leg)) && rng.random_bool(0.8);
     if rng.random_bool(0.5) {
         stage.moved(leg, ok);
         return;
@@ -132,7 +133,7 @@ fn storm(policy: PolicyKind, seed: u64, changes: bool) {
                 // Few texts, so that some are in a cache.
                 let text = prompt(arrived % 5, prompt_tokens);
                 stage.arrive_saying(priority, arrived, text, max_tokens, objectives);
-                let queued = stage.router.admission().queued;
+                let queued = stage.router().admission().queued;
                 assert!(queued.iter().all(|&queued| queued <= settings.admission.queue_max), "{queued:?} wait");
                 arrived += 1;
             }
