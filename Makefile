@@ -32,8 +32,8 @@ test: test-tools setup ## style checks, then every test
 	@# Before the others: it leaves a program without Python where theirs is to be.
 	@echo '[test] 4/6 without Python';  cargo test --no-default-features --test without_python
 	@echo '[test] 5/6 unit tests';      cargo test --workspace --lib --bins
-	@# Tests in tests/ start real engines, each of which takes the cores it is given: one at a time.
-	@echo '[test] 6/6 engine tests';    cargo test --test '*' -- --test-threads=1
+	@# Engines take the cores they are given: one test at a time.
+	@echo '[test] 6/6 tests of the whole'; cargo test --workspace --test '*' -- --test-threads=1
 
 # rustup's minimal profile lacks them; better said before the downloads than after.
 test-tools:

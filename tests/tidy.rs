@@ -141,3 +141,16 @@ fn time_is_passed_in_and_not_read() {
     });
     expect_none("Only types/clock, engine, kv and bench read a clock.", findings);
 }
+
+// --- The host ------------------------------------------------------------------------------------------------------------------
+
+/// Whatever else told a router something would leave a hole in the journal. A router's own tests stand in its crate.
+#[test]
+fn only_the_host_tells_a_router_what_happens() {
+    let findings = lines(&sources(&["src", "crates"], "rs"), |source, line| {
+        let path = source.path.to_str().unwrap();
+        let allowed = path.starts_with("crates/host/") || path.starts_with("crates/router/");
+        (line.contains("router.handle(") && !allowed).then(|| line.trim().to_string())
+    });
+    expect_none("Only the host calls `Router::handle`.", findings);
+}

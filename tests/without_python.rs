@@ -7,8 +7,9 @@ mod program;
 
 use std::process::Output;
 
-use program::text;
 use tempfile::TempDir;
+
+use program::text;
 
 /// Runs the program in an empty folder, where there is no environment to find.
 fn dualpool(folder: &TempDir, args: &[&str]) -> Output {

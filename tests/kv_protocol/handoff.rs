@@ -2,10 +2,11 @@
 
 use rand::Rng;
 
-use dualpool_kv::{Fault, KvEvent};
+use dualpool_kv::KvEvent;
 use dualpool_types::{Micros, TokenId};
 
 use crate::engine::{Engine, LegParams, Outcome, Pending, Worker, one_at_a_time};
+use crate::faults::Fault;
 use crate::python::model;
 use crate::watch::{LEASE_MS, Watched, leg, start, until};
 
@@ -140,14 +141,14 @@ fn many_at_a_time(pair: &mut Pair) {
     pair.assert_clean();
 }
 
-/// The check above can fail: with one block left out, tokens differ.
+/// The check above can fail: with a part left out, tokens differ, whatever the mover believes.
 fn a_skipped_block_shows(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(700);
     let want = pair.engines[0].reference(&prompt, OUTPUT);
-    pair.watched.kv_server.inject(Fault::SkipBlock);
+    pair.watched.faults.inject(Fault::SkipPart);
     let (got, copied) = pair.hand_off(0, request, &prompt);
-    pair.watched.kv_server.inject(Fault::None);
-    assert_eq!(copied, Ok(5 * LLAMA_BLOCK_BYTES));
+    pair.watched.faults.inject(Fault::None);
+    assert_eq!(copied, Ok(6 * LLAMA_BLOCK_BYTES));
     assert_ne!(got, want);
     pair.assert_clean();
 }
@@ -155,9 +156,9 @@ fn a_skipped_block_shows(pair: &mut Pair) {
 /// The destination then computes prompt and first token itself, in one step, exactly as it would for a new request.
 fn a_failed_copy_is_recomputed(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(700);
-    pair.watched.kv_server.inject(Fault::FailCopy);
+    pair.watched.faults.inject(Fault::FailCopy);
     let (got, copied) = pair.hand_off(0, request, &prompt);
-    pair.watched.kv_server.inject(Fault::None);
+    pair.watched.faults.inject(Fault::None);
     assert!(copied.unwrap_err().contains("injected"));
     let want = pair.engines[1].reference(&[&prompt[..], &got[..1]].concat(), OUTPUT - 1);
     assert_eq!(got[1..], want);
@@ -216,12 +217,12 @@ fn aborted_during_its_fetch(pair: &mut Pair) {
     let (request, prompt) = pair.prompt(700);
     let first = pair.prefill(0, request, &prompt).tokens;
     pair.watched.seen(KvEvent::Held { engine: pair.engines[0].id, leg: leg(request, 0) });
-    pair.watched.kv_server.inject(Fault::Delay(Micros::from_secs(2.0)));
+    pair.watched.faults.inject(Fault::Delay(Micros::from_secs(2.0)));
     let pending = pair.decode(0, request, &prompt, &first);
     // The lease is over for a leg that asks again: the fetch has begun.
     pending.abort();
     assert_eq!(pending.wait().finish, "abort");
-    pair.watched.kv_server.inject(Fault::None);
+    pair.watched.faults.inject(Fault::None);
     assert!(pair.watched.fetched(leg(request, 1)).is_ok());
     pair.assert_clean();
 }
@@ -278,7 +279,7 @@ fn the_control_socket_is_cut(mut pair: Pair) {
     let (request, prompt) = pair.prompt(700);
     let first = pair.prefill(0, request, &prompt).tokens;
     pair.watched.seen(KvEvent::Held { engine: pair.engines[0].id, leg: leg(request, 0) });
-    pair.watched.kv_server.inject(Fault::Delay(Micros::from_secs(3600.0)));
+    pair.watched.faults.inject(Fault::Delay(Micros::from_secs(3600.0)));
     let Pair { watched, engines, .. } = pair;
     let source = Some((engines[0].id, leg(request, 0), prompt.len() as u64));
     let params = LegParams { leg: Some(leg(request, 1)), hold: false, source };
@@ -319,9 +320,9 @@ fn hand_offs_with_sliding_windows() {
     }
     let (request, prompt) = pair.prompt(700);
     let want = pair.engines[0].reference(&prompt, OUTPUT);
-    pair.watched.kv_server.inject(Fault::SkipBlock);
+    pair.watched.faults.inject(Fault::SkipPart);
     assert_ne!(pair.hand_off(0, request, &prompt).0, want, "a skipped block shows");
-    pair.watched.kv_server.inject(Fault::FailCopy);
+    pair.watched.faults.inject(Fault::FailCopy);
     let (request, prompt) = pair.prompt(700);
     let (got, copied) = pair.hand_off(0, request, &prompt);
     assert!(copied.unwrap_err().contains("injected"));

@@ -3,6 +3,9 @@
 
 mod engine;
 mod fake;
+#[path = "../support/faults.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod faults;
 mod handoff;
 mod hostile;
 mod python;

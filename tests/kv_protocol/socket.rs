@@ -6,10 +6,11 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use dualpool_cuda::GpuUuid;
 use dualpool_kv::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, Register, Segment, Source, ToBroker, ToEngine};
-use dualpool_kv::{Fault, KV_EVENTS_MAX, KvEvent};
+use dualpool_kv::{KV_EVENTS_MAX, KvEvent};
 use dualpool_types::{EngineId, Micros};
 
 use crate::fake::{FakeEngine, MEMORY_BYTES, Wire, block, hello, register};
+use crate::faults::Fault;
 use crate::watch::{LEASE_MS, Watched, leg, start, until};
 
 /// A KV server with two engines that are ready.
@@ -227,7 +228,7 @@ fn an_engine_that_breaks_the_rules_loses_its_connections_and_others_do_not() {
 fn a_connection_is_closed_only_after_the_copies_that_touch_its_engine() {
     for guilty in [0, 1] {
         let (mut watched, a, b) = pair(false);
-        watched.kv_server.inject(Fault::Delay(Micros::from_secs(3600.0)));
+        watched.faults.inject(Fault::Delay(Micros::from_secs(3600.0)));
         a.held(leg(1, 0), 10, &[1, 2, 3]);
         b.fetch(leg(1, 1), a.source(leg(1, 0), 10), 0, &[4, 5, 6]);
         // The copy runs once a later fetch has been answered.
@@ -329,7 +330,7 @@ fn slow_readers_lose_nothing() {
 fn a_half_closed_connection_ends_after_its_copies() {
     let (mut watched, a, b) = pair(false);
     let before = b.fill();
-    watched.kv_server.inject(Fault::Delay(Micros::from_secs(3600.0)));
+    watched.faults.inject(Fault::Delay(Micros::from_secs(3600.0)));
     a.held(leg(1, 0), 10, &[1, 2, 3]);
     watched.expect(KvEvent::Held { engine: a.id, leg: leg(1, 0) });
     b.fetch(leg(1, 1), a.source(leg(1, 0), 10), 0, &[4, 5, 6]);
@@ -342,7 +343,7 @@ fn a_half_closed_connection_ends_after_its_copies() {
     a.expect_release(leg(1, 0));
     a.released(leg(1, 0));
     // Its successor of the same id is served.
-    watched.kv_server.inject(Fault::None);
+    watched.faults.inject(Fault::None);
     let b = FakeEngine::ready(watched.kv_server.socket_path(), 1);
     works(&mut watched, &a, &b, 2);
 }
@@ -352,7 +353,7 @@ fn nothing_is_left_of_a_dropped_kv_server() {
     let (watched, a, b) = pair(false);
     let run_dir = watched.kv_server.run_dir().to_path_buf();
     assert!(run_dir.join("control.sock").exists());
-    watched.kv_server.inject(Fault::Delay(Micros::from_secs(3600.0)));
+    watched.faults.inject(Fault::Delay(Micros::from_secs(3600.0)));
     a.held(leg(1, 0), 10, &[1, 2, 3]);
     b.fetch(leg(1, 1), a.source(leg(1, 0), 10), 0, &[4, 5, 6]);
     drop(watched);

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use dualpool_kv::{Fault, KvEvent, KvServer, KvSettings};
+use dualpool_kv::{EngineLinks, KvEvent, KvServer, KvSettings, Transports};
 use dualpool_types::{Clock, EngineId, LegId, Micros, MonotonicClock, RequestId, Time};
+
+use crate::faults::{Faults, FaultyTransport};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,6 +43,8 @@ impl Clock for SkewClock {
 pub struct Watched {
     pub kv_server: KvServer,
     pub events: Receiver<KvEvent>,
+    /// What goes wrong with its copies.
+    pub faults: Faults,
     clock: Arc<SkewClock>,
 }
 
@@ -49,8 +53,11 @@ pub const LEASE_MS: u64 = 600_000;
 pub fn start(verify_kv: bool) -> Watched {
     let clock = Arc::new(SkewClock::default());
     let settings = KvSettings { lease_ms: LEASE_MS, verify: verify_kv, ..Default::default() };
-    let (kv_server, events) = KvServer::start(&settings, clock.clone(), Fault::None).expect("the KV server starts");
-    Watched { kv_server, events, clock }
+    let faults = Faults::default();
+    let transport = Box::new(FaultyTransport::new(Transports::default(), faults.clone()));
+    let started = KvServer::start(&settings, clock.clone(), EngineLinks::default(), transport);
+    let (kv_server, events) = started.expect("the KV server starts");
+    Watched { kv_server, events, faults, clock }
 }
 
 impl Watched {

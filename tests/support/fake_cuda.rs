@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::fakes;
+use crate::support::fakes;
 
 /// A folder with the stand-in driver under the names that the real one has.
 pub struct FakeCuda {

@@ -10,9 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use dualpool_fleet::Progress;
-use dualpool_fleet::controller::{Controller, NewRequest, Recording, Reply, ReplyStream, Unsettled};
+use dualpool_fleet::controller::{Controller, Facts, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool_router::CostModel;
-use dualpool_types::{Arrangement, Clock, EngineId, Failure, Micros, MonotonicClock, Sampling};
+use dualpool_types::{Arrangement, Clock, EngineId, Failure, Micros, MonotonicClock, Sampling, Time};
 use dualpool_workload::{ObjectiveSettings, WorkItem};
 
 use super::Cancel;
@@ -54,6 +54,19 @@ pub(super) enum Pace {
     OpenLoop,
     /// Each after the one before it ended, with all prefix caches reset: no request shares a step or a block with another one.
     OneByOne,
+}
+
+/// When a run begins, by both clocks that its requests go by.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    instant: Instant,
+    time: Time,
+}
+
+impl Start {
+    fn soon() -> Start {
+        Start { instant: Instant::now() + HEAD_START, time: MonotonicClock::new().now().plus(HEAD_START.into()) }
+    }
 }
 
 #[derive(Debug, Error)]
@@ -232,10 +245,10 @@ impl<'a> Driver<'a> {
         let arranged = arranged.unwrap_or_else(|_| Err(anyhow!("the engines were not idle and arranged within {ARRANGE_MAX:?}")));
         arranged.map_err(|source| DriveError::Arrange { arm: arm.clone(), source })?;
 
-        let origin = Instant::now() + HEAD_START;
-        self.controller.record(arm, repetition, MonotonicClock::new().now().plus(HEAD_START.into())).await;
+        let start = Start::soon();
+        self.controller.record(arm, repetition, start.time).await;
         let served = tokio::select! {
-            served = self.serve(arm, items, pace, origin) => served,
+            served = self.serve(arm, items, pace, start) => served,
             () = self.cancel.cancelled() => Err(DriveError::Cancelled),
         };
         // Also after a failure: the requests it dropped are over, and their blocks given back, before anyone goes on.
@@ -253,13 +266,6 @@ impl<'a> Driver<'a> {
             return Err(DriveError::Lost { arm: arm.clone(), recorded: recording.requests.len(), requests: items.len() });
         }
         recording.requests.sort_by_key(|r| r.index);
-        for (record, item) in recording.requests.iter_mut().zip(items) {
-            (record.wave, record.turn) = (item.wave, item.turn);
-            if pace == Pace::OpenLoop {
-                // A request that this process sent late has waited since it was due: the delay is the request's, never ours to hide.
-                record.arrived_us = item.at;
-            }
-        }
         Ok(recording)
     }
 
@@ -284,20 +290,21 @@ impl<'a> Driver<'a> {
         if left.in_flight > 0 { Err(DriveError::Unsettled { arm: arm.to_string(), left }) } else { Ok(()) }
     }
 
-    async fn serve(&self, arm: &str, items: &[WorkItem], pace: Pace, origin: Instant) -> Result<(), DriveError> {
+    async fn serve(&self, arm: &str, items: &[WorkItem], pace: Pace, start: Start) -> Result<(), DriveError> {
         match pace {
-            Pace::OpenLoop => self.open_loop(arm, items, origin).await,
+            Pace::OpenLoop => self.open_loop(arm, items, start).await,
             Pace::OneByOne => self.one_by_one(arm, items).await,
         }
     }
 
-    async fn open_loop(&self, arm: &str, items: &[WorkItem], origin: Instant) -> Result<(), DriveError> {
+    async fn open_loop(&self, arm: &str, items: &[WorkItem], start: Start) -> Result<(), DriveError> {
         // Bounded by the workload; dropping the set cancels what is still running.
         let mut clients = JoinSet::new();
         for item in items {
-            tokio::time::sleep_until(origin + Duration::from(item.at)).await;
+            tokio::time::sleep_until(start.instant + Duration::from(item.at)).await;
             // Submitted here and followed in a task: requests that are due together reach the router in the workload's order.
-            clients.spawn(follow(self.controller.submit(request(item, self.objectives)).await));
+            let request = request(item, self.objectives, Some(start.time.plus(item.at)));
+            clients.spawn(follow(self.controller.submit(request).await));
         }
         let all_over = async { while clients.join_next().await.is_some() {} };
         if tokio::time::timeout(OVERTIME_MAX, all_over).await.is_err() {
@@ -308,7 +315,7 @@ impl<'a> Driver<'a> {
 
     async fn one_by_one(&self, arm: &str, items: &[WorkItem]) -> Result<(), DriveError> {
         for (done, item) in items.iter().enumerate() {
-            let over = follow(self.controller.submit(request(item, self.objectives)).await);
+            let over = follow(self.controller.submit(request(item, self.objectives, None)).await);
             if tokio::time::timeout(OVERTIME_MAX, over).await.is_err() {
                 return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: items.len() - done, requests: items.len() });
             }
@@ -321,8 +328,8 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// What is asked of the fleet for this item, with the user's objectives for its class.
-fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewRequest {
+/// What is asked of the fleet for this item, with the user's objectives for its class. `due`: when it is to arrive, if that is planned.
+fn request(item: &WorkItem, objectives: &ObjectiveSettings, due: Option<Time>) -> NewRequest {
     NewRequest {
         prompt: item.prompt.clone(),
         max_tokens: item.max_tokens,
@@ -331,7 +338,7 @@ fn request(item: &WorkItem, objectives: &ObjectiveSettings) -> NewRequest {
         class: item.class,
         priority: item.priority,
         objectives: objectives.of(item.class),
-        index: item.index,
+        facts: Facts { index: item.index, arrived: due, wave: item.wave, turn: item.turn },
     }
 }
 

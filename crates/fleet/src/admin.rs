@@ -191,7 +191,7 @@ pub fn send(mut stream: &UnixStream, order: Order) -> anyhow::Result<()> {
 mod tests {
     use super::*;
     use crate::TelemetrySettings;
-    use crate::controller::NewRequest;
+    use crate::controller::{Facts, NewRequest};
     use dualpool_engine::virtual_engine::VirtualFleet;
     use dualpool_model::VirtualSettings;
     use dualpool_router::RouterSettings;
@@ -249,7 +249,7 @@ mod tests {
             class: Class::Short,
             priority: Priority::Normal,
             objectives: Objectives { ttft_us_max: Micros(1_000_000), itl_us_max: Micros(1_000_000) },
-            index: 0,
+            facts: Facts::default(),
         };
         let replies = controller.submit(endless).await;
         let path = admin.path.clone();

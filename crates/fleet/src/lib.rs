@@ -18,7 +18,7 @@ use anyhow::Context;
 use dualpool_engine::virtual_engine::kv::KvPlace;
 use dualpool_engine::virtual_engine::{VirtualFleet, start_with_memory};
 use dualpool_engine::{VirtualKv, gpu_of_virtual};
-use dualpool_kv::{Fault, KernelSettings, KvServer, Transports};
+use dualpool_kv::{KernelSettings, KvServer, Transport, Transports};
 use dualpool_machine::Device;
 use dualpool_machine::nvml::SamplerError;
 use dualpool_model::VirtualSettings;
@@ -33,18 +33,19 @@ pub use spec::FleetSpec;
 
 /// Starts one engine per placement, knowing what copies between them cost. Dropping the future ends what was started.
 pub async fn start(spec: FleetSpec<'_>, progress: Arc<dyn Progress>) -> anyhow::Result<Controller> {
-    start_engines(spec, progress, Fault::None).await
+    let transport = Box::new(transports(&spec));
+    start_over(transport, spec, progress).await
 }
 
-/// The same with a fault in every KV copy: what tests use to see that a fault shows.
-pub async fn start_with_fault(spec: FleetSpec<'_>, progress: Arc<dyn Progress>, fault: Fault) -> anyhow::Result<Controller> {
-    start_engines(spec, progress, fault).await
-}
-
-async fn start_engines(spec: FleetSpec<'_>, progress: Arc<dyn Progress>, fault: Fault) -> anyhow::Result<Controller> {
+/// The same over a transport of the caller's making.
+pub async fn start_over(
+    transport: Box<dyn Transport>,
+    spec: FleetSpec<'_>,
+    progress: Arc<dyn Progress>,
+) -> anyhow::Result<Controller> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let watch = watch_gpus(&spec, clock.clone());
-    let controller = engines(spec, progress, clock, fault).await?;
+    let controller = engines(transport, spec, progress, clock).await?;
     // Not before: while engines start nobody takes samples, and those that are dropped would look like a fault.
     match watch {
         Some(Ok(watch)) => controller.watch_gpus(watch).await,
@@ -70,24 +71,29 @@ fn watch_gpus(spec: &FleetSpec<'_>, clock: Arc<dyn Clock>) -> Option<Result<GpuW
 }
 
 async fn engines(
+    transport: Box<dyn Transport>,
     spec: FleetSpec<'_>,
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
-    fault: Fault,
 ) -> anyhow::Result<Controller> {
     let virtual_indices: Vec<u32> = spec.placements.iter().filter_map(|placement| placement.device.virtual_index()).collect();
     if virtual_indices.len() == spec.placements.len() {
-        return virtual_engines(spec, &virtual_indices, clock, fault).await;
+        return virtual_engines(transport, spec, &virtual_indices, clock).await;
     }
     #[cfg(feature = "python")]
-    return vllm::start(spec, progress, clock, fault).await;
+    return vllm::start(transport, spec, progress, clock).await;
     #[cfg(not(feature = "python"))]
     drop(progress);
     #[cfg(not(feature = "python"))]
     anyhow::bail!("this program was built without Python, so it has virtual engines only; use --device virtual, or `make build`")
 }
 
-async fn virtual_engines(spec: FleetSpec<'_>, indices: &[u32], clock: Arc<dyn Clock>, fault: Fault) -> anyhow::Result<Controller> {
+async fn virtual_engines(
+    transport: Box<dyn Transport>,
+    spec: FleetSpec<'_>,
+    indices: &[u32],
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Controller> {
     let engine = spec.engine;
     let defaults = VirtualSettings::default();
     let settings_of_engines = VirtualSettings {
@@ -103,15 +109,13 @@ async fn virtual_engines(spec: FleetSpec<'_>, indices: &[u32], clock: Arc<dyn Cl
         VirtualKv::None => {
             let VirtualFleet { fleet, events, mover, moves, .. } =
                 VirtualFleet::start(indices.len(), &settings_of_engines, clock.clone());
-            mover.inject(fault);
             let moves = Some((Box::new(mover) as _, moves));
             return Ok(Controller::start(fleet, events, moves, spec.router, spec.telemetry, clock));
         }
         VirtualKv::Shm => vec![KvPlace::Shm; indices.len()],
         VirtualKv::Cuda => gpu_places(indices)?,
     };
-    let transports = Box::new(transports(&spec));
-    let (kv_server, moves) = KvServer::start_with(spec.kv, clock.clone(), fault, spec.links, transports)?;
+    let (kv_server, moves) = KvServer::start(spec.kv, clock.clone(), spec.links, transport)?;
     let started = start_with_memory(&places, kv_server.socket_path(), &settings_of_engines, clock.clone()).await;
     let (fleet, events) = started.context("the virtual engines did not start")?;
     Ok(Controller::start(fleet, events, Some((Box::new(kv_server), moves)), spec.router, spec.telemetry, clock))

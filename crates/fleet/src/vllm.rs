@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use dualpool_cuda::{Driver, GpuUuid};
 use dualpool_engine::ENGINE_EVENTS_MAX;
 use dualpool_engine::vllm::{self, EngineSpec, Pin};
-use dualpool_kv::{Fault, KvServer};
+use dualpool_kv::{KvServer, Transport};
 use dualpool_machine::{Affinity, Device, Placement, topology};
 use dualpool_types::{Clock, EngineId};
 
@@ -16,13 +16,12 @@ use crate::controller::Controller;
 use crate::{FleetSpec, Progress};
 
 pub async fn start(
+    transport: Box<dyn Transport>,
     spec: FleetSpec<'_>,
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
-    fault: Fault,
 ) -> anyhow::Result<Controller> {
-    let transports = Box::new(super::transports(&spec));
-    let (kv_server, moves) = KvServer::start_with(spec.kv, clock.clone(), fault, spec.links, transports)?;
+    let (kv_server, moves) = KvServer::start(spec.kv, clock.clone(), spec.links, transport)?;
     let cannot_move = spec.placements.iter().find_map(|placement| unreachable_memory(&placement.device));
     if let Some(why) = &cannot_move {
         progress.note(&format!("KV does not move between these engines, and arms that move it are left out: {why}"));

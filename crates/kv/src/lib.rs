@@ -33,7 +33,7 @@ mod transports;
 mod verify;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -86,53 +86,29 @@ pub enum KvEvent {
     Disconnected { engine: EngineId },
 }
 
-/// Faults that tests inject.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fault {
-    #[default]
-    None,
-    /// Leave one block of every plan out.
-    SkipBlock,
-    /// Every copy fails in the middle.
-    FailCopy,
-    /// Every copy takes this much longer.
-    Delay(Micros),
-}
-
 /// Owns the control socket, the engines' mapped KV memory, the leases and the mover thread. Dropping it stops running copies, ends
 /// both threads, unmaps all memory and removes the run folder.
 pub struct KvServer {
     // Dropped first: the folder goes when the socket in it is closed.
     thread: control::ControlThread,
     run_dir: control::RunDir,
-    fault: Arc<Mutex<Fault>>,
 }
 
 impl KvServer {
-    /// Opens the control socket in the run folder. Events come out of the returned channel.
+    /// Opens the control socket in the run folder, and copies by this transport; `links` is what copies between these engines cost. Events
+    /// come out of the returned channel.
     pub fn start(
         settings: &KvSettings,
         clock: Arc<dyn Clock>,
-        fault: Fault,
-    ) -> anyhow::Result<(KvServer, mpsc::Receiver<KvEvent>)> {
-        KvServer::start_with(settings, clock, fault, EngineLinks::default(), Box::new(Transports::default()))
-    }
-
-    /// The same with a transport of the caller's making, and knowing what copies between these engines cost.
-    pub fn start_with(
-        settings: &KvSettings,
-        clock: Arc<dyn Clock>,
-        fault: Fault,
         links: EngineLinks,
         transport: Box<dyn Transport>,
     ) -> anyhow::Result<(KvServer, mpsc::Receiver<KvEvent>)> {
         let run_dir = control::RunDir::open(&settings.run_dir)?;
         let (events, received) = mpsc::channel(KV_EVENTS_MAX);
-        let fault = Arc::new(Mutex::new(fault));
         let lease = Micros(settings.lease_ms * 1000);
-        let options = control::Options { lease, verify: settings.verify, fault: fault.clone(), clock, links };
+        let options = control::Options { lease, verify: settings.verify, clock, links };
         let thread = control::ControlThread::start(run_dir.socket(), transport, options, events)?;
-        Ok((KvServer { thread, run_dir, fault }, received))
+        Ok((KvServer { thread, run_dir }, received))
     }
 
     /// The 0700 folder of this run: the control socket, and whatever else engines of this run share.
@@ -158,10 +134,5 @@ impl KvServer {
     /// Forgets a dead engine: its memory is unmapped, its leases are dropped, copies from and to it fail.
     pub fn forget(&self, engine: EngineId) {
         self.thread.send(control::Command::Forget { engine });
-    }
-
-    /// Another fault from the next copy on. For tests.
-    pub fn inject(&self, fault: Fault) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 }

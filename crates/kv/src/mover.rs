@@ -2,15 +2,14 @@
 //! in through a bounded queue; what became of it goes out through a callback.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dualpool_cuda::nvtx::Range;
 use dualpool_types::{Bytes, Clock, EngineId, Micros, Time};
 
-use super::Fault;
 use super::copy_plan::{BlockPair, ByteRange, copy_plan, total_bytes};
 use super::memory::KvMap;
 use super::transport::{Memory, Stop, Transport};
@@ -69,7 +68,6 @@ pub struct Mover {
 /// What the mover does beside copying.
 pub struct MoverOptions {
     pub verify: bool,
-    pub fault: Arc<Mutex<Fault>>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -130,14 +128,9 @@ fn run(mut transport: Box<dyn Transport>, options: &MoverOptions, queue: &Receiv
 
 fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob) -> Copied {
     let started = options.clock.now();
-    let fault = *options.fault.lock().unwrap_or_else(PoisonError::into_inner);
-    let spans = match fault {
-        Fault::SkipBlock => copy_plan(&job.from, &job.to, &without_one(&job.pairs)),
-        _ => copy_plan(&job.from, &job.to, &job.pairs),
-    };
-    let (spans, result) = match spans {
+    let (spans, result) = match copy_plan(&job.from, &job.to, &job.pairs) {
         Ok(spans) => {
-            let result = carry_out(transport, options, job, &spans, fault);
+            let result = carry_out(transport, options, job, &spans);
             (spans, result)
         }
         Err(error) => (Vec::new(), Err(error.to_string())),
@@ -152,36 +145,14 @@ fn execute(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob)
     }
 }
 
-fn carry_out(
-    transport: &mut dyn Transport,
-    options: &MoverOptions,
-    job: &CopyJob,
-    spans: &[ByteRange],
-    fault: Fault,
-) -> Result<(), String> {
+fn carry_out(transport: &mut dyn Transport, options: &MoverOptions, job: &CopyJob, spans: &[ByteRange]) -> Result<(), String> {
     let (from, to) = (job.from.engine, job.to.engine);
-    if let Fault::Delay(span) = fault {
-        job.stop.wait(span.into());
-    }
     let _copying = Range::begin(|| format!("copy {from} > {to}"));
-    let spans_now = if fault == Fault::FailCopy { &spans[..spans.len() / 2] } else { spans };
-    transport.copy(spans_now, from, to, &job.stop).map_err(|e| e.to_string())?;
-    if fault == Fault::FailCopy {
-        return Err("a fault was injected in the middle of the copy".into());
-    }
+    transport.copy(spans, from, to, &job.stop).map_err(|e| e.to_string())?;
     if options.verify {
         verify(transport, spans, from, to, &job.stop).map_err(|e| e.to_string())?;
     }
     Ok(())
-}
-
-/// The pairs without the middle one of the first group that has any.
-fn without_one(pairs: &[Vec<BlockPair>]) -> Vec<Vec<BlockPair>> {
-    let mut pairs = pairs.to_vec();
-    if let Some(group) = pairs.iter_mut().find(|group| !group.is_empty()) {
-        group.remove(group.len() / 2);
-    }
-    pairs
 }
 
 #[cfg(test)]
@@ -193,11 +164,22 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::mpsc;
 
+    /// What a transport does wrong.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Wrong {
+        Nothing,
+        /// The last byte of every span is not copied, and it does not say so.
+        LosesBytes,
+        /// Half of the spans are copied.
+        FailsHalfway,
+        /// The copy takes an hour.
+        Dawdles,
+    }
+
     /// Memory in plain vectors: the mover needs no shared memory.
-    #[derive(Default)]
     struct Vectors {
         memory: BTreeMap<EngineId, Vec<u8>>,
-        lose_last_byte: bool,
+        wrong: Wrong,
     }
 
     impl Transport for Vectors {
@@ -208,16 +190,23 @@ mod tests {
             self.memory.remove(&engine);
         }
         fn copy(&mut self, plan: &[ByteRange], from: EngineId, to: EngineId, stop: &Stop) -> Result<(), TransportError> {
+            if self.wrong == Wrong::Dawdles {
+                stop.wait(Duration::from_secs(3600));
+            }
             if stop.is_set() {
                 return Err(TransportError::Stopped);
             }
-            for span in plan {
-                let (s, t, n) =
-                    (span.source as usize, span.target as usize, span.length as usize - usize::from(self.lose_last_byte));
+            let spans = if self.wrong == Wrong::FailsHalfway { &plan[..plan.len() / 2] } else { plan };
+            for span in spans {
+                let lost = usize::from(self.wrong == Wrong::LosesBytes);
+                let (s, t, n) = (span.source as usize, span.target as usize, span.length as usize - lost);
                 let bytes = self.memory[&from][s..s + n].to_vec();
                 self.memory.get_mut(&to).unwrap()[t..t + n].copy_from_slice(&bytes);
             }
-            Ok(())
+            match self.wrong {
+                Wrong::FailsHalfway => Err(TransportError::Failed { from, to, why: "half of it is there".into() }),
+                _ => Ok(()),
+            }
         }
         fn checksum(
             &mut self,
@@ -230,14 +219,14 @@ mod tests {
         }
     }
 
-    fn copied(fault: Fault, lose_last_byte: bool, stop: bool) -> Copied {
+    fn copied(wrong: Wrong, verify: bool, stop: bool) -> Copied {
         let (from, to) = (Arc::new(map(0, 4, 64)), Arc::new(map(1, 4, 64)));
         let memory = [(EngineId(0), vec![9; 512]), (EngineId(1), vec![0; 512])].into();
         let (send, done) = mpsc::channel();
         let clock = Arc::new(ManualClock::default());
         clock.set(Time(5));
-        let options = MoverOptions { verify: true, fault: Arc::new(Mutex::new(fault)), clock };
-        let mover = Mover::start(Box::new(Vectors { memory, lose_last_byte }), options, move |d| send.send(d).unwrap()).unwrap();
+        let options = MoverOptions { verify, clock };
+        let mover = Mover::start(Box::new(Vectors { memory, wrong }), options, move |d| send.send(d).unwrap()).unwrap();
         let pairs = vec![[0, 2, 3].map(|b| BlockPair { source: BlockId(b), target: BlockId(b) }).to_vec()];
         let job = CopyJob { id: 5, from, to, pairs, queued: Time(2), stop: Arc::default() };
         if stop {
@@ -251,7 +240,7 @@ mod tests {
 
     #[test]
     fn copies_and_reports() {
-        let good = copied(Fault::None, false, false);
+        let good = copied(Wrong::Nothing, true, false);
         // Two layers of blocks 0 and 2..4, of which the first layer's end and the second one's start touch.
         assert_eq!((good.bytes, good.byte_ranges, good.result), (Bytes(3 * 2 * 64), 3, Ok(())));
         assert_eq!(
@@ -262,18 +251,18 @@ mod tests {
     }
 
     #[test]
-    fn faults_do_what_they_say() {
-        let skipped = copied(Fault::SkipBlock, false, false);
-        assert_eq!((skipped.bytes, skipped.result), (Bytes(2 * 2 * 64), Ok(())), "a skipped block is silent");
-        let failed = copied(Fault::FailCopy, false, false);
-        assert!(failed.result.unwrap_err().contains("injected") && failed.bytes == Bytes(0));
-        // Stopped at once, a delay of an hour does not hold the test up.
-        let stopped = copied(Fault::Delay(Micros::from_secs(3600.0)), false, true);
+    fn what_a_transport_does_wrong_is_reported() {
+        let silent = copied(Wrong::LosesBytes, false, false);
+        assert_eq!((silent.bytes, silent.result), (Bytes(3 * 2 * 64), Ok(())), "without a check nothing tells");
+        let failed = copied(Wrong::FailsHalfway, true, false);
+        assert!(failed.result.unwrap_err().contains("half of it is there") && failed.bytes == Bytes(0));
+        // Stopped at once, a copy of an hour does not hold the test up.
+        let stopped = copied(Wrong::Dawdles, true, true);
         assert!(stopped.result.unwrap_err().contains("stopped"));
     }
 
     #[test]
     fn a_copy_that_loses_bytes_is_found() {
-        assert!(copied(Fault::None, true, false).result.unwrap_err().contains("checksums differ"));
+        assert!(copied(Wrong::LosesBytes, true, false).result.unwrap_err().contains("checksums differ"));
     }
 }

@@ -34,8 +34,9 @@ impl Fingerprint {
     }
 
     /// The KV with something missing in it.
+    #[cfg(test)]
     #[must_use]
-    pub fn damaged(self) -> Fingerprint {
+    pub(crate) fn damaged(self) -> Fingerprint {
         Fingerprint(!self.0)
     }
 }

@@ -101,12 +101,6 @@ impl Router {
         &self.fleet.engines
     }
 
-    /// Engines that a test makes to be as it wants them.
-    #[cfg(test)]
-    pub(crate) fn engines_mut(&mut self) -> &mut [EngineState] {
-        &mut self.fleet.engines
-    }
-
     pub fn demand(&self, engine: EngineId) -> &Demand {
         &self.fleet.engine(engine).demand
     }

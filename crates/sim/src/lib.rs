@@ -4,7 +4,6 @@
 //! Time is whole microseconds. What is kept in memory grows with the requests in flight, not with the workload: requests are taken one
 //! by one as they arrive, and the record of each is handed over when it ends.
 
-mod client;
 mod clock;
 mod faults;
 mod machine;
@@ -16,9 +15,10 @@ mod totals;
 
 use thiserror::Error;
 
+use dualpool_host::{Entry, Fold, Recorder, Recording, Requests, Run};
 use dualpool_model::{Timing, VirtualSettings};
 use dualpool_router::{CostModel, RouterSettings};
-use dualpool_types::records::{EngineSample, RequestRecord, RouterNote};
+use dualpool_types::records::RequestRecord;
 use dualpool_types::{Arrangement, ArrangementError, Micros, Request, Time};
 
 pub use faults::{ClientsLeave, CutLink, DeathAt, EngineDeath, FaultError, Faults, LostMessages, SlowLink, StaleTelemetry};
@@ -56,29 +56,19 @@ pub struct Simulation<'a> {
     pub seed: u64,
 }
 
-/// Watches a simulation. Times count from `Time(0)`.
-pub trait Observer {
-    /// A request ended.
-    fn request(&mut self, record: RequestRecord);
-
-    /// The router noted a decision.
-    fn note(&mut self, _at: Micros, _note: RouterNote) {}
-
-    /// How often `sample` is called, while requests are in flight; never for none.
-    fn sample_every(&self) -> Option<Micros> {
-        None
-    }
-
-    /// An engine as the router sees it.
-    fn sample(&mut self, _sample: EngineSample) {}
+/// Looks at records alone.
+struct Records<F> {
+    requests: Requests,
+    run: Run,
+    sink: F,
 }
 
-/// An observer that looks at records alone.
-struct Records<F>(F);
-
-impl<F: FnMut(RequestRecord)> Observer for Records<F> {
-    fn request(&mut self, record: RequestRecord) {
-        (self.0)(record);
+impl<F: FnMut(RequestRecord)> Fold for Records<F> {
+    #[inline(always)]
+    fn entry(&mut self, at: Time, entry: &Entry<'_>) {
+        if let Some(record) = self.requests.entry(at, entry, &self.run) {
+            (self.sink)(record);
+        }
     }
 }
 
@@ -90,16 +80,19 @@ impl Simulation<'_> {
         requests: impl IntoIterator<Item = (Time, Request)>,
         sink: impl FnMut(RequestRecord),
     ) -> Result<Totals, SimError> {
-        self.observe(requests, &mut Records(sink))
+        let run = Run::of(&self.arrangement.name);
+        self.journal(requests, None, &mut Records { requests: Requests::default(), run, sink })
     }
 
-    /// The same with an observer that may look at more than records.
-    pub fn observe(
+    /// The same for folds that look at more than records; times count from `Time(0)`. Engines are sampled every so often while requests are in
+    /// flight; never for none.
+    pub fn journal(
         &self,
         requests: impl IntoIterator<Item = (Time, Request)>,
-        observer: &mut impl Observer,
+        sample_every: Option<Micros>,
+        folds: &mut impl Fold,
     ) -> Result<Totals, SimError> {
-        machine::Machine::new(self, requests.into_iter(), observer)?.run()
+        machine::Machine::new(self, requests.into_iter(), sample_every, folds)?.run()
     }
 }
 
@@ -116,24 +109,6 @@ pub fn serve(
     Ok(serve_by(&router, arrangement, engine, costs, requests, seed)?.requests)
 }
 
-/// What a simulation came to.
-#[derive(Debug, Default)]
-pub struct Run {
-    pub requests: Vec<RequestRecord>,
-    /// What the router noted of its decisions, and when.
-    pub notes: Vec<(Micros, RouterNote)>,
-}
-
-impl Observer for Run {
-    fn request(&mut self, record: RequestRecord) {
-        self.requests.push(record);
-    }
-
-    fn note(&mut self, at: Micros, note: RouterNote) {
-        self.notes.push((at, note));
-    }
-}
-
 /// The same with a router of these settings, and with what it noted.
 pub fn serve_by(
     router: &RouterSettings,
@@ -142,16 +117,18 @@ pub fn serve_by(
     costs: CostModel,
     requests: &[(Time, Request)],
     seed: u64,
-) -> Result<Run, SimError> {
+) -> Result<Recording, SimError> {
     let engines = vec![engine.clone(); arrangement.roles.len()];
     let simulation = Simulation { engines: &engines, arrangement, router, costs, faults: &Faults::default(), seed };
-    let mut run = Run::default();
-    simulation.observe(requests.iter().cloned(), &mut run)?;
-    run.requests.sort_unstable_by_key(|record| record.index);
-    for (record, (_, request)) in run.requests.iter_mut().zip(requests) {
+    let mut recorder = Recorder::default();
+    recorder.start(Run::of(&arrangement.name), Vec::new());
+    simulation.journal(requests.iter().cloned(), None, &mut recorder)?;
+    let mut recording = recorder.end();
+    recording.requests.sort_unstable_by_key(|record| record.index);
+    for (record, (_, request)) in recording.requests.iter_mut().zip(requests) {
         record.id = request.id;
     }
-    Ok(run)
+    Ok(recording)
 }
 
 /// The timing of engines that cost what the router has learned.

@@ -180,16 +180,6 @@ fn clients_leave_and_reports_come_late_or_never() {
 
 #[test]
 fn samples_come_at_their_times_while_anything_is_in_flight() {
-    struct Samples(Vec<EngineSample>);
-    impl Observer for Samples {
-        fn request(&mut self, _: RequestRecord) {}
-        fn sample_every(&self) -> Option<Micros> {
-            Some(Micros(100_000))
-        }
-        fn sample(&mut self, sample: EngineSample) {
-            self.0.push(sample);
-        }
-    }
     let (engines, arrangement, router, faults) =
         (vec![VirtualSettings::default(); 2], shared(2), RouterSettings::default(), Faults::default());
     let simulation = Simulation {
@@ -200,12 +190,15 @@ fn samples_come_at_their_times_while_anything_is_in_flight() {
         faults: &faults,
         seed: 1,
     };
-    let mut samples = Samples(Vec::new());
-    simulation.observe([(Time(50_000), request(500, 2)), (Time(60_000_000), request(500, 2))], &mut samples).unwrap();
-    let at: Vec<u64> = samples.0.iter().filter(|sample| sample.engine == EngineId(0)).map(|sample| sample.at_us.0).collect();
+    let mut recorder = Recorder::default();
+    recorder.start(Run::of("samples"), Vec::new());
+    let requests = [(Time(50_000), request(500, 2)), (Time(60_000_000), request(500, 2))];
+    simulation.journal(requests, Some(Micros(100_000)), &mut recorder).unwrap();
+    let samples = recorder.end().samples;
+    let at: Vec<u64> = samples.iter().filter(|sample| sample.engine == EngineId(0)).map(|sample| sample.at_us.0).collect();
     assert_eq!(at[..3], [100_000, 200_000, 300_000]);
     assert!(at.iter().all(|at| at % 100_000 == 0) && !at.iter().any(|at| (2_000_000..60_000_000).contains(at)), "{at:?}");
-    assert_eq!(samples.0[0].waiting, 1);
+    assert_eq!(samples[0].waiting, 1);
 }
 
 #[test]

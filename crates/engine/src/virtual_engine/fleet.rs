@@ -12,7 +12,8 @@ use dualpool_types::{Clock, EngineId};
 use super::engine::Kv;
 use super::inbox::Inbox;
 use super::kv::{KvPlace, Lender};
-use super::{VirtualEngine, VirtualMover};
+use super::mover::SoundLink;
+use super::{KvLink, VirtualEngine, VirtualMover};
 use crate::{ENGINE_EVENTS_MAX, Engine, EngineEvents, Fleet};
 
 pub struct VirtualFleet {
@@ -27,8 +28,13 @@ pub struct VirtualFleet {
 impl VirtualFleet {
     /// Starts this many engines; in a tokio runtime. They end with `Engine::shutdown`, or with the runtime.
     pub fn start(engines: usize, settings: &VirtualSettings, clock: Arc<dyn Clock>) -> VirtualFleet {
+        VirtualFleet::start_over(Arc::new(SoundLink), engines, settings, clock)
+    }
+
+    /// The same with a link of the caller's making.
+    pub fn start_over(link: Arc<dyn KvLink>, engines: usize, settings: &VirtualSettings, clock: Arc<dyn Clock>) -> VirtualFleet {
         let inboxes: Vec<Arc<Inbox>> = (0..engines).map(|_| Arc::default()).collect();
-        let (mover, moves) = VirtualMover::new(settings, clock.clone(), inboxes.clone());
+        let (mover, moves) = VirtualMover::new(settings, link, clock.clone(), inboxes.clone());
         let (sender, events) = mpsc::channel(ENGINE_EVENTS_MAX);
         let engines: Vec<VirtualEngine> = (0..)
             .map(EngineId)

@@ -13,4 +13,4 @@ mod mover;
 
 pub use engine::VirtualEngine;
 pub use fleet::{VirtualFleet, start_with_memory};
-pub use mover::VirtualMover;
+pub use mover::{KvLink, VirtualMover};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use dualpool_cuda::nvtx::Range;
-use dualpool_kv::{Fault, KvEvent, KvMover};
+use dualpool_kv::{KvEvent, KvMover};
 use dualpool_model::{FetchRequest, Fingerprint, VirtualSettings};
 use dualpool_types::{Bytes, Clock, EngineId, LegId, Micros};
 
@@ -15,12 +15,34 @@ use super::inbox::{Command, Inbox};
 /// Events that the fleet has not read yet. An engine that finds the channel full waits.
 pub(super) const KV_EVENTS_MAX: usize = 1024;
 
+/// What copies of modelled KV go over. Tests put one in its place that is not sound.
+pub trait KvLink: Send + Sync {
+    /// How long a copy takes for which the timing says this.
+    fn takes(&self, usual: Micros) -> Micros;
+
+    /// What arrives of this KV, or why nothing does.
+    fn carry(&self, kv: Fingerprint) -> Result<Fingerprint, String>;
+}
+
+pub(super) struct SoundLink;
+
+impl KvLink for SoundLink {
+    fn takes(&self, usual: Micros) -> Micros {
+        usual
+    }
+
+    fn carry(&self, kv: Fingerprint) -> Result<Fingerprint, String> {
+        Ok(kv)
+    }
+}
+
 /// A handle; clones share one mover.
 #[derive(Clone)]
 pub struct VirtualMover(Arc<Shared>);
 
 struct Shared {
     settings: VirtualSettings,
+    link: Arc<dyn KvLink>,
     clock: Arc<dyn Clock>,
     events: mpsc::Sender<KvEvent>,
     inboxes: Vec<Arc<Inbox>>,
@@ -32,7 +54,6 @@ struct State {
     held: HashMap<(EngineId, LegId), Held>,
     /// Engines without a link, for they are dead or were cut off.
     gone: HashSet<EngineId>,
-    fault: Fault,
 }
 
 #[derive(Clone, Copy)]
@@ -45,17 +66,13 @@ pub(super) struct Held {
 impl VirtualMover {
     pub(super) fn new(
         settings: &VirtualSettings,
+        link: Arc<dyn KvLink>,
         clock: Arc<dyn Clock>,
         inboxes: Vec<Arc<Inbox>>,
     ) -> (VirtualMover, mpsc::Receiver<KvEvent>) {
         let (events, receiver) = mpsc::channel(KV_EVENTS_MAX);
-        let shared = Shared { settings: settings.clone(), clock, events, inboxes, state: Mutex::default() };
+        let shared = Shared { settings: settings.clone(), link, clock, events, inboxes, state: Mutex::default() };
         (VirtualMover(Arc::new(shared)), receiver)
-    }
-
-    /// What goes wrong with every copy from now on.
-    pub fn inject(&self, fault: Fault) {
-        self.state().fault = fault;
     }
 
     /// Cuts the engine's link, as if its control connection broke: it goes on serving, and lets go of all it holds.
@@ -95,11 +112,7 @@ impl VirtualMover {
     /// Copies the blocks that `request` names to engine `to`, and gives the source's back.
     pub(super) async fn copy(&self, request: FetchRequest, to: EngineId) -> (LegId, Option<Fingerprint>) {
         let FetchRequest { leg, source } = request;
-        let fault = self.state().fault;
-        let mut takes = self.0.settings.timing.copy(source.tokens);
-        if let Fault::Delay(longer) = fault {
-            takes += longer;
-        }
+        let takes = self.0.link.takes(self.0.settings.timing.copy(source.tokens));
         let started = self.0.clock.now();
         let copying = Range::begin(|| format!("copy {} > {to}", source.engine));
         tokio::time::sleep(Micros((takes.0 as f64 / self.0.settings.speed) as u64).into()).await;
@@ -107,16 +120,15 @@ impl VirtualMover {
         let result = {
             let state = self.state();
             match state.held.get(&(source.engine, source.leg)) {
-                _ if fault == Fault::FailCopy => Err("the copy was made to fail"),
                 _ if state.gone.contains(&source.engine) || state.gone.contains(&to) => {
                     Err("one of the two engines has lost its KV link")
                 }
                 None => Err("the source holds no blocks for this leg"),
                 Some(held) if held.tokens != source.tokens => Err("the source holds another number of tokens"),
-                Some(held) if fault == Fault::SkipBlock => Ok(held.kv.damaged()),
                 Some(held) => Ok(held.kv),
             }
         };
+        let result = result.map_err(str::to_owned).and_then(|kv| self.0.link.carry(kv));
         if result.is_ok() {
             self.release(source.engine, source.leg);
         }
@@ -131,7 +143,7 @@ impl VirtualMover {
             copy: self.0.clock.now().since(started),
             bytes: Bytes(if result.is_ok() { u64::from(source.tokens) * self.0.settings.kv_bytes_per_token } else { 0 }),
             byte_ranges: u32::from(result.is_ok()),
-            error: result.err().map(str::to_owned),
+            error: result.as_ref().err().cloned(),
         })
         .await;
         (leg, result.ok())

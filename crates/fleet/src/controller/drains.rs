@@ -3,8 +3,10 @@
 use anyhow::anyhow;
 use tokio::sync::oneshot;
 
-use dualpool_types::EngineId;
+use dualpool_host::{Entry, Fold};
+use dualpool_router::{Action, Event};
 use dualpool_types::records::RouterNote;
+use dualpool_types::{EngineId, Time};
 
 /// Callers that wait at a time; further ones are refused.
 const WAITING_MAX: usize = 64;
@@ -27,23 +29,29 @@ impl Drains {
         self.0.push((engine, answer));
     }
 
-    /// The router noted something.
-    pub fn noted(&mut self, note: &RouterNote) {
-        match note {
-            RouterNote::Drained { engine } => self.answer(*engine, || Ok(())),
-            RouterNote::DrainEnded { engine, why } => self.ended(*engine, why),
-            _ => {}
-        }
-    }
-
     /// The engine is no longer being drained.
-    pub fn ended(&mut self, engine: EngineId, why: &str) {
+    fn ended(&mut self, engine: EngineId, why: &str) {
         self.answer(engine, || Err(anyhow!("{engine} was not drained: {why}")));
     }
 
     fn answer(&mut self, engine: EngineId, result: impl Fn() -> anyhow::Result<()>) {
         for (_, answer) in self.0.extract_if(.., |(of, _)| *of == engine) {
             let _ = answer.send(result());
+        }
+    }
+}
+
+impl Fold for Drains {
+    fn entry(&mut self, _: Time, entry: &Entry<'_>) {
+        match *entry {
+            Entry::Action(Action::Note(note), _) => match &**note {
+                RouterNote::Drained { engine } => self.answer(*engine, || Ok(())),
+                RouterNote::DrainEnded { engine, why } => self.ended(*engine, why),
+                _ => {}
+            },
+            Entry::Event(&Event::Undrain { engine }) => self.ended(engine, "it was told to take requests again"),
+            Entry::Event(&Event::EngineDied { engine, .. }) => self.ended(engine, "it died, and its requests went on elsewhere"),
+            _ => {}
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The tokio shell around the router: it feeds engine, mover and client events in, carries the actions out, and records what
-//! happened to every request.
+//! The tokio shell around the host: engines, the mover and clients are its backend, and what they do is fed in as it comes.
 
 mod drains;
 mod gpus;
-mod recording;
+mod phases;
+mod serving;
+mod shown;
 mod task;
-mod timeline;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,9 +16,10 @@ use anyhow::{Context, bail};
 use tokio::sync::{mpsc, oneshot};
 
 use dualpool_engine::{EngineEvents, Fleet};
+use dualpool_host::Run;
 use dualpool_kv::{KvEvent, KvMover};
 use dualpool_router::{CostModel, RouterSettings};
-use dualpool_types::records::{EngineSample, GpuSample, NoteRecord, RequestRecord, Sample};
+use dualpool_types::records::Sample;
 use dualpool_types::{
     Arrangement, ArrangementError, Class, Clock, EngineId, EngineInfo, Objectives, Priority, RejectReason, Request, RequestError,
     RequestId, Sampling, Time, TokenId,
@@ -27,6 +28,7 @@ use dualpool_types::{
 use crate::TelemetrySettings;
 use task::{Command, Condition, Task};
 
+pub use dualpool_host::{Facts, Recording};
 pub use gpus::GpuWatch;
 
 /// Client commands that the controller has not taken yet. A client that finds the queue full waits.
@@ -60,13 +62,13 @@ pub struct NewRequest {
     pub class: Class,
     pub priority: Priority,
     pub objectives: Objectives,
-    /// The request's place in the workload, copied to its record.
-    pub index: u32,
+    /// What its workload knows of it, for its record.
+    pub facts: Facts,
 }
 
 impl NewRequest {
     pub fn numbered(self, id: RequestId) -> Request {
-        let NewRequest { prompt, max_tokens, ignore_eos, sampling, class, priority, objectives, index: _ } = self;
+        let NewRequest { prompt, max_tokens, ignore_eos, sampling, class, priority, objectives, facts: _ } = self;
         Request { id, prompt, max_tokens, ignore_eos, sampling, class, priority, objectives }
     }
 }
@@ -106,19 +108,6 @@ impl Drop for ReplyStream {
             let _ = self.gone.send(self.id);
         }
     }
-}
-
-/// What a recording holds: the requests that ended and the samples taken since `record`.
-#[derive(Debug, Default)]
-pub struct Recording {
-    pub requests: Vec<RequestRecord>,
-    pub samples: Vec<EngineSample>,
-    /// Empty where no GPU is watched.
-    pub gpus: Vec<GpuSample>,
-    /// What the router noted of its decisions.
-    pub notes: Vec<NoteRecord>,
-    /// Engines that took no requests at some time of it, because they were drained.
-    pub drained: Vec<EngineId>,
 }
 
 /// What is left of the requests so far. All of it is 0 once a fleet without faults has settled.
@@ -194,14 +183,13 @@ impl Controller {
     }
 
     pub async fn submit(&self, request: NewRequest) -> ReplyStream {
-        let arrived = self.clock.now();
+        let arrived = request.facts.arrived.unwrap_or_else(|| self.clock.now());
+        let facts = Facts { arrived: Some(arrived), ..request.facts };
         let id = RequestId(self.next_id.fetch_add(1, Ordering::Relaxed));
         // Every message but the end carries at least one token, and the router passes on at most `max_tokens` of them.
         let (sender, replies) = mpsc::channel(request.max_tokens as usize + 1);
         let stream = ReplyStream { id, replies, gone: self.gone.clone(), ended: false };
-        let index = request.index;
-        let request = request.numbered(id);
-        let command = Command::Submit { request, index, arrived, replies: sender };
+        let command = Command::Submit { request: request.numbered(id), facts, replies: sender };
         if let Err(mpsc::error::SendError(Command::Submit { replies, .. })) = self.commands.send(command).await {
             // The controller has shut down. The channel is empty, so there is room.
             let _ = replies.try_send(Reply::End(Err(RequestError::Rejected { reason: RejectReason::ShuttingDown })));
@@ -212,7 +200,8 @@ impl Controller {
     /// Starts a recording under this name: its times count from `origin`, and what was recorded before is dropped.
     pub async fn record(&self, arm: &str, repetition: u32, origin: Time) {
         // Fails only when the controller has shut down, and then there is nothing to record.
-        let _ = self.ask(|answer| Command::Record { arm: arm.to_owned(), repetition, origin, answer }).await;
+        let run = Run { arm: arm.to_owned(), repetition, origin };
+        let _ = self.ask(|answer| Command::Record(run, answer)).await;
     }
 
     /// Ends the recording and hands it over.

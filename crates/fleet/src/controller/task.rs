@@ -10,33 +10,29 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use dualpool_engine::{EngineEvent, EngineEvents, Fleet};
+use dualpool_host::{Copied, Entry, Facts, Fold, Host, Recorder, Recording, Run};
 use dualpool_kv::{KvEvent, KvMover};
 use dualpool_machine::nvml::Round;
-use dualpool_router::{Action, CostModel, EngineFacts, EngineState, Event, Router, RouterSettings};
+use dualpool_router::{CostModel, EngineFacts, EngineState, Event, RouterSettings};
 use dualpool_types::records::Sample;
-use dualpool_types::{Arrangement, Clock, EngineId, LegId, LegStep, RejectReason, Request, RequestError, RequestId, Time};
+use dualpool_types::{Arrangement, Clock, EngineId, LegStep, RejectReason, Request, RequestError, RequestId, Time};
 
 use super::drains::Drains;
 use super::gpus::{self, GpuWatch};
-use super::recording::Tape;
-use super::timeline::Timeline;
-use super::{Recording, Reply, Unsettled};
+use super::phases::Phases;
+use super::serving::{Serving, send};
+use super::shown::Shown;
+use super::{Reply, Unsettled};
 
 pub(super) enum Command {
     Submit {
         request: Request,
-        index: u32,
-        arrived: Time,
+        facts: Facts,
         replies: mpsc::Sender<Reply>,
     },
     /// Fails with an `ArrangementError`, or with what kept an engine from taking its settings.
     Arrange(Arrangement, oneshot::Sender<anyhow::Result<()>>),
-    Record {
-        arm: String,
-        repetition: u32,
-        origin: Time,
-        answer: oneshot::Sender<()>,
-    },
+    Record(Run, oneshot::Sender<()>),
     Recorded(oneshot::Sender<Recording>),
     WatchGpus(Box<GpuWatch>, oneshot::Sender<()>),
     NoteGpus(String, oneshot::Sender<()>),
@@ -59,28 +55,31 @@ pub(super) struct Condition {
     pub cut: Vec<EngineId>,
 }
 
-struct Client {
-    replies: mpsc::Sender<Reply>,
-    timeline: Timeline,
+/// What is made of all that happens.
+#[derive(Default)]
+struct Folds {
+    recorder: Recorder,
+    shown: Shown,
+    phases: Phases,
+    drains: Drains,
+}
+
+impl Fold for Folds {
+    fn entry(&mut self, at: Time, entry: &Entry<'_>) {
+        let Folds { recorder, shown, phases, drains } = self;
+        recorder.entry(at, entry);
+        shown.entry(at, entry);
+        phases.entry(at, entry);
+        drains.entry(at, entry);
+    }
 }
 
 pub(super) struct Task {
-    router: Router,
-    fleet: Fleet,
-    mover: Option<Box<dyn KvMover>>,
+    host: Host<Serving, Folds>,
     moves: Option<mpsc::Receiver<KvEvent>>,
-    clock: Arc<dyn Clock>,
-    /// One per request that is not over, so at most `router.max_in_flight` and those that wait for admission.
-    clients: HashMap<RequestId, Client>,
-    tape: Option<Tape>,
     gpus: Option<Box<GpuWatch>>,
     why_no_gpus: Option<String>,
-    /// Where the samples are shown while a recording goes on.
-    follower: Option<mpsc::Sender<Vec<Sample>>>,
     leases_expired: u64,
-    drains: Drains,
-    /// What the router asked for in answer to one event; kept for its memory.
-    actions: Vec<Action>,
 }
 
 impl Task {
@@ -106,22 +105,9 @@ impl Task {
                 }
             })
             .collect();
-        let router = Router::new(&facts, settings);
-        Task {
-            router,
-            fleet,
-            mover,
-            moves,
-            clock,
-            clients: HashMap::new(),
-            tape: None,
-            gpus: None,
-            why_no_gpus: None,
-            follower: None,
-            leases_expired: 0,
-            drains: Drains::default(),
-            actions: Vec::new(),
-        }
+        let serving = Serving { fleet, mover, clock, clients: HashMap::new() };
+        let host = Host::new(&facts, settings, serving, Folds::default());
+        Task { host, moves, gpus: None, why_no_gpus: None, leases_expired: 0 }
     }
 
     /// Serves until it is told to shut down, or nobody is left who could.
@@ -141,12 +127,12 @@ impl Task {
                     Some(command) => self.command(command),
                     None => break None,
                 },
-                Some(request) = gone.recv() => self.feed(Event::Cancelled(request)),
+                Some(request) = gone.recv() => self.host.feed(Event::Cancelled(request)),
                 Some(event) = events.recv() => self.engine_event(event),
                 Some(event) = next_move(&mut self.moves) => self.move_event(event),
                 Some(round) = next_round(&mut self.gpus) => self.gpu_round(round),
-                _ = sample.tick() => self.sample(),
-                _ = tick.tick() => self.feed(Event::Tick),
+                _ = sample.tick() => self.host.sample(),
+                _ = tick.tick() => self.host.feed(Event::Tick),
             }
         };
         // No further command is taken: whoever waits in the queue is told by its closed channel.
@@ -164,18 +150,18 @@ impl Task {
     }
 
     async fn shut_down(&mut self, events: &mut EngineEvents) {
-        self.feed(Event::ShutDown);
+        self.host.feed(Event::ShutDown);
         let mut ending = JoinSet::new();
         if let Some(gpus) = self.gpus.take() {
             // Its end waits for a reading under way, so neither here nor before the engines.
             ending.spawn_blocking(move || drop(gpus));
         }
-        for index in 0..self.fleet.len() {
+        for index in 0..self.host.backend.fleet.len() {
             // Told first, so that the mover does not take the end of its connections for a fault.
-            if let Some(mover) = &self.mover {
-                mover.forget(self.fleet[index].info().id);
+            if let Some(mover) = &self.host.backend.mover {
+                mover.forget(self.host.backend.fleet[index].info().id);
             }
-            let fleet = self.fleet.clone();
+            let fleet = self.host.backend.fleet.clone();
             ending.spawn(async move { fleet[index].shutdown().await });
         }
         // Engines may wait for room in their channel before they can end, so it is read to the last.
@@ -186,7 +172,7 @@ impl Task {
                 Some(event) = next_move(&mut self.moves) => self.move_event(event),
             }
         }
-        if let Some(mover) = self.mover.take() {
+        if let Some(mover) = self.host.backend.mover.take() {
             mover.shutdown().await;
         }
     }
@@ -194,19 +180,20 @@ impl Task {
     fn command(&mut self, command: Command) {
         // Answers to callers who no longer wait are dropped.
         match command {
-            Command::Submit { request, index, arrived, replies } => self.submit(request, index, arrived, replies),
+            Command::Submit { request, facts, replies } => self.submit(request, facts, replies),
             Command::Arrange(arrangement, answer) => {
                 let _ = answer.send(self.arrange(&arrangement));
             }
-            Command::Record { arm, repetition, origin, answer } => {
-                let mut tape = Tape::new(arm, repetition, origin);
-                let draining = self.router.engines().iter().filter(|engine| engine.draining);
-                draining.for_each(|engine| tape.drained(engine.id));
-                self.tape = Some(tape);
+            Command::Record(run, answer) => {
+                let draining = self.host.router().engines().iter().filter(|engine| engine.draining);
+                let drained = draining.map(|engine| engine.id).collect();
+                self.host.folds.shown.start(run.clone());
+                self.host.folds.recorder.start(run, drained);
                 let _ = answer.send(());
             }
             Command::Recorded(answer) => {
-                let _ = answer.send(self.tape.take().map(Tape::end).unwrap_or_default());
+                self.host.folds.shown.end();
+                let _ = answer.send(self.host.folds.recorder.end());
             }
             Command::WatchGpus(watch, answer) => {
                 self.gpus = Some(watch);
@@ -221,27 +208,26 @@ impl Task {
                 let _ = answer.send(self.why_no_gpus.iter().cloned().chain(notes).collect());
             }
             Command::Follow(follower, answer) => {
-                self.follower = Some(follower);
+                self.host.folds.shown.follow(follower);
                 let _ = answer.send(());
             }
             Command::Condition(answer) => {
                 let _ = answer.send(self.condition());
             }
             Command::Costs(answer) => {
-                let _ = answer.send(*self.router.costs());
+                let _ = answer.send(*self.host.router().costs());
             }
             Command::Drain(engine, answer) => self.drain(engine, answer),
             Command::Undrain(engine, answer) => {
-                self.feed(Event::Undrain { engine });
-                self.drains.ended(engine, "it was told to take requests again");
+                self.host.feed(Event::Undrain { engine });
                 let _ = answer.send(());
             }
             Command::SetCosts(costs, answer) => {
-                self.router.set_costs(costs);
+                self.host.set_costs(costs);
                 let _ = answer.send(());
             }
             Command::PrefixCacheReset(engine, answer) => {
-                self.feed(Event::PrefixCacheReset { engine });
+                self.host.feed(Event::PrefixCacheReset { engine });
                 let _ = answer.send(());
             }
             // `run` takes it out before.
@@ -249,23 +235,22 @@ impl Task {
         }
     }
 
-    fn submit(&mut self, request: Request, index: u32, arrived: Time, replies: mpsc::Sender<Reply>) {
+    fn submit(&mut self, request: Request, facts: Facts, replies: mpsc::Sender<Reply>) {
         let id = request.id;
-        let timeline = Timeline::new(&request, index, arrived);
         let left = replies.is_closed();
-        self.clients.insert(id, Client { replies, timeline });
-        self.feed(Event::Arrived(request));
+        self.host.backend.clients.insert(id, replies);
+        self.host.arrives(request, facts);
         if left {
             // The client went before its request got here, and so may the word of it.
-            self.feed(Event::Cancelled(id));
+            self.host.feed(Event::Cancelled(id));
         }
     }
 
     fn arrange(&mut self, arrangement: &Arrangement) -> anyhow::Result<()> {
-        self.router.arrange(arrangement)?;
-        for (engine, &tuning) in self.fleet.iter().zip(&arrangement.tunings) {
+        self.host.arrange(arrangement)?;
+        for (engine, &tuning) in self.host.backend.fleet.iter().zip(&arrangement.tunings) {
             let id = engine.info().id;
-            if self.router.engines()[id.index()].alive {
+            if self.host.router().engines()[id.index()].alive {
                 let kept = || format!("arrangement `{}`: {id} keeps its scheduler settings", arrangement.name);
                 engine.tune(tuning).with_context(kept)?;
             }
@@ -275,24 +260,22 @@ impl Task {
     }
 
     fn drain(&mut self, engine: EngineId, answer: oneshot::Sender<anyhow::Result<()>>) {
-        if let Err(refused) = self.router.can_drain(engine) {
+        if let Err(refused) = self.host.router().can_drain(engine) {
             // Nobody waits any more: fine.
             return drop(answer.send(Err(refused.into())));
         }
-        self.drains.wait(engine, answer);
-        self.feed(Event::Drain { engine });
-        if let Some(tape) = &mut self.tape {
-            tape.drained(engine);
-        }
+        self.host.folds.drains.wait(engine, answer);
+        self.host.feed(Event::Drain { engine });
     }
 
     fn condition(&self) -> Condition {
+        let (router, mover) = (self.host.router(), &self.host.backend.mover);
         let unsettled = Unsettled {
-            in_flight: self.router.in_flight(),
-            held_blocks: self.mover.as_ref().map_or(0, |mover| mover.held_blocks()),
+            in_flight: router.in_flight(),
+            held_blocks: mover.as_ref().map_or(0, |mover| mover.held_blocks()),
             leases_expired: self.leases_expired,
         };
-        let engines = |is: fn(&EngineState) -> bool| self.router.engines().iter().filter(|e| is(e)).map(|e| e.id).collect();
+        let engines = |is: fn(&EngineState) -> bool| router.engines().iter().filter(|e| is(e)).map(|e| e.id).collect();
         Condition { unsettled, dead: engines(|engine| !engine.alive), cut: engines(|engine| engine.alive && engine.kv_lost) }
     }
 
@@ -305,53 +288,54 @@ impl Task {
             EngineEvent::Step(step) => self.step(step),
             EngineEvent::Died { engine, why } => {
                 tracing::error!(%engine, why, "engine died; its requests are resumed elsewhere");
-                if let Some(mover) = &self.mover {
+                if let Some(mover) = &self.host.backend.mover {
                     mover.forget(engine);
                 }
-                self.feed(Event::EngineDied { engine, why: &why });
-                self.drains.ended(engine, "it died, and its requests went on elsewhere");
+                self.host.feed(Event::EngineDied { engine, why: &why });
             }
         }
     }
 
     fn step(&mut self, LegStep { engine, core_at, outputs, stats }: LegStep) {
-        let now = self.clock.now();
+        let now = self.host.backend.clock.now();
+        let computed = core_at.min(now);
         for output in &outputs {
-            if let Some(client) = self.clients.get_mut(&output.leg.request) {
-                client.timeline.gave(now, core_at.min(now), output);
+            if !output.tokens.is_empty() {
+                self.host.enter(computed, Entry::Computed(output.leg));
             }
-            self.feed(Event::Output {
-                leg: output.leg,
-                tokens: &output.tokens,
-                cached_tokens: output.cached_tokens,
-                finish: output.finish.as_ref().map(|finish| (&finish.reason, finish.held)),
-            });
+            self.host.feed_at(
+                now,
+                Event::Output {
+                    leg: output.leg,
+                    tokens: &output.tokens,
+                    cached_tokens: output.cached_tokens,
+                    finish: output.finish.as_ref().map(|finish| (&finish.reason, finish.held)),
+                },
+            );
         }
         if let Some(stats) = stats {
             // The engine's own time: how long the event waited here says nothing about the engine.
-            self.feed_at(core_at.min(now), Event::EngineStats { engine, stats });
+            self.host.feed_at(computed, Event::EngineStats { engine, stats });
         }
     }
 
     fn move_event(&mut self, event: KvEvent) {
         match &event {
-            KvEvent::Fetched { leg, copy, bytes, byte_ranges, error, from, to, .. } => {
+            &KvEvent::Fetched { leg, copy, bytes, byte_ranges, ref error, from, to, waited, started, .. } => {
                 match error {
                     Some(why) => tracing::warn!(%leg, %from, %to, why, "KV was not copied; the prompt is computed again"),
-                    None => tracing::debug!(%leg, %from, %to, %copy, %bytes, byte_ranges, "KV copied"),
+                    None => {
+                        tracing::debug!(%leg, %from, %to, %copy, %bytes, byte_ranges, "KV copied");
+                        let copied = Copied { leg, to, waited, started, took: copy, bytes, byte_ranges };
+                        self.host.enter(started.plus(copy), Entry::Copied(copied));
+                    }
                 }
-                if let Some(client) = self.clients.get_mut(&leg.request) {
-                    client.timeline.moved(*leg, &event);
-                }
-                if let (Some(tape), None) = (&mut self.tape, error) {
-                    tape.moved(*to);
-                }
-                self.feed(Event::KvMoved { leg: *leg, copy: *copy, bytes: *bytes, ok: error.is_none() });
+                self.host.feed(Event::KvMoved { leg, copy, bytes, ok: error.is_none() });
             }
             KvEvent::Held { engine, leg } => {
                 // The leg may have been given up before its engine got to hold anything.
-                if !self.router.needs_blocks_of(*leg) {
-                    self.release(*engine, *leg);
+                if !self.host.router().needs_blocks_of(*leg) {
+                    self.host.backend.release(*engine, *leg);
                 }
             }
             KvEvent::LeaseExpired { engine, leg } => {
@@ -360,94 +344,14 @@ impl Task {
             }
             KvEvent::Disconnected { engine } => {
                 tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved");
-                self.feed(Event::KvLost { engine: *engine });
+                self.host.feed(Event::KvLost { engine: *engine });
             }
             KvEvent::Ready { engine } => tracing::debug!(%engine, "the engine's KV is mapped"),
             KvEvent::CopyCost { from, to, lines } => {
                 tracing::debug!(%from, %to, ?lines, "what a copy costs by the calibration");
-                self.feed(Event::CopyCost { from: *from, to: *to, lines });
+                self.host.feed(Event::CopyCost { from: *from, to: *to, lines });
             }
             KvEvent::Released { .. } => {}
-        }
-    }
-
-    /// Tells the router, and does what it asks for.
-    fn feed(&mut self, event: Event<'_>) {
-        self.feed_at(self.clock.now(), event);
-    }
-
-    fn feed_at(&mut self, now: Time, event: Event<'_>) {
-        let mut actions = std::mem::take(&mut self.actions);
-        self.router.handle(now, event, &mut actions);
-        actions.drain(..).for_each(|action| self.act(action));
-        self.actions = actions;
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Submit { engine, leg } => {
-                tracing::debug!(leg = %leg.id, %engine, prompt = leg.prompt.len(), load = leg.kv_source.is_some(), hold = leg.hold, "leg");
-                if let Some(client) = self.clients.get_mut(&leg.id.request) {
-                    client.timeline.sent(self.clock.now(), engine, self.router.role(engine), &leg);
-                }
-                self.fleet[engine.index()].submit(leg);
-            }
-            Action::Abort { engine, leg } => self.fleet[engine.index()].abort(leg),
-            Action::Detach { engine, leg } => {
-                if let Some(client) = self.clients.get_mut(&leg.request) {
-                    client.timeline.detaching(leg);
-                }
-                self.fleet[engine.index()].detach(leg);
-            }
-            Action::Release { engine, leg } => self.release(engine, leg),
-            Action::Tune { engine, tuning } => {
-                if let Err(error) = self.fleet[engine.index()].tune(tuning) {
-                    tracing::warn!(%engine, ?tuning, error = format!("{error:#}"), "the engine keeps its scheduler settings");
-                }
-            }
-            Action::Note(note) => {
-                tracing::debug!(?note, "the router decided");
-                self.drains.noted(&note);
-                let now = self.clock.now();
-                if let Some(tape) = &mut self.tape {
-                    tape.note(now, *note);
-                }
-            }
-            Action::Emit { request, tokens } => {
-                let Some(client) = self.clients.get_mut(&request) else { return };
-                let at = self.clock.now();
-                client.timeline.emitted(at, &tokens);
-                send(&client.replies, Reply::Tokens { at, tokens });
-            }
-            Action::Finish { request, result } => {
-                let Some(Client { replies, timeline }) = self.clients.remove(&request) else { return };
-                let ended = self.clock.now();
-                if let Err(error) = &result {
-                    tracing::debug!(%request, %error, "request failed");
-                }
-                if let Some(tape) = &mut self.tape {
-                    tape.request(request, timeline, ended, &result);
-                }
-                send(&replies, Reply::End(result));
-            }
-        }
-    }
-
-    fn release(&self, engine: EngineId, leg: LegId) {
-        if let Some(mover) = &self.mover {
-            mover.release(engine, leg);
-        }
-    }
-
-    fn sample(&mut self) {
-        let Some(tape) = &mut self.tape else { return };
-        let now = self.clock.now();
-        for engine in self.router.engines() {
-            tape.sample(now, engine.id, engine.role, (engine.demand.waiting, engine.demand.running), engine.stats());
-        }
-        if let Some(follower) = &self.follower {
-            // A follower that is behind misses these; one that is gone misses nothing.
-            let _ = follower.try_send(tape.fresh());
         }
     }
 
@@ -458,18 +362,11 @@ impl Task {
         for (reading, engines) in round.readings.into_iter().zip(on) {
             let signals = gpus::signals(&reading);
             for &engine in &engines {
-                self.feed_at(round.at, Event::DeviceSignals { engine, signals });
+                self.host.feed_at(round.at, Event::DeviceSignals { engine, signals });
             }
-            if let Some(tape) = &mut self.tape {
-                tape.gpu(round.at, engines, reading);
-            }
+            self.host.enter(round.at, Entry::Gpu(&engines, &reading));
         }
     }
-}
-
-/// The channel has room for all replies of its request, so this fails only when the client is gone; its drop cancels the request.
-fn send(replies: &mpsc::Sender<Reply>, reply: Reply) {
-    let _ = replies.try_send(reply);
 }
 
 fn every(ms: u64) -> tokio::time::Interval {

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
@@ -20,12 +20,12 @@ use dualpool_types::{Clock, EngineId, LegId, Micros, Time};
 
 use super::connection::{Connection, ConnectionError};
 use super::wire::{Half, MESSAGE_BYTES_MAX, MemoryKind, PROTOCOL, ToBroker, ToEngine};
+use crate::KvEvent;
 use crate::broker::{Broker, ENGINES_MAX, Effect, nothing_fetched};
 use crate::calibration::EngineLinks;
 use crate::memory::KvMap;
 use crate::mover::{Done, Job, Mover, MoverOptions};
 use crate::transport::{Memory, Transport};
-use crate::{Fault, KvEvent};
 
 /// Connections at one time: two per engine, and some that have not said hello yet.
 const CONNECTIONS_MAX: usize = 2 * ENGINES_MAX as usize + 16;
@@ -51,7 +51,6 @@ pub enum Command {
 pub struct Options {
     pub lease: Micros,
     pub verify: bool,
-    pub fault: Arc<Mutex<Fault>>,
     pub clock: Arc<dyn Clock>,
     pub links: EngineLinks,
 }
@@ -92,11 +91,10 @@ impl ControlThread {
         let (commands, received) = sync_channel(INBOX_MAX);
         let inbox = Inbox { commands, wake: wake.clone() };
         let outcomes = inbox.clone();
-        let Options { lease, verify, fault, clock, links } = options;
-        let mover = Mover::start(transport, MoverOptions { verify, fault, clock: clock.clone() }, move |done| {
-            outcomes.send(Command::Mover(done))
-        })
-        .context("cannot start the KV mover thread")?;
+        let Options { lease, verify, clock, links } = options;
+        let mover =
+            Mover::start(transport, MoverOptions { verify, clock: clock.clone() }, move |done| outcomes.send(Command::Mover(done)))
+                .context("cannot start the KV mover thread")?;
         let held_blocks = Arc::new(AtomicU64::new(0));
         let server = Server {
             listener,

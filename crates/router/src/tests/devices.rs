@@ -2,9 +2,12 @@
 
 use dualpool_types::{Arrangement, DeviceSignals, EngineId, Micros, Objectives, PolicyKind, Time, Tuning};
 
-use super::script::{A, B, FACTS};
+use super::made_up::FACTS;
 use crate::placement::{Ask, Placement};
 use crate::{DEVICE_SIGNALS_AGE_MAX, Event, Router, RouterSettings};
+
+const A: EngineId = EngineId(0);
+const B: EngineId = EngineId(1);
 
 const START: Time = Time(10_000_000);
 

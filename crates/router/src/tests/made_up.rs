@@ -8,12 +8,21 @@ use rand::seq::IndexedRandom as _;
 use dualpool_types::records::Candidate;
 use dualpool_types::{DeviceSignals, EngineId, EngineStats, Micros, Objectives, PolicyKind, Rng, Role, Time};
 
-use super::script::FACTS;
 use crate::fleet::LegDemand;
 use crate::placement::{Ask, Placement};
 use crate::policies::{self, Policy};
 use crate::{
     CopyTable, CostModel, EngineFacts, EngineSignals, EngineState, Explanation, FleetView, RouterSettings, SignalSettings,
+};
+
+pub const FACTS: EngineFacts = EngineFacts {
+    max_model_len: 4096,
+    max_num_batched_tokens: 2048,
+    max_num_seqs: 64,
+    kv_tokens: 32_768,
+    kv_transfer: true,
+    prefix_block_tokens: 16,
+    cost_per_hour: None,
 };
 
 pub const OBJECTIVES: Objectives = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(200_000) };

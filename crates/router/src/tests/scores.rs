@@ -2,8 +2,7 @@
 
 use dualpool_types::{EngineId, Micros, PolicyKind, Role, Time};
 
-use super::made_up::{Made, ask, engine_of, fresh};
-use super::script::FACTS;
+use super::made_up::{FACTS, Made, ask, engine_of, fresh};
 use crate::placement::Placement;
 use crate::policies::{self, Policy};
 use crate::{CacheAwareSettings, EngineFacts, RouterSettings, ScoreSettings, Signal};

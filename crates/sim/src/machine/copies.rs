@@ -1,19 +1,20 @@
 //! KV that is held for a leg on another engine: its lease, its copy, its release.
 
+use dualpool_host::{Copied, Entry, Fold};
 use dualpool_router::Event;
 use dualpool_types::{Bytes, EngineId, LegId, Micros, Request, Time};
 
 use super::Machine;
 use super::due::{CopyUnderWay, Due};
-use crate::Observer;
+use super::fleet::Fleet;
 
-impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
+impl Fleet<'_> {
     /// The engine holds blocks for a leg that ended.
     pub(super) fn held(&mut self, engine: EngineId, leg: LegId) {
         if !self.engines[engine.index()].linked {
             return self.release(engine, leg); // Nobody could come for them.
         }
-        let lease = Micros(self.simulation.faults.lease_ms * 1_000);
+        let lease = Micros(self.faults.lease_ms * 1_000);
         self.agenda.schedule(self.now.plus(lease), Due::LeaseEnds(engine, leg));
         if let Some(late) = self.mishaps.mover_says() {
             self.agenda.schedule(self.now.plus(late), Due::Held(engine, leg));
@@ -27,16 +28,23 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
         }
         if self.copies.contains(&(engine, leg)) {
             // They are being read; the copy's end gives them back, or the lease's next one.
-            let lease = Micros((self.simulation.faults.lease_ms * 1_000).max(1));
+            let lease = Micros((self.faults.lease_ms * 1_000).max(1));
             return self.agenda.schedule(self.now.plus(lease), Due::LeaseEnds(engine, leg));
         }
         row.scheduler.release(leg);
-        self.totals.leases_expired += 1;
+        self.leases_expired += 1;
         self.kick(engine);
     }
 
-    pub(super) fn copy_ends(&mut self, copy: &CopyUnderWay) {
-        let CopyUnderWay { leg, source, to, started } = *copy;
+    pub(super) fn release(&mut self, engine: EngineId, leg: LegId) {
+        if self.engines[engine.index()].alive && self.engines[engine.index()].scheduler.release(leg) {
+            self.kick(engine);
+        }
+    }
+
+    /// The copy is over, and the leg that waited for it goes on. Returns what it was, and whether it succeeded; none where no leg waits for
+    /// it any more: the engine that holds the blocks hears from the router.
+    fn copied(&mut self, &CopyUnderWay { leg, source, to, started }: &CopyUnderWay) -> Option<(Copied, bool)> {
         if let Some(at) = self.copies.iter().position(|&from| from == (source.engine, source.leg)) {
             self.copies.swap_remove(at);
         }
@@ -45,35 +53,34 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
         let fails = self.mishaps.copy_fails() || !self.engines[to.index()].linked;
         let kv = held.filter(|_| !fails);
         if !self.engines[to.index()].alive {
-            return; // Nobody waits for it any more; who held the blocks hears from the router.
+            return None;
         }
         if kv.is_some() {
             self.engines[source.engine.index()].scheduler.release(source.leg);
             self.engines[to.index()].totals.moves_in += 1;
         }
         self.engines[to.index()].scheduler.fetched(leg, kv);
-        let bytes = match kv {
-            Some(_) => Bytes(self.engines[to.index()].settings.kv_bytes_per_token * u64::from(source.tokens)),
-            None => Bytes(0),
-        };
-        let took = self.now.since(started);
-        if let Some(client) = self.clients.get_mut(&leg.request).filter(|_| kv.is_some()) {
-            client.moved(leg, started, took, bytes);
+        let bytes_per_token = self.engines[to.index()].settings.kv_bytes_per_token;
+        let bytes = Bytes(if kv.is_some() { bytes_per_token * u64::from(source.tokens) } else { 0 });
+        let copied = Copied { leg, to, waited: Micros::ZERO, started, took: self.now.since(started), bytes, byte_ranges: 1 };
+        Some((copied, kv.is_some()))
+    }
+}
+
+impl<I: Iterator<Item = (Time, Request)>, F: Fold> Machine<'_, I, F> {
+    pub(super) fn copy_ends(&mut self, copy: &CopyUnderWay) {
+        let Some((copied, ok)) = self.host.backend.copied(copy) else { return };
+        let now = self.host.backend.now;
+        if ok {
+            self.host.enter(now, Entry::Copied(copied));
         }
-        match self.mishaps.mover_says() {
-            Some(Micros::ZERO) => self.feed(Event::KvMoved { leg, copy: took, bytes, ok: kv.is_some() }),
-            Some(late) => {
-                self.agenda.schedule(self.now.plus(late), Due::Moved { leg, copy: took, bytes, ok: kv.is_some() });
-            }
+        let Copied { leg, took: copy_took, bytes, .. } = copied;
+        match self.host.backend.mishaps.mover_says() {
+            Some(Micros::ZERO) => self.host.feed(Event::KvMoved { leg, copy: copy_took, bytes, ok }),
+            Some(late) => self.host.backend.agenda.schedule(now.plus(late), Due::Moved { leg, copy: copy_took, bytes, ok }),
             None => {}
         }
-        self.kick(source.engine);
-        self.kick(to);
-    }
-
-    pub(super) fn release(&mut self, engine: EngineId, leg: LegId) {
-        if self.engines[engine.index()].alive && self.engines[engine.index()].scheduler.release(leg) {
-            self.kick(engine);
-        }
+        self.host.backend.kick(copy.source.engine);
+        self.host.backend.kick(copy.to);
     }
 }

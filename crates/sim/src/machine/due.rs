@@ -1,11 +1,11 @@
 //! What is due, and who sees to it when its time has come.
 
+use dualpool_host::Fold;
 use dualpool_model::StepOutput;
 use dualpool_router::Event;
 use dualpool_types::{Bytes, EngineId, EngineStats, KvSource, Leg, LegId, LegOutput, Micros, Request, RequestId, Time};
 
 use super::Machine;
-use crate::Observer;
 
 pub(super) enum Due {
     /// A leg, or the word that one is to end, reaches its engine.
@@ -49,10 +49,10 @@ pub(super) struct CopyUnderWay {
     pub started: Time,
 }
 
-impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
+impl<I: Iterator<Item = (Time, Request)>, F: Fold> Machine<'_, I, F> {
     pub(super) fn happens(&mut self, due: Due) {
         match due {
-            Due::Reaches(engine, order) => self.reaches(engine, *order),
+            Due::Reaches(engine, order) => self.host.backend.reaches(engine, *order),
             Due::StepEnds(engine) => self.step_ends(engine),
             Due::Gave(engine, given) => {
                 let (mut outputs, stats) = *given;
@@ -60,23 +60,23 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
             }
             Due::Ended(engine, ended) => self.legs_ended(engine, &ended),
             Due::CopyEnds(copy) => self.copy_ends(&copy),
-            Due::Moved { leg, copy, bytes, ok } => self.feed(Event::KvMoved { leg, copy, bytes, ok }),
+            Due::Moved { leg, copy, bytes, ok } => self.host.feed(Event::KvMoved { leg, copy, bytes, ok }),
             Due::Held(engine, leg) => {
                 // The leg may have been given up before its engine got to hold anything.
-                if !self.router.needs_blocks_of(leg) {
-                    self.release(engine, leg);
+                if !self.host.router().needs_blocks_of(leg) {
+                    self.host.backend.release(engine, leg);
                 }
             }
-            Due::LeaseEnds(engine, leg) => self.lease_ends(engine, leg),
-            Due::Stats(engine, stats) => self.feed(Event::EngineStats { engine, stats: *stats }),
+            Due::LeaseEnds(engine, leg) => self.host.backend.lease_ends(engine, leg),
+            Due::Stats(engine, stats) => self.host.feed(Event::EngineStats { engine, stats: *stats }),
             Due::Leaves(request) => {
-                if self.clients.contains_key(&request) {
-                    self.feed(Event::Cancelled(request));
+                if self.host.backend.in_flight.contains(&request) {
+                    self.host.feed(Event::Cancelled(request));
                 }
             }
             Due::LinkBreaks(engine) => self.link_breaks(engine),
             Due::Dies(engine) => self.dies(engine),
-            Due::DeathNoticed(engine) => self.feed(Event::EngineDied { engine, why: "the simulation killed it" }),
+            Due::DeathNoticed(engine) => self.host.feed(Event::EngineDied { engine, why: "the simulation killed it" }),
             Due::Tick => self.tick(),
             Due::Sample => self.sample(),
         }

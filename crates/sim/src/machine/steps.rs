@@ -2,18 +2,19 @@
 
 use rand::Rng as _;
 
+use dualpool_host::Fold;
 use dualpool_model::{FetchRequest, StepOutput};
 use dualpool_router::Event;
 use dualpool_types::{EngineId, EngineStats, LegOutput, Micros, Request, Time};
 
 use super::Machine;
 use super::due::{CopyUnderWay, Due, Order};
-use crate::Observer;
+use super::fleet::Fleet;
 
 /// How much a step's length varies around the model, up or down.
 const NOISE: f64 = 0.1;
 
-impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
+impl Fleet<'_> {
     /// The whole round trip lies before the engine: what a client and the router see of it is the same as if half of it lay behind.
     pub(super) fn tell(&mut self, engine: EngineId, order: Order) {
         match self.engines[engine.index()].settings.timing.round_trip() {
@@ -40,7 +41,7 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
     fn notice_ended(&mut self, id: EngineId) {
         let ended = self.engines[id.index()].scheduler.take_ended();
         if !ended.is_empty() {
-            let late = Micros(self.simulation.faults.late_outputs_ms * 1_000);
+            let late = Micros(self.faults.late_outputs_ms * 1_000);
             self.agenda.schedule(self.now.plus(late), Due::Ended(id, ended));
         }
     }
@@ -54,7 +55,7 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
         let step = engine.scheduler.begin_step();
         for FetchRequest { leg, source } in engine.scheduler.take_fetches() {
             let takes = engine.settings.timing.copy(source.tokens);
-            let slower = self.simulation.faults.slowdown(self.now, source.engine, id);
+            let slower = self.faults.slowdown(self.now, source.engine, id);
             let ends = self.now.plus(Micros((takes.0 as f64 * slower) as u64));
             self.copies.push((source.engine, source.leg));
             let copy = CopyUnderWay { leg, source, to: id, started: self.now };
@@ -68,42 +69,52 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
         }
     }
 
-    pub(super) fn step_ends(&mut self, id: EngineId) {
+    /// The engine's step is over; what it gave goes into `outputs`. None where the engine died in it, and what it was computing is lost.
+    fn step_ends(&mut self, id: EngineId, outputs: &mut Vec<StepOutput>) -> Option<EngineStats> {
         let engine = &mut self.engines[id.index()];
         if !engine.alive {
-            return; // What it was computing is lost.
+            return None;
         }
         engine.busy = false;
-        self.totals.steps += 1;
-        let mut outputs = std::mem::take(&mut self.outputs);
-        engine.scheduler.finish_step(&mut outputs);
+        engine.scheduler.finish_step(outputs);
         let stats = engine.scheduler.stats();
         for output in outputs.iter().filter(|output| output.finish.as_ref().is_some_and(|finish| finish.held.is_some())) {
             self.held(id, output.leg);
         }
+        Some(stats)
+    }
+}
+
+impl<I: Iterator<Item = (Time, Request)>, F: Fold> Machine<'_, I, F> {
+    pub(super) fn step_ends(&mut self, id: EngineId) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let Some(stats) = self.host.backend.step_ends(id, &mut outputs) else {
+            return self.outputs = outputs;
+        };
+        self.totals.steps += 1;
         match self.simulation.faults.late_outputs_ms {
             0 => {
                 self.gave(id, &mut outputs, stats);
                 self.outputs = outputs;
             }
-            late => self.agenda.schedule(self.now.plus(Micros(late * 1_000)), Due::Gave(id, Box::new((outputs, stats)))),
+            late => {
+                let fleet = &mut self.host.backend;
+                fleet.agenda.schedule(fleet.now.plus(Micros(late * 1_000)), Due::Gave(id, Box::new((outputs, stats))));
+            }
         }
-        self.kick(id);
+        self.host.backend.kick(id);
     }
 
     /// Tells the router what a step gave, and empties `outputs`.
     pub(super) fn gave(&mut self, id: EngineId, outputs: &mut Vec<StepOutput>, stats: EngineStats) {
-        let now = self.now;
         for StepOutput { leg, token, cached_tokens, finish } in outputs.drain(..) {
-            if let Some(client) = self.clients.get_mut(&leg.request) {
-                client.gave(now, leg, token.is_some(), cached_tokens, finish.is_some());
-            }
             let finish = finish.as_ref().map(|finish| (&finish.reason, finish.held));
-            self.feed(Event::Output { leg, tokens: token.as_slice(), cached_tokens, finish });
+            self.host.feed(Event::Output { leg, tokens: token.as_slice(), cached_tokens, finish });
         }
-        match self.mishaps.stats() {
-            Some(Micros::ZERO) => self.feed(Event::EngineStats { engine: id, stats }),
-            Some(late) => self.agenda.schedule(now.plus(late), Due::Stats(id, Box::new(stats))),
+        let fleet = &mut self.host.backend;
+        match fleet.mishaps.stats() {
+            Some(Micros::ZERO) => self.host.feed(Event::EngineStats { engine: id, stats }),
+            Some(late) => fleet.agenda.schedule(fleet.now.plus(late), Due::Stats(id, Box::new(stats))),
             None => {}
         }
         self.count_depth(id);
@@ -111,11 +122,8 @@ impl<I: Iterator<Item = (Time, Request)>, O: Observer> Machine<'_, I, O> {
 
     pub(super) fn legs_ended(&mut self, id: EngineId, ended: &[LegOutput]) {
         for LegOutput { leg, finish, .. } in ended {
-            if let Some(client) = self.clients.get_mut(&leg.request) {
-                client.gave(self.now, *leg, false, None, true);
-            }
             let finish = finish.as_ref().map(|finish| (&finish.reason, finish.held));
-            self.feed(Event::Output { leg: *leg, tokens: &[], cached_tokens: None, finish });
+            self.host.feed(Event::Output { leg: *leg, tokens: &[], cached_tokens: None, finish });
         }
         self.count_depth(id);
     }

@@ -7,9 +7,8 @@ mod verdict;
 
 use thiserror::Error;
 
-use dualpool_types::records::RequestRecord;
-
 use super::{SimError, Totals};
+use verdict::Verdict;
 
 pub use scenario::Scenario;
 pub use verdict::Violation;
@@ -36,26 +35,30 @@ const AGAIN_EVERY: u64 = 16;
 /// Simulates what this seed draws, and looks for anything that must not be.
 pub fn torture(seed: u64) -> Result<Totals, TortureError> {
     let scenario = Scenario::draw(seed);
-    let (records, totals) = simulate(&scenario)?;
-    let mut violations = verdict::violations(&scenario, &records, &totals);
-    if seed.is_multiple_of(AGAIN_EVERY) && simulate(&scenario)? != (records, totals.clone()) {
-        violations.push(Violation::NotRepeatable);
+    let (verdict, totals) = judged(&scenario)?;
+    let mut violations = verdict.violations(&scenario, &totals);
+    if seed.is_multiple_of(AGAIN_EVERY) {
+        let (again, its_totals) = judged(&scenario)?;
+        if again.records != verdict.records || its_totals != totals {
+            violations.push(Violation::NotRepeatable);
+        }
     }
     if violations.is_empty() { Ok(totals) } else { Err(TortureError::Violated(violations)) }
 }
 
-fn simulate(scenario: &Scenario) -> Result<(Vec<RequestRecord>, Totals), SimError> {
-    let mut records = Vec::with_capacity(scenario.requests.len());
-    let totals = scenario.simulation().serve(scenario.requests.iter().cloned(), |record| records.push(record))?;
-    Ok((records, totals))
+fn judged(scenario: &Scenario) -> Result<(Verdict, Totals), SimError> {
+    let mut verdict = Verdict::default();
+    let totals = scenario.simulation().journal(scenario.requests.iter().cloned(), None, &mut verdict)?;
+    Ok((verdict, totals))
 }
 
 #[cfg(test)]
 mod tests {
+    use dualpool_host::{Entry, Fold};
+    use dualpool_router::Action;
+    use dualpool_types::Time;
+
     use super::*;
-    use crate::Observer;
-    use dualpool_types::Micros;
-    use dualpool_types::records::RouterNote;
 
     /// Seeds of every test run. `TORTURE_SEEDS` asks for more, and `dualpool torture` is the faster way to many.
     const SEEDS: u64 = 2_000;
@@ -103,12 +106,12 @@ mod tests {
     #[derive(Default)]
     struct Notes(std::collections::BTreeMap<String, u32>);
 
-    impl Observer for Notes {
-        fn request(&mut self, _: RequestRecord) {}
-
-        fn note(&mut self, _: Micros, note: RouterNote) {
-            let kind = serde_json::to_value(note).unwrap()["kind"].as_str().unwrap().to_owned();
-            *self.0.entry(kind).or_default() += 1;
+    impl Fold for Notes {
+        fn entry(&mut self, _: Time, entry: &Entry<'_>) {
+            if let Entry::Action(Action::Note(note), _) = entry {
+                let kind = serde_json::to_value(note).unwrap()["kind"].as_str().unwrap().to_owned();
+                *self.0.entry(kind).or_default() += 1;
+            }
         }
     }
 
@@ -117,7 +120,7 @@ mod tests {
         let mut notes = Notes::default();
         for seed in 0..2_000 {
             let scenario = Scenario::draw(seed);
-            scenario.simulation().observe(scenario.requests.iter().cloned(), &mut notes).unwrap();
+            scenario.simulation().journal(scenario.requests.iter().cloned(), None, &mut notes).unwrap();
         }
         for kind in ["admission", "placed", "migrated", "role_changed", "rearranged"] {
             assert!(notes.0.get(kind).is_some_and(|count| *count >= 5), "{kind}: {:?}", notes.0);

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use thiserror::Error;
 
+use dualpool_host::{Entry, Fold, Requests, Run};
 use dualpool_model::text_after;
+use dualpool_router::Action;
 use dualpool_types::records::{Outcome, RequestRecord};
-use dualpool_types::{FinishReason, Micros, PREFILL_TOKENS_MIN, RejectReason, Request, RequestError, TokenId};
+use dualpool_types::{FinishReason, Micros, PREFILL_TOKENS_MIN, RejectReason, Request, RequestError, RequestId, Time, TokenId};
 
 use super::scenario::{LEASE_NEVER_MS, Scenario};
 use crate::Totals;
@@ -42,16 +44,43 @@ pub enum Violation {
     NotRepeatable,
 }
 
-pub(super) fn violations(scenario: &Scenario, records: &[RequestRecord], totals: &Totals) -> Vec<Violation> {
-    let mut found = Vec::new();
-    let mut ends: HashMap<u32, usize> = HashMap::new();
-    records.iter().for_each(|record| *ends.entry(record.index).or_default() += 1);
-    for index in 0..scenario.requests.len() as u32 {
-        let times = ends.get(&index).copied().unwrap_or(0);
-        if times != 1 {
-            found.push(Violation::Ends { index, times });
+/// Judges a simulation by its journal.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    requests: Requests,
+    run: Run,
+    /// In the order of their ends.
+    pub records: Vec<RequestRecord>,
+    /// How often the router ended each request.
+    ends: HashMap<RequestId, usize>,
+}
+
+impl Fold for Verdict {
+    fn entry(&mut self, at: Time, entry: &Entry<'_>) {
+        self.records.extend(self.requests.entry(at, entry, &self.run));
+        if let Entry::Action(Action::Finish { request, .. }, _) = entry {
+            *self.ends.entry(*request).or_default() += 1;
         }
     }
+}
+
+impl Verdict {
+    /// What must not be, in a simulation of this scenario that is over.
+    pub fn violations(&self, scenario: &Scenario, totals: &Totals) -> Vec<Violation> {
+        let mut found = Vec::new();
+        for index in 0..scenario.requests.len() as u32 {
+            let times = self.ends.get(&RequestId(index.into())).copied().unwrap_or(0);
+            if times != 1 {
+                found.push(Violation::Ends { index, times });
+            }
+        }
+        found.extend(of_records(scenario, &self.records, totals));
+        found
+    }
+}
+
+fn of_records(scenario: &Scenario, records: &[RequestRecord], totals: &Totals) -> Vec<Violation> {
+    let mut found = Vec::new();
     let worst = Worst::of(scenario);
     for record in records {
         let Some((_, request)) = scenario.requests.get(record.index as usize) else { continue };

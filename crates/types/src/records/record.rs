@@ -87,7 +87,7 @@ pub struct HandoffRecord {
     /// The destination engine had computed its first token, by its own word; from then on the token was on its way here.
     #[serde(default)]
     pub computed_us: Option<Micros>,
-    /// The first token of the destination leg was there; none when it never came.
+    /// The first token of the destination leg, or of the leg that took its place, was there; none when it never came.
     pub ended_us: Option<Micros>,
     pub bytes: Bytes,
     /// Contiguous byte runs after coalescing.

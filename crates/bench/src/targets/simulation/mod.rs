@@ -21,7 +21,7 @@ use dualpool_types::{Arrangement, Clock, Failure, Micros, MonotonicClock, Policy
 use crate::flags::{FlagValue, assignment};
 use crate::target::{Alone, Call, Done, Flags, Prepared, Target};
 use arms::{Mode, policy};
-use observer::Recorder;
+use observer::{Recorder, SAMPLE_EVERY};
 use output::Output;
 use requests::Source;
 use traffic::TrafficFlags;
@@ -182,7 +182,7 @@ impl Modelled {
         let simulation = Simulation { engines: &engines, arrangement, router, costs, faults: &scenario.faults, seed: asked.seed };
         let mut requests = source.open(scenario, asked.seed)?;
         let mut recorder = Recorder::new(&arrangement.name, output);
-        let totals = simulation.observe(&mut requests, &mut recorder).map_err(anyhow::Error::from)?;
+        let totals = simulation.journal(&mut requests, Some(SAMPLE_EVERY), &mut recorder).map_err(anyhow::Error::from)?;
         let tally = recorder.finish()?;
         let replayed = requests.end()?;
         let work: Vec<EngineWork> = scenario

@@ -1,17 +1,19 @@
 //! What becomes of the records of one arm while it is simulated: they are counted, written where they are wanted, and forgotten.
 
+use dualpool_host::{Entry, Fold, Requests, Run, Samples};
 use dualpool_report::simulated::Tally;
-use dualpool_sim::Observer;
-use dualpool_types::records::{EngineSample, NoteRecord, RequestRecord, RouterNote};
-use dualpool_types::{Failure, Micros};
+use dualpool_types::records::Sample;
+use dualpool_types::{Failure, Micros, Time};
 
 use super::output::Output;
 
 /// How often queue depths are looked at, in the model's time.
-const SAMPLE_EVERY: Micros = Micros(100_000);
+pub const SAMPLE_EVERY: Micros = Micros(100_000);
 
 pub struct Recorder<'a> {
-    arm: &'a str,
+    run: Run,
+    requests: Requests,
+    samples: Samples,
     tally: Tally,
     output: &'a mut Output,
     /// The first failure to write; nothing is written after it.
@@ -19,8 +21,15 @@ pub struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    pub fn new(arm: &'a str, output: &'a mut Output) -> Recorder<'a> {
-        Recorder { arm, tally: Tally::new(SAMPLE_EVERY), output, failed: None }
+    pub fn new(arm: &str, output: &'a mut Output) -> Recorder<'a> {
+        Recorder {
+            run: Run::of(arm),
+            requests: Requests::default(),
+            samples: Samples::default(),
+            tally: Tally::new(SAMPLE_EVERY),
+            output,
+            failed: None,
+        }
     }
 
     pub fn finish(self) -> Result<Tally, Failure> {
@@ -34,23 +43,20 @@ impl<'a> Recorder<'a> {
     }
 }
 
-impl Observer for Recorder<'_> {
-    fn request(&mut self, record: RequestRecord) {
-        self.tally.request(&record);
-        self.write(|output| output.request(&record));
-    }
-
-    fn note(&mut self, at_us: Micros, note: RouterNote) {
-        self.tally.note(&note);
-        let record = NoteRecord { arm: self.arm.to_string(), repetition: 0, at_us, note };
-        self.write(|output| output.note(&record));
-    }
-
-    fn sample_every(&self) -> Option<Micros> {
-        Some(SAMPLE_EVERY)
-    }
-
-    fn sample(&mut self, sample: EngineSample) {
-        self.tally.sample(&sample);
+impl Fold for Recorder<'_> {
+    fn entry(&mut self, at: Time, entry: &Entry<'_>) {
+        if let Some(record) = self.requests.entry(at, entry, &self.run) {
+            self.tally.request(&record);
+            self.write(|output| output.request(&record));
+        }
+        if let Some(record) = self.run.note(at, entry) {
+            self.tally.note(&record.note);
+            self.write(|output| output.note(&record));
+        }
+        self.samples.entry(at, entry, &self.run, |sample| {
+            if let Sample::Engine(sample) = sample {
+                self.tally.sample(&sample);
+            }
+        });
     }
 }

@@ -1,0 +1,15 @@
+//! The router against scripted engines, on a clock that the test moves.
+
+mod admission;
+mod caches;
+mod forecasts;
+mod life;
+mod links;
+mod mix;
+mod moving;
+mod placing;
+mod rearrange;
+mod sampling;
+mod script;
+mod storm;
+mod watching;

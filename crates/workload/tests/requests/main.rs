@@ -1,0 +1,4 @@
+//! Requests from seeds and from traces.
+
+mod generated;
+mod traces;

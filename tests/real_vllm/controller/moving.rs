@@ -1,0 +1,176 @@
+//! Requests that move while they decode, on real engines: the same tokens, no block left, and what their clients see of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dualpool_bench::Settings;
+use dualpool_fleet::controller::{Controller, NewRequest, Reply, ReplyStream};
+use dualpool_report::live_migrations;
+use dualpool_types::artifact::{LiveMigrationSummary, MoveStages};
+use dualpool_types::records::{HandoffKind, RequestRecord, RouterNote};
+use dualpool_types::{Arrangement, Clock as _, EngineId, MonotonicClock, PolicyKind, Sampling, TokenId, Tuning};
+
+use super::pair;
+use crate::support::faults::Fault;
+
+const MIGRATIONS: usize = 100;
+const MAX_TOKENS: u32 = 240;
+const PROMPTS: u64 = 6;
+
+fn settings() -> Settings {
+    let mut settings = pair::settings("tiny-llama");
+    // How soon a drain begins, and is seen to be over.
+    settings.router.tick_ms = 2;
+    settings
+}
+
+fn shared() -> Arrangement {
+    Arrangement::shared("least_load", PolicyKind::LeastLoad, 2, Tuning::default())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_migration() {
+    let Some(_cores) = pair::cores().await else { return };
+    let controller = pair::start(&settings(), Fault::None).await;
+    let prompts: Vec<Arc<[TokenId]>> = (0..PROMPTS).map(|seed| pair::prompt(40 + 90 * seed as usize, seed + 50)).collect();
+    let expected = pair::reference(&controller, &prompts, MAX_TOKENS).await;
+    controller.arrange(&shared()).await.unwrap();
+    a_hundred_moves_one_after_the_other(&controller, &prompts, &expected).await;
+    a_drain_under_load(&controller, &prompts, &expected).await;
+    the_last_engine_is_not_drained(&controller).await;
+    what_would_get_other_tokens_stays(&controller).await;
+    pair::shut_down(&controller).await;
+}
+
+/// One request at a time decodes, and its engine is drained under it, over and over.
+async fn a_hundred_moves_one_after_the_other(controller: &Controller, prompts: &[Arc<[TokenId]>], expected: &[Vec<TokenId>]) {
+    let mut records: Vec<RequestRecord> = Vec::new();
+    let moves = |records: &[RequestRecord]| records.iter().map(|record| record.handoffs.len()).sum::<usize>();
+    while moves(&records) < MIGRATIONS {
+        let round = records.len();
+        assert!(round < 2 * MIGRATIONS, "{} moves in {round} requests", moves(&records));
+        let at = round % prompts.len();
+        controller.record("live", round as u32, MonotonicClock::new().now()).await;
+        let request = controller.submit(pair::request(prompts[at].clone(), MAX_TOKENS, round as u32)).await;
+        let tokens = to_and_fro(controller, request).await;
+        let left = controller.settle(pair::SETTLE).await.unwrap();
+        assert!(left.is_quiet(), "{left}");
+        let recording = controller.recorded().await;
+        let migrated = recording.notes.iter().filter(|note| matches!(note.note, RouterNote::Migrated { .. })).count();
+        assert_eq!(migrated, moves(&recording.requests));
+        assert_eq!(tokens, expected[at], "request {round}, which moved {migrated} times");
+        records.extend(recording.requests);
+    }
+    assert!(records.iter().flat_map(|record| &record.handoffs).all(|move_| move_.kind == HandoffKind::Live && !move_.recomputed));
+    let live = live_migrations(&records.iter().collect::<Vec<_>>());
+    print(&live);
+    for handoff in records.iter().flat_map(|record| &record.handoffs) {
+        let times = [Some(handoff.started_us), handoff.copy_started_us, handoff.computed_us, handoff.ended_us];
+        assert!(times.iter().all(Option::is_some) && times.is_sorted(), "{handoff:?}");
+    }
+    assert!(live.downtime_ms.p50.is_some() && live.downtime_ms.p95.is_some() && live.copy_ms.p50.is_some(), "{live:?}");
+}
+
+fn print(live: &LiveMigrationSummary) {
+    let ms = |figure: Option<f64>| figure.map_or("none".to_owned(), |ms| format!("{ms:.1} ms"));
+    println!(
+        "[real engines]   {} live migrations: downtime p50 {}, p95 {}; copy p50 {}; median ITL {}",
+        live.count,
+        ms(live.downtime_ms.p50),
+        ms(live.downtime_ms.p95),
+        ms(live.copy_ms.p50),
+        ms(live.itl_ms_p50),
+    );
+    let MoveStages { way_in, copy, step, way_out } = live.stages_ms_p50;
+    println!("[real engines]   medians: way in {}, copy {}, step {}, way out {}", ms(way_in), ms(copy), ms(step), ms(way_out));
+}
+
+/// Drains one engine and the other in turn whenever some tokens have come; the request's tokens.
+async fn to_and_fro(controller: &Controller, mut replies: ReplyStream) -> Vec<TokenId> {
+    let (mut tokens, mut drained, mut next) = (Vec::new(), EngineId(1), 3);
+    loop {
+        match tokio::time::timeout(pair::PATIENCE, replies.next()).await.expect("the request is stuck") {
+            Some(Reply::Tokens { tokens: new, .. }) => tokens.extend(new),
+            Some(Reply::End(end)) => {
+                assert_eq!(end, Ok(()));
+                break;
+            }
+            None => panic!("no end"),
+        }
+        if tokens.len() >= next {
+            controller.undrain(drained).await.unwrap();
+            drained = EngineId(1 - drained.0);
+            controller.drain(drained).await.unwrap();
+            next = tokens.len() + 4;
+        }
+    }
+    controller.undrain(drained).await.unwrap();
+    tokens
+}
+
+async fn a_drain_under_load(controller: &Controller, prompts: &[Arc<[TokenId]>], expected: &[Vec<TokenId>]) {
+    controller.record("drain", 0, MonotonicClock::new().now()).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for round in 0..24 {
+        if round == 12 {
+            // Half of them are on their way; the others come while the engine is drained, and after.
+            let draining = controller.clone();
+            clients.spawn(async move { draining.drain(EngineId(0)).await.map(|()| None) });
+        }
+        let at = round % prompts.len();
+        let replies = controller.submit(pair::request(prompts[at].clone(), MAX_TOKENS, round as u32)).await;
+        clients.spawn(async move { Ok(Some((at, pair::finish(replies).await))) });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    while let Some(client) = clients.join_next().await {
+        if let Some((at, (tokens, end))) = client.unwrap().expect("the drain ends") {
+            assert_eq!((&tokens, end), (&expected[at], Ok(())));
+        }
+    }
+    let left = controller.settle(pair::SETTLE).await.unwrap();
+    assert!(left.is_quiet(), "{left}");
+    let recording = controller.recorded().await;
+    let drained =
+        recording.notes.iter().find(|note| note.note == RouterNote::Drained { engine: EngineId(0) }).expect("a note of it");
+    let late = |leg: &&dualpool_types::records::LegRecord| leg.engine == EngineId(0) && leg.ended_us.unwrap() > drained.at_us;
+    assert_eq!(recording.requests.iter().flat_map(|record| &record.legs).filter(late).count(), 0, "nothing is on it any more");
+    let live = live_migrations(&recording.requests.iter().collect::<Vec<_>>());
+    assert!(live.count > 0, "nothing had to move");
+    println!("[real engines]   drained under load: {} requests moved", live.count);
+    controller.undrain(EngineId(0)).await.unwrap();
+}
+
+async fn the_last_engine_is_not_drained(controller: &Controller) {
+    controller.drain(EngineId(0)).await.unwrap();
+    let refused = controller.drain(EngineId(1)).await.unwrap_err().to_string();
+    assert!(refused.contains("engine-1 is the last engine"), "{refused}");
+    controller.undrain(EngineId(0)).await.unwrap();
+}
+
+/// In an arrangement that moves every request, and on an engine that is drained.
+async fn what_would_get_other_tokens_stays(controller: &Controller) {
+    controller.reset_prefix_caches().await.unwrap();
+    controller.arrange(&pair::every_prompt_moves()).await.unwrap();
+    let seeded = Sampling { temperature: 0.9, seed: Some(11), ..Sampling::default() };
+    let penalised = Sampling { presence_penalty: 1.5, frequency_penalty: 0.5, ..Sampling::default() };
+    for sampling in [seeded, penalised] {
+        let ask = || NewRequest { sampling, ..pair::request(pair::prompt(200, 77), MAX_TOKENS, 0) };
+        controller.record("tied", 0, MonotonicClock::new().now()).await;
+        let (first, end) = pair::finish(controller.submit(ask()).await).await;
+        end.unwrap();
+        let mut replies = controller.submit(ask()).await;
+        assert!(matches!(replies.next().await, Some(Reply::Tokens { .. })));
+        // Its engine is drained, and it goes on to its end there.
+        let (drained, (rest, end)) = tokio::join!(controller.drain(EngineId(0)), pair::finish(replies));
+        drained.unwrap();
+        end.unwrap();
+        controller.undrain(EngineId(0)).await.unwrap();
+        let records = controller.recorded().await.requests;
+        assert!(records.iter().all(|record| record.legs.len() == 1 && record.handoffs.is_empty()), "{sampling:?} moved");
+        assert_eq!((first.len(), &first[first.len() - rest.len()..]), (MAX_TOKENS as usize, &rest[..]), "{sampling:?}");
+    }
+    let greedy = pair::finish(controller.submit(pair::request(pair::prompt(200, 77), MAX_TOKENS, 0)).await).await.0;
+    let ask = NewRequest { sampling: penalised, ..pair::request(pair::prompt(200, 77), MAX_TOKENS, 0) };
+    assert_ne!(pair::finish(controller.submit(ask).await).await.0, greedy, "the engine knows of the penalties");
+    assert!(controller.settle(pair::SETTLE).await.unwrap().is_quiet());
+}

@@ -1,0 +1,274 @@
+//! The target `dual_pool` on virtual engines: what it refuses, what it keeps, and that `--exact` can fail.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use dualpool_bench::targets::dual_pool;
+use dualpool_bench::{Cancel, Outcome, Settings, environment};
+use dualpool_engine::virtual_engine::VirtualFleet;
+use dualpool_engine::{VirtualEngineSettings, VirtualKv};
+use dualpool_fleet::{Progress, Silent};
+use dualpool_kv::{EngineLinks, Transports};
+use dualpool_machine::{DeviceKind, Gpus};
+use dualpool_report::{load, recommend};
+use dualpool_types::EngineId;
+use dualpool_workload::{Arrivals, Mix};
+
+use crate::support::faults::{Fault, Faults, FaultyTransport};
+use crate::support::virtual_pair;
+
+/// Does something at the n-th run of the measurement, counted from 1.
+struct AtRun<F> {
+    run: u32,
+    seen: AtomicU32,
+    measuring: AtomicBool,
+    act: F,
+}
+
+impl<F: Fn() + Send + Sync> AtRun<F> {
+    fn new(run: u32, act: F) -> AtRun<F> {
+        AtRun { run, seen: AtomicU32::new(0), measuring: AtomicBool::new(false), act }
+    }
+}
+
+impl<F: Fn() + Send + Sync> Progress for AtRun<F> {
+    fn phase(&self, name: &str, _steps: u32) {
+        self.measuring.store(name == "measurement", Ordering::SeqCst);
+    }
+
+    fn step(&self, _what: &str) {
+        if self.measuring.load(Ordering::SeqCst) && self.seen.fetch_add(1, Ordering::SeqCst) + 1 == self.run {
+            (self.act)();
+        }
+    }
+
+    fn note(&self, _text: &str) {}
+}
+
+async fn run(fleet: VirtualFleet, settings: &Settings, progress: &dyn Progress, cancel: &Cancel) -> anyhow::Result<Outcome> {
+    let controller = virtual_pair::controller(fleet, settings);
+    let environment = environment::gather(controller.engines(), settings, vec![]);
+    let outcome = dual_pool::run(&controller, environment, settings, vec![], progress, cancel).await;
+    let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();
+    assert!(left.is_quiet(), "after the run: {left}");
+    controller.shutdown().await;
+    Ok(outcome?)
+}
+
+async fn plain(settings: &Settings) -> anyhow::Result<Outcome> {
+    run(virtual_pair::fleet(), settings, &Silent, &Cancel::new()).await
+}
+
+/// The runs whose requests were kept, in order.
+fn kept(dir: &Path) -> Vec<(String, u32)> {
+    let mut runs: Vec<(String, u32)> = load(dir).unwrap().requests.into_iter().map(|r| (r.arm, r.repetition)).collect();
+    runs.dedup();
+    runs
+}
+
+fn exact(dir: &Path) -> Settings {
+    let mut settings = virtual_pair::settings(dir);
+    settings.run.exact = true;
+    settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
+    settings
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exact_passes_when_every_token_is_equal() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = plain(&exact(dir.path())).await.unwrap();
+    let identical = &outcome.summary.identical_requests;
+    assert_eq!(identical.keys().collect::<Vec<_>>(), ["full_disaggregation", "one_engine_control", "shared_least_load"]);
+    assert!(identical.values().all(|i| i.same == i.compared && i.compared > 0), "{identical:?}");
+    let moved = outcome.summary.arms.iter().find(|a| a.name == "full_disaggregation").unwrap();
+    assert_eq!((moved.handoffs.count, moved.handoffs.recomputed), (moved.requests, 0));
+    assert_eq!(outcome.summary.arrivals, "one_by_one");
+    assert!(outcome.summary.comparisons.is_empty(), "an exact run compares tokens, not speed");
+    let recommended = recommend(&load(&outcome.dir).unwrap());
+    assert_eq!(recommended.arm, None);
+    assert!(recommended.reasons[0].contains("tokens, not speed"), "{recommended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exact_fails_when_one_block_of_a_hand_off_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = virtual_pair::fleet_with(Fault::SkipPart);
+    let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("arm `full_disaggregation`, request 0") && message.contains("output token 1 is"), "{message}");
+    for file in ["summary.json", "report.html"] {
+        assert!(dir.path().join("run").join(file).exists(), "{file} is written all the same");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exact_fails_when_kv_was_computed_again_instead_of_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = virtual_pair::fleet_with(Fault::FailCopy);
+    let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("arm `full_disaggregation`, request 0"), "{message}");
+    assert!(message.contains("its KV was not moved but computed again"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_that_fail_are_counted_and_make_the_run_a_failed_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
+    let fleet = virtual_pair::fleet_with(Fault::FailCopy);
+    let outcome = run(fleet, &settings, &Silent, &Cancel::new()).await.unwrap();
+    let arm = |name: &str| outcome.summary.arms.iter().find(|a| a.name == name).unwrap();
+    let moved = arm("full_disaggregation");
+    assert_eq!((moved.handoffs.count, moved.handoffs.recomputed), (0, moved.requests));
+    assert_eq!(moved.handoffs.copy_ms_p50, None);
+    assert_eq!(arm("shared_least_load").handoffs.recomputed, 0);
+    assert_eq!(outcome.faults.len(), 1, "{:?}", outcome.faults);
+    assert!(outcome.faults[0].starts_with("arm `full_disaggregation`: the KV of"), "{:?}", outcome.faults);
+}
+
+/// A run over engines whose KV is bytes in shared memory, moved by the real KV server.
+async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
+    let mut settings = virtual_pair::settings(dir);
+    settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
+    settings.pools.device = DeviceKind::Virtual;
+    settings.virtual_engines =
+        VirtualEngineSettings { kv: VirtualKv::Shm, speed: virtual_pair::SPEED, ..VirtualEngineSettings::default() };
+    settings.kv.verify = fault == Fault::None;
+    let placements = dualpool_machine::choose(&settings.pools, &Gpus::default()).unwrap();
+    let transport = Box::new(FaultyTransport::new(Transports::default(), Faults::new(fault)));
+    let fleet = settings.fleet(&placements, EngineLinks::default());
+    let controller = dualpool_fleet::start_over(transport, fleet, Arc::new(Silent)).await.unwrap();
+    let environment = environment::gather(controller.engines(), &settings, vec![]);
+    let outcome = dual_pool::run(&controller, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
+    let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();
+    assert!(left.is_quiet(), "after the run: {left}");
+    controller.shutdown().await;
+    outcome
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kv_that_is_really_there_is_moved_and_found_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = with_memory(dir.path(), Fault::None).await;
+    let moved = outcome.summary.arms.iter().find(|a| a.name == "full_disaggregation").unwrap();
+    assert_eq!((moved.handoffs.count, moved.handoffs.recomputed), (moved.requests, 0));
+    assert!(moved.handoffs.bytes > 0 && outcome.faults.is_empty(), "{:?}", outcome.faults);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_was_not_moved_fails_its_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let outcome = with_memory(dir.path(), Fault::SkipPart).await;
+    let requests = std::fs::read_to_string(outcome.dir.join("requests.jsonl")).unwrap();
+    let wrong = requests.lines().filter(|line| line.contains("holds wrong bytes")).count();
+    let moved = outcome.summary.arms.iter().find(|a| a.name == "full_disaggregation").unwrap();
+    assert_eq!(wrong as u64, u64::from(moved.requests), "every hand-off lacks a block");
+    assert!(!outcome.faults.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_run_keeps_the_repetitions_that_were_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
+    let cancel = Cancel::new();
+    // Two arms and a control: the fifth run is in the middle of the second repetition.
+    let progress = AtRun::new(5, || cancel.cancel());
+    let outcome = run(virtual_pair::fleet(), &settings, &progress, &cancel).await.unwrap();
+    assert!(outcome.interrupted);
+    assert_eq!(outcome.summary.repetitions, 1);
+    assert!(load(&outcome.dir).unwrap().run.interrupted);
+    let expected = [("shared_least_load", 0), ("dedicated", 0), ("shared_least_load_control", 0), ("shared_least_load_control", 1)];
+    assert_eq!(kept(&outcome.dir), expected.map(|(arm, repetition)| (arm.to_string(), repetition)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_dies_ends_the_run_by_name_and_what_was_finished_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
+    let fleet = virtual_pair::fleet();
+    let victim = fleet.engines[1].clone();
+    let error = run(fleet, &settings, &AtRun::new(2, move || victim.kill()), &Cancel::new()).await.unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("arm `dedicated`: engine-1 died"), "{message}");
+    let folder = dir.path().join("run");
+    assert!(message.contains(&folder.display().to_string()), "{message}");
+    assert_eq!(kept(&folder), [("shared_least_load".to_string(), 0)]);
+    assert_eq!(load(&folder).unwrap().summary.unwrap().repetitions, 0);
+    assert!(folder.join("report.html").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_loses_its_kv_link_ends_the_run_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
+    let fleet = virtual_pair::fleet();
+    let mover = fleet.mover.clone();
+    let cut = move || {
+        let mover = mover.clone();
+        tokio::spawn(async move { mover.cut(EngineId(1)).await });
+    };
+    let error = run(fleet, &settings, &AtRun::new(2, cut), &Cancel::new()).await.unwrap_err();
+    let message = format!("{error:#}");
+    assert!(message.contains("arm `dedicated`: engine-1 lost its link to the KV mover"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_cancelled_before_the_measurement_still_leaves_a_whole_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let outcome = run(virtual_pair::fleet(), &virtual_pair::settings(dir.path()), &Silent, &cancel).await.unwrap();
+    assert!(outcome.interrupted && outcome.summary.arms.is_empty());
+    assert!(load(&outcome.dir).unwrap().run.interrupted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_upfront_needs_no_rate() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.workload.arrivals = Arrivals::AllUpfront;
+    settings.run.arms = ["shared_least_load", "dual_pool"].map(String::from).to_vec();
+    let outcome = plain(&settings).await.unwrap();
+    assert_eq!(outcome.summary.rate_rps, None);
+    assert!(load(&outcome.dir).unwrap().requests.iter().all(|r| r.arrived_us.0 == 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mix_that_changes_offers_each_mix_the_same_share_of_what_it_saturates_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.workload.mix = Mix::Changing;
+    settings.run.arms = ["shared_least_load", "auto_online"].map(String::from).to_vec();
+    let outcome = plain(&settings).await.unwrap();
+    let run = load(&outcome.dir).unwrap().run;
+    let names: Vec<&str> = run.mixes.iter().map(|mix| mix.name.as_str()).collect();
+    assert_eq!((outcome.summary.mix.as_str(), &names[..]), ("changing", &["balanced", "long_context", "decode_heavy"][..]));
+    let requests: u32 = run.mixes.iter().map(|mix| mix.requests).sum();
+    assert!(outcome.summary.arms.iter().all(|arm| arm.requests == requests * outcome.summary.repetitions));
+    let rates: Vec<f64> = run.mixes.iter().map(|mix| mix.saturation_rps).collect();
+    let (least, most) = (rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max));
+    assert!((least..=most).contains(&run.saturation_rps.unwrap()), "{:?} of {rates:?}", run.saturation_rps);
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_before_an_engine_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = virtual_pair::settings(dir.path());
+        change(&mut settings);
+        dual_pool::prepare(&settings, &[]).expect_err("these settings are to be refused").to_string()
+    };
+    assert!(refused(&|s| s.run.arms.push("magic".into())).contains("`run.arms`"));
+    assert!(refused(&|s| s.run.repetitions = 0).contains("`run.repetitions` is 0"));
+    assert!(refused(&|s| s.objectives.itl_ms = -5.0).contains("`objectives.itl_ms` is -5"));
+    let deep = |s: &mut Settings| (s.workload.mix, s.engine.max_model_len) = (Mix::LongContext, 2048);
+    assert!(refused(&deep).contains("with `long_context` a prompt has up to 4096 tokens"));
+    fs::write(dir.path().join("file"), "").unwrap();
+    assert!(refused(&|s| s.run.out = dir.path().join("file/run")).contains("file/run"));
+}
