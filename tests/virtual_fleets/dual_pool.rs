@@ -244,7 +244,7 @@ async fn a_mix_that_changes_offers_each_mix_the_same_share_of_what_it_saturates_
     let dir = tempfile::tempdir().unwrap();
     let mut settings = virtual_pair::settings(dir.path());
     settings.workload.mix = Mix::Changing;
-    settings.run.arms = ["shared_least_load", "auto_online"].map(String::from).to_vec();
+    settings.run.arms = ["shared_least_load", "auto"].map(String::from).to_vec();
     let outcome = plain(&settings).await.unwrap();
     let run = load(&outcome.dir).unwrap().run;
     let names: Vec<&str> = run.mixes.iter().map(|mix| mix.name.as_str()).collect();

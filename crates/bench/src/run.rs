@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use dualpool_fleet::Progress;
 use dualpool_fleet::controller::Controller;
 use dualpool_report::{self as report, Overview, load_parts, part_folders, settle};
-use dualpool_types::artifact::{Environment, PhaseTime, RunInfo, Summary};
+use dualpool_types::artifact::{Environment, PhaseTime, RUN_SCHEMA_VERSION, RunInfo, Summary};
 use dualpool_types::records::RequestRecord;
 use dualpool_types::{EngineInfo, Failure, Micros};
 use dualpool_workload::WorkItem;
@@ -317,6 +317,7 @@ impl Course<'_> {
 
     fn run_info(&self, folder: &RunFolder, effort: Effort) -> RunInfo {
         RunInfo {
+            schema_version: RUN_SCHEMA_VERSION,
             target: folder.target().to_string(),
             id: folder.id().to_string(),
             started_at: folder.started_at().to_string(),

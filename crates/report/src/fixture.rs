@@ -67,7 +67,7 @@ pub fn large() -> Artifacts {
         ("dedicated", DEDICATED),
         ("full_disaggregation", FULL),
         ("dual_pool", DUAL),
-        ("auto", DUAL),
+        ("best_found", DUAL),
         ("shared_tuned_control", TUNED),
     ];
     artifacts(&arms, 108, 3)
@@ -161,6 +161,7 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
         .collect();
     search[1].chosen_for = Some("shared_tuned".into());
     RunInfo {
+        schema_version: RUN_SCHEMA_VERSION,
         target: "dual_pool".into(),
         id: "7f3a".into(),
         started_at: "2026-01-05T10:30:00Z".into(),

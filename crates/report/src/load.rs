@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use dualpool_types::artifact::{RunInfo, Summary};
 use dualpool_types::records::{EngineSample, RequestRecord, Sample};
-use dualpool_types::{FAILED, UserError};
+use dualpool_types::{FAILED, UserError, name_since_version_1};
 
 use super::lines::{LINE_BYTES_MAX, Lines};
 
@@ -55,19 +55,47 @@ pub fn load(dir: &Path) -> Result<Artifacts, LoadError> {
     if !dir.is_dir() {
         return Err(LoadError::NotAFolder(dir.into()));
     }
-    let run: RunInfo = document(&dir.join("run.json"), "repeat the run, or report with the dualpool version that wrote it")?
+    let mut run: RunInfo = document(&dir.join("run.json"), "repeat the run, or report with the dualpool version that wrote it")?
         .ok_or_else(|| LoadError::NoRun(dir.into()))?;
     let mut notes = run.notes.clone();
     if run.interrupted {
         notes.push("The run was stopped before all repetitions were done; only what was finished is reported.".to_string());
     }
-    let summary = document(&dir.join("summary.json"), "delete the file to report on the raw records alone, or repeat the run")?;
+    let mut summary: Option<Summary> =
+        document(&dir.join("summary.json"), "delete the file to report on the raw records alone, or repeat the run")?;
     if summary.is_none() {
         notes.push("There is no summary.json: the run ended before its figures were made. The table is computed from requests.jsonl and samples.jsonl; there are no comparisons and no recommendation.".to_string());
     }
-    let requests = lines(dir, "requests.jsonl", "the distributions, the lanes and the objective map", &mut notes)?;
-    let samples = finished(lines(dir, "samples.jsonl", "the queue depth over time", &mut notes)?, &requests, &mut notes);
+    let mut requests = lines(dir, "requests.jsonl", "the distributions, the lanes and the objective map", &mut notes)?;
+    let mut samples = finished(lines(dir, "samples.jsonl", "the queue depth over time", &mut notes)?, &requests, &mut notes);
+    if run.schema_version < 2 {
+        for name in arm_names(&mut run, summary.as_mut(), &mut requests, &mut samples) {
+            *name = name_since_version_1(name);
+        }
+        if let Some(summary) = &mut summary {
+            let identical = std::mem::take(&mut summary.identical_requests);
+            summary.identical_requests = identical.into_iter().map(|(arm, of)| (name_since_version_1(&arm), of)).collect();
+        }
+    }
     Ok(Artifacts { dir: dir.into(), run, summary, requests, samples, notes })
+}
+
+/// Every place that names an arm, but for keys.
+fn arm_names<'a>(
+    run: &'a mut RunInfo,
+    summary: Option<&'a mut Summary>,
+    requests: &'a mut [RequestRecord],
+    samples: &'a mut [EngineSample],
+) -> impl Iterator<Item = &'a mut String> {
+    let expected = run.expected.iter_mut().flat_map(|expected| &mut expected.ratios);
+    let expected = expected.flat_map(|ratio| [&mut ratio.baseline, &mut ratio.candidate]);
+    let of_summary = summary.into_iter().flat_map(|summary| {
+        let compared = summary.comparisons.iter_mut().flat_map(|pair| [&mut pair.baseline, &mut pair.candidate]);
+        summary.arms.iter_mut().map(|arm| &mut arm.name).chain(compared)
+    });
+    let of_run = run.arms.iter_mut().map(|arm| &mut arm.name).chain(expected);
+    let recorded = requests.iter_mut().map(|request| &mut request.arm).chain(samples.iter_mut().map(|sample| &mut sample.arm));
+    of_run.chain(of_summary).chain(recorded)
 }
 
 /// The engines' samples of runs that were finished. A run that was killed leaves those of the run it was in the middle of.

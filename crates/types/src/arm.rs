@@ -80,16 +80,22 @@ const TABLE: [Row; 9] = [
     row(Arm::FullDisaggregation, "full_disaggregation", PolicyKind::FullDisaggregation, Layout::Pools),
     searched(row(Arm::DualPool, "dual_pool", PolicyKind::DualPool, Layout::Pools), |policy| matches!(policy, PolicyKind::DualPool)),
     // Where nothing was searched, it has no ground to split.
-    searched(row(Arm::BestFound, "auto", PolicyKind::LeastLoad, Layout::Shared), |_| true),
-    Row { runs: Runs::OnRequest, ..row(Arm::Auto, "auto_online", PolicyKind::Auto, Layout::Shared) },
+    searched(row(Arm::BestFound, "best_found", PolicyKind::LeastLoad, Layout::Shared), |_| true),
+    Row { runs: Runs::OnRequest, ..row(Arm::Auto, "auto", PolicyKind::Auto, Layout::Shared) },
     Row { runs: Runs::AsReference, ..row(Arm::OneEngine, "one_engine", PolicyKind::Dedicated, Layout::DecodePool) },
 ];
 
+/// What arms were called in artifacts of schema version 1, and are called since. `auto` names another arm now, so an old name is translated
+/// where it is read, and refused where a user gives it.
+const RENAMED: [(&str, &str); 2] = [("auto", "best_found"), ("auto_online", "auto")];
+
 /// A name that is none of an arm which can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("there is no arm `{name}`; the arms are: {}", names().join(", "))]
-pub struct UnknownArm {
-    name: String,
+pub enum UnknownArm {
+    #[error("there is no arm `{name}`; it is called `{new}` now")]
+    Renamed { name: String, new: &'static str },
+    #[error("there is no arm `{name}`; the arms are: {}", names().join(", "))]
+    Unknown { name: String },
 }
 
 fn names() -> Vec<&'static str> {
@@ -124,7 +130,10 @@ impl Arm {
 
     /// The arm that a user calls by this name.
     pub fn find(name: &str) -> Result<Arm, UnknownArm> {
-        Arm::nameable().find(|arm| arm.name() == name).ok_or_else(|| UnknownArm { name: name.to_string() })
+        Arm::nameable().find(|arm| arm.name() == name).ok_or_else(|| match RENAMED.iter().find(|(old, _)| *old == name) {
+            Some(&(_, new)) => UnknownArm::Renamed { name: name.to_string(), new },
+            None => UnknownArm::Unknown { name: name.to_string() },
+        })
     }
 
     pub fn name(self) -> &'static str {
@@ -197,6 +206,13 @@ pub fn baselines() -> impl Iterator<Item = &'static str> {
 
 const CONTROL_SUFFIX: &str = "_control";
 
+/// What an arm of an artifact of schema version 1 is called now; a control is named after its arm, as ever.
+pub fn name_since_version_1(name: &str) -> String {
+    let (arm, suffix) = controlled(name).map_or((name, ""), |arm| (arm, CONTROL_SUFFIX));
+    let new = RENAMED.iter().find(|(old, _)| *old == arm).map_or(arm, |(_, new)| new);
+    format!("{new}{suffix}")
+}
+
 /// The name of an arm's A/A control: an arm like any other, named after the one that it repeats.
 pub fn control_of(arm: &str) -> String {
     format!("{arm}{CONTROL_SUFFIX}")
@@ -225,14 +241,22 @@ mod tests {
     fn a_name_that_is_no_arm_is_refused_with_those_that_are() {
         assert_eq!(Arm::find("dual_pool"), Ok(Arm::DualPool));
         let refused = |name: &str| Arm::find(name).unwrap_err().to_string();
-        let all = "the arms are: shared_round_robin, shared_least_load, shared_tuned, dedicated, full_disaggregation, dual_pool, auto, \
-                   auto_online";
+        let all = "the arms are: shared_round_robin, shared_least_load, shared_tuned, dedicated, full_disaggregation, dual_pool, \
+                   best_found, auto";
         for name in ["dual_poll", "shared_tuned_control", "one_engine"] {
             assert_eq!(refused(name), format!("there is no arm `{name}`; {all}"));
         }
         assert_eq!(RouterArm::find("least_load"), Ok(RouterArm::Policy(PolicyKind::LeastLoad)));
         let refused = RouterArm::find("dual_pool").unwrap_err().to_string();
         assert!(refused.contains("`dual_pool`") && refused.contains("dynamic_router, round_robin, least_load"), "{refused}");
+    }
+
+    #[test]
+    fn an_old_name_is_refused_with_the_new_one_and_translated_in_old_artifacts() {
+        assert_eq!(Arm::find("auto_online").unwrap_err().to_string(), "there is no arm `auto_online`; it is called `auto` now");
+        assert_eq!((Arm::find("auto"), Arm::find("best_found")), (Ok(Arm::Auto), Ok(Arm::BestFound)));
+        let names = ["auto", "auto_online", "auto_control", "dual_pool", "shared_tuned_control"].map(name_since_version_1);
+        assert_eq!(names, ["best_found", "auto", "best_found_control", "dual_pool", "shared_tuned_control"]);
     }
 
     #[test]

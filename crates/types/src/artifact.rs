@@ -7,9 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Arrangement, EngineId, Micros, Role};
 
+/// Raised whenever a reader of the old form would misread the new one. 2: the arm `auto` is the one that adapts while it serves, and the
+/// winner of the search is `best_found`.
+pub const RUN_SCHEMA_VERSION: u32 = 2;
+
+/// Of folders that do not name theirs.
+fn first_version() -> u32 {
+    1
+}
+
 /// `run.json`: all that is needed to understand, and to repeat, the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunInfo {
+    /// Of the whole run folder.
+    #[serde(default = "first_version")]
+    pub schema_version: u32,
     pub target: String,
     pub id: String,
     /// UTC, RFC 3339.
@@ -35,7 +47,7 @@ pub struct RunInfo {
     pub phases: Vec<PhaseTime>,
     /// What a reader of the figures should know: runs that were repeated because the machine stood still.
     pub notes: Vec<String>,
-    /// What the search for `shared_tuned`, `dual_pool` and `auto` had to choose from.
+    /// What the search for `shared_tuned`, `dual_pool` and `best_found` had to choose from.
     pub search: Vec<SearchTrial>,
     /// What was accepted of earlier runs on such a machine, under the same settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]

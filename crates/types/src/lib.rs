@@ -24,7 +24,7 @@ mod signals;
 pub mod topology;
 mod units;
 
-pub use arm::{Arm, RouterArm};
+pub use arm::{Arm, RouterArm, name_since_version_1};
 pub use arrangement::{Arrangement, ArrangementError, LONG_PROMPT_TOKENS_MIN, PolicyKind};
 pub use clock::{Clock, ManualClock, MonotonicClock, Time, age};
 pub use copy_line::CopyLine;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dualpool_types::artifact::{Environment, EnvironmentEngine, RunInfo};
+use dualpool_types::artifact::{Environment, EnvironmentEngine, RUN_SCHEMA_VERSION, RunInfo};
 use dualpool_types::records::{EngineSample, GpuProcess, GpuReading, GpuSample, Sample, Throttle, UtilSource};
 use dualpool_types::{Bytes, EngineId, Micros, Role};
 
@@ -28,6 +28,7 @@ fn engine(engine: u16, at_ms: u64, role: Role, load: (u32, u32), kv_usage: Optio
 fn info(devices: &[&str]) -> RunInfo {
     let engines = (0..).zip(devices);
     RunInfo {
+        schema_version: RUN_SCHEMA_VERSION,
         target: "dual_pool".into(),
         id: "20260102T030405Z-1f".into(),
         started_at: "2026-01-02T03:04:05Z".into(),

@@ -1,5 +1,5 @@
 //! A small search for the arms that are to be tuned: `shared_tuned` (the strongest baseline), `dual_pool` (tuned with equal care)
-//! and `auto` (the best of everything). A simulation shortlists a grid of arrangements, and trials on the engines decide. Each trial
+//! and `best_found` (the best of everything). A simulation shortlists a grid of arrangements, and trials on the engines decide. Each trial
 //! serves a short workload at the user's load and objectives, on seeds that are not measured later; all trials of a round serve the
 //! same requests.
 //!

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use dualpool_types::Arm;
+use dualpool_types::arm::UnknownArm;
 use dualpool_types::settings::{Rule, Section, count, described, each_once, rule};
 
 /// How much a run measures, and where it leaves it.
@@ -64,10 +65,13 @@ impl Section for RunSettings {
     fn rules(&self) -> Vec<Rule> {
         let names: Vec<&str> = Arm::nameable().map(Arm::name).collect();
         let known = self.arms.iter().all(|arm| Arm::find(arm).is_ok());
+        let renamed =
+            self.arms.iter().filter_map(|arm| Arm::find(arm).err()).find(|error| matches!(error, UnknownArm::Renamed { .. }));
+        let allowed = format!("at least one of {}, each once", names.join(", "));
         vec![
             rule(
                 "run.arms",
-                format!("at least one of {}, each once", names.join(", ")),
+                renamed.map_or(allowed.clone(), |why| format!("{allowed}; {why}")),
                 !self.arms.is_empty() && known && each_once(&self.arms),
             ),
             count("run.repetitions", self.repetitions),

@@ -110,6 +110,7 @@ fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settin
 mod tests {
     use super::*;
     use crate::stats::{REQUEST_METRICS, RUN_METRICS, synthetic};
+    use dualpool_types::artifact::RUN_SCHEMA_VERSION;
     use dualpool_types::artifact::{Environment, EnvironmentEngine, Verdict};
     use dualpool_types::{Arrangement, PolicyKind};
 
@@ -130,6 +131,7 @@ mod tests {
         let mut settings = Settings::default();
         settings.run.bootstrap_resamples = 200;
         RunInfo {
+            schema_version: RUN_SCHEMA_VERSION,
             target: "dual_pool".into(),
             id: "test".into(),
             started_at: "2026-01-05T10:30:00Z".into(),

@@ -127,6 +127,13 @@ impl<'a> Split<'a> {
         let run = &settings.run;
         let kv_transfer = engines.iter().all(|e| e.kv_transfer);
         let asked = run.arms.iter().map(|name| Arm::find(name)).collect::<Result<Vec<Arm>, _>>()?;
+        if asked.contains(&Arm::Auto) {
+            driver.note(format!(
+                "`{}` is the arm that adapts while it serves; the winner of the search, which was called so before, is `{}`.",
+                Arm::Auto.name(),
+                Arm::BestFound.name()
+            ));
+        }
         let (arms, dropped) = arms::servable(&pools, &asked, kv_transfer)?;
         if !dropped.is_empty() {
             driver.note(format!(
