@@ -33,7 +33,7 @@ macro_rules! on_virtual_gpus {
             // Nobody else's GPUs, not even those of the same test started elsewhere.
             let machine = format!("{}-{}", stringify!($name).replace('_', "-"), std::process::id());
             let script = $script.replacen('{', &format!("{{\"machine\":\"{machine}\","), 1).replace(",}", "}");
-            let mut command = again(concat!("cuda_device::", stringify!($name)));
+            let mut command = again(stringify!($name));
             cuda.for_command(&mut command, &script);
             let output = command.env(INSIDE, &machine).output().unwrap();
             assert_passed(&output);
@@ -45,7 +45,7 @@ macro_rules! on_virtual_gpus {
 /// This test in a process of its own.
 fn again(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    command.args(["--exact", &format!("cuda_device::{test}"), "--nocapture", "--test-threads=1"]);
     command
 }
 
