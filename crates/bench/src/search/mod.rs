@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(found.arrangements[&Arm::DualPool].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.arrangements[&Arm::BestFound].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.trials.len(), 4);
-        assert_eq!(found.trials[3].chosen_for.as_deref(), Some("dual_pool, auto"));
+        assert_eq!(found.trials[3].chosen_for.as_deref(), Some("dual_pool, best_found"));
         assert_eq!((found.trials[2].chosen_for.as_deref(), found.trials[2].requests), (None, 20));
     }
 
