@@ -294,7 +294,7 @@ fn a_run_moves_every_plan_between_gpus() {
     // CUDA counts the GPUs the other way round than NVML does.
     let output = run("a-run", r#"{"gpus":2,"order":[1,0],"delay_us":100}"#, folder.path());
     assert_all_moved(&output, folder.path());
-    assert!(text(&output.stderr).contains("goes in class direct (by rule of thumb"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("is copied in class direct (by rule of thumb"), "{}", text(&output.stderr));
 }
 
 #[test]
