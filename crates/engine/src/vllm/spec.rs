@@ -12,6 +12,7 @@ use dualpool_types::{Bytes, CpuList, EngineId};
 use super::error::StartError;
 use super::folder::EngineFolder;
 use super::tuning::TuningFile;
+use crate::settings::DTYPES;
 use crate::{EngineSettings, weight_bytes};
 
 /// One engine to start.
@@ -134,7 +135,6 @@ fn check_settings(settings: &EngineSettings) -> Result<(), StartError> {
     if !(settings.gpu_memory_utilization > 0.0 && settings.gpu_memory_utilization <= 1.0) {
         return invalid("engine.gpu_memory_utilization", settings.gpu_memory_utilization.to_string(), "above 0 and at most 1");
     }
-    const DTYPES: [&str; 4] = ["auto", "bfloat16", "float16", "float32"];
     if !DTYPES.contains(&settings.dtype.as_str()) {
         return invalid("engine.dtype", format!("`{}`", settings.dtype), &DTYPES.join(", "));
     }
