@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use dualpool_fleet::Progress;
 use dualpool_fleet::controller::Controller;
 use dualpool_report::{self as report, Overview, load_parts, part_folders, settle};
-use dualpool_types::artifact::{Environment, PhaseTime, RUN_SCHEMA_VERSION, RunInfo, Summary};
+use dualpool_types::artifact::{Environment, PhaseTime, RunInfo, Summary};
 use dualpool_types::records::RequestRecord;
 use dualpool_types::{EngineInfo, Failure, Micros};
 use dualpool_workload::WorkItem;
@@ -317,28 +317,12 @@ impl Course<'_> {
 
     fn run_info(&self, folder: &RunFolder, effort: Effort) -> RunInfo {
         RunInfo {
-            schema_version: RUN_SCHEMA_VERSION,
-            target: folder.target().to_string(),
-            id: folder.id().to_string(),
-            started_at: folder.started_at().to_string(),
             command: self.command.clone(),
-            environment: self.environment.clone(),
             // Settings are plain data with string keys: they always have a JSON form.
             settings: serde_json::to_value(self.settings).unwrap_or_default(),
-            workload: None,
-            arms: Vec::new(),
             seeds: pair::seeds(self.settings.workload.seed, "repetitions", effort.repetitions),
-            rate_rps: None,
-            saturation_rps: None,
-            mixes: Vec::new(),
-            phases: Vec::new(),
-            notes: Vec::new(),
-            search: Vec::new(),
-            expected: None,
-            held_blocks_after: 0,
-            drained: Vec::new(),
             quick: self.settings.run.quick,
-            interrupted: false,
+            ..RunInfo::begun(folder.target(), folder.id(), folder.started_at(), self.environment.clone())
         }
     }
 }

@@ -161,29 +161,17 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
         .collect();
     search[1].chosen_for = Some("shared_tuned".into());
     RunInfo {
-        schema_version: RUN_SCHEMA_VERSION,
-        target: "dual_pool".into(),
-        id: "7f3a".into(),
-        started_at: "2026-01-05T10:30:00Z".into(),
         command: ["dualpool", "run", "dual_pool", "--mix", "balanced"].map(String::from).to_vec(),
-        environment,
         settings: serde_json::json!({"workload": {"mix": "balanced", "seed": 1}}),
         arms,
         seeds: (1..=u64::from(repetitions)).collect(),
         rate_rps: Some(14.0),
         saturation_rps: Some(20.0),
-        mixes: Vec::new(),
         phases: [("engine start", 21_000_000), ("warm-up", 6_000_000), ("measurement", 402_000_000), ("tear-down", 1_500_000)]
             .map(|(name, us)| PhaseTime { name: name.into(), us: Micros(us) })
             .to_vec(),
-        notes: vec![],
-        workload: None,
-        expected: None,
         search,
-        held_blocks_after: 0,
-        drained: vec![],
-        quick: false,
-        interrupted: false,
+        ..RunInfo::begun("dual_pool", "7f3a", "2026-01-05T10:30:00Z", environment)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{Arrangement, EngineId, Micros, Role};
 
 /// Raised whenever a reader of the old form would misread the new one. 2: the arm `auto` is the one that adapts while it serves, and the
 /// winner of the search is `best_found`.
-pub const RUN_SCHEMA_VERSION: u32 = 2;
+const RUN_SCHEMA_VERSION: u32 = 2;
 
 /// Of folders that do not name theirs.
 fn first_version() -> u32 {
@@ -61,6 +61,35 @@ pub struct RunInfo {
     pub quick: bool,
     /// True when the run was stopped before all repetitions were done.
     pub interrupted: bool,
+}
+
+impl RunInfo {
+    /// A run that has begun, and of which no more is known yet.
+    pub fn begun(target: &str, id: &str, started_at: &str, environment: Environment) -> RunInfo {
+        RunInfo {
+            schema_version: RUN_SCHEMA_VERSION,
+            target: target.to_string(),
+            id: id.to_string(),
+            started_at: started_at.to_string(),
+            command: Vec::new(),
+            environment,
+            settings: serde_json::Value::Null,
+            workload: None,
+            arms: Vec::new(),
+            seeds: Vec::new(),
+            rate_rps: None,
+            saturation_rps: None,
+            mixes: Vec::new(),
+            phases: Vec::new(),
+            notes: Vec::new(),
+            search: Vec::new(),
+            expected: None,
+            held_blocks_after: 0,
+            drained: Vec::new(),
+            quick: false,
+            interrupted: false,
+        }
+    }
 }
 
 /// A mix that a workload which changes its mix consists of.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dualpool_types::artifact::{Environment, EnvironmentEngine, RUN_SCHEMA_VERSION, RunInfo};
+use dualpool_types::artifact::{Environment, EnvironmentEngine, RunInfo};
 use dualpool_types::records::{EngineSample, GpuProcess, GpuReading, GpuSample, Sample, Throttle, UtilSource};
 use dualpool_types::{Bytes, EngineId, Micros, Role};
 
@@ -27,47 +27,21 @@ fn engine(engine: u16, at_ms: u64, role: Role, load: (u32, u32), kv_usage: Optio
 
 fn info(devices: &[&str]) -> RunInfo {
     let engines = (0..).zip(devices);
-    RunInfo {
-        schema_version: RUN_SCHEMA_VERSION,
-        target: "dual_pool".into(),
-        id: "20260102T030405Z-1f".into(),
-        started_at: "2026-01-02T03:04:05Z".into(),
-        command: vec![],
-        environment: Environment {
-            dualpool: "0.1.0".into(),
-            backend: "vllm 0.32.0".into(),
-            model: "SmolLM2-135M-Instruct".into(),
-            dtype: "bfloat16".into(),
-            os: "Debian".into(),
-            cpu: "EPYC".into(),
-            cores: Some(2),
-            memory_bytes: Some(1),
-            gpus: vec![],
-            engines: engines
-                .map(|(id, device)| EnvironmentEngine {
-                    id: EngineId(id),
-                    device: device.to_string(),
-                    block_size: 16,
-                    kv_blocks: 9,
-                })
-                .collect(),
-        },
-        settings: serde_json::Value::Null,
-        arms: vec![],
-        seeds: vec![],
-        rate_rps: None,
-        saturation_rps: None,
-        mixes: Vec::new(),
-        phases: vec![],
-        notes: vec![],
-        workload: None,
-        expected: None,
-        search: vec![],
-        held_blocks_after: 0,
-        drained: vec![],
-        quick: false,
-        interrupted: false,
-    }
+    let environment = Environment {
+        dualpool: "0.1.0".into(),
+        backend: "vllm 0.32.0".into(),
+        model: "SmolLM2-135M-Instruct".into(),
+        dtype: "bfloat16".into(),
+        os: "Debian".into(),
+        cpu: "EPYC".into(),
+        cores: Some(2),
+        memory_bytes: Some(1),
+        gpus: vec![],
+        engines: engines
+            .map(|(id, device)| EnvironmentEngine { id: EngineId(id), device: device.to_string(), block_size: 16, kv_blocks: 9 })
+            .collect(),
+    };
+    RunInfo::begun("dual_pool", "20260102T030405Z-1f", "2026-01-02T03:04:05Z", environment)
 }
 
 fn watched(status: Status, devices: &[&str], samples: Vec<Sample>) -> Watched {

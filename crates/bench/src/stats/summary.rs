@@ -110,7 +110,6 @@ fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settin
 mod tests {
     use super::*;
     use crate::stats::{REQUEST_METRICS, RUN_METRICS, synthetic};
-    use dualpool_types::artifact::RUN_SCHEMA_VERSION;
     use dualpool_types::artifact::{Environment, EnvironmentEngine, Verdict};
     use dualpool_types::{Arrangement, PolicyKind};
 
@@ -130,39 +129,24 @@ mod tests {
         };
         let mut settings = Settings::default();
         settings.run.bootstrap_resamples = 200;
+        let environment = Environment {
+            dualpool: "0".into(),
+            backend: "virtual".into(),
+            model: "tiny".into(),
+            dtype: "auto".into(),
+            os: "unknown".into(),
+            cpu: "unknown".into(),
+            cores: Some(2),
+            memory_bytes: Some(1),
+            gpus: vec![],
+            engines: vec![engine(0), engine(1)],
+        };
         RunInfo {
-            schema_version: RUN_SCHEMA_VERSION,
-            target: "dual_pool".into(),
-            id: "test".into(),
-            started_at: "2026-01-05T10:30:00Z".into(),
-            command: vec![],
-            environment: Environment {
-                dualpool: "0".into(),
-                backend: "virtual".into(),
-                model: "tiny".into(),
-                dtype: "auto".into(),
-                os: "unknown".into(),
-                cpu: "unknown".into(),
-                cores: Some(2),
-                memory_bytes: Some(1),
-                gpus: vec![],
-                engines: vec![engine(0), engine(1)],
-            },
             settings: serde_json::to_value(settings).unwrap(),
             arms: arms.iter().map(arrangement).collect(),
             seeds: vec![1, 2, 3],
             rate_rps: Some(8.0),
-            saturation_rps: None,
-            mixes: Vec::new(),
-            phases: vec![],
-            notes: vec![],
-            workload: None,
-            expected: None,
-            search: vec![],
-            held_blocks_after: 0,
-            drained: vec![],
-            quick: false,
-            interrupted: false,
+            ..RunInfo::begun("dual_pool", "test", "2026-01-05T10:30:00Z", environment)
         }
     }
 
