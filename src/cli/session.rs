@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use dualpool_bench::target::{Done, Handed, OnFleet};
+use dualpool_bench::target::{Done, OnFleet, Session};
 use dualpool_bench::{Cancel, Settings, environment};
-use dualpool_fleet::admin::{self, Admin};
-use dualpool_fleet::{Links, Progress};
+use dualpool_fleet::{FleetSpec, Links, Progress, admin};
 use dualpool_machine::{Device, Gpus, Placement};
 use dualpool_types::{Clock, Failure, MonotonicClock};
 
@@ -59,13 +58,15 @@ async fn on_fleet(
     let clock = MonotonicClock::new();
     let began = clock.now();
     bars.phase("engine start", 0);
+    let folder = admin::folder();
+    let spec = FleetSpec { admin: Some(&folder), ..settings.fleet(placements, links) };
     let started = tokio::select! {
-        started = dualpool_fleet::start(settings.fleet(placements, links), bars.clone()) => started.map(Some),
+        started = dualpool_fleet::start(spec, bars.clone()) => started.map(Some),
         // Dropping the start ends the engines that were on their way.
         () = cancel.cancelled() => Ok(None),
     };
-    let controller = match started {
-        Ok(Some(controller)) => controller,
+    let fleet = match started {
+        Ok(Some(fleet)) => fleet,
         not_started => {
             work.abandon();
             return Ok(not_started.map(|_| None)?);
@@ -73,31 +74,15 @@ async fn on_fleet(
     };
     let start = clock.now().since(began).into();
 
-    let admin = match Admin::open(&admin::folder(), controller.clone()) {
-        Ok(admin) => Some(admin),
-        Err(why) => {
-            bars.note(&format!("`dualpool drain` cannot reach this run: {why:#}"));
-            None
-        }
-    };
-    let environment = environment::gather(controller.engines(), settings, gpu_names(placements));
+    let environment = environment::gather(&fleet, settings);
     let (progress, cancel) = (bars.as_ref(), &cancel);
-    let done = work.run(Handed { controller: &controller, environment, start, note, progress, cancel }).await;
+    let done = work.run(Session { fleet: &fleet, environment, start, note, progress, cancel }).await;
     bars.phase("engine stop", 0);
-    drop(admin);
-    controller.shutdown().await;
+    fleet.shutdown().await;
     bars.finish();
     done.map(Some)
 }
 
 fn shares_cores(placement: &Placement) -> bool {
     matches!(&placement.device, Device::Cores(set) if set.shares_cores)
-}
-
-fn gpu_names(placements: &[Placement]) -> Vec<String> {
-    let name = |placement: &Placement| match &placement.device {
-        Device::Gpu(gpu) => Some(format!("{gpu} {}, {}", gpu.name, gpu.memory)),
-        Device::Cores(_) | Device::Virtual(_) => None,
-    };
-    placements.iter().filter_map(name).collect()
 }

@@ -17,7 +17,7 @@ use dualpool_types::{
     Clock, EngineId, EngineStats, FinishReason, Leg, LegId, LegOutput, MonotonicClock, RequestId, Sampling, TokenId, Tuning,
 };
 
-/// When set, this process is the controller that the orphan check kills; it holds a folder with room for a run.
+/// When set, this process is the one that the orphan check kills; it holds a folder with room for a run.
 const VICTIM: &str = "DUALPOOL_TEST_VICTIM";
 /// A random Llama that set-up made, and what it was made with.
 const MODEL: &str = "models/tiny-llama";
@@ -184,7 +184,7 @@ fn vllm_engines() {
         refusals(folder.path(), &model).await;
         println!("two engines start");
         let mut fleet = Fleet::start(&run_dir, vec![spec(0, &settings(&model)), spec(1, &settings(&model))]).await.unwrap();
-        println!("  controller: {}", resident());
+        println!("  dualpool: {}", resident());
         facts(&fleet, &model);
         println!("tokens stream, and repeat");
         streaming(&mut fleet).await;
@@ -212,7 +212,7 @@ fn vllm_engines() {
         fleet.shutdown().await;
         assert!(gone(&pids).await, "{pids:?} outlived their shutdown");
         assert_eq!(std::fs::read_dir(&run_dir).unwrap().count(), 0, "the run folder is not empty");
-        println!("a killed controller leaves nothing behind");
+        println!("a killed process leaves nothing behind");
         orphans(folder.path()).await;
     });
 }

@@ -2,7 +2,7 @@
 //! pair of engines at a time.
 #![cfg(feature = "python")]
 
-mod controller;
 mod engine;
+mod serving;
 #[path = "../support/mod.rs"]
 mod support;

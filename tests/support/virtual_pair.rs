@@ -1,11 +1,11 @@
-//! Two virtual engines behind a real controller: a whole run of the target in seconds.
+//! A fleet of two virtual engines: a whole run of the target in seconds.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use dualpool_bench::Settings;
-use dualpool_engine::virtual_engine::VirtualFleet;
-use dualpool_fleet::controller::Controller;
+use dualpool_engine::virtual_engine::VirtualEngines;
+use dualpool_fleet::Fleet;
 use dualpool_model::VirtualSettings;
 use dualpool_types::MonotonicClock;
 
@@ -14,20 +14,28 @@ use super::faults::{Fault, Faults};
 /// Model time per real time. Faster, and the timers' granularity of a millisecond would be a good part of a step.
 pub const SPEED: f64 = 20.0;
 
-/// A controller over two engines.
-pub fn controller(fleet: VirtualFleet, settings: &Settings) -> Controller {
-    let moves = Some((Box::new(fleet.mover) as _, fleet.moves));
-    Controller::start(fleet.fleet, fleet.events, moves, &settings.router, &settings.telemetry, Arc::new(MonotonicClock::new()))
+/// A fleet of these engines.
+pub fn fleet(virtual_engines: VirtualEngines, settings: &Settings) -> Fleet {
+    let moves = Some((Box::new(virtual_engines.mover) as _, virtual_engines.moves));
+    Fleet::of(
+        virtual_engines.engines,
+        virtual_engines.events,
+        moves,
+        &settings.router,
+        &settings.telemetry,
+        Arc::new(MonotonicClock::new()),
+    )
 }
 
-pub fn fleet() -> VirtualFleet {
-    fleet_with(Fault::None)
+/// Two engines.
+pub fn engines() -> VirtualEngines {
+    engines_with(Fault::None)
 }
 
 /// With this fault in every copy.
-pub fn fleet_with(fault: Fault) -> VirtualFleet {
+pub fn engines_with(fault: Fault) -> VirtualEngines {
     let settings = VirtualSettings { speed: SPEED, ..VirtualSettings::default() };
-    VirtualFleet::start_over(Arc::new(Faults::new(fault)), 2, &settings, Arc::new(MonotonicClock::new()))
+    VirtualEngines::start_over(Arc::new(Faults::new(fault)), 2, &settings, Arc::new(MonotonicClock::new()))
 }
 
 /// A quick run into this folder, with the objectives in the engines' time.

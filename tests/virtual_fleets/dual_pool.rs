@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dualpool_bench::targets::dual_pool;
 use dualpool_bench::{Cancel, Outcome, Settings, environment};
-use dualpool_engine::virtual_engine::VirtualFleet;
+use dualpool_engine::virtual_engine::VirtualEngines;
 use dualpool_engine::{VirtualEngineSettings, VirtualKv};
 use dualpool_fleet::{Progress, Silent};
 use dualpool_kv::{EngineLinks, Transports};
@@ -47,18 +47,18 @@ impl<F: Fn() + Send + Sync> Progress for AtRun<F> {
     fn note(&self, _text: &str) {}
 }
 
-async fn run(fleet: VirtualFleet, settings: &Settings, progress: &dyn Progress, cancel: &Cancel) -> anyhow::Result<Outcome> {
-    let controller = virtual_pair::controller(fleet, settings);
-    let environment = environment::gather(controller.engines(), settings, vec![]);
-    let outcome = dual_pool::run(&controller, environment, settings, vec![], progress, cancel).await;
-    let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();
+async fn run(fleet: VirtualEngines, settings: &Settings, progress: &dyn Progress, cancel: &Cancel) -> anyhow::Result<Outcome> {
+    let fleet = virtual_pair::fleet(fleet, settings);
+    let environment = environment::gather(&fleet, settings);
+    let outcome = dual_pool::run(&fleet, environment, settings, vec![], progress, cancel).await;
+    let left = fleet.settle(std::time::Duration::from_secs(10)).await.unwrap();
     assert!(left.is_quiet(), "after the run: {left}");
-    controller.shutdown().await;
+    fleet.shutdown().await;
     Ok(outcome?)
 }
 
 async fn plain(settings: &Settings) -> anyhow::Result<Outcome> {
-    run(virtual_pair::fleet(), settings, &Silent, &Cancel::new()).await
+    run(virtual_pair::engines(), settings, &Silent, &Cancel::new()).await
 }
 
 /// The runs whose requests were kept, in order.
@@ -94,7 +94,7 @@ async fn exact_passes_when_every_token_is_equal() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exact_fails_when_one_block_of_a_hand_off_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
-    let fleet = virtual_pair::fleet_with(Fault::SkipPart);
+    let fleet = virtual_pair::engines_with(Fault::SkipPart);
     let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
     let message = format!("{error:#}");
     assert!(message.contains("arm `full_disaggregation`, request 0") && message.contains("output token 1 is"), "{message}");
@@ -106,7 +106,7 @@ async fn exact_fails_when_one_block_of_a_hand_off_is_left_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exact_fails_when_kv_was_computed_again_instead_of_moved() {
     let dir = tempfile::tempdir().unwrap();
-    let fleet = virtual_pair::fleet_with(Fault::FailCopy);
+    let fleet = virtual_pair::engines_with(Fault::FailCopy);
     let error = run(fleet, &exact(dir.path()), &Silent, &Cancel::new()).await.unwrap_err();
     let message = format!("{error:#}");
     assert!(message.contains("arm `full_disaggregation`, request 0"), "{message}");
@@ -118,7 +118,7 @@ async fn copies_that_fail_are_counted_and_make_the_run_a_failed_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = virtual_pair::settings(dir.path());
     settings.run.arms = ["shared_least_load", "full_disaggregation"].map(String::from).to_vec();
-    let fleet = virtual_pair::fleet_with(Fault::FailCopy);
+    let fleet = virtual_pair::engines_with(Fault::FailCopy);
     let outcome = run(fleet, &settings, &Silent, &Cancel::new()).await.unwrap();
     let arm = |name: &str| outcome.summary.arms.iter().find(|a| a.name == name).unwrap();
     let moved = arm("full_disaggregation");
@@ -140,12 +140,12 @@ async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
     let placements = dualpool_machine::choose(&settings.pools, &Gpus::default()).unwrap();
     let transport = Box::new(FaultyTransport::new(Transports::default(), Faults::new(fault)));
     let fleet = settings.fleet(&placements, EngineLinks::default());
-    let controller = dualpool_fleet::start_over(transport, fleet, Arc::new(Silent)).await.unwrap();
-    let environment = environment::gather(controller.engines(), &settings, vec![]);
-    let outcome = dual_pool::run(&controller, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
-    let left = controller.settle(std::time::Duration::from_secs(10)).await.unwrap();
+    let fleet = dualpool_fleet::start_over(transport, fleet, Arc::new(Silent)).await.unwrap();
+    let environment = environment::gather(&fleet, &settings);
+    let outcome = dual_pool::run(&fleet, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
+    let left = fleet.settle(std::time::Duration::from_secs(10)).await.unwrap();
     assert!(left.is_quiet(), "after the run: {left}");
-    controller.shutdown().await;
+    fleet.shutdown().await;
     outcome
 }
 
@@ -177,7 +177,7 @@ async fn a_cancelled_run_keeps_the_repetitions_that_were_finished() {
     let cancel = Cancel::new();
     // Two arms and a control: the fifth run is in the middle of the second repetition.
     let progress = AtRun::new(5, || cancel.cancel());
-    let outcome = run(virtual_pair::fleet(), &settings, &progress, &cancel).await.unwrap();
+    let outcome = run(virtual_pair::engines(), &settings, &progress, &cancel).await.unwrap();
     assert!(outcome.interrupted);
     assert_eq!(outcome.summary.repetitions, 1);
     assert!(load(&outcome.dir).unwrap().run.interrupted);
@@ -190,8 +190,8 @@ async fn an_engine_that_dies_ends_the_run_by_name_and_what_was_finished_is_kept(
     let dir = tempfile::tempdir().unwrap();
     let mut settings = virtual_pair::settings(dir.path());
     settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
-    let fleet = virtual_pair::fleet();
-    let victim = fleet.engines[1].clone();
+    let fleet = virtual_pair::engines();
+    let victim = fleet.handles[1].clone();
     let error = run(fleet, &settings, &AtRun::new(2, move || victim.kill()), &Cancel::new()).await.unwrap_err();
     let message = format!("{error:#}");
     assert!(message.contains("arm `dedicated`: engine-1 died"), "{message}");
@@ -207,7 +207,7 @@ async fn an_engine_that_loses_its_kv_link_ends_the_run_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = virtual_pair::settings(dir.path());
     settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
-    let fleet = virtual_pair::fleet();
+    let fleet = virtual_pair::engines();
     let mover = fleet.mover.clone();
     let cut = move || {
         let mover = mover.clone();
@@ -223,7 +223,7 @@ async fn a_run_cancelled_before_the_measurement_still_leaves_a_whole_folder() {
     let dir = tempfile::tempdir().unwrap();
     let cancel = Cancel::new();
     cancel.cancel();
-    let outcome = run(virtual_pair::fleet(), &virtual_pair::settings(dir.path()), &Silent, &cancel).await.unwrap();
+    let outcome = run(virtual_pair::engines(), &virtual_pair::settings(dir.path()), &Silent, &cancel).await.unwrap();
     assert!(outcome.interrupted && outcome.summary.arms.is_empty());
     assert!(load(&outcome.dir).unwrap().run.interrupted);
 }

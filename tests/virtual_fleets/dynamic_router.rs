@@ -29,12 +29,12 @@ fn settings(dir: &Path, kinds: &[WorkloadKind]) -> Settings {
 }
 
 async fn run(settings: &Settings, cancel: &Cancel) -> anyhow::Result<Vec<Outcome>> {
-    let controller = virtual_pair::controller(virtual_pair::fleet(), settings);
-    let environment = environment::gather(controller.engines(), settings, vec![]);
-    let outcomes = dynamic_router::run(&controller, environment, settings, vec![], &Silent, cancel).await;
-    let left = controller.settle(Duration::from_secs(10)).await.unwrap();
+    let fleet = virtual_pair::fleet(virtual_pair::engines(), settings);
+    let environment = environment::gather(&fleet, settings);
+    let outcomes = dynamic_router::run(&fleet, environment, settings, vec![], &Silent, cancel).await;
+    let left = fleet.settle(Duration::from_secs(10)).await.unwrap();
     assert!(left.is_quiet(), "after the run: {left}");
-    controller.shutdown().await;
+    fleet.shutdown().await;
     Ok(outcomes?)
 }
 

@@ -25,11 +25,10 @@ fn violations(summary: &Value) -> Vec<String> {
 async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let settings = virtual_pair::settings(dir.path());
-    let controller = virtual_pair::controller(virtual_pair::fleet(), &settings);
-    let environment = environment::gather(controller.engines(), &settings, vec![]);
-    let outcome =
-        dual_pool::run(&controller, environment, &settings, vec!["dualpool".into()], &Silent, &Cancel::new()).await.unwrap();
-    controller.shutdown().await;
+    let fleet = virtual_pair::fleet(virtual_pair::engines(), &settings);
+    let environment = environment::gather(&fleet, &settings);
+    let outcome = dual_pool::run(&fleet, environment, &settings, vec!["dualpool".into()], &Silent, &Cancel::new()).await.unwrap();
+    fleet.shutdown().await;
 
     let text = fs::read_to_string(outcome.dir.join("summary.json")).unwrap();
     let summary: Value = serde_json::from_str(&text).unwrap();
@@ -62,11 +61,11 @@ async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
 async fn an_engine_that_is_drained_meanwhile_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let settings = virtual_pair::settings(dir.path());
-    let controller = virtual_pair::controller(virtual_pair::fleet(), &settings);
-    controller.drain(EngineId(1)).await.unwrap();
-    let environment = environment::gather(controller.engines(), &settings, vec![]);
-    let outcome = dual_pool::run(&controller, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
-    controller.shutdown().await;
+    let fleet = virtual_pair::fleet(virtual_pair::engines(), &settings);
+    fleet.drain(EngineId(1)).await.unwrap();
+    let environment = environment::gather(&fleet, &settings);
+    let outcome = dual_pool::run(&fleet, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
+    fleet.shutdown().await;
 
     assert_eq!(outcome.summary.drained, [EngineId(1)]);
     let text = fs::read_to_string(outcome.dir.join("summary.json")).unwrap();

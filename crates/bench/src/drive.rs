@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use dualpool_fleet::Progress;
-use dualpool_fleet::controller::{Controller, Facts, NewRequest, Recording, Reply, ReplyStream, Unsettled};
+use dualpool_fleet::{Facts, Fleet, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool_router::CostModel;
 use dualpool_types::{Arrangement, Clock, EngineId, Failure, Micros, MonotonicClock, Sampling, Time};
 use dualpool_workload::{ObjectiveSettings, WorkItem};
@@ -114,7 +114,7 @@ fn longest_pause(recording: &Recording) -> Micros {
 
 /// Runs arrangements, all of them by the same rules, and remembers what went wrong in any.
 pub(super) struct Driver<'a> {
-    controller: &'a Controller,
+    fleet: &'a Fleet,
     objectives: &'a ObjectiveSettings,
     cancel: &'a Cancel,
     progress: &'a dyn Progress,
@@ -164,9 +164,9 @@ impl Seen {
 }
 
 impl<'a> Driver<'a> {
-    pub fn new(controller: &'a Controller, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> Driver<'a> {
+    pub fn new(fleet: &'a Fleet, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> Driver<'a> {
         let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
-        Driver { controller, objectives: &settings.objectives, cancel, progress, pause_min, seen: Mutex::default() }
+        Driver { fleet, objectives: &settings.objectives, cancel, progress, pause_min, seen: Mutex::default() }
     }
 
     pub fn seen(&self) -> Seen {
@@ -186,7 +186,7 @@ impl<'a> Driver<'a> {
 
     /// What the router has learned of these engines so far.
     pub async fn costs(&self) -> Result<CostModel, DriveError> {
-        self.controller.costs().await.map_err(DriveError::Costs)
+        self.fleet.costs().await.map_err(DriveError::Costs)
     }
 
     /// Every run from now on starts with what the router has learned until now.
@@ -246,19 +246,19 @@ impl<'a> Driver<'a> {
         arranged.map_err(|source| DriveError::Arrange { arm: arm.clone(), source })?;
 
         let start = Start::soon();
-        self.controller.record(arm, repetition, start.time).await;
+        self.fleet.record(arm, repetition, start.time).await;
         let served = tokio::select! {
             served = self.serve(arm, items, pace, start) => served,
             () = self.cancel.cancelled() => Err(DriveError::Cancelled),
         };
         // Also after a failure: the requests it dropped are over, and their blocks given back, before anyone goes on.
         let settled = self.settle(arm).await;
-        let mut recording = self.controller.recorded().await;
+        let mut recording = self.fleet.recorded().await;
         served?;
-        if let Some(&engine) = self.controller.dead_engines().await.first() {
+        if let Some(&engine) = self.fleet.dead_engines().await.first() {
             return Err(DriveError::EngineDied { arm: arm.clone(), engine });
         }
-        if let Some(&engine) = self.controller.cut_engines().await.first() {
+        if let Some(&engine) = self.fleet.cut_engines().await.first() {
             return Err(DriveError::KvCut { arm: arm.clone(), engine });
         }
         settled?;
@@ -270,22 +270,22 @@ impl<'a> Driver<'a> {
     }
 
     async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
-        self.controller.arrange(arrangement).await?;
+        self.fleet.arrange(arrangement).await?;
         let costs = self.lock().costs;
         if let Some(costs) = costs {
-            self.controller.set_costs(costs).await?;
+            self.fleet.set_costs(costs).await?;
         }
-        self.controller.reset_prefix_caches().await
+        self.fleet.reset_prefix_caches().await
     }
 
     /// Waits until no request is in flight and no block is held. Blocks that stay are counted and no error here: what was measured
     /// stands, and the run as a whole fails for them.
     async fn settle(&self, arm: &str) -> Result<(), DriveError> {
         let failed = |source| DriveError::Arrange { arm: arm.to_string(), source };
-        let left = self.controller.settle(SETTLE_MAX).await.map_err(failed)?;
+        let left = self.fleet.settle(SETTLE_MAX).await.map_err(failed)?;
         let mut seen = self.lock();
         seen.held_blocks = seen.held_blocks.max(left.held_blocks);
-        // Counted since the controller's start.
+        // Counted since the fleet's start.
         seen.leases_expired = left.leases_expired;
         if left.in_flight > 0 { Err(DriveError::Unsettled { arm: arm.to_string(), left }) } else { Ok(()) }
     }
@@ -304,7 +304,7 @@ impl<'a> Driver<'a> {
             tokio::time::sleep_until(start.instant + Duration::from(item.at)).await;
             // Submitted here and followed in a task: requests that are due together reach the router in the workload's order.
             let request = request(item, self.objectives, Some(start.time.plus(item.at)));
-            clients.spawn(follow(self.controller.submit(request).await));
+            clients.spawn(follow(self.fleet.submit(request).await));
         }
         let all_over = async { while clients.join_next().await.is_some() {} };
         if tokio::time::timeout(OVERTIME_MAX, all_over).await.is_err() {
@@ -315,14 +315,14 @@ impl<'a> Driver<'a> {
 
     async fn one_by_one(&self, arm: &str, items: &[WorkItem]) -> Result<(), DriveError> {
         for (done, item) in items.iter().enumerate() {
-            let over = follow(self.controller.submit(request(item, self.objectives, None)).await);
+            let over = follow(self.fleet.submit(request(item, self.objectives, None)).await);
             if tokio::time::timeout(OVERTIME_MAX, over).await.is_err() {
                 return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: items.len() - done, requests: items.len() });
             }
             // Blocks of a hand-off are given back a moment after the request's end, and a cache in use cannot be reset.
             let failed = |source| DriveError::Arrange { arm: arm.to_string(), source };
             self.settle(arm).await?;
-            self.controller.reset_prefix_caches().await.map_err(failed)?;
+            self.fleet.reset_prefix_caches().await.map_err(failed)?;
         }
         Ok(())
     }

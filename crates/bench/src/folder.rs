@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use thiserror::Error;
 
-use dualpool_fleet::controller::{Controller, Recording};
+use dualpool_fleet::{Fleet, Recording};
 use dualpool_types::UserError;
 use dualpool_types::artifact::{RunInfo, Summary};
 use dualpool_types::records::{NoteRecord, replace_json};
@@ -125,8 +125,8 @@ impl RunFolder {
     }
 
     /// From now on the samples of every run stand in `samples.jsonl` as they are taken, until the next `append` or `end_samples`.
-    pub async fn show_samples(&self, controller: &Controller) {
-        let (mut batches, samples) = (controller.follow().await, self.samples.clone());
+    pub async fn show_samples(&self, fleet: &Fleet) {
+        let (mut batches, samples) = (fleet.follow().await, self.samples.clone());
         tokio::spawn(async move {
             while let Some(batch) = batches.recv().await {
                 let samples = samples.clone();

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use async_trait::async_trait;
 
+use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
-use dualpool_fleet::controller::Controller;
 use dualpool_report::{self as report, Overview, load_parts, part_folders, settle};
 use dualpool_types::artifact::{Environment, PhaseTime, RunInfo, Summary};
 use dualpool_types::records::RequestRecord;
@@ -24,7 +24,7 @@ use super::folder::{FolderError, Identity, RunFolder};
 use super::pair::{self, Measured};
 use super::phases::Phases;
 use super::{Cancel, stats};
-use crate::target::{Done, Handed, OnFleet, View};
+use crate::target::{Done, OnFleet, Session, View};
 use crate::{RunSettings, Settings};
 
 /// `--quick`: at most this many repetitions, of this share of the requests.
@@ -162,7 +162,7 @@ impl Paired {
     /// `--exact`. The artifacts of what was finished are written in any case; what was not begun leaves nothing.
     pub async fn measure(
         self,
-        controller: &Controller,
+        fleet: &Fleet,
         environment: Environment,
         progress: &dyn Progress,
         cancel: &Cancel,
@@ -182,7 +182,7 @@ impl Paired {
                 part.folder.abandon();
                 continue;
             }
-            match course.run(part, controller, std::mem::take(&mut earlier)).await {
+            match course.run(part, fleet, std::mem::take(&mut earlier)).await {
                 Ok(outcome) => outcomes.push(outcome),
                 Err(error) => stopped = Some(error),
             }
@@ -208,11 +208,11 @@ impl OnFleet for Paired {
         &self.settings
     }
 
-    async fn run(mut self: Box<Self>, fleet: Handed<'_>) -> Result<Done, Failure> {
-        self.earlier.push(PhaseTime { name: "engine start".into(), us: Micros::from(fleet.start) });
-        self.notes.extend(fleet.note);
+    async fn run(mut self: Box<Self>, session: Session<'_>) -> Result<Done, Failure> {
+        self.earlier.push(PhaseTime { name: "engine start".into(), us: Micros::from(session.start) });
+        self.notes.extend(session.note);
         let dir = self.dir.clone();
-        let outcomes = self.measure(fleet.controller, fleet.environment, fleet.progress, fleet.cancel).await?;
+        let outcomes = self.measure(session.fleet, session.environment, session.progress, session.cancel).await?;
         Ok(Done {
             show: Box::new(move |view| shown(&dir, view)),
             interrupted: outcomes.iter().any(|outcome| outcome.interrupted),
@@ -263,11 +263,11 @@ struct Course<'a> {
 }
 
 impl Course<'_> {
-    async fn run(&mut self, part: Part, controller: &Controller, earlier: Vec<PhaseTime>) -> Result<Outcome, Failure> {
+    async fn run(&mut self, part: Part, fleet: &Fleet, earlier: Vec<PhaseTime>) -> Result<Outcome, Failure> {
         let Part { name, mut folder, subject } = part;
-        let driver = Driver::new(controller, self.settings, self.cancel, self.progress);
+        let driver = Driver::new(fleet, self.settings, self.cancel, self.progress);
         self.notes.iter().for_each(|note| driver.note(note.clone()));
-        let plan = match subject.plan(self.settings, controller.engines(), &driver) {
+        let plan = match subject.plan(self.settings, fleet.engines(), &driver) {
             Ok(plan) => plan,
             Err(why) => {
                 folder.abandon();
@@ -278,7 +278,7 @@ impl Course<'_> {
         let mut run = self.run_info(&folder, plan.effort());
         // Written before there is much to say, so that who follows the run knows its engines.
         folder.write_run(&run)?;
-        folder.show_samples(controller).await;
+        folder.show_samples(fleet).await;
 
         let mut measured = match plan.arrange(&driver, &mut run, &mut phases).await {
             Ok(()) => {
@@ -298,7 +298,7 @@ impl Course<'_> {
         run.interrupted = stopped.is_some();
         run.held_blocks_after = seen.held_after();
         run.drained = seen.drained();
-        run.notes = [seen.notes(), controller.gpu_notes().await].concat();
+        run.notes = [seen.notes(), fleet.gpu_notes().await].concat();
         let (summary, requests, mut run) = summarise(run, measured).await?;
         folder.write_summary(&summary)?;
         run.phases = [earlier, phases.end()].concat();

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use clap::{ArgMatches, Command};
 use serde::Serialize;
 
+use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
-use dualpool_fleet::controller::Controller;
 use dualpool_machine::Gpus;
 use dualpool_types::artifact::Environment;
 use dualpool_types::{Failure, Program};
@@ -78,15 +78,15 @@ pub trait OnFleet {
     /// The settings that engines are to be brought up with.
     fn settings(&self) -> &Settings;
 
-    async fn run(self: Box<Self>, fleet: Handed<'_>) -> Result<Done, Failure>;
+    async fn run(self: Box<Self>, session: Session<'_>) -> Result<Done, Failure>;
 
     /// Gives the run up before it began, because no engine came up for it. Its folder is removed.
     fn abandon(self: Box<Self>);
 }
 
 /// A fleet that is up, as a target gets it handed.
-pub struct Handed<'a> {
-    pub controller: &'a Controller,
+pub struct Session<'a> {
+    pub fleet: &'a Fleet,
     /// The machine and the engines.
     pub environment: Environment,
     /// How long the engines took to start.

@@ -18,11 +18,11 @@ pub use settings::{EngineSettings, VirtualEngineSettings, VirtualKv};
 pub use spot::{Spot, gpu_of_virtual};
 pub use weights::weight_bytes;
 
-/// Steps that engines may have handed over and the controller not yet read, over all engines. An engine that finds the channel
+/// Steps that engines may have handed over and the fleet not yet read, over all engines. An engine that finds the channel
 /// full waits, which slows generation instead of growing memory.
 pub const ENGINE_EVENTS_MAX: usize = 4096;
 
-/// What engines tell the controller, all over one channel, so that the order of one engine's events is kept.
+/// What engines tell the fleet that they serve, all over one channel, so that the order of one engine's events is kept.
 #[derive(Debug)]
 pub enum EngineEvent {
     Step(LegStep),
@@ -70,5 +70,5 @@ pub trait Engine: Send + Sync {
     async fn shutdown(&self);
 }
 
-/// The engines of a fleet, indexed by `EngineId`.
-pub type Fleet = Arc<[Box<dyn Engine>]>;
+/// All engines of a fleet, indexed by `EngineId`.
+pub type Engines = Arc<[Box<dyn Engine>]>;

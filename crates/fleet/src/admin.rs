@@ -16,9 +16,9 @@ use tokio::runtime::Handle;
 
 use dualpool_types::{Clock, EngineId, Micros, MonotonicClock, Time};
 
-use crate::controller::Controller;
+use crate::fleet::Orders;
 
-/// Drains that are waited for at a time; whoever comes on top of these is told so.
+/// Drains that are waited for at a time; a client that asks for one more is told so.
 const DRAINS_MAX: usize = 8;
 /// How long a client may take to say all that it wants, or to take its answer. Others wait meanwhile.
 const TALK_MAX: Duration = Duration::from_secs(1);
@@ -39,22 +39,22 @@ pub enum Answer {
 }
 
 /// Takes orders until it is dropped.
-pub struct Admin {
+pub(crate) struct Admin {
     path: PathBuf,
     closing: Arc<AtomicBool>,
 }
 
 impl Admin {
     /// In a tokio runtime, on which the orders are carried out.
-    pub fn open(folder: &Path, controller: Controller) -> anyhow::Result<Admin> {
+    pub(crate) fn open(folder: &Path, orders: Orders) -> anyhow::Result<Admin> {
         private(folder)?;
-        let path = folder.join(format!("{}.sock", std::process::id()));
+        let path = socket(folder);
         // Left behind by a process that had this id before us.
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
         let closing = Arc::new(AtomicBool::new(false));
         let (ends, runtime) = (closing.clone(), Handle::current());
-        let work = move || accept(&listener, &controller, &runtime, &ends);
+        let work = move || accept(&listener, &orders, &runtime, &ends);
         std::thread::Builder::new().name("admin".to_owned()).spawn(work).context("cannot start a thread for orders")?;
         Ok(Admin { path, closing })
     }
@@ -69,12 +69,17 @@ impl Drop for Admin {
     }
 }
 
+/// Where this process takes its orders.
+fn socket(folder: &Path) -> PathBuf {
+    folder.join(format!("{}.sock", std::process::id()))
+}
+
 /// Where all programs of this user take their orders.
 pub fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("dualpool-admin-{}", nix::unistd::geteuid()))
 }
 
-/// Makes the folder, or makes sure that it is this user's alone: whoever can enter it can give orders.
+/// Makes the folder, or makes sure that it is this user's alone: a user who can enter it can give orders.
 fn private(folder: &Path) -> anyhow::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -97,7 +102,7 @@ fn private(folder: &Path) -> anyhow::Result<()> {
 
 /// Listens to one client after the other, and passes orders on in that order. A drain is waited for on a thread of its own; taking requests
 /// again ends drains, so it has to get through however many there are.
-fn accept(listener: &UnixListener, controller: &Controller, runtime: &Handle, closing: &AtomicBool) {
+fn accept(listener: &UnixListener, orders: &Orders, runtime: &Handle, closing: &AtomicBool) {
     let drains = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
         if closing.load(Ordering::Relaxed) {
@@ -110,13 +115,13 @@ fn accept(listener: &UnixListener, controller: &Controller, runtime: &Handle, cl
         };
         match read(&stream) {
             Err(why) => answer(stream, Err(why)),
-            Ok(Order::Undrain(engine)) => answer(stream, runtime.block_on(controller.undrain(engine))),
-            Ok(Order::Drain(engine)) => drain(stream, engine, controller, runtime, &drains),
+            Ok(Order::Undrain(engine)) => answer(stream, runtime.block_on(orders.undrain(engine))),
+            Ok(Order::Drain(engine)) => drain(stream, engine, orders, runtime, &drains),
         }
     }
 }
 
-fn drain(stream: UnixStream, engine: EngineId, controller: &Controller, runtime: &Handle, drains: &Arc<AtomicUsize>) {
+fn drain(stream: UnixStream, engine: EngineId, orders: &Orders, runtime: &Handle, drains: &Arc<AtomicUsize>) {
     if drains.load(Ordering::Relaxed) >= DRAINS_MAX {
         return answer(
             stream,
@@ -124,7 +129,7 @@ fn drain(stream: UnixStream, engine: EngineId, controller: &Controller, runtime:
         );
     }
     // Here and not on the drain's own thread: an order that comes after this one is to find the drain begun.
-    let begun = match runtime.block_on(controller.begin_drain(engine)) {
+    let begun = match runtime.block_on(orders.begin_drain(engine)) {
         Ok(begun) => begun,
         Err(why) => return answer(stream, Err(why)),
     };
@@ -190,28 +195,28 @@ pub fn send(mut stream: &UnixStream, order: Order) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TelemetrySettings;
-    use crate::controller::{Facts, NewRequest};
-    use dualpool_engine::virtual_engine::VirtualFleet;
+    use crate::{Facts, Fleet, NewRequest, TelemetrySettings};
+    use dualpool_engine::virtual_engine::VirtualEngines;
     use dualpool_model::VirtualSettings;
     use dualpool_router::RouterSettings;
     use dualpool_types::{Class, Micros, MonotonicClock, Objectives, Priority, Sampling};
 
     /// Of two virtual engines.
-    fn controller() -> Controller {
+    fn fleet() -> Fleet {
         let clock = Arc::new(MonotonicClock::new());
-        let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(2, &VirtualSettings::default(), clock.clone());
+        let VirtualEngines { engines, events, mover, moves, .. } =
+            VirtualEngines::start(2, &VirtualSettings::default(), clock.clone());
         let (router, telemetry) = (RouterSettings::default(), TelemetrySettings::default());
-        Controller::start(fleet, events, Some((Box::new(mover), moves)), &router, &telemetry, clock)
+        Fleet::of(engines, events, Some((Box::new(mover), moves)), &router, &telemetry, clock)
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn orders_are_carried_out_and_refusals_come_back_in_words() {
-        let controller = controller();
+        let fleet = fleet();
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("admin");
-        let admin = Admin::open(&folder, controller.clone()).unwrap();
-        let path = admin.path.clone();
+        fleet.open_admin(&folder).unwrap();
+        let path = socket(&folder);
         let ask = {
             let path = path.clone();
             move |order| send(&UnixStream::connect(&path).unwrap(), order).map_err(|why| why.to_string())
@@ -229,17 +234,16 @@ mod tests {
             assert!(said.contains("`open up` is no order"), "{said}");
         };
         tokio::task::spawn_blocking(talk).await.unwrap();
-        let path = admin.path.clone();
-        drop(admin);
-        assert!(!path.exists());
-        controller.shutdown().await;
+        fleet.shutdown().await;
+        assert!(!socket(&folder).exists());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn drains_that_last_do_not_keep_anybody_from_ending_them() {
-        let controller = controller();
+    async fn drains_that_last_do_not_keep_a_client_from_ending_them() {
+        let fleet = fleet();
         let parent = tempfile::tempdir().unwrap();
-        let admin = Admin::open(&parent.path().join("admin"), controller.clone()).unwrap();
+        let folder = parent.path().join("admin");
+        fleet.open_admin(&folder).unwrap();
         let endless = NewRequest {
             prompt: vec![1; 8].into(),
             max_tokens: 4_000,
@@ -251,8 +255,8 @@ mod tests {
             objectives: Objectives { ttft_us_max: Micros(1_000_000), itl_us_max: Micros(1_000_000) },
             facts: Facts::default(),
         };
-        let replies = controller.submit(endless).await;
-        let path = admin.path.clone();
+        let replies = fleet.submit(endless).await;
+        let path = socket(&folder);
         let talk = move || {
             let connect = || UnixStream::connect(&path).unwrap();
             let drain = |mut stream: UnixStream| {
@@ -270,8 +274,8 @@ mod tests {
             }
         };
         tokio::task::spawn_blocking(talk).await.unwrap();
-        drop((replies, admin));
-        controller.shutdown().await;
+        drop(replies);
+        fleet.shutdown().await;
     }
 
     #[test]

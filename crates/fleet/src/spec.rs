@@ -1,5 +1,7 @@
 //! What a fleet is made of.
 
+use std::path::Path;
+
 use dualpool_engine::{EngineSettings, VirtualEngineSettings};
 use dualpool_kv::{EngineLinks, KvSettings};
 use dualpool_machine::Placement;
@@ -18,4 +20,6 @@ pub struct FleetSpec<'a> {
     pub telemetry: &'a TelemetrySettings,
     /// What copies between the engines are known to cost.
     pub links: EngineLinks,
+    /// The folder of the socket at which the fleet takes orders from other processes; none = it takes none.
+    pub admin: Option<&'a Path>,
 }

@@ -58,7 +58,7 @@ pub enum RejectReason {
     Sampling { rule: String },
     #[error("no engine of the fleet is alive")]
     NoEngine,
-    #[error("the controller is shutting down")]
+    #[error("dualpool is shutting down")]
     ShuttingDown,
 }
 
@@ -86,6 +86,6 @@ pub enum RequestError {
     Engine { engine: EngineId, phase: Phase, why: String },
     #[error("the client went away during {phase}")]
     Cancelled { phase: Phase },
-    #[error("the controller shut down during {phase}")]
+    #[error("dualpool shut down during {phase}")]
     ShutDown { phase: Phase },
 }

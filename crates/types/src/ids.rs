@@ -25,7 +25,7 @@ impl fmt::Display for EngineId {
     }
 }
 
-/// A client's request; unique for the life of a controller.
+/// A client's request; unique for the life of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RequestId(pub u64);

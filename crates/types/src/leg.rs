@@ -1,4 +1,4 @@
-//! What passes between the controller and an engine: legs in, steps out.
+//! What passes between the fleet and an engine: legs in, steps out.
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dualpool_bench::targets::dual_pool;
 use dualpool_bench::{Cancel, environment};
 use dualpool_fleet::Progress;
-use dualpool_fleet::controller::{Controller, GpuWatch};
+use dualpool_fleet::{Fleet, GpuWatch};
 use dualpool_types::records::{GpuSample, Sample};
 use dualpool_types::{EngineId, Micros, MonotonicClock};
 
@@ -43,12 +43,12 @@ impl Progress for Follow {
     fn note(&self, _text: &str) {}
 }
 
-async fn watched(fake: &FakeNvml, controller: &Controller, uuids: &[&str]) {
+async fn watched(fake: &FakeNvml, fleet: &Fleet, uuids: &[&str]) {
     let uuids = uuids.iter().map(|&uuid| Some(Arc::from(uuid))).collect();
     let library = fake.library();
     let clock = Arc::new(MonotonicClock::new());
     let watch = GpuWatch::start(Some(library.as_os_str()), uuids, Micros::from_ms(10.0), clock).unwrap();
-    controller.watch_gpus(watch).await;
+    fleet.watch_gpus(watch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,12 +64,12 @@ async fn samples_of_gpus_stand_beside_those_of_engines_and_a_lost_one_is_noted()
             {"uuid": "GPU-a", "phases": [{"load": "throttled", "rounds": 3}, {"load": "busy"}]}
         ]}"#,
     );
-    let controller = virtual_pair::controller(virtual_pair::fleet(), &settings);
-    watched(&fake, &controller, &["GPU-a", "GPU-b"]).await;
-    let environment = environment::gather(controller.engines(), &settings, vec![]);
+    let fleet = virtual_pair::fleet(virtual_pair::engines(), &settings);
+    watched(&fake, &fleet, &["GPU-a", "GPU-b"]).await;
+    let environment = environment::gather(&fleet, &settings);
     let follow = Follow { file: dir.path().join("run/samples.jsonl"), seen: Default::default() };
-    let outcome = dual_pool::run(&controller, environment, &settings, vec![], &follow, &Cancel::new()).await.unwrap();
-    controller.shutdown().await;
+    let outcome = dual_pool::run(&fleet, environment, &settings, vec![], &follow, &Cancel::new()).await.unwrap();
+    fleet.shutdown().await;
 
     let lines = samples(&outcome.dir.join("samples.jsonl"));
     let gpus = gpus(&lines);

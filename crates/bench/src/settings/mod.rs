@@ -49,6 +49,7 @@ impl Settings {
             router: &self.router,
             telemetry: &self.telemetry,
             links,
+            admin: None,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::kv::{Fetched, Lender};
 use super::mover::{Held, VirtualMover};
 use crate::{Engine, EngineEvent, TokenizeError};
 
-/// A handle to a virtual engine; clones share it. It starts with `VirtualFleet::start`.
+/// A handle to a virtual engine; clones share it. It starts with `VirtualEngines::start`.
 #[derive(Clone)]
 pub struct VirtualEngine {
     info: EngineInfo,
@@ -145,7 +145,7 @@ impl Core {
         }
         if let End::Killed = end {
             let died = EngineEvent::Died { engine: self.id, why: "killed".to_owned() };
-            // Fails only when the controller is gone.
+            // Fails only when the fleet has shut down.
             let _ = self.events.send(died).await;
         }
     }
@@ -263,7 +263,7 @@ impl Core {
         }
         let stats = Some(self.scheduler.stats());
         let step = LegStep { engine: self.id, core_at: self.clock.now(), outputs, stats };
-        // Fails only when the controller is gone; the engine then runs on until it is shut down.
+        // Fails only when the fleet has shut down; the engine then runs on until it is shut down.
         let _ = self.events.send(EngineEvent::Step(step)).await;
     }
 }

@@ -6,11 +6,11 @@
 //! of the model, or bytes in memory of its own that the real KV server copies (`kv`).
 
 mod engine;
-mod fleet;
+mod engines;
 mod inbox;
 pub mod kv;
 mod mover;
 
 pub use engine::VirtualEngine;
-pub use fleet::{VirtualFleet, start_with_memory};
+pub use engines::{VirtualEngines, start_with_memory};
 pub use mover::{KvLink, VirtualMover};

@@ -1,4 +1,4 @@
-//! The handle that the controller holds.
+//! The handle that the fleet holds.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 
+use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
-use dualpool_fleet::controller::Controller;
 use dualpool_types::artifact::{Environment, RunInfo, RunMix};
 use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
 use dualpool_workload::{Arrivals, WorkItem, Workload, mix_name};
@@ -43,14 +43,14 @@ pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failur
 
 /// The whole target, on engines that are up already.
 pub async fn run(
-    controller: &Controller,
+    fleet: &Fleet,
     environment: Environment,
     settings: &Settings,
     command: Vec<String>,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Outcome, Failure> {
-    let mut outcomes = prepare(settings, &command)?.measure(controller, environment, progress, cancel).await?;
+    let mut outcomes = prepare(settings, &command)?.measure(fleet, environment, progress, cancel).await?;
     Ok(outcomes.pop().context("a run without parts")?)
 }
 

@@ -9,8 +9,8 @@ use anyhow::Context;
 use async_trait::async_trait;
 use thiserror::Error;
 
+use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
-use dualpool_fleet::controller::Controller;
 use dualpool_report::measure::{quantile, sorted, ttft_ms};
 use dualpool_report::overview;
 use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
@@ -64,14 +64,14 @@ pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failur
 
 /// The whole target, on engines that are up already. One outcome per workload.
 pub async fn run(
-    controller: &Controller,
+    fleet: &Fleet,
     environment: Environment,
     settings: &Settings,
     command: Vec<String>,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Vec<Outcome>, Failure> {
-    prepare(settings, &command)?.measure(controller, environment, progress, cancel).await
+    prepare(settings, &command)?.measure(fleet, environment, progress, cancel).await
 }
 
 pub struct DynamicRouter;

@@ -22,7 +22,7 @@ use dualpool_workload::ModelLimits;
 use crate::Settings;
 use crate::drive::{DriveError, Driver, Work};
 use crate::folder::{FolderError, Identity};
-use crate::target::{Call, Done, Handed, OnFleet, Prepared, Target, json};
+use crate::target::{Call, Done, OnFleet, Prepared, Session, Target, json};
 use plan::Stage;
 use table::table;
 use trace::TracedStep;
@@ -89,10 +89,10 @@ impl OnFleet for Calibration {
     }
 
     /// Gives the engines everything to do that the fit needs, and writes what came of it.
-    async fn run(self: Box<Self>, fleet: Handed<'_>) -> Result<Done, Failure> {
-        let driver = Driver::new(fleet.controller, &self.settings, fleet.cancel, fleet.progress);
+    async fn run(self: Box<Self>, session: Session<'_>) -> Result<Done, Failure> {
+        let driver = Driver::new(session.fleet, &self.settings, session.cancel, session.progress);
         let share = if self.settings.run.quick { QUICK_SHARE } else { 1.0 };
-        let observed = observe(&driver, fleet.controller.engines(), &self.settings, self.settings.workload.seed, share).await?;
+        let observed = observe(&driver, session.fleet.engines(), &self.settings, self.settings.workload.seed, share).await?;
         let fitted = observed.fitted().with_context(|| no_steps(&self.settings.engine))?;
         let timing = EngineTiming {
             schema: ENGINE_TIMING_SCHEMA,
@@ -100,7 +100,7 @@ impl OnFleet for Calibration {
             id: self.identity.id,
             started_at: self.identity.started_at,
             command: self.command,
-            environment: fleet.environment,
+            environment: session.environment,
             seed: self.settings.workload.seed,
             steps: observed.steps() as u64,
             engine: fitted.engine,

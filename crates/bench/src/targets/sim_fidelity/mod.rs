@@ -10,7 +10,7 @@ mod table;
 use anyhow::Context;
 use async_trait::async_trait;
 
-use dualpool_fleet::controller::Recording;
+use dualpool_fleet::Recording;
 use dualpool_model::VirtualSettings;
 use dualpool_router::CostModel;
 use dualpool_sim::{Faults, Simulation};
@@ -23,7 +23,7 @@ use crate::Settings;
 use crate::arms::Pools;
 use crate::drive::{Driver, Pace, Work};
 use crate::folder::{self, FolderError, Identity, RunFolder};
-use crate::target::{Call, Done, Handed, OnFleet, Prepared, Target, json};
+use crate::target::{Call, Done, OnFleet, Prepared, Session, Target, json};
 use plan::Case;
 use table::table;
 
@@ -75,9 +75,9 @@ impl OnFleet for Check {
 
     /// Measures, simulates, compares, and writes what came of it: the engines' records to `requests.jsonl`, with the simulator's beside
     /// them as arms of their own.
-    async fn run(mut self: Box<Self>, fleet: Handed<'_>) -> Result<Done, Failure> {
-        let driver = Driver::new(fleet.controller, &self.settings, fleet.cancel, fleet.progress);
-        let engines = fleet.controller.engines();
+    async fn run(mut self: Box<Self>, session: Session<'_>) -> Result<Done, Failure> {
+        let driver = Driver::new(session.fleet, &self.settings, session.cancel, session.progress);
+        let engines = session.fleet.engines();
         let engine = engines.first().context("there are no engines")?;
         let model = ModelLimits { vocab_size: engine.vocab_size, max_model_len: engine.max_model_len };
         let pools = Pools::new(&self.settings.pools, &self.settings.router, engines.len())?;
@@ -112,7 +112,7 @@ impl OnFleet for Check {
             id: self.folder.id().into(),
             started_at: self.folder.started_at().into(),
             command: self.command,
-            environment: fleet.environment,
+            environment: session.environment,
             seed,
             engine: fitted.engine,
             held_out: fitted.held_out,

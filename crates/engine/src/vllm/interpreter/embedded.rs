@@ -59,7 +59,7 @@ pub fn initialize(python: &Path) -> Result<(), StartError> {
         check(ffi::Py_PreInitialize(&pre))?;
         let mut config: ffi::PyConfig = std::mem::zeroed();
         ffi::PyConfig_InitPythonConfig(&mut config);
-        config.install_signal_handlers = 0; // Ctrl-C is the controller's
+        config.install_signal_handlers = 0; // Ctrl-C is dualpool's
         config.parse_argv = 0;
         let config_ptr = &raw mut config;
         let configured = check(ffi::PyConfig_SetBytesString(config_ptr, &raw mut (*config_ptr).program_name, python.as_ptr()))

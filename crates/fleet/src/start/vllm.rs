@@ -12,15 +12,14 @@ use dualpool_kv::{KvServer, Transport};
 use dualpool_machine::{Affinity, Device, Placement, topology};
 use dualpool_types::{Clock, EngineId};
 
-use crate::controller::Controller;
-use crate::{FleetSpec, Progress};
+use crate::{Fleet, FleetSpec, Progress};
 
 pub async fn start(
     transport: Box<dyn Transport>,
     spec: FleetSpec<'_>,
     progress: Arc<dyn Progress>,
     clock: Arc<dyn Clock>,
-) -> anyhow::Result<Controller> {
+) -> anyhow::Result<Fleet> {
     let (kv_server, moves) = KvServer::start(spec.kv, clock.clone(), spec.links, transport)?;
     let cannot_move = spec.placements.iter().find_map(|placement| unreachable_memory(&placement.device));
     if let Some(why) = &cannot_move {
@@ -45,7 +44,7 @@ pub async fn start(
     let told: vllm::Progress = Arc::new(move |engine, what| progress.step(&format!("{engine}: {what}")));
     let engines = vllm::start(&spec.engine.venv, kv_server.run_dir(), specs, events, told).await;
     let engines = engines.context("the engines did not start")?;
-    Ok(Controller::start(engines.into(), inbox, Some((Box::new(kv_server), moves)), spec.router, spec.telemetry, clock))
+    Ok(Fleet::of(engines.into(), inbox, Some((Box::new(kv_server), moves)), spec.router, spec.telemetry, clock))
 }
 
 /// Why this program cannot copy from and to an engine's memory on this device; an engine that lent it all the same would not start.

@@ -30,7 +30,7 @@ async fn ctrl_c_ends_engines_and_keeps_finished_work() {
         .args(["run", "dual_pool", "--quick", "--device", "cpu", "--arms", "shared_least_load,full_disaggregation"])
         .args(["--model".as_ref(), pair::model("tiny-llama").as_os_str(), "--out".as_ref(), out.as_os_str()])
         .args(["--calibration".as_ref(), calibration.as_os_str()])
-        .args(["--log", "warn,dualpool_fleet::controller=debug"])
+        .args(["--log", "warn,dualpool_fleet=debug"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

@@ -1,14 +1,14 @@
-//! The controller over virtual engines: the real router, tasks, channels, holds and hand-offs, with a timing model for the GPU.
+//! A fleet of virtual engines: the real router, tasks, channels, holds and hand-offs, with a timing model for the GPU.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng as _;
 
-use dualpool_engine::virtual_engine::{VirtualEngine, VirtualFleet, VirtualMover};
+use dualpool_engine::virtual_engine::{VirtualEngine, VirtualEngines, VirtualMover};
 use dualpool_engine::{Engine, TokenizeError};
 use dualpool_fleet::TelemetrySettings;
-use dualpool_fleet::controller::{Controller, Facts, NewRequest, Recording, Reply, ReplyStream, Unsettled};
+use dualpool_fleet::{Facts, Fleet, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool_model::{Fingerprint, VirtualSettings};
 use dualpool_router::{DrainError, RouterSettings, ScoreSettings};
 use dualpool_types::records::{HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord, RouterNote};
@@ -24,7 +24,7 @@ const HANGS: Duration = Duration::from_secs(60);
 const SPEED: f64 = 100.0;
 
 struct Rig {
-    controller: Controller,
+    fleet: Fleet,
     engines: Vec<VirtualEngine>,
     mover: VirtualMover,
     faults: Faults,
@@ -43,12 +43,12 @@ fn rig_at(engines: usize, speed: f64) -> Rig {
 fn rig_by(engines: usize, speed: f64, router: &RouterSettings) -> Rig {
     let settings = VirtualSettings { speed, ..VirtualSettings::default() };
     let (clock, faults) = (Arc::new(MonotonicClock::new()), Faults::default());
-    let VirtualFleet { fleet, events, engines, mover, moves } =
-        VirtualFleet::start_over(Arc::new(faults.clone()), engines, &settings, clock.clone());
+    let VirtualEngines { engines, events, handles, mover, moves } =
+        VirtualEngines::start_over(Arc::new(faults.clone()), engines, &settings, clock.clone());
     let mover_box: Box<dyn dualpool_kv::KvMover> = Box::new(mover.clone());
     let telemetry = TelemetrySettings { sample_ms: 2, ..TelemetrySettings::default() };
-    let controller = Controller::start(fleet, events, Some((mover_box, moves)), router, &telemetry, clock.clone());
-    Rig { controller, engines, mover, faults, clock, settings }
+    let fleet = Fleet::of(engines, events, Some((mover_box, moves)), router, &telemetry, clock.clone());
+    Rig { fleet, engines: handles, mover, faults, clock, settings }
 }
 
 fn arrangement(policy: PolicyKind, engines: usize) -> Arrangement {
@@ -102,7 +102,7 @@ impl Rig {
     async fn serve(&self, requests: &[NewRequest]) {
         let mut streams = Vec::new();
         for request in requests {
-            streams.push(tokio::spawn(collect(self.controller.submit(request.clone()).await)));
+            streams.push(tokio::spawn(collect(self.fleet.submit(request.clone()).await)));
         }
         for (request, stream) in requests.iter().zip(streams) {
             let (tokens, result) = stream.await.unwrap();
@@ -112,9 +112,9 @@ impl Rig {
     }
 
     async fn assert_settled(&self) {
-        assert_eq!(self.controller.settle(HANGS).await.unwrap(), Unsettled::default());
+        assert_eq!(self.fleet.settle(HANGS).await.unwrap(), Unsettled::default());
         // Free blocks in full: nothing is in use, held or reserved.
-        self.controller.reset_prefix_caches().await.unwrap();
+        self.fleet.reset_prefix_caches().await.unwrap();
     }
 }
 
@@ -126,33 +126,33 @@ fn mix(count: u32) -> Vec<NewRequest> {
 async fn every_policy_gives_the_same_tokens() {
     let rig = rig(4);
     for policy in PolicyKind::ALL {
-        rig.controller.arrange(&arrangement(policy, 4)).await.unwrap();
-        rig.controller.record(policy.name(), 0, rig.clock.now()).await;
+        rig.fleet.arrange(&arrangement(policy, 4)).await.unwrap();
+        rig.fleet.record(policy.name(), 0, rig.clock.now()).await;
         rig.serve(&mix(60)).await;
         rig.assert_settled().await;
-        let recording = rig.controller.recorded().await;
+        let recording = rig.fleet.recorded().await;
         assert_eq!(recording.requests.len(), 60);
         assert!(!recording.samples.is_empty(), "{}", policy.name());
         let handoffs: usize = recording.requests.iter().map(|record| record.handoffs.len()).sum();
         assert_eq!(handoffs > 0, policy.moves_kv(), "{}: {handoffs} hand-offs", policy.name());
         recording.requests.iter().for_each(check_record);
     }
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_engines_cost_reaches_the_router() {
     let score = ScoreSettings { cost: 1.0, ..ScoreSettings::default() };
     let rig = rig_by(2, SPEED, &RouterSettings { cost_per_hour: vec![4.0, 1.0], score, ..RouterSettings::default() });
-    rig.controller.arrange(&arrangement(PolicyKind::Score, 2)).await.unwrap();
-    rig.controller.record("score", 0, rig.clock.now()).await;
+    rig.fleet.arrange(&arrangement(PolicyKind::Score, 2)).await.unwrap();
+    rig.fleet.record("score", 0, rig.clock.now()).await;
     // One after the other: both are idle whenever one is chosen.
     for index in 0..10 {
         rig.serve(&[request(index, 40, 4)]).await;
     }
-    let recording = rig.controller.recorded().await;
+    let recording = rig.fleet.recorded().await;
     assert!(recording.requests.iter().all(|record| record.legs[0].engine == EngineId(1)), "the cheaper one");
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 /// A record's times are in order and its parts agree.
@@ -177,16 +177,16 @@ async fn two_hundred_requests_with_random_disconnects_leave_nothing_behind() {
     let seed = 20_260_817;
     println!("seed {seed}");
     let rig = rig_at(2, 20.0);
-    rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
+    rig.fleet.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
     let mut rng = seeded(seed, "disconnects");
     let mut clients = Vec::new();
     for index in 0..200 {
         let request = request(index, if rng.random_bool(0.4) { 800 } else { 60 }, rng.random_range(1..40));
         let expected = rig.answer(&request);
         let patience = rng.random_bool(0.6).then(|| Duration::from_micros(rng.random_range(0..400_000)));
-        let controller = rig.controller.clone();
+        let fleet = rig.fleet.clone();
         clients.push(tokio::spawn(async move {
-            let stream = controller.submit(request).await;
+            let stream = fleet.submit(request).await;
             match patience {
                 // The stream is dropped wherever the request is by then.
                 Some(patience) => drop(tokio::time::timeout(patience, collect(stream)).await),
@@ -201,7 +201,7 @@ async fn two_hundred_requests_with_random_disconnects_leave_nothing_behind() {
     rig.assert_settled().await;
     rig.serve(&mix(20)).await;
     rig.assert_settled().await;
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,19 +210,19 @@ async fn a_dropped_stream_cancels_even_when_no_token_flows() {
     let rig = rig_at(2, 1.0);
     let small = Tuning { max_num_batched_tokens: Some(16), ..Tuning::default() };
     let arrangement = Arrangement::shared("slow", PolicyKind::RoundRobin, 2, small);
-    rig.controller.arrange(&arrangement).await.unwrap();
-    rig.controller.record("slow", 0, rig.clock.now()).await;
-    let stream = rig.controller.submit(request(0, 1000, 8)).await;
+    rig.fleet.arrange(&arrangement).await.unwrap();
+    rig.fleet.record("slow", 0, rig.clock.now()).await;
+    let stream = rig.fleet.submit(request(0, 1000, 8)).await;
     // A cache cannot be reset once a leg is on the engine.
-    while rig.controller.reset_prefix_caches().await.is_ok() {
+    while rig.fleet.reset_prefix_caches().await.is_ok() {
         tokio::task::yield_now().await;
     }
     drop(stream);
     rig.assert_settled().await;
-    let recorded = rig.controller.recorded().await.requests;
+    let recorded = rig.fleet.recorded().await.requests;
     assert!(recorded[0].tokens.is_empty());
     assert_eq!(recorded[0].outcome, Outcome::Failed { error: RequestError::Cancelled { phase: Phase::Prefill } });
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 /// Who is killed, and while it does what.
@@ -266,7 +266,7 @@ async fn disaggregated() -> Rig {
     let rig = rig_at(3, 20.0);
     let (policy, none) = (PolicyKind::FullDisaggregation, Tuning::default());
     let pools = Arrangement::pools("disaggregated", policy, &[EngineId(0)], &[EngineId(1), EngineId(2)], 3, none, none, 256);
-    rig.controller.arrange(&pools.unwrap()).await.unwrap();
+    rig.fleet.arrange(&pools.unwrap()).await.unwrap();
     rig
 }
 
@@ -275,7 +275,7 @@ async fn serve_through(rig: &Rig, tokens_before: usize, what: impl AsyncFnOnce()
     let requests: Vec<NewRequest> = (0..24).map(|i| request(i, 200 + i as usize, 30)).collect();
     let mut streams = Vec::new();
     for request in &requests {
-        streams.push(rig.controller.submit(request.clone()).await);
+        streams.push(rig.fleet.submit(request.clone()).await);
     }
     let mut early = vec![Vec::new(); requests.len()];
     for (early, stream) in early.iter_mut().zip(&mut streams).take(4) {
@@ -303,16 +303,16 @@ async fn an_engine_killed_in_any_phase_loses_no_request() {
         if matches!(kill, Kill::SourceDuringCopy | Kill::TargetDuringCopy) {
             rig.faults.inject(Fault::Delay(Micros(4_000_000)));
         }
-        rig.controller.record("kill", 0, rig.clock.now()).await;
+        rig.fleet.record("kill", 0, rig.clock.now()).await;
         // With the first tokens, some prompts are computed and others not; with a few more, requests decode.
         let tokens_before = if kill == Kill::TargetInDecode { 4 } else { 1 };
         serve_through(&rig, tokens_before, async || rig.engines[kill.victim().index()].kill()).await;
         rig.assert_settled().await;
-        let records = rig.controller.recorded().await.requests;
+        let records = rig.fleet.recorded().await.requests;
         assert!(records.iter().any(|record| kill.hit(record)), "{kill:?} hit no request there");
-        assert_eq!(rig.controller.dead_engines().await, [kill.victim()]);
+        assert_eq!(rig.fleet.dead_engines().await, [kill.victim()]);
         rig.serve(&mix(10)).await;
-        rig.controller.shutdown().await;
+        rig.fleet.shutdown().await;
     }
 }
 
@@ -323,58 +323,58 @@ async fn an_engine_whose_link_is_cut_goes_on_without_hand_offs() {
         rig.faults.inject(Fault::Delay(Micros(4_000_000)));
         serve_through(&rig, 1, async || rig.mover.cut(cut).await).await;
         rig.assert_settled().await;
-        assert_eq!((rig.controller.cut_engines().await, rig.controller.dead_engines().await), (vec![cut], vec![]));
+        assert_eq!((rig.fleet.cut_engines().await, rig.fleet.dead_engines().await), (vec![cut], vec![]));
         rig.faults.inject(Fault::None);
-        rig.controller.record("cut", 0, rig.clock.now()).await;
+        rig.fleet.record("cut", 0, rig.clock.now()).await;
         rig.serve(&mix(20)).await;
         rig.assert_settled().await;
-        let records = rig.controller.recorded().await.requests;
+        let records = rig.fleet.recorded().await.requests;
         assert!(records.iter().flat_map(|record| &record.handoffs).all(|handoff| handoff.from != cut && handoff.to != cut));
-        rig.controller.shutdown().await;
+        rig.fleet.shutdown().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_engines_dead_requests_end_with_an_error_that_names_one() {
     let rig = rig_at(2, 1.0);
-    rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
-    let stream = rig.controller.submit(request(0, 1000, 500)).await;
+    rig.fleet.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
+    let stream = rig.fleet.submit(request(0, 1000, 500)).await;
     rig.engines.iter().for_each(VirtualEngine::kill);
     let (_, result) = collect(stream).await;
     let text = result.unwrap_err().to_string();
     assert!(text.contains("engine-") && text.contains("died during") && text.contains("killed"), "{text}");
-    let (_, result) = collect(rig.controller.submit(request(1, 10, 5)).await).await;
+    let (_, result) = collect(rig.fleet.submit(request(1, 10, 5)).await).await;
     assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::NoEngine }));
-    assert_eq!(rig.controller.settle(HANGS).await.unwrap(), Unsettled::default());
-    rig.controller.shutdown().await;
+    assert_eq!(rig.fleet.settle(HANGS).await.unwrap(), Unsettled::default());
+    rig.fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_copies_are_recomputed_and_said_so() {
     let rig = rig(2);
-    rig.controller.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
+    rig.fleet.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
     rig.faults.inject(Fault::FailCopy);
-    rig.controller.record("fail", 0, rig.clock.now()).await;
+    rig.fleet.record("fail", 0, rig.clock.now()).await;
     rig.serve(&(0..10).map(|i| request(i, 300, 6)).collect::<Vec<_>>()).await;
     rig.assert_settled().await;
-    for record in rig.controller.recorded().await.requests {
+    for record in rig.fleet.recorded().await.requests {
         assert!(record.handoffs[0].recomputed && record.handoffs[0].copy_us.is_none());
         assert_eq!(record.legs[1].cached_tokens, 0);
     }
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kv_that_is_not_whole_shows_in_the_tokens() {
     let rig = rig(2);
-    rig.controller.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
+    rig.fleet.arrange(&arrangement(PolicyKind::FullDisaggregation, 2)).await.unwrap();
     rig.faults.inject(Fault::SkipPart);
     let wanted = request(0, 300, 6);
-    let (tokens, result) = collect(rig.controller.submit(wanted.clone()).await).await;
+    let (tokens, result) = collect(rig.fleet.submit(wanted.clone()).await).await;
     let right = rig.answer(&wanted);
     assert_eq!((result, tokens[0]), (Ok(()), right[0]), "the first token is made before the move");
     assert_ne!(tokens, right);
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -383,24 +383,24 @@ async fn what_cannot_be_served_is_rejected_with_the_reason() {
     for (prompt_tokens, max_tokens, expected) in
         [(0, 5, "the prompt is empty"), (10, 0, "max_tokens is 0"), (5_000, 5, "over the model's context of 4608")]
     {
-        let (tokens, result) = collect(rig.controller.submit(request(0, prompt_tokens, max_tokens)).await).await;
+        let (tokens, result) = collect(rig.fleet.submit(request(0, prompt_tokens, max_tokens)).await).await;
         let text = result.unwrap_err().to_string();
         assert!(tokens.is_empty() && text.contains(expected), "{text}");
     }
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_max_in_flight_are_turned_away_and_the_rest_served() {
     let settings = VirtualSettings { speed: SPEED, ..VirtualSettings::default() };
     let clock = Arc::new(MonotonicClock::new());
-    let VirtualFleet { fleet, events, mover, moves, .. } = VirtualFleet::start(2, &settings, clock.clone());
+    let VirtualEngines { engines, events, mover, moves, .. } = VirtualEngines::start(2, &settings, clock.clone());
     let router = RouterSettings { max_in_flight: 8, ..RouterSettings::default() };
     let mover: Box<dyn dualpool_kv::KvMover> = Box::new(mover);
-    let controller = Controller::start(fleet, events, Some((mover, moves)), &router, &TelemetrySettings::default(), clock);
+    let fleet = Fleet::of(engines, events, Some((mover, moves)), &router, &TelemetrySettings::default(), clock);
     let mut streams = Vec::new();
     for index in 0..40 {
-        streams.push(controller.submit(request(index, 1000, 30)).await);
+        streams.push(fleet.submit(request(index, 1000, 30)).await);
     }
     let (mut served, mut rejected) = (0, 0);
     for stream in streams {
@@ -411,41 +411,41 @@ async fn more_than_max_in_flight_are_turned_away_and_the_rest_served() {
         }
     }
     assert!(served >= 8 && rejected > 0 && served + rejected == 40, "{served} served, {rejected} rejected");
-    controller.shutdown().await;
+    fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_ends_what_is_in_flight_and_later_requests() {
     let rig = rig_at(2, 0.1);
-    let stream = rig.controller.submit(request(0, 1000, 30)).await;
-    rig.controller.shutdown().await;
+    let stream = rig.fleet.submit(request(0, 1000, 30)).await;
+    rig.fleet.shutdown().await;
     assert_eq!(collect(stream).await.1, Err(RequestError::ShutDown { phase: Phase::Prefill }));
-    let (_, result) = collect(rig.controller.submit(request(1, 10, 3)).await).await;
+    let (_, result) = collect(rig.fleet.submit(request(1, 10, 3)).await).await;
     assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::ShuttingDown }));
-    assert!(rig.controller.settle(HANGS).await.is_err(), "nobody is left who could tell");
-    assert!(rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.is_err());
-    rig.controller.shutdown().await;
+    assert!(rig.fleet.settle(HANGS).await.is_err(), "nobody is left who could tell");
+    assert!(rig.fleet.arrange(&arrangement(PolicyKind::DualPool, 2)).await.is_err());
+    rig.fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_arrangement_waits_for_the_fleet_and_wrong_ones_are_refused() {
     let rig = rig(2);
-    let stream = rig.controller.submit(request(0, 500, 40)).await;
-    rig.controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
+    let stream = rig.fleet.submit(request(0, 500, 40)).await;
+    rig.fleet.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap();
     assert_eq!(collect(stream).await.1, Ok(()));
-    let error = rig.controller.arrange(&arrangement(PolicyKind::DualPool, 4)).await.unwrap_err();
+    let error = rig.fleet.arrange(&arrangement(PolicyKind::DualPool, 4)).await.unwrap_err();
     assert!(error.to_string().contains("4 roles for 2 engines"), "{error}");
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn samples_say_nothing_of_an_engine_that_has_not_reported() {
     let rig = rig(2);
-    rig.controller.record("idle", 0, rig.clock.now()).await;
+    rig.fleet.record("idle", 0, rig.clock.now()).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let samples = rig.controller.recorded().await.samples;
+    let samples = rig.fleet.recorded().await.samples;
     assert!(!samples.is_empty() && samples.iter().all(|sample| sample.kv_usage.is_none() && sample.prefix_hits.is_none()));
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 /// Whatever is under way goes on elsewhere with the same tokens, and the records say what moved.
@@ -453,16 +453,16 @@ async fn samples_say_nothing_of_an_engine_that_has_not_reported() {
 async fn a_drained_engine_is_emptied_and_serves_again_when_told() {
     let rig = rig_at(3, 4.0);
     let (a, b) = (EngineId(0), EngineId(1));
-    rig.controller.arrange(&arrangement(PolicyKind::LeastLoad, 3)).await.unwrap();
-    rig.controller.record("drain", 0, rig.clock.now()).await;
+    rig.fleet.arrange(&arrangement(PolicyKind::LeastLoad, 3)).await.unwrap();
+    rig.fleet.record("drain", 0, rig.clock.now()).await;
     let requests: Vec<NewRequest> = (0..24).map(|i| request(i, 40 + i as usize, 120)).collect();
     let ((), (first, second)) = tokio::join!(rig.serve(&requests), async {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        tokio::join!(rig.controller.drain(a), rig.controller.drain(a))
+        tokio::join!(rig.fleet.drain(a), rig.fleet.drain(a))
     });
     assert!(first.is_ok() && second.is_ok(), "{first:?}, {second:?}");
     rig.assert_settled().await;
-    let Recording { requests: records, notes, drained, .. } = rig.controller.recorded().await;
+    let Recording { requests: records, notes, drained, .. } = rig.fleet.recorded().await;
     assert_eq!(drained, [a]);
     let live = records.iter().flat_map(|record| &record.handoffs).filter(|handoff| handoff.kind == HandoffKind::Live).count();
     let noted = notes.iter().filter(|note| matches!(note.note, RouterNote::Migrated { from, .. } if from == a)).count();
@@ -477,21 +477,21 @@ async fn a_drained_engine_is_emptied_and_serves_again_when_told() {
         );
     }
 
-    rig.controller.drain(b).await.unwrap();
-    let refused = rig.controller.drain(EngineId(2)).await.unwrap_err();
+    rig.fleet.drain(b).await.unwrap();
+    let refused = rig.fleet.drain(EngineId(2)).await.unwrap_err();
     assert_eq!(refused.downcast_ref(), Some(&DrainError::Last { engine: EngineId(2) }));
-    rig.controller.undrain(a).await.unwrap();
+    rig.fleet.undrain(a).await.unwrap();
     rig.serve(&[request(30, 50, 4)]).await;
 
     // One that dies while it is drained says so.
-    let waiting = tokio::spawn(collect(rig.controller.submit(request(31, 50, 100)).await));
+    let waiting = tokio::spawn(collect(rig.fleet.submit(request(31, 50, 100)).await));
     tokio::time::sleep(Duration::from_millis(50)).await;
     rig.engines[1].kill();
     rig.engines[2].kill();
     waiting.await.unwrap().1.unwrap();
-    assert!(rig.controller.drain(b).await.unwrap_err().to_string().contains("engine-1 is dead"));
+    assert!(rig.fleet.drain(b).await.unwrap_err().to_string().contains("engine-1 is dead"));
     rig.assert_settled().await;
-    rig.controller.shutdown().await;
+    rig.fleet.shutdown().await;
 }
 
 /// An engine whose scheduler settings cannot be changed.
@@ -535,13 +535,13 @@ impl Engine for Untunable {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_arrangement_fails_with_the_engine_that_does_not_take_its_settings() {
     let clock = Arc::new(MonotonicClock::new());
-    let VirtualFleet { events, engines, mover, moves, .. } = VirtualFleet::start(2, &VirtualSettings::default(), clock.clone());
-    let fleet = [Box::new(engines[0].clone()) as Box<dyn Engine>, Box::new(Untunable(engines[1].clone()))].into_iter().collect();
+    let VirtualEngines { events, handles, mover, moves, .. } = VirtualEngines::start(2, &VirtualSettings::default(), clock.clone());
+    let engines = [Box::new(handles[0].clone()) as Box<dyn Engine>, Box::new(Untunable(handles[1].clone()))].into_iter().collect();
     let mover: Box<dyn dualpool_kv::KvMover> = Box::new(mover);
     let (router, telemetry) = (RouterSettings::default(), TelemetrySettings::default());
-    let controller = Controller::start(fleet, events, Some((mover, moves)), &router, &telemetry, clock);
-    let error = controller.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap_err();
+    let fleet = Fleet::of(engines, events, Some((mover, moves)), &router, &telemetry, clock);
+    let error = fleet.arrange(&arrangement(PolicyKind::DualPool, 2)).await.unwrap_err();
     let text = format!("{error:#}");
     assert!(["dual_pool", "engine-1", "the disk is full"].iter().all(|part| text.contains(part)), "{text}");
-    controller.shutdown().await;
+    fleet.shutdown().await;
 }

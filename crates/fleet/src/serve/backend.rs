@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use dualpool_engine::Fleet;
+use dualpool_engine::Engines;
 use dualpool_host::Backend;
 use dualpool_kv::KvMover;
 use dualpool_router::{Action, Router};
 use dualpool_types::{Clock, EngineId, LegId, RequestId, Time};
 
-use super::Reply;
+use crate::request::Reply;
 
 pub(super) struct Serving {
-    pub fleet: Fleet,
+    pub engines: Engines,
     pub mover: Option<Box<dyn KvMover>>,
     pub clock: Arc<dyn Clock>,
     /// One per request that is not over, so at most `router.max_in_flight` and those that wait for admission.
@@ -38,13 +38,13 @@ impl Backend for Serving {
         match action {
             Action::Submit { engine, leg } => {
                 tracing::debug!(leg = %leg.id, %engine, prompt = leg.prompt.len(), load = leg.kv_source.is_some(), hold = leg.hold, "leg");
-                self.fleet[engine.index()].submit(leg);
+                self.engines[engine.index()].submit(leg);
             }
-            Action::Abort { engine, leg } => self.fleet[engine.index()].abort(leg),
-            Action::Detach { engine, leg } => self.fleet[engine.index()].detach(leg),
+            Action::Abort { engine, leg } => self.engines[engine.index()].abort(leg),
+            Action::Detach { engine, leg } => self.engines[engine.index()].detach(leg),
             Action::Release { engine, leg } => self.release(engine, leg),
             Action::Tune { engine, tuning } => {
-                if let Err(error) = self.fleet[engine.index()].tune(tuning) {
+                if let Err(error) = self.engines[engine.index()].tune(tuning) {
                     tracing::warn!(%engine, ?tuning, error = format!("{error:#}"), "the engine keeps its scheduler settings");
                 }
             }

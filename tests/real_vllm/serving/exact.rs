@@ -52,11 +52,11 @@ async fn a_skipped_block_fails_the_run() {
     settings.run.arms = vec!["full_disaggregation".into()];
     settings.run.out = folder.path().join("run");
     settings.workload.max_tokens = 16;
-    let controller = pair::start(&settings, Fault::SkipPart).await;
-    let environment = environment::gather(controller.engines(), &settings, Vec::new());
-    let outcome = dual_pool::run(&controller, environment, &settings, Vec::new(), &Silent, &Cancel::new()).await;
+    let fleet = pair::start(&settings, Fault::SkipPart).await;
+    let environment = environment::gather(&fleet, &settings);
+    let outcome = dual_pool::run(&fleet, environment, &settings, Vec::new(), &Silent, &Cancel::new()).await;
     let why = format!("{:#}", outcome.expect_err("a run with skipped blocks passed as exact"));
     assert!(why.contains("arm `full_disaggregation`") && why.contains("output token"), "{why}");
-    assert!(controller.settle(pair::SETTLE).await.unwrap().is_quiet());
-    pair::shut_down(&controller).await;
+    assert!(fleet.settle(pair::SETTLE).await.unwrap().is_quiet());
+    pair::shut_down(&fleet).await;
 }

@@ -1,4 +1,4 @@
-//! A fleet of virtual engines, ready for a controller.
+//! Virtual engines with what moves KV between them, ready to be served by.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,37 +14,37 @@ use super::inbox::Inbox;
 use super::kv::{KvPlace, Lender};
 use super::mover::SoundLink;
 use super::{KvLink, VirtualEngine, VirtualMover};
-use crate::{ENGINE_EVENTS_MAX, Engine, EngineEvents, Fleet};
+use crate::{ENGINE_EVENTS_MAX, Engine, EngineEvents, Engines};
 
-pub struct VirtualFleet {
-    pub fleet: Fleet,
+pub struct VirtualEngines {
+    pub engines: Engines,
     pub events: EngineEvents,
     /// The same engines, for tests that kill one.
-    pub engines: Vec<VirtualEngine>,
+    pub handles: Vec<VirtualEngine>,
     pub mover: VirtualMover,
     pub moves: mpsc::Receiver<KvEvent>,
 }
 
-impl VirtualFleet {
+impl VirtualEngines {
     /// Starts this many engines; in a tokio runtime. They end with `Engine::shutdown`, or with the runtime.
-    pub fn start(engines: usize, settings: &VirtualSettings, clock: Arc<dyn Clock>) -> VirtualFleet {
-        VirtualFleet::start_over(Arc::new(SoundLink), engines, settings, clock)
+    pub fn start(engines: usize, settings: &VirtualSettings, clock: Arc<dyn Clock>) -> VirtualEngines {
+        VirtualEngines::start_over(Arc::new(SoundLink), engines, settings, clock)
     }
 
     /// The same with a link of the caller's making.
-    pub fn start_over(link: Arc<dyn KvLink>, engines: usize, settings: &VirtualSettings, clock: Arc<dyn Clock>) -> VirtualFleet {
+    pub fn start_over(link: Arc<dyn KvLink>, engines: usize, settings: &VirtualSettings, clock: Arc<dyn Clock>) -> VirtualEngines {
         let inboxes: Vec<Arc<Inbox>> = (0..engines).map(|_| Arc::default()).collect();
         let (mover, moves) = VirtualMover::new(settings, link, clock.clone(), inboxes.clone());
         let (sender, events) = mpsc::channel(ENGINE_EVENTS_MAX);
-        let engines: Vec<VirtualEngine> = (0..)
+        let handles: Vec<VirtualEngine> = (0..)
             .map(EngineId)
             .zip(inboxes)
             .map(|(id, inbox)| {
                 VirtualEngine::start(id, settings, inbox, Kv::Modelled(mover.clone()), sender.clone(), clock.clone())
             })
             .collect();
-        let fleet = engines.iter().map(|engine| Box::new(engine.clone()) as Box<dyn Engine>).collect();
-        VirtualFleet { fleet, events, engines, mover, moves }
+        let engines = handles.iter().map(|engine| Box::new(engine.clone()) as Box<dyn Engine>).collect();
+        VirtualEngines { engines, events, handles, mover, moves }
     }
 }
 
@@ -55,7 +55,7 @@ pub async fn start_with_memory(
     socket: &Path,
     settings: &VirtualSettings,
     clock: Arc<dyn Clock>,
-) -> anyhow::Result<(Fleet, EngineEvents)> {
+) -> anyhow::Result<(Engines, EngineEvents)> {
     let (sender, events) = mpsc::channel(ENGINE_EVENTS_MAX);
     let mut engines: Vec<Box<dyn Engine>> = Vec::with_capacity(places.len());
     for (id, place) in (0..).map(EngineId).zip(places) {

@@ -21,10 +21,10 @@ async fn two_hundred_requests_with_random_disconnects() {
     let seed = rand::rng().random();
     println!("[real engines]   seed {seed}");
     let mut rng = seeded(seed, "disconnects");
-    let controller = pair::start(&pair::settings("tiny-llama"), Fault::None).await;
+    let fleet = pair::start(&pair::settings("tiny-llama"), Fault::None).await;
     let check = [pair::prompt(300, 1), pair::prompt(40, 2)];
-    let expected = pair::reference(&controller, &check, MAX_TOKENS).await;
-    controller.arrange(&pair::every_prompt_moves()).await.unwrap();
+    let expected = pair::reference(&fleet, &check, MAX_TOKENS).await;
+    fleet.arrange(&pair::every_prompt_moves()).await.unwrap();
 
     let mut clients = tokio::task::JoinSet::new();
     let (mut stayed, mut left) = (0, 0);
@@ -35,7 +35,7 @@ async fn two_hundred_requests_with_random_disconnects() {
         }
         let prompt = pair::prompt(rng.random_range(1..1200), index as u64 + 10);
         let leaves = rng.random_bool(0.7).then(|| Duration::from_millis(rng.random_range(0..STAY_MS_MAX)));
-        let replies = controller.submit(pair::request(prompt, MAX_TOKENS, index as u32)).await;
+        let replies = fleet.submit(pair::request(prompt, MAX_TOKENS, index as u32)).await;
         clients.spawn(async move {
             match leaves {
                 // Dropping the stream is what a disconnect is.
@@ -53,14 +53,14 @@ async fn two_hundred_requests_with_random_disconnects() {
     }
     println!("[real engines]   {stayed} answered, {left} disconnected");
     assert!(stayed > 0 && left > 0, "the storm was none: {stayed} stayed, {left} left");
-    let left = controller.settle(pair::SETTLE).await.unwrap();
+    let left = fleet.settle(pair::SETTLE).await.unwrap();
     assert!(left.is_quiet(), "{left}");
 
-    controller.reset_prefix_caches().await.expect("every block of an idle engine is free");
+    fleet.reset_prefix_caches().await.expect("every block of an idle engine is free");
     for (prompt, expected) in check.iter().zip(expected) {
-        let (tokens, end) = pair::finish(controller.submit(pair::request(prompt.clone(), MAX_TOKENS, 0)).await).await;
+        let (tokens, end) = pair::finish(fleet.submit(pair::request(prompt.clone(), MAX_TOKENS, 0)).await).await;
         assert_eq!((tokens, end), (expected, Ok(())), "the engines do not serve as before");
     }
-    assert!(controller.settle(pair::SETTLE).await.unwrap().is_quiet());
-    pair::shut_down(&controller).await;
+    assert!(fleet.settle(pair::SETTLE).await.unwrap().is_quiet());
+    pair::shut_down(&fleet).await;
 }

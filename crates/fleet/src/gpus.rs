@@ -12,7 +12,7 @@ use dualpool_machine::nvml::{GpuEvent, Round, Sampler, SamplerError, Which};
 use dualpool_types::records::{GpuReading, Throttle};
 use dualpool_types::{Clock, DeviceSignals, EngineId, Micros};
 
-/// Rounds that the controller has not taken yet; the sampler drops, and counts, those that find the queue full.
+/// Rounds that the fleet has not taken yet; the sampler drops, and counts, those that find the queue full.
 const ROUNDS_MAX: usize = 64;
 
 /// Events that are kept for the notes, or for want of room in the queue; further ones are in the log alone.
@@ -102,7 +102,7 @@ impl GpuWatch {
         }
         let dropped = self.dropped.load(Ordering::Relaxed);
         if dropped > 0 {
-            notes.push(format!("{dropped} rounds of GPU samples were dropped because the controller was busy."));
+            notes.push(format!("{dropped} rounds of GPU samples were dropped because dualpool was busy."));
         }
         notes
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dualpool_bench::Settings;
-use dualpool_fleet::controller::{Controller, NewRequest, Reply, ReplyStream};
+use dualpool_fleet::{Fleet, NewRequest, Reply, ReplyStream};
 use dualpool_report::live_migrations;
 use dualpool_types::artifact::{LiveMigrationSummary, MoveStages};
 use dualpool_types::records::{HandoffKind, RequestRecord, RouterNote};
@@ -31,31 +31,31 @@ fn shared() -> Arrangement {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_migration() {
     let Some(_cores) = pair::cores().await else { return };
-    let controller = pair::start(&settings(), Fault::None).await;
+    let fleet = pair::start(&settings(), Fault::None).await;
     let prompts: Vec<Arc<[TokenId]>> = (0..PROMPTS).map(|seed| pair::prompt(40 + 90 * seed as usize, seed + 50)).collect();
-    let expected = pair::reference(&controller, &prompts, MAX_TOKENS).await;
-    controller.arrange(&shared()).await.unwrap();
-    a_hundred_moves_one_after_the_other(&controller, &prompts, &expected).await;
-    a_drain_under_load(&controller, &prompts, &expected).await;
-    the_last_engine_is_not_drained(&controller).await;
-    what_would_get_other_tokens_stays(&controller).await;
-    pair::shut_down(&controller).await;
+    let expected = pair::reference(&fleet, &prompts, MAX_TOKENS).await;
+    fleet.arrange(&shared()).await.unwrap();
+    a_hundred_moves_one_after_the_other(&fleet, &prompts, &expected).await;
+    a_drain_under_load(&fleet, &prompts, &expected).await;
+    the_last_engine_is_not_drained(&fleet).await;
+    what_would_get_other_tokens_stays(&fleet).await;
+    pair::shut_down(&fleet).await;
 }
 
 /// One request at a time decodes, and its engine is drained under it, over and over.
-async fn a_hundred_moves_one_after_the_other(controller: &Controller, prompts: &[Arc<[TokenId]>], expected: &[Vec<TokenId>]) {
+async fn a_hundred_moves_one_after_the_other(fleet: &Fleet, prompts: &[Arc<[TokenId]>], expected: &[Vec<TokenId>]) {
     let mut records: Vec<RequestRecord> = Vec::new();
     let moves = |records: &[RequestRecord]| records.iter().map(|record| record.handoffs.len()).sum::<usize>();
     while moves(&records) < MIGRATIONS {
         let round = records.len();
         assert!(round < 2 * MIGRATIONS, "{} moves in {round} requests", moves(&records));
         let at = round % prompts.len();
-        controller.record("live", round as u32, MonotonicClock::new().now()).await;
-        let request = controller.submit(pair::request(prompts[at].clone(), MAX_TOKENS, round as u32)).await;
-        let tokens = to_and_fro(controller, request).await;
-        let left = controller.settle(pair::SETTLE).await.unwrap();
+        fleet.record("live", round as u32, MonotonicClock::new().now()).await;
+        let request = fleet.submit(pair::request(prompts[at].clone(), MAX_TOKENS, round as u32)).await;
+        let tokens = to_and_fro(fleet, request).await;
+        let left = fleet.settle(pair::SETTLE).await.unwrap();
         assert!(left.is_quiet(), "{left}");
-        let recording = controller.recorded().await;
+        let recording = fleet.recorded().await;
         let migrated = recording.notes.iter().filter(|note| matches!(note.note, RouterNote::Migrated { .. })).count();
         assert_eq!(migrated, moves(&recording.requests));
         assert_eq!(tokens, expected[at], "request {round}, which moved {migrated} times");
@@ -86,7 +86,7 @@ fn print(live: &LiveMigrationSummary) {
 }
 
 /// Drains one engine and the other in turn whenever some tokens have come; the request's tokens.
-async fn to_and_fro(controller: &Controller, mut replies: ReplyStream) -> Vec<TokenId> {
+async fn to_and_fro(fleet: &Fleet, mut replies: ReplyStream) -> Vec<TokenId> {
     let (mut tokens, mut drained, mut next) = (Vec::new(), EngineId(1), 3);
     loop {
         match tokio::time::timeout(pair::PATIENCE, replies.next()).await.expect("the request is stuck") {
@@ -98,27 +98,27 @@ async fn to_and_fro(controller: &Controller, mut replies: ReplyStream) -> Vec<To
             None => panic!("no end"),
         }
         if tokens.len() >= next {
-            controller.undrain(drained).await.unwrap();
+            fleet.undrain(drained).await.unwrap();
             drained = EngineId(1 - drained.0);
-            controller.drain(drained).await.unwrap();
+            fleet.drain(drained).await.unwrap();
             next = tokens.len() + 4;
         }
     }
-    controller.undrain(drained).await.unwrap();
+    fleet.undrain(drained).await.unwrap();
     tokens
 }
 
-async fn a_drain_under_load(controller: &Controller, prompts: &[Arc<[TokenId]>], expected: &[Vec<TokenId>]) {
-    controller.record("drain", 0, MonotonicClock::new().now()).await;
+async fn a_drain_under_load(fleet: &Fleet, prompts: &[Arc<[TokenId]>], expected: &[Vec<TokenId>]) {
+    fleet.record("drain", 0, MonotonicClock::new().now()).await;
     let mut clients = tokio::task::JoinSet::new();
     for round in 0..24 {
         if round == 12 {
             // Half of them are on their way; the others come while the engine is drained, and after.
-            let draining = controller.clone();
+            let draining = fleet.clone();
             clients.spawn(async move { draining.drain(EngineId(0)).await.map(|()| None) });
         }
         let at = round % prompts.len();
-        let replies = controller.submit(pair::request(prompts[at].clone(), MAX_TOKENS, round as u32)).await;
+        let replies = fleet.submit(pair::request(prompts[at].clone(), MAX_TOKENS, round as u32)).await;
         clients.spawn(async move { Ok(Some((at, pair::finish(replies).await))) });
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -127,9 +127,9 @@ async fn a_drain_under_load(controller: &Controller, prompts: &[Arc<[TokenId]>],
             assert_eq!((&tokens, end), (&expected[at], Ok(())));
         }
     }
-    let left = controller.settle(pair::SETTLE).await.unwrap();
+    let left = fleet.settle(pair::SETTLE).await.unwrap();
     assert!(left.is_quiet(), "{left}");
-    let recording = controller.recorded().await;
+    let recording = fleet.recorded().await;
     let drained =
         recording.notes.iter().find(|note| note.note == RouterNote::Drained { engine: EngineId(0) }).expect("a note of it");
     let late = |leg: &&dualpool_types::records::LegRecord| leg.engine == EngineId(0) && leg.ended_us.unwrap() > drained.at_us;
@@ -137,40 +137,40 @@ async fn a_drain_under_load(controller: &Controller, prompts: &[Arc<[TokenId]>],
     let live = live_migrations(&recording.requests.iter().collect::<Vec<_>>());
     assert!(live.count > 0, "nothing had to move");
     println!("[real engines]   drained under load: {} requests moved", live.count);
-    controller.undrain(EngineId(0)).await.unwrap();
+    fleet.undrain(EngineId(0)).await.unwrap();
 }
 
-async fn the_last_engine_is_not_drained(controller: &Controller) {
-    controller.drain(EngineId(0)).await.unwrap();
-    let refused = controller.drain(EngineId(1)).await.unwrap_err().to_string();
+async fn the_last_engine_is_not_drained(fleet: &Fleet) {
+    fleet.drain(EngineId(0)).await.unwrap();
+    let refused = fleet.drain(EngineId(1)).await.unwrap_err().to_string();
     assert!(refused.contains("engine-1 is the last engine"), "{refused}");
-    controller.undrain(EngineId(0)).await.unwrap();
+    fleet.undrain(EngineId(0)).await.unwrap();
 }
 
 /// In an arrangement that moves every request, and on an engine that is drained.
-async fn what_would_get_other_tokens_stays(controller: &Controller) {
-    controller.reset_prefix_caches().await.unwrap();
-    controller.arrange(&pair::every_prompt_moves()).await.unwrap();
+async fn what_would_get_other_tokens_stays(fleet: &Fleet) {
+    fleet.reset_prefix_caches().await.unwrap();
+    fleet.arrange(&pair::every_prompt_moves()).await.unwrap();
     let seeded = Sampling { temperature: 0.9, seed: Some(11), ..Sampling::default() };
     let penalised = Sampling { presence_penalty: 1.5, frequency_penalty: 0.5, ..Sampling::default() };
     for sampling in [seeded, penalised] {
         let ask = || NewRequest { sampling, ..pair::request(pair::prompt(200, 77), MAX_TOKENS, 0) };
-        controller.record("tied", 0, MonotonicClock::new().now()).await;
-        let (first, end) = pair::finish(controller.submit(ask()).await).await;
+        fleet.record("tied", 0, MonotonicClock::new().now()).await;
+        let (first, end) = pair::finish(fleet.submit(ask()).await).await;
         end.unwrap();
-        let mut replies = controller.submit(ask()).await;
+        let mut replies = fleet.submit(ask()).await;
         assert!(matches!(replies.next().await, Some(Reply::Tokens { .. })));
         // Its engine is drained, and it goes on to its end there.
-        let (drained, (rest, end)) = tokio::join!(controller.drain(EngineId(0)), pair::finish(replies));
+        let (drained, (rest, end)) = tokio::join!(fleet.drain(EngineId(0)), pair::finish(replies));
         drained.unwrap();
         end.unwrap();
-        controller.undrain(EngineId(0)).await.unwrap();
-        let records = controller.recorded().await.requests;
+        fleet.undrain(EngineId(0)).await.unwrap();
+        let records = fleet.recorded().await.requests;
         assert!(records.iter().all(|record| record.legs.len() == 1 && record.handoffs.is_empty()), "{sampling:?} moved");
         assert_eq!((first.len(), &first[first.len() - rest.len()..]), (MAX_TOKENS as usize, &rest[..]), "{sampling:?}");
     }
-    let greedy = pair::finish(controller.submit(pair::request(pair::prompt(200, 77), MAX_TOKENS, 0)).await).await.0;
+    let greedy = pair::finish(fleet.submit(pair::request(pair::prompt(200, 77), MAX_TOKENS, 0)).await).await.0;
     let ask = NewRequest { sampling: penalised, ..pair::request(pair::prompt(200, 77), MAX_TOKENS, 0) };
-    assert_ne!(pair::finish(controller.submit(ask).await).await.0, greedy, "the engine knows of the penalties");
-    assert!(controller.settle(pair::SETTLE).await.unwrap().is_quiet());
+    assert_ne!(pair::finish(fleet.submit(ask).await).await.0, greedy, "the engine knows of the penalties");
+    assert!(fleet.settle(pair::SETTLE).await.unwrap().is_quiet());
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpool_fleet::controller::{Controller, Reply};
+use dualpool_fleet::{Fleet, Reply};
 use dualpool_types::{Clock as _, Micros, MonotonicClock, TokenId};
 
 use super::pair;
@@ -42,13 +42,13 @@ async fn during_decode() {
 async fn with_fifty_in_flight() {
     let Some(_cores) = pair::cores().await else { return };
     const REQUESTS: u64 = 50;
-    let controller = pair::start(&pair::settings("tiny-llama"), Fault::None).await;
+    let fleet = pair::start(&pair::settings("tiny-llama"), Fault::None).await;
     let prompts: Vec<Arc<[TokenId]>> = (0..REQUESTS).map(|seed| pair::prompt(30 + 11 * seed as usize, seed + 200)).collect();
-    let expected = pair::reference(&controller, &prompts, MAX_TOKENS).await;
-    controller.record("death", 0, MonotonicClock::new().now()).await;
+    let expected = pair::reference(&fleet, &prompts, MAX_TOKENS).await;
+    fleet.record("death", 0, MonotonicClock::new().now()).await;
     let mut clients = Vec::new();
     for (index, prompt) in prompts.iter().enumerate() {
-        clients.push(controller.submit(pair::request(prompt.clone(), MAX_TOKENS, index as u32)).await);
+        clients.push(fleet.submit(pair::request(prompt.clone(), MAX_TOKENS, index as u32)).await);
     }
     let mut firsts = Vec::new();
     for client in clients.iter_mut().take(4) {
@@ -58,21 +58,21 @@ async fn with_fifty_in_flight() {
         }
     }
     // SAFETY: a plain kill(2) of a process that this test started.
-    assert_eq!(unsafe { libc::kill(pair::pids(&controller)[0] as i32, libc::SIGKILL) }, 0);
+    assert_eq!(unsafe { libc::kill(pair::pids(&fleet)[0] as i32, libc::SIGKILL) }, 0);
     for (at, (client, expected)) in clients.into_iter().zip(&expected).enumerate() {
         let (rest, end) = pair::finish(client).await;
         let tokens: Vec<TokenId> = firsts.get(at).cloned().unwrap_or_default().into_iter().chain(rest).collect();
         assert_eq!((&tokens, end), (expected, Ok(())), "request {at}");
     }
-    let left = controller.settle(pair::SETTLE).await.unwrap();
+    let left = fleet.settle(pair::SETTLE).await.unwrap();
     assert!(left.is_quiet(), "{left}");
-    let records = controller.recorded().await.requests;
+    let records = fleet.recorded().await.requests;
     assert_eq!(records.len() as u64, REQUESTS, "each ended once");
     let resumed = records.iter().filter(|record| record.legs.iter().any(|leg| leg.engine.0 == 0)).count();
     assert!(records.iter().all(|record| record.legs.last().is_some_and(|leg| leg.engine.0 == 1 || leg.ended_us.is_some())));
     assert!(resumed > 0, "nothing was on the engine that died");
     println!("[real engines]   {resumed} of {REQUESTS} requests had been on the engine that died");
-    pair::shut_down(&controller).await;
+    pair::shut_down(&fleet).await;
 }
 
 /// When the engine dies, as seen by the first request's client.
@@ -83,20 +83,20 @@ enum Moment {
     AtToken(usize),
 }
 
-async fn killed(victim: usize, fault: Fault, moment: impl Fn(&Controller) -> Moment) {
-    let controller = pair::start(&pair::settings("tiny-llama"), fault).await;
+async fn killed(victim: usize, fault: Fault, moment: impl Fn(&Fleet) -> Moment) {
+    let fleet = pair::start(&pair::settings("tiny-llama"), fault).await;
     // The first one is watched, the others are "other requests unharmed".
     let prompts: Vec<Arc<[TokenId]>> = [1500, 200, 64, 700].iter().zip(1..).map(|(&n, seed)| pair::prompt(n, seed)).collect();
-    let expected = pair::reference(&controller, &prompts, MAX_TOKENS).await;
-    controller.arrange(&pair::every_prompt_moves()).await.unwrap();
+    let expected = pair::reference(&fleet, &prompts, MAX_TOKENS).await;
+    fleet.arrange(&pair::every_prompt_moves()).await.unwrap();
 
-    let mut watched = controller.submit(pair::request(prompts[0].clone(), MAX_TOKENS, 0)).await;
+    let mut watched = fleet.submit(pair::request(prompts[0].clone(), MAX_TOKENS, 0)).await;
     let mut others = Vec::new();
     for (index, prompt) in prompts.iter().enumerate().skip(1) {
-        others.push(controller.submit(pair::request(prompt.clone(), MAX_TOKENS, index as u32)).await);
+        others.push(fleet.submit(pair::request(prompt.clone(), MAX_TOKENS, index as u32)).await);
     }
     let mut seen: Vec<TokenId> = Vec::new();
-    let wanted = match moment(&controller) {
+    let wanted = match moment(&fleet) {
         Moment::After(_) => 0,
         Moment::AfterFirstToken(_) => 1,
         Moment::AtToken(n) => n,
@@ -107,10 +107,10 @@ async fn killed(victim: usize, fault: Fault, moment: impl Fn(&Controller) -> Mom
             other => panic!("the watched request ended before the kill: {other:?}"),
         }
     }
-    if let Moment::After(wait) | Moment::AfterFirstToken(wait) = moment(&controller) {
+    if let Moment::After(wait) | Moment::AfterFirstToken(wait) = moment(&fleet) {
         tokio::time::sleep(wait).await;
     }
-    let pids = pair::pids(&controller);
+    let pids = pair::pids(&fleet);
     // SAFETY: a plain kill(2) of a process that this test started.
     assert_eq!(unsafe { libc::kill(pids[victim] as i32, libc::SIGKILL) }, 0);
 
@@ -121,11 +121,11 @@ async fn killed(victim: usize, fault: Fault, moment: impl Fn(&Controller) -> Mom
         let (tokens, end) = pair::finish(replies).await;
         assert_eq!((&tokens, end), (expected, Ok(())), "another request");
     }
-    let left = controller.settle(pair::SETTLE).await.unwrap();
+    let left = fleet.settle(pair::SETTLE).await.unwrap();
     assert!(left.is_quiet(), "{left}");
-    assert_eq!(controller.dead_engines().await.len(), 1);
+    assert_eq!(fleet.dead_engines().await.len(), 1);
 
-    let (tokens, end) = pair::finish(controller.submit(pair::request(prompts[1].clone(), MAX_TOKENS, 9)).await).await;
+    let (tokens, end) = pair::finish(fleet.submit(pair::request(prompts[1].clone(), MAX_TOKENS, 9)).await).await;
     assert_eq!((&tokens, end), (&expected[1], Ok(())), "the engine that is left serves on");
-    pair::shut_down(&controller).await;
+    pair::shut_down(&fleet).await;
 }

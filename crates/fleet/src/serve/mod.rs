@@ -1,4 +1,10 @@
-//! The one task that owns the router: whatever happens comes to it in turn, so nothing in it is locked.
+//! The one task that owns the router: whatever happens comes to it in turn, so nothing in it is locked. Engines, the mover and clients are
+//! the host's backend here, and what they do is fed in as it comes.
+
+mod backend;
+mod drains;
+mod phases;
+mod shown;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use dualpool_engine::{EngineEvent, EngineEvents, Fleet};
+use dualpool_engine::{EngineEvent, EngineEvents, Engines};
 use dualpool_host::{Copied, Entry, Facts, Fold, Host, Recorder, Recording, Run};
 use dualpool_kv::{KvEvent, KvMover};
 use dualpool_machine::nvml::Round;
@@ -17,14 +23,15 @@ use dualpool_router::{CostModel, EngineFacts, EngineState, Event, RouterSettings
 use dualpool_types::records::Sample;
 use dualpool_types::{Arrangement, Clock, EngineId, LegStep, RejectReason, Request, RequestError, RequestId, Time};
 
-use super::drains::Drains;
-use super::gpus::{self, GpuWatch};
-use super::phases::Phases;
-use super::serving::{Serving, send};
-use super::shown::Shown;
-use super::{Reply, Unsettled};
+use crate::fleet::Unsettled;
+use crate::gpus::{self, GpuWatch};
+use crate::request::Reply;
+use backend::{Serving, send};
+use drains::Drains;
+use phases::Phases;
+use shown::Shown;
 
-pub(super) enum Command {
+pub(crate) enum Command {
     Submit {
         request: Request,
         facts: Facts,
@@ -49,7 +56,7 @@ pub(super) enum Command {
 }
 
 /// How things stand.
-pub(super) struct Condition {
+pub(crate) struct Condition {
     pub unsettled: Unsettled,
     pub dead: Vec<EngineId>,
     pub cut: Vec<EngineId>,
@@ -74,7 +81,7 @@ impl Fold for Folds {
     }
 }
 
-pub(super) struct Task {
+pub(crate) struct Task {
     host: Host<Serving, Folds>,
     moves: Option<mpsc::Receiver<KvEvent>>,
     gpus: Option<Box<GpuWatch>>,
@@ -84,13 +91,13 @@ pub(super) struct Task {
 
 impl Task {
     pub fn new(
-        fleet: Fleet,
+        engines: Engines,
         mover: Option<(Box<dyn KvMover>, mpsc::Receiver<KvEvent>)>,
         settings: &RouterSettings,
         clock: Arc<dyn Clock>,
     ) -> Task {
         let (mover, moves) = mover.unzip();
-        let facts: Vec<EngineFacts> = fleet
+        let facts: Vec<EngineFacts> = engines
             .iter()
             .map(|engine| {
                 let info = engine.info();
@@ -105,12 +112,12 @@ impl Task {
                 }
             })
             .collect();
-        let serving = Serving { fleet, mover, clock, clients: HashMap::new() };
+        let serving = Serving { engines, mover, clock, clients: HashMap::new() };
         let host = Host::new(&facts, settings, serving, Folds::default());
         Task { host, moves, gpus: None, why_no_gpus: None, leases_expired: 0 }
     }
 
-    /// Serves until it is told to shut down, or nobody is left who could.
+    /// Serves until it is told to shut down, or no handle is left that could tell it.
     pub async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -156,13 +163,13 @@ impl Task {
             // Its end waits for a reading under way, so neither here nor before the engines.
             ending.spawn_blocking(move || drop(gpus));
         }
-        for index in 0..self.host.backend.fleet.len() {
+        for index in 0..self.host.backend.engines.len() {
             // Told first, so that the mover does not take the end of its connections for a fault.
             if let Some(mover) = &self.host.backend.mover {
-                mover.forget(self.host.backend.fleet[index].info().id);
+                mover.forget(self.host.backend.engines[index].info().id);
             }
-            let fleet = self.host.backend.fleet.clone();
-            ending.spawn(async move { fleet[index].shutdown().await });
+            let engines = self.host.backend.engines.clone();
+            ending.spawn(async move { engines[index].shutdown().await });
         }
         // Engines may wait for room in their channel before they can end, so it is read to the last.
         loop {
@@ -248,7 +255,7 @@ impl Task {
 
     fn arrange(&mut self, arrangement: &Arrangement) -> anyhow::Result<()> {
         self.host.arrange(arrangement)?;
-        for (engine, &tuning) in self.host.backend.fleet.iter().zip(&arrangement.tunings) {
+        for (engine, &tuning) in self.host.backend.engines.iter().zip(&arrangement.tunings) {
             let id = engine.info().id;
             if self.host.router().engines()[id.index()].alive {
                 let kept = || format!("arrangement `{}`: {id} keeps its scheduler settings", arrangement.name);
@@ -340,7 +347,7 @@ impl Task {
             }
             KvEvent::LeaseExpired { engine, leg } => {
                 self.leases_expired += 1;
-                tracing::warn!(%engine, %leg, "nobody fetched the held KV in time");
+                tracing::warn!(%engine, %leg, "held KV was not fetched in time");
             }
             KvEvent::Disconnected { engine } => {
                 tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved");

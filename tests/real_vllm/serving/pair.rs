@@ -1,4 +1,4 @@
-//! Two real engines with a tiny model behind a real controller, as `dualpool run` starts them.
+//! Two real engines with a tiny model as a fleet, as `dualpool run` starts them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use dualpool_bench::Settings;
 use dualpool_fleet::Silent;
-use dualpool_fleet::controller::{Controller, Facts, NewRequest, Reply, ReplyStream};
+use dualpool_fleet::{Facts, Fleet, NewRequest, Reply, ReplyStream};
 use dualpool_kv::{EngineLinks, Transports};
 use dualpool_machine::{DeviceKind, Gpus};
 use dualpool_types::{
@@ -50,7 +50,7 @@ pub fn settings(name: &str) -> Settings {
     settings
 }
 
-pub async fn start(settings: &Settings, fault: Fault) -> Controller {
+pub async fn start(settings: &Settings, fault: Fault) -> Fleet {
     let placements = dualpool_machine::choose(&settings.pools, &Gpus::detect()).expect("a machine with two cores");
     let transport = Box::new(FaultyTransport::new(Transports::default(), Faults::new(fault)));
     let fleet = settings.fleet(&placements, EngineLinks::default());
@@ -100,16 +100,16 @@ pub async fn finish(mut replies: ReplyStream) -> (Vec<TokenId>, Result<(), Reque
 }
 
 /// What one engine answers to each prompt when it is alone with it.
-pub async fn reference(controller: &Controller, prompts: &[Arc<[TokenId]>], max_tokens: u32) -> Vec<Vec<TokenId>> {
+pub async fn reference(fleet: &Fleet, prompts: &[Arc<[TokenId]>], max_tokens: u32) -> Vec<Vec<TokenId>> {
     let alone = Arrangement::shared("alone", PolicyKind::RoundRobin, 2, Tuning::default());
-    controller.arrange(&alone).await.expect("an idle fleet");
+    fleet.arrange(&alone).await.expect("an idle fleet");
     let mut answers = Vec::new();
     for (index, prompt) in prompts.iter().enumerate() {
-        let (tokens, end) = finish(controller.submit(request(prompt.clone(), max_tokens, index as u32)).await).await;
+        let (tokens, end) = finish(fleet.submit(request(prompt.clone(), max_tokens, index as u32)).await).await;
         end.expect("a plain request");
         answers.push(tokens);
     }
-    controller.reset_prefix_caches().await.expect("idle engines");
+    fleet.reset_prefix_caches().await.expect("idle engines");
     answers
 }
 
@@ -124,12 +124,12 @@ fn is_zombie(pid: u32) -> bool {
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
-pub fn pids(controller: &Controller) -> Vec<u32> {
-    controller.engines().iter().map(|engine| engine.pid.expect("a vLLM engine has a process")).collect()
+pub fn pids(fleet: &Fleet) -> Vec<u32> {
+    fleet.engines().iter().map(|engine| engine.pid.expect("a vLLM engine has a process")).collect()
 }
 
-pub async fn shut_down(controller: &Controller) {
-    let pids = pids(controller);
-    controller.shutdown().await;
+pub async fn shut_down(fleet: &Fleet) {
+    let pids = pids(fleet);
+    fleet.shutdown().await;
     assert!(gone(&pids), "engine processes {pids:?} are still there");
 }

@@ -1,37 +1,29 @@
-//! The tokio shell around the host: engines, the mover and clients are its backend, and what they do is fed in as it comes.
-
-mod drains;
-mod gpus;
-mod phases;
-mod serving;
-mod shown;
-mod task;
+//! The handle to engines that serve: what a benchmark, the command line and tests hold.
 
 use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::sync::{mpsc, oneshot};
 
-use dualpool_engine::{EngineEvents, Fleet};
-use dualpool_host::Run;
+use dualpool_engine::{EngineEvents, Engines};
+use dualpool_host::{Facts, Recording, Run};
 use dualpool_kv::{KvEvent, KvMover};
+use dualpool_machine::Placement;
 use dualpool_router::{CostModel, RouterSettings};
 use dualpool_types::records::Sample;
-use dualpool_types::{
-    Arrangement, ArrangementError, Class, Clock, EngineId, EngineInfo, Objectives, Priority, RejectReason, Request, RequestError,
-    RequestId, Sampling, Time, TokenId,
-};
+use dualpool_types::{Arrangement, ArrangementError, Clock, EngineId, EngineInfo, RejectReason, RequestError, RequestId, Time};
 
 use crate::TelemetrySettings;
-use task::{Command, Condition, Task};
+use crate::admin::Admin;
+use crate::gpus::GpuWatch;
+use crate::request::{NewRequest, Reply, ReplyStream};
+use crate::serve::{Command, Condition, Task};
 
-pub use dualpool_host::{Facts, Recording};
-pub use gpus::GpuWatch;
-
-/// Client commands that the controller has not taken yet. A client that finds the queue full waits.
+/// Commands that the fleet's task has not taken yet. A client that finds the queue full waits.
 const COMMANDS_MAX: usize = 1024;
 
 /// Batches of samples that a follower has not taken yet. What finds the queue full is not shown to it; the recording has it.
@@ -40,7 +32,7 @@ const FOLLOWED_MAX: usize = 64;
 /// How often a wait for the fleet to fall idle looks again.
 const IDLE_POLL: Duration = Duration::from_millis(5);
 
-const GONE: &str = "the controller has shut down";
+const GONE: &str = "the fleet has shut down";
 
 /// A drain that has begun. Dropping it does not stop the drain.
 pub struct Drain(oneshot::Receiver<anyhow::Result<()>>);
@@ -52,64 +44,6 @@ impl Drain {
     }
 }
 
-/// A request as a client makes it.
-#[derive(Clone, Debug)]
-pub struct NewRequest {
-    pub prompt: Arc<[TokenId]>,
-    pub max_tokens: u32,
-    pub ignore_eos: bool,
-    pub sampling: Sampling,
-    pub class: Class,
-    pub priority: Priority,
-    pub objectives: Objectives,
-    /// What its workload knows of it, for its record.
-    pub facts: Facts,
-}
-
-impl NewRequest {
-    pub fn numbered(self, id: RequestId) -> Request {
-        let NewRequest { prompt, max_tokens, ignore_eos, sampling, class, priority, objectives, facts: _ } = self;
-        Request { id, prompt, max_tokens, ignore_eos, sampling, class, priority, objectives }
-    }
-}
-
-/// What the client of a request sees, in order: tokens, then one end.
-#[derive(Debug)]
-pub enum Reply {
-    Tokens { at: Time, tokens: Vec<TokenId> },
-    End(Result<(), RequestError>),
-}
-
-/// The client's end of a request. Dropping it before `Reply::End` cancels the request.
-pub struct ReplyStream {
-    pub id: RequestId,
-    /// As long as the longest answer: the controller never waits for a slow client, and never drops a reply.
-    replies: mpsc::Receiver<Reply>,
-    /// Where the drop is told, so that it takes effect even when no token flows. Unbounded, and at most one message per stream.
-    gone: mpsc::UnboundedSender<RequestId>,
-    ended: bool,
-}
-
-impl ReplyStream {
-    /// The next reply; none after `Reply::End`.
-    pub async fn next(&mut self) -> Option<Reply> {
-        let reply = self.replies.recv().await;
-        self.ended |= matches!(reply, None | Some(Reply::End(_)));
-        reply
-    }
-}
-
-impl Drop for ReplyStream {
-    fn drop(&mut self) {
-        if !self.ended {
-            // Closed first: a controller that hears of the drop before it hears of the request sees that nobody listens.
-            self.replies.close();
-            // Fails only when the controller is gone, and the request with it.
-            let _ = self.gone.send(self.id);
-        }
-    }
-}
-
 /// What is left of the requests so far. All of it is 0 once a fleet without faults has settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unsettled {
@@ -117,7 +51,7 @@ pub struct Unsettled {
     pub in_flight: usize,
     /// KV blocks that engines hold for legs that are over.
     pub held_blocks: u64,
-    /// Holds that ended by their lease since the controller started: blocks that nobody fetched and nobody released.
+    /// Holds that ended by their lease since the fleet started: blocks that were neither fetched nor released.
     pub leases_expired: u64,
 }
 
@@ -134,38 +68,66 @@ impl fmt::Display for Unsettled {
     }
 }
 
-/// A handle to the running controller; cheap to clone. When the last one is dropped, the controller ends as by `shutdown`.
+/// Engines that serve, and all that belongs to them; cheap to clone. When the last clone is dropped, everything ends as by `shutdown`.
 #[derive(Clone)]
-pub struct Controller {
-    commands: mpsc::Sender<Command>,
+pub struct Fleet {
+    orders: Orders,
     gone: mpsc::UnboundedSender<RequestId>,
-    fleet: Fleet,
-    engines: Arc<[EngineInfo]>,
+    engines: Engines,
+    infos: Arc<[EngineInfo]>,
+    placements: Arc<[Placement]>,
+    /// Open until the shutdown, where the fleet's spec asked for it.
+    admin: Arc<Mutex<Option<Admin>>>,
     clock: Arc<dyn Clock>,
     next_id: Arc<AtomicU64>,
 }
 
-impl Controller {
-    /// Takes over the fleet; in a tokio runtime. `mover` is none for engines that cannot move KV. Serves by `least_load` until
-    /// it is given an arrangement.
-    pub fn start(
-        fleet: Fleet,
+impl Fleet {
+    /// Serves by these engines; in a tokio runtime. `mover` is none for engines that cannot move KV. The policy is `least_load` until the
+    /// fleet is given an arrangement.
+    pub fn of(
+        engines: Engines,
         events: EngineEvents,
         mover: Option<(Box<dyn KvMover>, mpsc::Receiver<KvEvent>)>,
         router: &RouterSettings,
         telemetry: &TelemetrySettings,
         clock: Arc<dyn Clock>,
-    ) -> Controller {
+    ) -> Fleet {
         let (commands, command_receiver) = mpsc::channel(COMMANDS_MAX);
         let (gone, gone_receiver) = mpsc::unbounded_channel();
-        let engines = fleet.iter().map(|engine| engine.info().clone()).collect();
-        let task = Task::new(fleet.clone(), mover, router, clock.clone());
+        let infos = engines.iter().map(|engine| engine.info().clone()).collect();
+        let task = Task::new(engines.clone(), mover, router, clock.clone());
         tokio::spawn(task.run(command_receiver, gone_receiver, events, telemetry.sample_ms, router.tick_ms));
-        Controller { commands, gone, fleet, engines, clock, next_id: Arc::default() }
+        Fleet {
+            orders: Orders(commands),
+            gone,
+            engines,
+            infos,
+            placements: Arc::default(),
+            admin: Arc::default(),
+            clock,
+            next_id: Arc::default(),
+        }
+    }
+
+    /// The same fleet, which knows where its engines are.
+    pub(crate) fn on(self, placements: &[Placement]) -> Fleet {
+        Fleet { placements: placements.into(), ..self }
+    }
+
+    /// Takes orders from other processes of this user, at a socket in this folder, until the shutdown.
+    pub(crate) fn open_admin(&self, folder: &Path) -> anyhow::Result<()> {
+        *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(Admin::open(folder, self.orders.clone())?);
+        Ok(())
+    }
+
+    /// The device of each engine, by `EngineId`; empty for a fleet of engines that were started elsewhere.
+    pub fn placements(&self) -> &[Placement] {
+        &self.placements
     }
 
     pub fn engines(&self) -> &[EngineInfo] {
-        &self.engines
+        &self.infos
     }
 
     /// Serves by this arrangement from now on: tunes the engines and swaps the policy. Waits until no request is in flight; requests
@@ -190,8 +152,8 @@ impl Controller {
         let (sender, replies) = mpsc::channel(request.max_tokens as usize + 1);
         let stream = ReplyStream { id, replies, gone: self.gone.clone(), ended: false };
         let command = Command::Submit { request: request.numbered(id), facts, replies: sender };
-        if let Err(mpsc::error::SendError(Command::Submit { replies, .. })) = self.commands.send(command).await {
-            // The controller has shut down. The channel is empty, so there is room.
+        if let Err(mpsc::error::SendError(Command::Submit { replies, .. })) = self.orders.0.send(command).await {
+            // The fleet has shut down. The channel is empty, so there is room.
             let _ = replies.try_send(Reply::End(Err(RequestError::Rejected { reason: RejectReason::ShuttingDown })));
         }
         stream
@@ -199,7 +161,7 @@ impl Controller {
 
     /// Starts a recording under this name: its times count from `origin`, and what was recorded before is dropped.
     pub async fn record(&self, arm: &str, repetition: u32, origin: Time) {
-        // Fails only when the controller has shut down, and then there is nothing to record.
+        // Fails only when the fleet has shut down, and then there is nothing to record.
         let run = Run { arm: arm.to_owned(), repetition, origin };
         let _ = self.ask(|answer| Command::Record(run, answer)).await;
     }
@@ -211,13 +173,13 @@ impl Controller {
 
     /// Watches these GPUs from now on: their samples go to the recordings and to the router.
     pub async fn watch_gpus(&self, watch: GpuWatch) {
-        // Fails only when the controller has shut down; the watch ends with the command.
+        // Fails only when the fleet has shut down; the watch ends with the command.
         let _ = self.ask(|answer| Command::WatchGpus(Box::new(watch), answer)).await;
     }
 
     /// Notes why GPUs are not watched.
     pub async fn note_gpus(&self, why: String) {
-        // Fails only when the controller has shut down, and then nobody reads notes.
+        // Fails only when the fleet has shut down, and then nobody reads notes.
         let _ = self.ask(|answer| Command::NoteGpus(why, answer)).await;
     }
 
@@ -229,13 +191,13 @@ impl Controller {
     /// The samples of every recording from now on, as they are taken. One follower at a time: the last one.
     pub async fn follow(&self) -> mpsc::Receiver<Vec<Sample>> {
         let (sender, batches) = mpsc::channel(FOLLOWED_MAX);
-        // Fails only when the controller has shut down, and then the channel is closed.
+        // Fails only when the fleet has shut down, and then the channel is closed.
         let _ = self.ask(|answer| Command::Follow(sender, answer)).await;
         batches
     }
 
     /// Waits until no request is in flight and no block is held, at most `timeout`; returns what is left then. Fails when the
-    /// controller has shut down.
+    /// fleet has shut down.
     pub async fn settle(&self, timeout: Duration) -> anyhow::Result<Unsettled> {
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
@@ -250,7 +212,7 @@ impl Controller {
     /// Forgets all cached prefixes on all engines alive.
     pub async fn reset_prefix_caches(&self) -> anyhow::Result<()> {
         let Condition { dead, .. } = self.ask(Command::Condition).await?;
-        for engine in self.fleet.iter().filter(|engine| !dead.contains(&engine.info().id)) {
+        for engine in self.engines.iter().filter(|engine| !dead.contains(&engine.info().id)) {
             let id = engine.info().id;
             if !engine.reset_prefix_cache().await {
                 bail!("{id} kept its prefix cache: blocks of it are in use; settle the fleet first");
@@ -270,12 +232,12 @@ impl Controller {
 
     /// The same in two steps: once this returns, whatever is asked next comes after the drain's beginning.
     pub async fn begin_drain(&self, engine: EngineId) -> anyhow::Result<Drain> {
-        self.send(|answer| Command::Drain(engine, answer)).await.map(Drain)
+        self.orders.begin_drain(engine).await
     }
 
     /// Has a drained engine take requests again.
     pub async fn undrain(&self, engine: EngineId) -> anyhow::Result<()> {
-        self.ask(|answer| Command::Undrain(engine, answer)).await
+        self.orders.undrain(engine).await
     }
 
     /// Engines that are gone; their requests were resumed elsewhere.
@@ -300,8 +262,28 @@ impl Controller {
 
     /// Ends every request, every engine and the mover, and waits for them.
     pub async fn shutdown(&self) {
+        // Its thread has a sender of commands, too.
+        drop(self.admin.lock().unwrap_or_else(PoisonError::into_inner).take());
         // Fails only when that has happened already.
         let _ = self.ask(Command::Shutdown).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> anyhow::Result<T> {
+        self.orders.ask(command).await
+    }
+}
+
+/// What the fleet's task is told.
+#[derive(Clone)]
+pub(crate) struct Orders(mpsc::Sender<Command>);
+
+impl Orders {
+    pub(crate) async fn begin_drain(&self, engine: EngineId) -> anyhow::Result<Drain> {
+        self.send(|answer| Command::Drain(engine, answer)).await.map(Drain)
+    }
+
+    pub(crate) async fn undrain(&self, engine: EngineId) -> anyhow::Result<()> {
+        self.ask(|answer| Command::Undrain(engine, answer)).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> anyhow::Result<T> {
@@ -310,7 +292,7 @@ impl Controller {
 
     async fn send<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> anyhow::Result<oneshot::Receiver<T>> {
         let (answer, answered) = oneshot::channel();
-        self.commands.send(command(answer)).await.ok().context(GONE)?;
+        self.0.send(command(answer)).await.ok().context(GONE)?;
         Ok(answered)
     }
 }
