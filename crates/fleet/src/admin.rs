@@ -18,9 +18,9 @@ use dualpool_types::{Clock, EngineId, Micros, MonotonicClock, Time};
 
 use crate::controller::Controller;
 
-/// Drains that are waited for at a time; whoever comes on top of these is told so.
+/// Drains that are waited for at a time; a client that asks for one more is told so.
 const DRAINS_MAX: usize = 8;
-/// How long a client may take to say all that it wants, or to take its answer. Others wait meanwhile.
+/// How long a client may take to say all that it wants, or to take its answer. Other clients wait meanwhile.
 const TALK_MAX: Duration = Duration::from_secs(1);
 const LINE_BYTES_MAX: u64 = 4096;
 
@@ -74,7 +74,7 @@ pub fn folder() -> PathBuf {
     std::env::temp_dir().join(format!("dualpool-admin-{}", nix::unistd::geteuid()))
 }
 
-/// Makes the folder, or makes sure that it is this user's alone: whoever can enter it can give orders.
+/// Makes the folder, or makes sure that it is this user's alone: any process that can enter it can give orders.
 fn private(folder: &Path) -> anyhow::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {

@@ -46,7 +46,7 @@ pub async fn start_over(
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let watch = watch_gpus(&spec, clock.clone());
     let controller = engines(transport, spec, progress, clock).await?;
-    // Not before: while engines start nobody takes samples, and those that are dropped would look like a fault.
+    // Not before: while engines start the controller takes no samples, and those that are dropped would look like a fault.
     match watch {
         Some(Ok(watch)) => controller.watch_gpus(watch).await,
         // GPUs that cannot be watched can still serve.

@@ -102,7 +102,7 @@ impl ReplyStream {
 impl Drop for ReplyStream {
     fn drop(&mut self) {
         if !self.ended {
-            // Closed first: a controller that hears of the drop before it hears of the request sees that nobody listens.
+            // Closed first: a controller that hears of the drop before it hears of the request sees that the client is gone.
             self.replies.close();
             // Fails only when the controller is gone, and the request with it.
             let _ = self.gone.send(self.id);
@@ -117,7 +117,7 @@ pub struct Unsettled {
     pub in_flight: usize,
     /// KV blocks that engines hold for legs that are over.
     pub held_blocks: u64,
-    /// Holds that ended by their lease since the controller started: blocks that nobody fetched and nobody released.
+    /// Holds that ended by their lease since the controller started: blocks that were neither fetched nor released.
     pub leases_expired: u64,
 }
 
@@ -217,7 +217,7 @@ impl Controller {
 
     /// Notes why GPUs are not watched.
     pub async fn note_gpus(&self, why: String) {
-        // Fails only when the controller has shut down, and then nobody reads notes.
+        // Fails only when the controller has shut down, and then no run records notes.
         let _ = self.ask(|answer| Command::NoteGpus(why, answer)).await;
     }
 
