@@ -1,4 +1,4 @@
-//! Rules of this code base that no compiler knows: what must not be left lying about, what unsafe code has to say, who may read a clock.
+//! Rules of this code base that no compiler knows: what must not be left lying about, what unsafe code must say, where a clock may be read.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -97,7 +97,7 @@ impl Findings {
     }
 
     fn row(&mut self, group: &'static str, what: String, result: Outcome) {
-        // So that somebody who waits sees that it goes on; the table comes at the end.
+        // So that a user who waits sees that it goes on; the table comes at the end.
         eprintln!("{group}: {what}");
         self.rows.push(Row { group, what, result });
     }

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // Nobody is left to tell when even this cannot be written. clap's own code would be that of a missing GPU.
+            // An error means that the output is closed, and cannot be shown. clap's own code would be that of a missing GPU.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(BAD_USAGE) } else { ExitCode::SUCCESS };
         }

@@ -98,7 +98,7 @@ class _Tunable:
         vLLM spends a step's tokens on running requests in the order of `running`, and only what is left on those that wait. So
         those that decode come first; legs that arrive with their KV need something left over, in which their fetch starts and, once it is over,
         their first token is computed; and running prompts share the rest. Nothing else in vLLM hangs on the order of `running`
-        under the `priority` policy, which picks whom to preempt by priority and arrival.
+        under the `priority` policy, which picks the request to preempt by priority and arrival.
         """
         self.running.sort(key=lambda request: request.is_prefill_chunk)
         prompts = sum(request.is_prefill_chunk for request in self.running)

@@ -52,7 +52,7 @@ fn as_text(loaded: &Loaded) -> String {
     values.iter().map(line).collect()
 }
 
-/// A longer value pushes its own origin to the right, not everybody's.
+/// A longer value pushes only its own origin to the right.
 const TEXT_COLUMNS_MAX: usize = 36;
 
 fn as_json(loaded: &Loaded) -> anyhow::Result<String> {

@@ -47,7 +47,7 @@ fn program(folder: &Path, pid: Option<u32>) -> anyhow::Result<UnixStream> {
         let path = folder.join(format!("{pid}.sock"));
         return UnixStream::connect(path).with_context(|| format!("process {pid} is no dualpool of yours that serves"));
     }
-    // Nobody answers at the socket of a process that was killed.
+    // A process that was killed leaves a socket at which nothing answers.
     let alive = |path: &Path| Some((path.file_stem()?.to_str()?.to_owned(), UnixStream::connect(path).ok()?));
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut programs: Vec<(String, UnixStream)> = entries.filter_map(|entry| alive(&entry.path())).collect();

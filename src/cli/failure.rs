@@ -24,7 +24,7 @@ pub fn print(failure: &Failure) -> ExitCode {
     if let Some(hint) = failure.hint() {
         text += &format!("  hint: {hint}\n");
     }
-    // Nobody is left to tell when standard error is closed.
+    // Fails when standard error is closed, and then there is no other place to say it.
     let _ = std::io::stderr().write_all(text.as_bytes());
     ExitCode::from(failure.exit_code())
 }

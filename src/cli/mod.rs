@@ -102,7 +102,7 @@ pub fn main() -> ExitCode {
 #[cfg(feature = "extension-module")]
 pub fn run_hosted(arguments: Vec<OsString>) -> u8 {
     let code = execute([OsString::from("dualpool")].into_iter().chain(arguments));
-    // Nobody else flushes it; when it is closed, nobody is left to tell.
+    // No other code flushes it; an error means that it is closed, and cannot be shown.
     let _ = std::io::Write::flush(&mut std::io::stdout());
     // An `ExitCode` does not tell its number, but it compares.
     (0..=u8::MAX).find(|&number| ExitCode::from(number) == code).unwrap_or(dualpool_types::FAILED)
@@ -113,7 +113,7 @@ fn execute(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => Cli { arguments: arguments.into_iter().skip(1).collect(), ..cli },
         Err(error) => {
-            // Also `--help` and `--version`, which are no failures; nobody is left to tell when the output is closed.
+            // Also `--help` and `--version`, which are no failures. An error means that the output is closed, and cannot be shown.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }

@@ -24,7 +24,7 @@ impl Terminal {
 
     /// Prints a line above the bars.
     pub fn line(&self, text: &str) {
-        // Nobody is left to tell when standard error is closed.
+        // Fails when standard error is closed, and then there is no other place to say it.
         let _ = self.clone().write_all(format!("{text}\n").as_bytes());
     }
 }

@@ -23,7 +23,7 @@ pub const FILE: &str = "dualpool.toml";
 /// `DUALPOOL_ENGINE__MODEL` sets `engine.model`.
 pub const ENV_PREFIX: &str = "DUALPOOL_";
 
-/// Variables of ours that are no settings: they say where the program's own files lie, and who started it.
+/// Variables of ours that are no settings: they say where the program's own files lie, and that a profiler started it.
 const NOT_SETTINGS: [&str; 2] = ["DUALPOOL_PYTHON_DIR", UNDER_PROFILER];
 
 /// Set for a run that a profiler started for us, so that it does not start one again.

@@ -480,7 +480,7 @@ async fn dropped(run_dir: &Path, model: &Path) {
         assert!((2..8).contains(&tokens.len()));
         assert_eq!(tokens, fleet.engines[0].tokenize("The capital of France").await.unwrap());
     }
-    // Nobody reads: the engine waits, and its end must not.
+    // The test reads no outputs: the engine waits for room, and must end all the same.
     let leg = fleet.leg(prompt(20, 2), 1500);
     fleet.engines[0].submit(leg);
     while fleet.events.capacity() > 0 {

@@ -30,7 +30,7 @@ macro_rules! on_virtual_gpus {
                 return $body;
             }
             let cuda = FakeCuda::new();
-            // Nobody else's GPUs, not even those of the same test started elsewhere.
+            // This test's own GPUs: not even the same test, started elsewhere, shares them.
             let machine = format!("{}-{}", stringify!($name).replace('_', "-"), std::process::id());
             let script = $script.replacen('{', &format!("{{\"machine\":\"{machine}\","), 1).replace(",}", "}");
             let mut command = again(stringify!($name));
@@ -259,7 +259,7 @@ on_virtual_gpus! {
         let done = context.event(Timing::Off).unwrap();
         copying.copy_async(target.whole(), source.whole()).unwrap();
         done.record(&copying).unwrap();
-        // Nobody waits for the copy: what is read is what was there before.
+        // The test does not wait for the copy, so it reads what was there before.
         assert_eq!((done.is_done(), copying.is_done()), (Ok(false), Ok(false)));
         assert_eq!(looking.read(target.whole()).unwrap(), old);
         std::fs::write("gate", "").unwrap();

@@ -153,7 +153,7 @@ on_virtual_gpus! {
     }
 
     fn ctrl_c_leaves_the_memory_to_the_engines("{}") {
-        // A group as a shell makes one: the signal reaches this process and its children, and no one else.
+        // A group as a shell makes one: the signal reaches this process and its children, and no other process.
         nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).unwrap();
         let mut pair = Pair::new();
         // SAFETY: ignoring a signal runs no code. Only now, as children would inherit it.

@@ -10,7 +10,7 @@ pub fn dualpool(folder: impl AsRef<Path>, args: &[&str]) -> Command {
     command
 }
 
-/// The settings of whoever runs the tests are none of the test's.
+/// Keeps the settings in the user's environment away from the test.
 pub fn without_settings(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DUALPOOL_")) {
         command.env_remove(name);

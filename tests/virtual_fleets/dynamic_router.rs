@@ -97,7 +97,7 @@ async fn the_three_synthetic_workloads_are_measured_in_one_run() {
     assert!(mixed.summary.rate_rps.is_some() && sessions.summary.rate_rps.is_some() && waves.summary.rate_rps.is_none());
     assert_eq!([mixed, waves, sessions].map(|o| o.summary.arrivals.as_str()), ["poisson", "planned", "poisson"]);
 
-    // Waves and turns are in the records, so that whoever doubts a figure can make it again.
+    // Waves and turns are in the records, so that a reader can compute each figure again.
     let records = load(&waves.dir).unwrap().requests;
     assert!(records.iter().all(|r| r.wave.is_some() && r.turn.is_none()));
     for arm in &waves.summary.arms {

@@ -225,7 +225,7 @@ async fn a_dropped_stream_cancels_even_when_no_token_flows() {
     rig.fleet.shutdown().await;
 }
 
-/// Who is killed, and while it does what.
+/// Which engine is killed, and while it does what.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kill {
     SourceInPrefill,
@@ -422,7 +422,7 @@ async fn shutdown_ends_what_is_in_flight_and_later_requests() {
     assert_eq!(collect(stream).await.1, Err(RequestError::ShutDown { phase: Phase::Prefill }));
     let (_, result) = collect(rig.fleet.submit(request(1, 10, 3)).await).await;
     assert_eq!(result, Err(RequestError::Rejected { reason: RejectReason::ShuttingDown }));
-    assert!(rig.fleet.settle(HANGS).await.is_err(), "nobody is left who could tell");
+    assert!(rig.fleet.settle(HANGS).await.is_err(), "the fleet has shut down and cannot tell");
     assert!(rig.fleet.arrange(&arrangement(PolicyKind::DualPool, 2)).await.is_err());
     rig.fleet.shutdown().await;
 }

@@ -180,7 +180,7 @@ impl<'a> Driver<'a> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        // Every change is one assignment, so what is seen is whole even if the one who held the lock panicked.
+        // Every change is one assignment, so what is seen is whole even if a thread panicked while it held the lock.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -22,7 +22,7 @@ use crate::{RunSettings, Settings};
 /// Version of the file's keys.
 const SCHEMA: u32 = 1;
 
-/// Settings that decide what is served, by what and by whom: ratios compare only where these are equal.
+/// Settings that decide what is served and how: ratios compare only where these are equal.
 const DECIDING: [&str; 9] =
     ["engine.", "pools.", "router.", "kv.", "workload.", "objectives.", "dynamic_router.", "virtual.", "run.quick"];
 

@@ -159,7 +159,7 @@ impl RunFolder {
     /// Removes a folder in which nothing was written: the run ended before it began. What else lies in it stays.
     pub fn abandon(self) {
         for name in [REQUESTS, "samples.jsonl"] {
-            // A file that cannot be removed is an empty one left behind; there is nobody to whom it matters.
+            // A file that cannot be removed is an empty one left behind, and does no harm.
             let _ = fs::remove_file(self.run.dir.join(name));
         }
         // Fails, rightly, when the user's folder holds other things.

@@ -276,7 +276,7 @@ impl Course<'_> {
         };
         let mut phases = Phases::new(self.progress, name);
         let mut run = self.run_info(&folder, plan.effort());
-        // Written before there is much to say, so that who follows the run knows its engines.
+        // Written before there is much to say, so that a program that follows the run knows its engines.
         folder.write_run(&run)?;
         folder.show_samples(fleet).await;
 

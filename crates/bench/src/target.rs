@@ -57,7 +57,7 @@ pub struct Call<'a> {
     pub gpus: &'a Gpus,
     /// This program, to be started once more.
     pub program: &'a Program,
-    /// What it was called with, for whoever reads the artifacts.
+    /// Its command line, for readers of the artifacts.
     pub command: &'a [String],
 }
 

@@ -115,7 +115,7 @@ pub(super) fn check(operation: &'static str, device: &CudaDevice, result: CUresu
     }
 }
 
-/// For destructors, which have nobody to tell: the driver's error goes into the log. A driver that shuts down with the process has
+/// For destructors, which cannot return an error: the driver's goes into the log. A driver that shuts down with the process has
 /// freed everything already.
 pub(super) fn log_failure(operation: &'static str, device: &CudaDevice, result: CUresult) {
     if result != CUresult::CUDA_SUCCESS && result != CUresult::CUDA_ERROR_DEINITIALIZED {

@@ -13,7 +13,7 @@
 //! Nothing here waits unless its name says so (`synchronize`, `wait_here`, `read`, `write`), except for freeing.
 //!
 //! Memory on a GPU is not memory in Rust's sense: a copy still queued when its memory is freed is reported by the driver as an error of
-//! the stream. The types therefore borrow at submission only, and whoever queues work keeps the memory until an event says it is done.
+//! the stream. The types therefore borrow at submission only, and the caller keeps the memory until an event says that the work is done.
 
 mod context;
 mod device;

@@ -75,7 +75,7 @@ fn attach() {
 }
 
 fn load(path: &Path) -> Result<Library, String> {
-    // SAFETY: whoever started this program chose the library for it, to be loaded in just this way.
+    // SAFETY: the user chose the library for this program, to be loaded in just this way.
     let library = unsafe { Library::new(path) }.map_err(said)?;
     // SAFETY: NVTX fixes the name and the type of this function.
     let start = unsafe { library.get::<Start>(b"InitializeInjectionNvtx2\0") }.map_err(said)?;
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn without_a_profiler_a_name_is_never_made() {
-        assert!(Range::begin(|| panic!("nobody listens")).0.is_none());
+        assert!(Range::begin(|| panic!("no profiler listens")).0.is_none());
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct PinnedMemory {
     size: Bytes,
 }
 
-// SAFETY: plain memory; who may touch it when is what the safety sections of `bytes` and `bytes_mut` say.
+// SAFETY: plain memory; the safety sections of `bytes` and `bytes_mut` say when it may be touched.
 unsafe impl Send for PinnedMemory {}
 // SAFETY: as above.
 unsafe impl Sync for PinnedMemory {}
@@ -41,14 +41,14 @@ impl PinnedMemory {
     /// # Safety
     /// No queued copy or kernel may still write to it: wait for an event after the last one first.
     pub unsafe fn bytes(&self) -> &[u8] {
-        // SAFETY: allocated with this size; nobody writes, by this function's contract.
+        // SAFETY: allocated with this size; no copy or kernel writes to it, by this function's contract.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr().cast(), self.size.0 as usize) }
     }
 
     /// # Safety
     /// No queued copy or kernel may still read it or write to it.
     pub unsafe fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: allocated with this size, borrowed mutably; nobody else touches it, by this function's contract.
+        // SAFETY: allocated with this size, borrowed mutably; no copy or kernel touches it, by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr().cast(), self.size.0 as usize) }
     }
 

@@ -159,7 +159,7 @@ impl Stream {
     /// GPU -> host.
     pub fn copy_to_pinned_async(&self, to: &PinnedMemory, offset: u64, from: DeviceSpan<'_>) -> Result<(), CudaError> {
         let at = to.at(offset, from.bytes())?;
-        // SAFETY: both places have that many bytes; `PinnedMemory` lets nobody look without a promise that the copy is done.
+        // SAFETY: both places have that many bytes; `PinnedMemory` is read only by callers that promise that the copy is done.
         self.queue("cuMemcpyDtoHAsync", || unsafe { sys::cuMemcpyDtoHAsync_v2(at, from.ptr().0, from.size(), self.handle) })
     }
 

@@ -20,7 +20,7 @@ use crate::fleet::Orders;
 
 /// Drains that are waited for at a time; a client that asks for one more is told so.
 const DRAINS_MAX: usize = 8;
-/// How long a client may take to say all that it wants, or to take its answer. Others wait meanwhile.
+/// How long a client may take to say all that it wants, or to take its answer. Other clients wait meanwhile.
 const TALK_MAX: Duration = Duration::from_secs(1);
 const LINE_BYTES_MAX: u64 = 4096;
 

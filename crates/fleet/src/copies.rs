@@ -11,8 +11,8 @@ pub struct Links {
     pub note: Option<String>,
 }
 
-/// Reads the calibration that the settings name. One that was asked for by its path must be there and be of this machine; where nobody
-/// asked, the router learns what copies cost as it serves, and the note says so.
+/// Reads the calibration that the settings name. One that was asked for by its path must be there and be of this machine; where none was
+/// asked for, the router learns what copies cost as it serves, and the note says so.
 pub fn links(
     kv: &KvSettings,
     virtual_engines: &VirtualEngineSettings,

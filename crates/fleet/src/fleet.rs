@@ -179,7 +179,7 @@ impl Fleet {
 
     /// Notes why GPUs are not watched.
     pub async fn note_gpus(&self, why: String) {
-        // Fails only when the fleet has shut down, and then nobody reads notes.
+        // Fails only when the fleet has shut down, and then no run records notes.
         let _ = self.ask(|answer| Command::NoteGpus(why, answer)).await;
     }
 

@@ -48,7 +48,7 @@ mod own {
 
 pub use own::{again, environment, python};
 
-/// What this process was called with, for whoever reads its artifacts. What is not UTF-8 cannot be written there as it is.
+/// The command line of this process, for readers of its artifacts. What is not UTF-8 is written with replacement characters.
 pub fn command_line() -> Vec<String> {
     std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
 }

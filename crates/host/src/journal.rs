@@ -1,4 +1,4 @@
-//! The journal: a stream of what happens, each entry with its time and borrowed from who says it.
+//! The journal: a stream of what happens, each entry with its time, and borrowed from where it is said.
 
 use dualpool_router::{Action, EngineState, Event};
 use dualpool_types::records::GpuReading;

@@ -52,8 +52,8 @@ impl Recorder {
 impl Fold for Recorder {
     fn entry(&mut self, at: Time, entry: &Entry<'_>) {
         let Recorder { requests, run, samples, kept, dropped } = self;
-        let nobody = Run::default();
-        let ended = requests.entry(at, entry, run.as_ref().unwrap_or(&nobody));
+        let no_run = Run::default();
+        let ended = requests.entry(at, entry, run.as_ref().unwrap_or(&no_run));
         let Some(run) = run else { return };
         keep(&mut kept.requests, ended, dropped);
         keep(&mut kept.notes, run.note(at, entry), dropped);

@@ -31,7 +31,7 @@ pub struct ObjectiveMap {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Leaders {
     pub best: f64,
-    /// Every arm within `TIE_SHARE` of the best; empty when the best is no more than that itself: then nobody serves.
+    /// Every arm within `TIE_SHARE` of the best; empty when the best share itself is no more than that: then no arm meets these objectives.
     pub arms: Vec<usize>,
 }
 

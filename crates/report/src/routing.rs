@@ -1,4 +1,4 @@
-//! What a router's decisions came to, beside how fast they were: who had the work, and how much of it was in a cache already.
+//! What a router's decisions came to, beside how fast they were: which engine had the work, and how much of it was in a cache already.
 
 use std::collections::BTreeMap;
 

@@ -23,7 +23,7 @@ pub struct Faults {
     /// Share of KV copies that fail.
     pub failed_copies: f64,
     pub clients_leave: ClientsLeave,
-    /// How long an engine keeps blocks that nobody fetches or releases. No fault by itself: it is what makes up for some of them.
+    /// How long an engine keeps blocks that are neither fetched nor released. The lease is no fault itself: it makes up for some of them.
     pub lease_ms: u64,
 }
 
@@ -182,7 +182,7 @@ impl<'a> Mishaps<'a> {
         }
     }
 
-    /// When each engine that dies does so. Who is to die twice dies at the first time.
+    /// When each engine that dies does so. An engine that is to die twice dies at the first time.
     pub fn deaths(&mut self, engines: usize) -> Vec<(EngineId, Time)> {
         let EngineDeath { at, per_hour, .. } = &self.faults.engine_death;
         let mut deaths: Vec<(EngineId, Time)> = at.iter().map(|death| (death.engine, Time(death.at_ms * 1_000))).collect();

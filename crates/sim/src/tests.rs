@@ -84,7 +84,7 @@ fn a_cheaper_engine_is_taken_while_both_are_idle_when_cost_has_a_weight() {
         first
     };
     assert_eq!((on_first(1.0, vec![4.0, 1.0]), on_first(1.0, vec![1.0, 4.0])), (0, 20));
-    // Without a weight, and where nobody says what they cost, both serve.
+    // Without a weight, and where the settings do not say what the engines cost, both serve.
     for of_both in [on_first(0.0, vec![4.0, 1.0]), on_first(1.0, Vec::new())] {
         assert!((1..20).contains(&of_both), "{of_both} of 20");
     }

@@ -39,7 +39,7 @@ enum Runs {
     ByDefault,
     /// When it is named.
     OnRequest,
-    /// When a run needs it; nobody names it.
+    /// When a run needs it to compare with, without being named.
     AsReference,
 }
 

@@ -52,7 +52,7 @@ impl Sampling {
     /// Whether an answer can be continued on another engine, whose prompt is the prompt and all tokens so far, as if it had not moved.
     ///
     /// Greedy picks depend on the tokens before them alone, and so do `top_p`, `top_k` and the repetition penalty, which counts prompt
-    /// and output alike. Without a seed nobody can tell which random numbers were to come.
+    /// and output alike. Without a seed it does not matter which random numbers were to come.
     pub fn continues(&self) -> Result<(), Stays> {
         if self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 {
             return Err(Stays::Penalty);

@@ -24,7 +24,7 @@ pub struct EngineStats {
 /// A snapshot of an engine's device. What the device does not tell is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceSignals {
-    /// Share of the device's compute units at work, 0 to 1, whose ever it is.
+    /// Share of the device's compute units at work, 0 to 1, whichever process they work for.
     pub busy: Option<f32>,
     pub memory_free: Option<Bytes>,
     /// Heat or power makes it slower than its neighbours.

@@ -135,7 +135,7 @@ pub struct Link {
     pub path: Option<PciPath>,
     /// Null = none, or not known; `nvlinks` of the two GPUs tells which.
     pub nvlink: Option<NvLink>,
-    /// What the driver allows; null = nobody was there to ask.
+    /// What the driver allows; null = it was not asked.
     pub p2p: Option<P2p>,
     /// Null = not measured.
     pub measured: Option<Measured>,

@@ -117,7 +117,7 @@ impl Watched<'_> {
     }
 }
 
-/// What the run's own records say of copies and engines; `note` says why nobody better was asked.
+/// What the run's own records say of copies and engines; `note` says why no profiler measured them.
 fn own_timings(dir: &Path, note: Option<String>) -> anyhow::Result<Profile> {
     let parts = Overview::read(dir)?.map_or(vec![String::new()], |overview| overview.parts);
     let mut requests = Vec::new();

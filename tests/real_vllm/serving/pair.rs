@@ -20,7 +20,7 @@ use crate::support::faults::{Fault, Faults, FaultyTransport};
 
 /// Longer than any wait here should take; a check that reaches it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How long blocks may take to come back once nobody needs them.
+/// How long blocks may take to come back once no request needs them.
 pub const SETTLE: Duration = Duration::from_secs(20);
 
 /// Engines want the cores to themselves: a test keeps this for as long as it runs. None where CPU engines cannot run.

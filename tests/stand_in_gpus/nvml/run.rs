@@ -56,7 +56,7 @@ async fn samples_of_gpus_stand_beside_those_of_engines_and_a_lost_one_is_noted()
     let dir = tempfile::tempdir().unwrap();
     let mut settings = virtual_pair::settings(dir.path());
     settings.run.arms = ["shared_least_load", "dual_pool"].map(String::from).to_vec();
-    // The engines' GPUs in another order than NVML's, and one that is nobody's.
+    // The engines' GPUs in another order than NVML's, and one that no engine has.
     let fake = FakeNvml::new(
         r#"{"gpus": [
             {"uuid": "GPU-b", "phases": [{"load": "busy"}], "lost_after": 20, "xid": {"round": 5, "code": 94}},

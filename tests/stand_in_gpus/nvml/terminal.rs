@@ -13,14 +13,14 @@ use crate::support::program;
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 
-/// The side of the one who looks and types, and the program's side.
+/// The user's side, which shows what is written and takes what is typed, and the program's side.
 fn terminal() -> (File, OwnedFd) {
     let (mut ours, mut its) = (-1, -1);
     let size = libc::winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: both places are valid, the size is one, and the two other arguments may be null.
     let made = unsafe { libc::openpty(&mut ours, &mut its, std::ptr::null_mut(), std::ptr::null_mut(), &size) };
     assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: openpty made both, and nobody else has them.
+    // SAFETY: openpty made both, and no other code has them.
     unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(its)) }
 }
 

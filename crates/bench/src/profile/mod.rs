@@ -20,7 +20,7 @@ pub const VERSION: u32 = 1;
 /// Kernels listed by name, at most: those that took the longest.
 pub const KERNELS_MAX: usize = 32;
 
-/// Who measured.
+/// The program that measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {

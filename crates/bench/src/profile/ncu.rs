@@ -79,7 +79,7 @@ fn sum(name: &str, device: &str, launches: &[Launch]) -> Kernels {
 mod tests {
     use super::*;
 
-    /// Made by hand after the columns of the tool's page; the figures are nobody's measurement.
+    /// Made by hand after the columns of the tool's page; the figures are made up.
     const DETAILS: &str = include_str!("fixtures/ncu_details.csv");
 
     #[test]

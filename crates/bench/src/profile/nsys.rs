@@ -129,7 +129,7 @@ impl Device {
 mod tests {
     use super::*;
 
-    /// Made by hand after the columns of the tool's report; the times and sizes are nobody's measurement.
+    /// Made by hand after the columns of the tool's report; the times and sizes are made up.
     const TRACE: &str = include_str!("fixtures/cuda_gpu_trace.csv");
 
     #[test]

@@ -5,7 +5,7 @@
 //! two shared engines. And from the ITL objective, because a step must not take longer than the gap it makes: the cost model, fitted
 //! on these engines just before, says how many tokens that is. Shared engines and pools get the same points.
 //!
-//! A prefill engine mostly stays as it was started: nobody decodes there, so a large step delays no token. Where short prompts
+//! A prefill engine mostly stays as it was started: no request decodes there, so a large step delays no token. Where short prompts
 //! prefill there too, slices let them pass the long ones.
 //!
 //! The arms that are not tuned are all among them, as they run: what is chosen of everything must have had the chance to be any of them.

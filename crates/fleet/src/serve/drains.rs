@@ -1,4 +1,4 @@
-//! Who waits for an engine to be drained.
+//! The callers that wait for an engine to be drained.
 
 use anyhow::anyhow;
 use tokio::sync::oneshot;
@@ -21,9 +21,9 @@ impl Drains {
         self.0.retain(|(_, answer)| !answer.is_closed());
         if self.0.len() >= WAITING_MAX {
             let why = anyhow!(
-                "{WAITING_MAX} callers wait for drains already; {engine} is drained, but nobody will tell when it is empty"
+                "{WAITING_MAX} callers wait for drains already; {engine} is drained, but this call cannot wait until it is empty"
             );
-            // A caller who no longer waits is not told: here, and below.
+            // A caller that no longer waits is not told: here, and below.
             return drop(answer.send(Err(why)));
         }
         self.0.push((engine, answer));

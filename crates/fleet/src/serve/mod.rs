@@ -117,7 +117,7 @@ impl Task {
         Task { host, moves, gpus: None, why_no_gpus: None, leases_expired: 0 }
     }
 
-    /// Serves until it is told to shut down, or no handle is left that could tell it.
+    /// Serves until it is told to shut down, or all handles that could tell it are dropped.
     pub async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -142,7 +142,7 @@ impl Task {
                 _ = tick.tick() => self.host.feed(Event::Tick),
             }
         };
-        // No further command is taken: whoever waits in the queue is told by its closed channel.
+        // No further command is taken: a caller that waits in the queue learns it from its closed channel.
         commands.close();
         while let Ok(command) = commands.try_recv() {
             if let Command::Submit { replies, .. } = command {
@@ -185,7 +185,7 @@ impl Task {
     }
 
     fn command(&mut self, command: Command) {
-        // Answers to callers who no longer wait are dropped.
+        // Answers to callers that no longer wait are dropped.
         match command {
             Command::Submit { request, facts, replies } => self.submit(request, facts, replies),
             Command::Arrange(arrangement, answer) => {
@@ -268,7 +268,7 @@ impl Task {
 
     fn drain(&mut self, engine: EngineId, answer: oneshot::Sender<anyhow::Result<()>>) {
         if let Err(refused) = self.host.router().can_drain(engine) {
-            // Nobody waits any more: fine.
+            // Fails only when the caller no longer waits: fine.
             return drop(answer.send(Err(refused.into())));
         }
         self.host.folds.drains.wait(engine, answer);
@@ -347,7 +347,7 @@ impl Task {
             }
             KvEvent::LeaseExpired { engine, leg } => {
                 self.leases_expired += 1;
-                tracing::warn!(%engine, %leg, "held KV was not fetched in time");
+                tracing::warn!(%engine, %leg, "the held KV was not fetched before its lease ran out");
             }
             KvEvent::Disconnected { engine } => {
                 tracing::warn!(%engine, "the engine's KV connector is gone; its KV cannot be moved");

@@ -1,4 +1,4 @@
-//! Who is let in, who waits and who is turned away.
+//! Which requests are admitted, which wait and which are rejected.
 
 use std::collections::BTreeMap;
 
@@ -119,7 +119,7 @@ fn the_lowest_priority_does_not_starve_behind_an_endless_stream_of_the_highest()
     const SERVICE_MS: u64 = 20;
     const PATIENCE_MS: u64 = 300;
     const QUEUE_MAX: u32 = 8;
-    // A place is free again after at most so long; nobody overtakes after the patience, and so many are ahead then.
+    // Once a request has waited for its patience no other overtakes it: by then so many are ahead, and each frees a place in so long.
     const WAIT_MS_MAX: u64 = PATIENCE_MS + (3 * QUEUE_MAX as u64 + 2) * (SERVICE_MS + 5);
     let mut stage = stage(1, queue(QUEUE_MAX));
     let (mut arrived, mut lows, mut served) = (BTreeMap::new(), 0, BTreeMap::new());

@@ -28,7 +28,7 @@ fn shared(policy: PolicyKind, track: PrefixTracking) -> Stage {
 
 fn nearest() -> Stage {
     let mut stage = shared(PolicyKind::LeastLoad, PrefixTracking::Auto);
-    assert!(stage.router().prefixes().is_none(), "nobody asked");
+    assert!(stage.router().prefixes().is_none(), "no policy asked for the index");
     stage.host.serve_by_own(Box::new(Nearest));
     stage
 }

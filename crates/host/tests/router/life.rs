@@ -40,7 +40,7 @@ fn a_request_that_ends_with_its_first_token_does_not_move() {
     stage.arrive(1, 1000, 8);
     stage.end(stage.leg_of(1), &[], &FinishReason::Stop);
     assert_eq!((result(&stage, 0), result(&stage, 1)), (Ok(()), Ok(())));
-    assert!(stage.held.is_empty(), "released, for nobody will fetch it");
+    assert!(stage.held.is_empty(), "released, for no engine will fetch it");
     assert_eq!(stage.sent.len(), 2);
 }
 
@@ -151,7 +151,7 @@ fn an_engine_without_a_link_prefills_no_request_for_others_and_takes_none_over()
     stage.arrive(1, 500, 4);
     stage.cut(A);
     stage.give(stage.leg_of(1), 1);
-    assert_eq!(stage.engine_of(1), A, "nobody can take its KV, so it stays with it");
+    assert_eq!(stage.engine_of(1), A, "no engine can take its KV, so the request stays with it");
     stage.arrive(2, 500, 4);
     assert!(stage.engine_of(2) == A && !stage.live[&stage.leg_of(2)].leg.hold);
     for request in 0..3 {
@@ -214,7 +214,7 @@ fn a_pool_without_engines_is_served_by_the_other_one() {
             for (request, prompt_tokens) in [(0, 64), (1, 1000)] {
                 stage.arrive(request, prompt_tokens, 4);
                 assert_eq!(stage.engine_of(request), left);
-                assert!(!stage.live[&stage.leg_of(request)].leg.hold, "there is nobody to hand over to");
+                assert!(!stage.live[&stage.leg_of(request)].leg.hold, "there is no engine to hand over to");
                 stage.give(stage.leg_of(request), 4);
             }
             stage.check_over();

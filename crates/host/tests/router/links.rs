@@ -17,7 +17,7 @@ fn a_short_prompt_prefills_elsewhere_only_over_a_link_that_leaves_it_sooner() {
         let mut stage = Stage::pair(PolicyKind::DualPool);
         if let Some(us_per_token) = us_per_token {
             link(&mut stage, A, B, us_per_token);
-            // The way back has a cost of its own, which is nobody's business here.
+            // The way back has a cost of its own, which must not matter here.
             link(&mut stage, B, A, 0.0);
         }
         let loose = Objectives { ttft_us_max: Micros(3_000_000), itl_us_max: Micros(400_000) };

@@ -117,7 +117,7 @@ fn dual_pool_moves_a_short_prefill_off_an_engine_it_would_jolt() {
         stage.arrive_with(request, 64, 32, tight);
         stage.give(stage.leg_of(request), 1);
     }
-    // 64 prompt tokens beside four decodes take 62 ms on B; on A they take nobody's time.
+    // 64 prompt tokens beside four decodes take 62 ms on B; on A they delay no request.
     stage.arrive_with(4, 64, 32, tight);
     assert_eq!(stage.engine_of(4), A);
     assert!(stage.live[&stage.leg_of(4)].leg.hold);

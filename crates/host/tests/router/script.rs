@@ -353,7 +353,7 @@ impl Stage {
         if let Some(source) = self.live.get_mut(&leg).and_then(|live| live.waits.take())
             && ok
         {
-            assert!(self.held.remove(&(source.engine, source.leg)), "{leg} loaded what nobody held");
+            assert!(self.held.remove(&(source.engine, source.leg)), "{leg} fetched KV that no engine held");
         }
         self.feed(Event::KvMoved { leg, copy: Micros(2_000), bytes: Bytes(1), ok })
     }

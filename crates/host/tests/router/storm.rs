@@ -147,7 +147,7 @@ fn storm(policy: PolicyKind, seed: u64, changes: bool) {
                 }
             }
             20..24 => {
-                // Somebody repeats, or comes late.
+                // An engine repeats an output, or sends it late.
                 if let Some(&leg) = stage.sent.choose(rng)
                     && !stage.live.contains_key(&leg)
                 {

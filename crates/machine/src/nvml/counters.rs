@@ -66,7 +66,7 @@ fn counts(device: &Device<'_>) -> Result<[Option<u64>; COUNTERS], NvmlError> {
 fn throughput(before: [Option<u64>; COUNTERS], now: [Option<u64>; COUNTERS], seconds: f64) -> Throughput {
     let mut rates = [None; COUNTERS];
     for ((rate, before), now) in rates.iter_mut().zip(before).zip(now) {
-        // A counter that went back has wrapped or was reset: this once, nobody knows.
+        // A counter that went back has wrapped or was reset: this once its rate is unknown.
         let grown = before.zip(now).and_then(|(before, now)| now.checked_sub(before));
         *rate = grown.filter(|_| seconds > 0.0).map(|bytes| (bytes as f64 / seconds) as u64);
     }

@@ -1,4 +1,4 @@
-//! What NVML says of the GPUs while they work: a thread reads all of them once per period and hands each round to whoever asked for it.
+//! What NVML says of the GPUs while they work: a thread reads all of them once per period and hands each round to its subscribers.
 //!
 //! What a chip or a driver does not tell is none in the reading, never 0. A GPU that is lost becomes an event and a reading that says so;
 //! the others are read on.

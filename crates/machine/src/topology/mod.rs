@@ -98,7 +98,7 @@ struct Seen<'t> {
     nics: Vec<PciDevice<'t>>,
 }
 
-/// Whether there is somebody to ask about GPUs.
+/// What NVML says of the GPUs, or why it says nothing.
 enum NvmlState {
     Answered(Facts),
     Silent {

@@ -57,7 +57,7 @@ const LINKS_MAX: u32 = 18;
 const IBM: u32 = 0x1014;
 
 /// Asks all there is to ask. `library` is the NVML library to load; none = where the system's loader finds it. The error says why
-/// there is nobody to ask.
+/// NVML cannot be asked.
 pub(super) fn ask(library: Option<&OsStr>) -> Result<Facts, String> {
     let nvml = gpu::open(library).map_err(|error| gpu::explained(&error))?;
     let count = nvml.device_count().map_err(|error| gpu::explained(&error))?;

@@ -37,7 +37,7 @@ pub(super) fn identity(object: Object) -> Option<(u16, u16, u16)> {
 /// ATI's display adapters in management chips of servers: ES1000 (two kinds) and Rage XL.
 const ATI_OF_SERVERS: [u16; 3] = [0x515e, 0x5969, 0x4752];
 
-/// Who made this GPU; none when it is no GPU. Servers have a display adapter in their management chip, mostly of other makers, and
+/// The maker of this GPU; none when it is no GPU. Servers have a display adapter in their management chip, mostly of other makers, and
 /// desktop processors have Intel's built in, which are of class 0300 where its GPUs for computing are 0380.
 fn gpu_vendor(object: Object) -> Option<&'static str> {
     let (class, vendor, device) = identity(object)?;

@@ -1,4 +1,4 @@
-//! The objective map as a drawing: who leads where, and below it the goodput of every arm in the same grid.
+//! The objective map as a drawing: which arm leads where, and below it the goodput of every arm in the same grid.
 
 use super::{Anchor, WIDTH, drawing, label, rect};
 use crate::arms::Arm;

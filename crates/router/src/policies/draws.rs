@@ -2,7 +2,7 @@
 
 use dualpool_types::{PolicyKind, split_mix};
 
-/// A policy's own random numbers: what it draws changes nobody else's.
+/// A policy's own random numbers: its draws change no other policy's.
 pub(super) struct Draws(u64);
 
 impl Draws {

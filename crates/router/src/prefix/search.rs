@@ -13,7 +13,7 @@ pub(super) const MILESTONE_BLOCKS: usize = 16;
 /// Blocks that are named and announced beyond the next milestone.
 const AHEAD_BLOCKS: usize = 2 * MILESTONE_BLOCKS;
 
-/// Who holds which prefix of one prompt.
+/// Which engine holds which prefix of one prompt.
 pub(super) trait Holders {
     /// Those that hold the prefix up to this block: bit `i` of the set is engine `i`.
     fn of(&mut self, block: usize) -> u64;
@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn probes_are_few_and_names_no_more_than_it_takes() {
-        assert_eq!(run(256, &[256; 64]).1, 16, "everybody, to the end");
+        assert_eq!(run(256, &[256; 64]).1, 16, "all engines, to the end");
         let (_, probes, named) = run(256, &[0; 64]);
-        assert_eq!((probes, named), (1 + 4, 48), "nobody: the beginning is looked at closer, and the rest not at all");
+        assert_eq!((probes, named), (1 + 4, 48), "no engine: the beginning is looked at closer, and the rest not at all");
         let (_, probes, named) = run(8192, &[70; 64]);
         assert_eq!((probes, named), (5 + 4, 80 + 32));
         let mut depths = [32; 64];

@@ -1,4 +1,4 @@
-//! Who is let in, and when (`router.admission.*`). By default everybody is let in at once, up to `router.max_in_flight`.
+//! The settings of admission control (`router.admission.*`).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

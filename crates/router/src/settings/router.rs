@@ -75,7 +75,7 @@ impl Default for RouterSettings {
 }
 
 impl RouterSettings {
-    /// What an hour of this engine costs; none when nobody said.
+    /// What an hour of this engine costs; none where the settings do not say it.
     pub fn cost_per_hour_of(&self, engine: EngineId) -> Option<f64> {
         self.cost_per_hour.get(engine.index()).copied()
     }

@@ -25,12 +25,12 @@ const RANKS_ONCE: [PolicyKind; 5] =
 fn every_policy_decides_whatever_the_fleet_is_like_and_always_alike() {
     seeds("any fleet", |rng| {
         let (made, ask) = (any_fleet(rng), any_ask(rng));
-        let somebody = made.engines.iter().any(|engine| engine.alive);
+        let any_alive = made.engines.iter().any(|engine| engine.alive);
         for kind in PolicyKind::ALL {
             let plan = made.place(kind, &ask);
             assert_eq!(plan, made.place(kind, &ask), "{}", kind.name());
-            // With pools in which nobody is alive any policy falls back to who is.
-            assert_eq!(plan.is_some(), somebody, "{}", kind.name());
+            // When a pool has no engine alive, every policy falls back to the engines that are.
+            assert_eq!(plan.is_some(), any_alive, "{}", kind.name());
             assert!(plan.is_none_or(|plan| made.engines[engine_of(plan).index()].alive), "{}", kind.name());
             let explained = fresh(kind).place(&made.explaining(), &ask);
             assert_eq!(plan, explained, "{}: looking changes nothing", kind.name());
@@ -48,7 +48,7 @@ fn what_is_said_to_be_best_is_what_was_chosen() {
             let chosen = engine_of(plan);
             let candidates = made.explained();
             let of = |engine| candidates.iter().find(|c| c.engine == engine).unwrap_or_else(|| panic!("{}", kind.name()));
-            // Who can be relied on comes before who scores well, but in turns.
+            // An engine that has its device comes before one that has lost it, whatever they score; only round robin makes no difference.
             let eligible = candidates.iter().filter(|c| kind == PolicyKind::RoundRobin || lost(c.engine) == lost(chosen));
             let best = eligible.filter_map(|c| c.score).fold(f64::INFINITY, f64::min);
             assert_eq!(of(chosen).score.unwrap_or(f64::INFINITY), best, "{}", kind.name());

@@ -179,7 +179,7 @@ fn in_two_pools_prefill_and_decode_are_scored_apart() {
         // What a decode engine has in its cache need not be computed anywhere.
         made.cached[3] = 960;
         assert_eq!(made.place(kind, &ask(1_000, 16)), Some(Placement::Whole(EngineId(3))), "{}", kind.name());
-        // Without a link to take the KV over, nobody is asked to.
+        // Without links no engine can fetch the KV, so none is asked to.
         made.engines.iter_mut().for_each(|engine| engine.kv_lost = true);
         assert_eq!(fresh(kind).decode_on(&made.view(), &ask(1_001, 15), EngineId(1)), None, "{}", kind.name());
     }

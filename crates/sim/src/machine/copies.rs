@@ -12,7 +12,7 @@ impl Fleet<'_> {
     /// The engine holds blocks for a leg that ended.
     pub(super) fn held(&mut self, engine: EngineId, leg: LegId) {
         if !self.engines[engine.index()].linked {
-            return self.release(engine, leg); // Nobody could come for them.
+            return self.release(engine, leg); // No engine could fetch them.
         }
         let lease = Micros(self.faults.lease_ms * 1_000);
         self.agenda.schedule(self.now.plus(lease), Due::LeaseEnds(engine, leg));

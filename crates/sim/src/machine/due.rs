@@ -1,4 +1,4 @@
-//! What is due, and who sees to it when its time has come.
+//! What is due, and how it is carried out when its time has come.
 
 use dualpool_host::Fold;
 use dualpool_model::StepOutput;

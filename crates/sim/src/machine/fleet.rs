@@ -98,7 +98,7 @@ impl Backend for Fleet<'_> {
                 self.one_ended = true;
                 self.in_flight.remove(&request);
             }
-            // For whoever reads the journal.
+            // For readers of the journal.
             Action::Note(_) | Action::Emit { .. } => {}
         }
     }

@@ -93,8 +93,8 @@ impl<'a, I: Iterator<Item = (Time, Request)>, F: Fold> Machine<'a, I, F> {
         SimError::Stuck { arrangement, requests: self.host.backend.in_flight.len() }
     }
 
-    /// All requests came and ended, and nothing is held that somebody may still fetch or that waits for its lease's end. What else is
-    /// due, such as a death, concerns nobody.
+    /// All requests came and ended, and no held block may still be fetched or waits for its lease's end. What else is due, such as a
+    /// death, changes nothing.
     fn is_over(&mut self) -> bool {
         self.host.backend.in_flight.is_empty()
             && self.requests.peek().is_none()

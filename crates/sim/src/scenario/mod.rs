@@ -1,5 +1,5 @@
 //! Scenarios: fleets that need not exist. A scenario says what engines there are and what they cost, how they are linked, by which
-//! policy they serve, and what traffic they get. Its rates are assumptions that whoever wrote it answers for; what comes of them is a
+//! policy they serve, and what traffic they get. Its rates are assumptions that its author answers for; what comes of them is a
 //! forecast.
 
 mod builtin;

@@ -1,4 +1,4 @@
-//! What a seed comes to: a fleet, how it is arranged and set, who comes, and what goes wrong.
+//! What a seed comes to: a fleet, how it is arranged and set, which requests come, and what goes wrong.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{ClientsLeave, CutLink, DeathAt, EngineDeath, Faults, LostMessages, S
 /// Engines of a fleet, and requests, at most.
 const ENGINES_MAX: usize = 6;
 pub(super) const REQUESTS_MAX: usize = 60;
-/// A lease that outlasts everything: it runs out only for blocks that nobody gave back.
+/// A lease that outlasts everything: it runs out only for blocks that were never given back.
 pub(super) const LEASE_NEVER_MS: u64 = 3_600_000;
 /// Faults that come at a time come within this much of the start, when most requests do.
 const FAULTS_WITHIN_MS: u64 = 2_000;
@@ -171,7 +171,7 @@ fn faults(engines: usize, rng: &mut Rng) -> Faults {
     faults
 }
 
-/// Requests in bursts and one by one, some of them turns of conversations, and some that nobody can serve.
+/// Requests in bursts and one by one, some of them turns of conversations, and some that no engine can serve.
 fn requests(engines: &[VirtualSettings], rng: &mut Rng) -> Vec<(Time, Request)> {
     let shortest = engines.iter().map(|engine| engine.max_model_len).min().unwrap_or(64);
     let vocab_size = engines.first().map_or(40, |engine| engine.vocab_size);

@@ -7,8 +7,8 @@ use std::path::Path;
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
-/// Writes a file in one go, and the folders it lies in: readers see the file before or the file after, never a part, whoever else writes it
-/// at the same time.
+/// Writes a file in one go, and the folders it lies in: readers see the file before or the file after, never a part, even while another
+/// process writes it.
 pub fn replace_file(path: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;

@@ -35,7 +35,7 @@ pub enum RouterNote {
     DrainEnded { engine: EngineId, why: String },
 }
 
-/// Who is let in, who waits, and who was turned away. Lists are by priority: 1, 2, 3.
+/// The state of admission: its window, how many requests wait, and how many were rejected. Lists are by priority: 1, 2, 3.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdmissionState {
     /// Prompt tokens that may be under way; none without a window.
@@ -44,7 +44,7 @@ pub struct AdmissionState {
     pub tokens_in_flight: u64,
     /// Requests that wait for admission.
     pub queued: [u32; 3],
-    /// Requests turned away by admission control so far: for want of room, or because their objectives would be broken.
+    /// Requests rejected by admission control so far: for want of room, or because their objectives would be broken.
     pub rejected: [u64; 3],
 }
 
@@ -83,7 +83,7 @@ pub struct Candidate {
 pub enum MigrationReason {
     /// Its engine is drained.
     Drain,
-    /// It was predicted to end sooner for it, at what the move costs everybody.
+    /// The migration was predicted to save the request more time than it costs the requests at both ends.
     Pays,
 }
 

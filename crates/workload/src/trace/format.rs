@@ -1,4 +1,4 @@
-//! Which format a trace is in: the first line says it. A file's name says nothing, for names are given by whoever saves a file.
+//! Which format a trace is in: the first line says it. A file's name says nothing, for users name files as they like.
 
 use std::fmt;
 

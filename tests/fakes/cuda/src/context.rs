@@ -23,7 +23,7 @@ struct Primary {
 }
 
 static PRIMARIES: Mutex<[Primary; GPUS_MAX as usize]> = Mutex::new([Primary { retained: 0, lost: None }; GPUS_MAX as usize]);
-/// Who may access whose memory.
+/// Pairs of GPUs: the first may access the second one's memory.
 static PEERS: Mutex<BTreeSet<(c_int, c_int)>> = Mutex::new(BTreeSet::new());
 
 thread_local!(static CURRENT: Cell<CUcontext> = const { Cell::new(ptr::null_mut()) });

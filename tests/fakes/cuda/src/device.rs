@@ -75,7 +75,7 @@ entry_points! {
         }
         if !INITIALISED.swap(true, Ordering::AcqRel) {
             shm::sweep();
-            // SAFETY: the function stays loaded as long as the process: nobody unloads the driver.
+            // SAFETY: the function stays loaded as long as the process: the driver is never unloaded.
             unsafe { libc::atexit(shm::remove_own) };
         }
         Ok(())

@@ -90,7 +90,7 @@ impl Event {
         *lock(&self.reached) = Some(Instant::now());
         let reached = &self.counts().reached;
         reached.fetch_max(recording, Ordering::AcqRel);
-        // SAFETY: wakes whoever waits for this word; the address is mapped.
+        // SAFETY: wakes the threads that wait for this word; the address is mapped.
         unsafe { libc::syscall(libc::SYS_futex, reached.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
     }
 

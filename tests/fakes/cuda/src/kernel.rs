@@ -85,7 +85,7 @@ fn reached(device: c_int, at: CUdeviceptr, bytes: usize) -> Answer<Piece> {
     find(at, bytes).ok().filter(|piece| reaches(device, piece.device)).ok_or(ILLEGAL_ADDRESS)
 }
 
-/// The bytes of an image whose length nobody says: text up to its 0, or an ELF file by its header.
+/// The bytes of an image that comes without its length: text up to its 0, or an ELF file by its header.
 fn image<'a>(at: *const c_void) -> Answer<&'a [u8]> {
     const ELF: &[u8] = b"\x7fELF";
     const ELF_HEADER_BYTES: usize = 64;

@@ -1,4 +1,4 @@
-//! Shared memory with a name. The name says whose it is, so that what a killed process left behind can be told and removed.
+//! Shared memory with a name. The name says which process made it, so that what a killed process left behind can be told and removed.
 
 use std::ffi::CString;
 use std::io;
@@ -40,7 +40,7 @@ impl Name {
     }
 
     pub fn remove(&self) {
-        // Somebody else may have removed it: the sweep of another process, when this one is forked.
+        // It may be gone already: another process may have swept it away, when this one is forked.
         let _ = std::fs::remove_file(format!("{FOLDER}/{}", self.file()));
     }
 }

@@ -1,5 +1,5 @@
 //! A stream is a thread with a list of work. Work that broke loses the context; what is queued behind it is dropped, and events are
-//! reached all the same, so that nobody waits for ever.
+//! reached all the same, so that no caller waits for ever.
 
 use std::ffi::{c_int, c_uint};
 use std::ptr;
@@ -49,7 +49,7 @@ pub enum Place {
     Taken(Vec<u8>),
 }
 
-// SAFETY: the memory is the caller's, who keeps it until the copy is done: the driver's contract.
+// SAFETY: the driver's contract: the caller keeps the memory until the copy is done.
 unsafe impl Send for Place {}
 
 /// A single copy.

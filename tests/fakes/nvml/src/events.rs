@@ -23,7 +23,7 @@ extern "C" fn nvmlEventSetFree(set: nvmlEventSet_t) -> Return {
     if set.is_null() {
         return INVALID_ARGUMENT;
     }
-    // SAFETY: NVML's contract: the handle came from `nvmlEventSetCreate`, and nobody uses it after this.
+    // SAFETY: NVML's contract: the handle came from `nvmlEventSetCreate`, and the caller does not use it after this.
     drop(unsafe { Box::from_raw(set.cast::<Set>()) });
     OK
 }

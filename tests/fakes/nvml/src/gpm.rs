@@ -33,7 +33,7 @@ extern "C" fn nvmlGpmSampleFree(sample: nvmlGpmSample_t) -> Return {
     if sample.is_null() {
         return INVALID_ARGUMENT;
     }
-    // SAFETY: NVML's contract: the handle came from `nvmlGpmSampleAlloc`, and nobody uses it after this.
+    // SAFETY: NVML's contract: the handle came from `nvmlGpmSampleAlloc`, and the caller does not use it after this.
     drop(unsafe { Box::from_raw(sample.cast::<Sample>()) });
     OK
 }

@@ -30,7 +30,7 @@ pub fn slice<'a, T>(place: *mut T, len: usize) -> &'a mut [T] {
     if place.is_null() || len == 0 {
         return &mut [];
     }
-    // SAFETY: NVML's contract: the caller passes that many of them, and nobody else uses them during the call.
+    // SAFETY: NVML's contract: the caller passes that many of them, and no other code uses them during the call.
     unsafe { std::slice::from_raw_parts_mut(place, len) }
 }
 

@@ -18,10 +18,10 @@ use dualpool_kv::wire::MemoryKind;
 use dualpool_machine::CoreSet;
 use dualpool_types::{Bytes, Program};
 
-/// Memory as an engine would register it, and who keeps it: it is gone when the keeper is.
+/// Memory as an engine would register it, and its keeper: the memory is gone when the keeper is.
 pub struct Lent {
     pub memory: Memory,
-    /// A process for GPU memory, because CUDA lets no process import its own. A memfd lives with whoever maps it.
+    /// A process for GPU memory, because CUDA lets no process import its own. A memfd needs none: it lives as long as it is open or mapped.
     pub keeper: Option<Store>,
 }
 
@@ -51,7 +51,8 @@ fn on_gpu(uuid: GpuUuid, bytes: Bytes, program: &Program) -> anyhow::Result<Lent
 /// How much is written at a time while memory is touched.
 const PIECE: usize = 4 << 20;
 
-/// A memfd whose pages are all there, and lie where an engine on these cores would have put them: on the node of who writes first.
+/// A memfd whose pages are all there, and lie where an engine on these cores would have put them: on the node of the thread that writes
+/// first.
 fn touched(set: &CoreSet, bytes: Bytes) -> std::io::Result<OwnedFd> {
     let file = File::from(memfd_create("dualpool-calibrate", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     file.set_len(bytes.0)?;

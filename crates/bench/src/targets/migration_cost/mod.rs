@@ -105,7 +105,7 @@ impl Alone for Calibration {
             links.push(bench.link(from, to).with_context(what)?);
         }
         if links.is_empty() {
-            return Err(anyhow!("one engine has nobody to copy to; give the two pools a device each").into());
+            return Err(anyhow!("copies need two engines, and there is one; give the two pools a device each").into());
         }
         let artifact = identity.dir.join(FILE);
         let cost = MigrationCost {
