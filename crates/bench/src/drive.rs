@@ -113,19 +113,19 @@ fn longest_pause(recording: &Recording) -> Micros {
 }
 
 /// Runs arrangements, all of them by the same rules, and remembers what went wrong in any.
-pub(super) struct Driver<'a> {
+pub(super) struct ArmRunner<'a> {
     fleet: &'a Fleet,
     objectives: &'a ObjectiveSettings,
     cancel: &'a Cancel,
     progress: &'a dyn Progress,
     /// When the machine stood still for this long, the run says nothing about its arm.
     pause_min: Micros,
-    seen: Mutex<Seen>,
+    findings: Mutex<Findings>,
 }
 
 /// What all runs so far came to, besides their recordings.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Findings {
     /// What every run starts with from now on, so that no arm builds on what the one before it taught the router.
     costs: Option<CostModel>,
     notes: Vec<String>,
@@ -142,7 +142,7 @@ struct DrainedRuns {
     last: String,
 }
 
-impl Seen {
+impl Findings {
     /// Engines that were drained during any of the runs: figures of fewer engines are not those of the fleet.
     pub fn drained(&self) -> Vec<EngineId> {
         self.drained.keys().copied().collect()
@@ -163,13 +163,13 @@ impl Seen {
     }
 }
 
-impl<'a> Driver<'a> {
-    pub fn new(fleet: &'a Fleet, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> Driver<'a> {
+impl<'a> ArmRunner<'a> {
+    pub fn new(fleet: &'a Fleet, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> ArmRunner<'a> {
         let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
-        Driver { fleet, objectives: &settings.objectives, cancel, progress, pause_min, seen: Mutex::default() }
+        ArmRunner { fleet, objectives: &settings.objectives, cancel, progress, pause_min, findings: Mutex::default() }
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn findings(&self) -> Findings {
         self.lock().clone()
     }
 
@@ -179,9 +179,9 @@ impl<'a> Driver<'a> {
         self.lock().notes.push(text);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, Findings> {
         // Every change is one assignment, so what is seen is whole even if a thread panicked while it held the lock.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the router has learned of these engines so far.
@@ -224,8 +224,8 @@ impl<'a> Driver<'a> {
 
     fn note_drained(&self, what: &str, recording: &Recording) {
         for &engine in &recording.drained {
-            let mut seen = self.lock();
-            let runs = seen.drained.entry(engine).or_insert_with(|| {
+            let mut findings = self.lock();
+            let runs = findings.drained.entry(engine).or_insert_with(|| {
                 self.progress.note(&format!("{engine} is drained: what is measured from {what} on is not the whole fleet."));
                 DrainedRuns { count: 0, first: what.to_owned(), last: String::new() }
             });
@@ -283,10 +283,10 @@ impl<'a> Driver<'a> {
     async fn settle(&self, arm: &str) -> Result<(), DriveError> {
         let failed = |source| DriveError::Arrange { arm: arm.to_string(), source };
         let left = self.fleet.settle(SETTLE_MAX).await.map_err(failed)?;
-        let mut seen = self.lock();
-        seen.held_blocks = seen.held_blocks.max(left.held_blocks);
+        let mut findings = self.lock();
+        findings.held_blocks = findings.held_blocks.max(left.held_blocks);
         // Counted since the fleet's start.
-        seen.leases_expired = left.leases_expired;
+        findings.leases_expired = left.leases_expired;
         if left.in_flight > 0 { Err(DriveError::Unsettled { arm: arm.to_string(), left }) } else { Ok(()) }
     }
 

@@ -164,7 +164,7 @@ impl Expectations {
     }
 
     /// What this run, or this part of it, is held against.
-    pub fn of_part(&self, run: &RunInfo) -> Option<Expected> {
+    pub fn of_workload(&self, run: &RunInfo) -> Option<Expected> {
         let (workload, settings) = identity(run)?;
         let accepted = self.book.accepted.iter().find(|a| a.is_of(&run.target, &workload, &settings))?;
         let file = self.path.as_ref()?.display().to_string();

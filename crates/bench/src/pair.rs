@@ -7,9 +7,9 @@ use dualpool_types::records::{EngineSample, RequestRecord};
 use dualpool_types::{Arm, Arrangement, seeded};
 
 use super::arms;
-use super::drive::{DriveError, Driver, Work};
+use super::drive::{ArmRunner, DriveError, Work};
 use super::folder::{FolderError, RunFolder};
-use super::run::Plan;
+use super::run::Measurement;
 
 /// All that the measured runs recorded.
 #[derive(Debug, Default)]
@@ -54,25 +54,25 @@ pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
     (0..count).map(|_| u64::from(rand::Rng::random::<u32>(&mut rng))).collect()
 }
 
-/// Runs every arm of `run` for every seed of it, on the requests of `plan`. What an arm recorded is in the folder as soon as it is over,
+/// Runs every arm of `run` for every seed of it, on the requests of `measurement`. What an arm recorded is in the folder as soon as it is over,
 /// and when a run fails, what there is by then is returned.
 pub(super) async fn measure(
-    plan: &dyn Plan,
+    measurement: &dyn Measurement,
     run: &RunInfo,
-    driver: &Driver<'_>,
+    runner: &ArmRunner<'_>,
     folder: &mut RunFolder,
 ) -> Result<Measured, FolderError> {
     let mut measured = Measured::default();
     let repetitions = run.seeds.len();
     for (repetition, &seed) in (0u32..).zip(&run.seeds) {
-        let items = match plan.items(run, seed) {
+        let items = match measurement.items(run, seed) {
             Ok(items) => items,
             Err(error) => return Ok(Measured { stopped: Some(error), ..measured }),
         };
         for arm in order(run.arms.len(), repetition, repetitions as u32) {
             let arm = &run.arms[arm];
             let what = format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1);
-            match driver.run(&what, arm, repetition, Work { items: &items, pace: plan.effort().pace }).await {
+            match runner.run(&what, arm, repetition, Work { items: &items, pace: measurement.effort().pace }).await {
                 Ok(recording) => {
                     folder.append(&recording)?;
                     measured.requests.extend(recording.requests);

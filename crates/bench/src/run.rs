@@ -1,7 +1,7 @@
-//! The course of a benchmark, the same for every target: checks and folders before any engine starts, then, part by part, the target's own
-//! preparation, the measurement, the summary, and what makes the run a failed one.
+//! The course of a benchmark, the same for every target: checks and folders before any engine starts, then, workload by workload, the
+//! target's own preparation, the measurement, the summary, and what makes the run a failed one.
 //!
-//! A part is one workload with its arms and a folder of its own. Most targets have one.
+//! Each workload has its arms and a folder of its own. Most targets have one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use dualpool_types::records::RequestRecord;
 use dualpool_types::{EngineInfo, Failure, Micros};
 use dualpool_workload::WorkItem;
 
-use super::drive::{DriveError, Driver, Pace};
+use super::drive::{ArmRunner, DriveError, Pace};
 use super::expectations::Expectations;
 use super::faults::{exact, faults};
 use super::folder::{FolderError, Identity, RunFolder};
@@ -57,30 +57,30 @@ impl Effort {
     }
 }
 
-/// What a part of a run measures.
-pub(super) trait Subject: fmt::Debug + Send + Sync {
-    /// The part's settings, worked out for the engines that came up.
-    fn plan<'a>(
+/// What one workload of a run measures.
+pub(super) trait Benchmark: fmt::Debug + Send + Sync {
+    /// Its settings, worked out for the engines that came up.
+    fn measurement<'a>(
         &'a self,
         settings: &'a Settings,
         engines: &[EngineInfo],
-        driver: &Driver<'_>,
-    ) -> anyhow::Result<Box<dyn Plan + 'a>>;
+        runner: &ArmRunner<'_>,
+    ) -> anyhow::Result<Box<dyn Measurement + 'a>>;
 }
 
-/// What a part of a run does on these engines.
+/// What is done for one workload on these engines.
 #[async_trait]
-pub(super) trait Plan: Send + Sync {
+pub(super) trait Measurement: Send + Sync {
     fn effort(&self) -> Effort;
 
     /// Warms the engines up and decides on arms and rate; what it comes to stands in `run`.
-    async fn arrange(&self, driver: &Driver<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError>;
+    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError>;
 
     /// The requests of the repetition with this seed.
     fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError>;
 }
 
-/// What a part of a run came to.
+/// What one workload of a run came to.
 #[derive(Debug)]
 pub struct Outcome {
     pub dir: PathBuf,
@@ -97,44 +97,44 @@ pub struct Paired {
     settings: Settings,
     command: Vec<String>,
     dir: PathBuf,
-    parts: Vec<Part>,
+    workloads: Vec<WorkloadRun>,
     earlier: Vec<PhaseTime>,
     notes: Vec<String>,
 }
 
 #[derive(Debug)]
-struct Part {
+struct WorkloadRun {
     /// Its name, where the run has several.
     name: Option<&'static str>,
     folder: RunFolder,
-    subject: Box<dyn Subject>,
+    benchmark: Box<dyn Benchmark>,
 }
 
 impl Paired {
-    /// A run of one part, whose files lie in the run's folder.
-    pub(super) fn whole(
+    /// A run of one workload, whose files lie in the run's folder.
+    pub(super) fn of_one(
         target: &str,
         settings: &Settings,
         command: Vec<String>,
-        subject: Box<dyn Subject>,
+        benchmark: Box<dyn Benchmark>,
     ) -> Result<Paired, FolderError> {
         let folder = RunFolder::create(Identity::now(target, &settings.run.out))?;
         let dir = folder.dir().to_path_buf();
-        Ok(Paired::new(settings, command, dir, vec![Part { name: None, folder, subject }]))
+        Ok(Paired::new(settings, command, dir, vec![WorkloadRun { name: None, folder, benchmark }]))
     }
 
-    /// A run of several parts, each with a folder of its own, named after it, in that of the run.
-    pub(super) fn in_parts(
+    /// A run of several workloads, each with a folder of its own, named after it, in that of the run.
+    pub(super) fn of_workloads(
         target: &str,
         settings: &Settings,
         command: Vec<String>,
-        subjects: Vec<(&'static str, Box<dyn Subject>)>,
+        benchmarks: Vec<(&'static str, Box<dyn Benchmark>)>,
     ) -> Result<Paired, FolderError> {
         let run = Identity::now(target, &settings.run.out);
         let mut prepared = Paired::new(settings, command, run.dir.clone(), Vec::new());
-        for (name, subject) in subjects {
+        for (name, benchmark) in benchmarks {
             match RunFolder::create(run.part(name)) {
-                Ok(folder) => prepared.parts.push(Part { name: Some(name), folder, subject }),
+                Ok(folder) => prepared.workloads.push(WorkloadRun { name: Some(name), folder, benchmark }),
                 Err(error) => {
                     prepared.abandon();
                     return Err(error);
@@ -144,21 +144,21 @@ impl Paired {
         Ok(prepared)
     }
 
-    fn new(settings: &Settings, command: Vec<String>, dir: PathBuf, parts: Vec<Part>) -> Paired {
-        Paired { settings: settings.clone(), command, dir, parts, earlier: Vec::new(), notes: Vec::new() }
+    fn new(settings: &Settings, command: Vec<String>, dir: PathBuf, workloads: Vec<WorkloadRun>) -> Paired {
+        Paired { settings: settings.clone(), command, dir, workloads, earlier: Vec::new(), notes: Vec::new() }
     }
 
     /// Removes the folders of a run that did not begin.
     pub fn abandon(self) {
         let several = self.overview().is_some();
-        self.parts.into_iter().for_each(|part| part.folder.abandon());
+        self.workloads.into_iter().for_each(|workload| workload.folder.abandon());
         if several {
             // Fails, rightly, when the user's folder holds other things.
             let _ = std::fs::remove_dir(&self.dir);
         }
     }
 
-    /// Runs the target on these engines, part by part. A cancelled run is no error; an engine's death is, and so is a difference under
+    /// Runs the target on these engines, workload by workload. A cancelled run is no error; an engine's death is, and so is a difference under
     /// `--exact`. The artifacts of what was finished are written in any case; what was not begun leaves nothing.
     pub async fn measure(
         self,
@@ -171,18 +171,18 @@ impl Paired {
         if let Some(overview) = &overview {
             overview.write(&self.dir).map_err(|source| FolderError::Write { path: self.dir.clone(), source })?;
         }
-        let Paired { settings, command, parts, mut earlier, notes, .. } = self;
+        let Paired { settings, command, workloads, mut earlier, notes, .. } = self;
         let expectations = Expectations::read(&settings.run, &environment)?;
         expectations.announce(progress);
-        let mut course = Course { settings: &settings, command, environment, notes, expectations, progress, cancel };
+        let mut context = RunContext { settings: &settings, command, environment, notes, expectations, progress, cancel };
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut stopped = None;
-        for part in parts {
+        for workload in workloads {
             if stopped.is_some() || outcomes.last().is_some_and(|last| last.interrupted) {
-                part.folder.abandon();
+                workload.folder.abandon();
                 continue;
             }
-            match course.run(part, fleet, std::mem::take(&mut earlier)).await {
+            match context.run(workload, fleet, std::mem::take(&mut earlier)).await {
                 Ok(outcome) => outcomes.push(outcome),
                 Err(error) => stopped = Some(error),
             }
@@ -190,14 +190,14 @@ impl Paired {
         match stopped {
             Some(error) => Err(error),
             None => {
-                course.expectations.accept(&outcomes, progress)?;
+                context.expectations.accept(&outcomes, progress)?;
                 Ok(outcomes)
             }
         }
     }
 
     fn overview(&self) -> Option<Overview> {
-        let parts: Vec<String> = self.parts.iter().filter_map(|part| part.name.map(String::from)).collect();
+        let parts: Vec<String> = self.workloads.iter().filter_map(|workload| workload.name.map(String::from)).collect();
         (!parts.is_empty()).then_some(Overview { parts })
     }
 }
@@ -225,7 +225,7 @@ impl OnFleet for Paired {
     }
 }
 
-/// The run as the terminal shows it, part by part; as JSON its summary, and of one in parts an array with that of each part.
+/// The run as the terminal shows it, workload by workload; as JSON its summary, and of several workloads an array of theirs.
 fn shown(dir: &Path, view: &View) -> Result<String, Failure> {
     if view.json {
         return Ok(match part_folders(dir)? {
@@ -251,8 +251,8 @@ fn summary(dir: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// What all parts of a run have in common.
-struct Course<'a> {
+/// What all workloads of a run have in common.
+struct RunContext<'a> {
     settings: &'a Settings,
     command: Vec<String>,
     environment: Environment,
@@ -262,31 +262,31 @@ struct Course<'a> {
     cancel: &'a Cancel,
 }
 
-impl Course<'_> {
-    async fn run(&mut self, part: Part, fleet: &Fleet, earlier: Vec<PhaseTime>) -> Result<Outcome, Failure> {
-        let Part { name, mut folder, subject } = part;
-        let driver = Driver::new(fleet, self.settings, self.cancel, self.progress);
-        self.notes.iter().for_each(|note| driver.note(note.clone()));
-        let plan = match subject.plan(self.settings, fleet.engines(), &driver) {
-            Ok(plan) => plan,
+impl RunContext<'_> {
+    async fn run(&mut self, workload: WorkloadRun, fleet: &Fleet, earlier: Vec<PhaseTime>) -> Result<Outcome, Failure> {
+        let WorkloadRun { name, mut folder, benchmark } = workload;
+        let runner = ArmRunner::new(fleet, self.settings, self.cancel, self.progress);
+        self.notes.iter().for_each(|note| runner.note(note.clone()));
+        let measurement = match benchmark.measurement(self.settings, fleet.engines(), &runner) {
+            Ok(measurement) => measurement,
             Err(why) => {
                 folder.abandon();
                 return Err(why.into());
             }
         };
         let mut phases = Phases::new(self.progress, name);
-        let mut run = self.run_info(&folder, plan.effort());
+        let mut run = self.run_info(&folder, measurement.effort());
         // Written before there is much to say, so that a program that follows the run knows its engines.
         folder.write_run(&run)?;
         folder.show_samples(fleet).await;
 
-        let mut measured = match plan.arrange(&driver, &mut run, &mut phases).await {
+        let mut measured = match measurement.arrange(&runner, &mut run, &mut phases).await {
             Ok(()) => {
                 // An exact run compares tokens, and has no ratios.
-                run.expected = if self.settings.run.exact { None } else { self.expectations.of_part(&run) };
+                run.expected = if self.settings.run.exact { None } else { self.expectations.of_workload(&run) };
                 folder.write_run(&run)?;
-                phases.begin("measurement", run.arms.len() as u32 * plan.effort().repetitions);
-                pair::measure(plan.as_ref(), &run, &driver, &mut folder).await?
+                phases.begin("measurement", run.arms.len() as u32 * measurement.effort().repetitions);
+                pair::measure(measurement.as_ref(), &run, &runner, &mut folder).await?
             }
             Err(stopped) => Measured { stopped: Some(stopped), ..Measured::default() },
         };
@@ -294,11 +294,11 @@ impl Course<'_> {
         phases.begin("summary", 0);
         folder.end_samples()?;
         let stopped = measured.stopped.take();
-        let seen = driver.seen();
+        let findings = runner.findings();
         run.interrupted = stopped.is_some();
-        run.held_blocks_after = seen.held_after();
-        run.drained = seen.drained();
-        run.notes = [seen.notes(), fleet.gpu_notes().await].concat();
+        run.held_blocks_after = findings.held_after();
+        run.drained = findings.drained();
+        run.notes = [findings.notes(), fleet.gpu_notes().await].concat();
         let (summary, requests, mut run) = summarise(run, measured).await?;
         folder.write_summary(&summary)?;
         run.phases = [earlier, phases.end()].concat();

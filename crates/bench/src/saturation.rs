@@ -6,13 +6,13 @@ use dualpool_types::artifact::RunMix;
 use dualpool_types::records::RequestRecord;
 use dualpool_workload::WorkItem;
 
-use super::drive::{DriveError, Driver, Work};
+use super::drive::{ArmRunner, DriveError, Work};
 
 /// Requests per second completed when all of `items` arrive at once, by the best of these arms with engines as they were started.
-pub(super) async fn find(driver: &Driver<'_>, arms: &[Arrangement], items: &[WorkItem]) -> Result<f64, DriveError> {
+pub(super) async fn find(runner: &ArmRunner<'_>, arms: &[Arrangement], items: &[WorkItem]) -> Result<f64, DriveError> {
     let mut best = 0.0_f64;
     for arm in arms {
-        let recording = driver.run(&arm.name, arm, 0, Work::open_loop(items)).await?;
+        let recording = runner.run(&arm.name, arm, 0, Work::open_loop(items)).await?;
         best = best.max(completion_rate(&recording.requests));
     }
     if best > 0.0 { Ok(round(best)) } else { Err(DriveError::NoSaturation) }

@@ -2,17 +2,17 @@
 //!
 //! `nsys` and `ncu` read what these tools print as CSV; `in_process` knows only what this program timed itself.
 
-mod csv;
 pub mod in_process;
 mod intervals;
 pub mod ncu;
 pub mod nsys;
+mod table;
 
 use serde::{Deserialize, Serialize};
 
 use dualpool_fleet::ProfileKind;
 
-pub use csv::ExtractError;
+pub use table::ExtractError;
 
 /// Of the document; raised when a key changes its meaning or goes.
 pub const VERSION: u32 = 1;

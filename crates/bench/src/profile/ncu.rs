@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::csv::{ExtractError, Table, factor};
+use super::table::{ExtractError, Table, factor};
 use super::{Kernels, Profile, Source, gb_per_s, longest};
 
 /// What is asked of `ncu`, in this order: time, bytes read and written, share of the memory's peak.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::csv::{ExtractError, Table};
 use super::intervals::{Intervals, device_use};
+use super::table::{ExtractError, Table};
 use super::{Copies, DeviceUse, Kernels, Profile, Source, gb_per_s, longest};
 
 /// A stretch in which a device does nothing counts as a gap from this on: launches that follow each other leave shorter ones.

@@ -15,7 +15,7 @@ use super::Score;
 /// Simulated repetitions per arrangement.
 pub const FORECAST_REPETITIONS: u32 = 4;
 
-/// Best forecasts of each purpose that are tried on the engines.
+/// Best forecasts of each arm that are tried on the engines.
 const TRIED: usize = 2;
 
 /// An arrangement and what the simulation says of it.
@@ -46,12 +46,12 @@ pub fn forecast(
     Ok(forecasts)
 }
 
-/// The places of those that are worth a trial: for each purpose its best forecasts, and the first one it accepts, which is known to
+/// The places of those that are worth a trial: for each arm its best forecasts, and the first one it accepts, which is known to
 /// be good on real engines and guards against a forecast that is far off.
-pub fn shortlist(forecasts: &[Forecast], purposes: &[Arm]) -> BTreeSet<usize> {
+pub fn shortlist(forecasts: &[Forecast], arms: &[Arm]) -> BTreeSet<usize> {
     let mut short = BTreeSet::new();
-    for purpose in purposes {
-        let mut accepted: Vec<usize> = (0..forecasts.len()).filter(|&i| purpose.takes(forecasts[i].arrangement.policy)).collect();
+    for arm in arms {
+        let mut accepted: Vec<usize> = (0..forecasts.len()).filter(|&i| arm.takes(forecasts[i].arrangement.policy)).collect();
         short.extend(accepted.first());
         // Equal forecasts keep their order.
         accepted.sort_by(|&a, &b| forecasts[b].score.score.total_cmp(&forecasts[a].score.score));
@@ -91,9 +91,9 @@ mod tests {
     #[test]
     fn every_purpose_has_its_known_point_and_its_best_forecasts_on_the_shortlist() {
         let forecasts = forecasts(50.0);
-        let purposes: Vec<Arm> = Arm::searched_for().collect();
-        let short = shortlist(&forecasts, &purposes);
-        assert!(short.len() <= (1 + TRIED) * purposes.len(), "{short:?}");
+        let arms: Vec<Arm> = Arm::searched_for().collect();
+        let short = shortlist(&forecasts, &arms);
+        assert!(short.len() <= (1 + TRIED) * arms.len(), "{short:?}");
         assert!(short.contains(&0), "the known shared point");
         let best = (0..forecasts.len()).max_by(|&a, &b| forecasts[a].score.score.total_cmp(&forecasts[b].score.score)).unwrap();
         assert!(short.iter().any(|&i| forecasts[i].score.score >= forecasts[best].score.score));

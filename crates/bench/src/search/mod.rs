@@ -4,9 +4,9 @@
 //! same requests.
 //!
 //! Successive halving: a first round gives every candidate a short trial, a second one gives the leaders of each arm a longer one,
-//! and the score is over both, with the forecast as the voice of the requests that no trial has time for. The whole keeps within a budget of time, and candidates are ranked on equal footing: each by the same
-//! requests. So a trial never gets too short to say something, but fewer candidates are tried; and a second round that time cuts
-//! short does not count for anyone.
+//! and the score is over both, with the forecast as the voice of the requests that no trial has
+//! time for. The whole keeps within a budget of time, and candidates are ranked on equal footing: each by the same requests. So a trial
+//! never gets too short to say something, but fewer candidates are tried; and a second round that time cuts short counts for no candidate.
 
 mod candidates;
 mod forecast;
@@ -20,7 +20,7 @@ use dualpool_types::records::RequestRecord;
 use dualpool_types::{Arm, Arrangement};
 use dualpool_workload::{WorkItem, Workload};
 
-use super::drive::{DriveError, Driver, Work};
+use super::drive::{ArmRunner, DriveError, Work};
 
 pub use candidates::candidates;
 pub use forecast::{FORECAST_REPETITIONS, Forecast, forecast, shortlist};
@@ -36,7 +36,7 @@ const LEADERS: usize = 2;
 /// Time between the last arrival of a trial and its end, about: what a trial costs beyond its arrivals.
 const DRAIN: Duration = Duration::from_millis(1500);
 
-/// A forecast weighs as much as this many requests of trials. Trials know the engines and see few requests, of a burst perhaps a single
+/// A forecast weighs as much as this many requests of trials. TrialSetup know the engines and see few requests, of a burst perhaps a single
 /// clump; the forecast sees hundreds and knows the engines by five figures. Each keeps the other one's luck from deciding alone.
 const FORECAST_REQUESTS: f64 = 50.0;
 
@@ -45,13 +45,13 @@ const SCALE_MIN: f64 = 0.25;
 
 /// What the search saw and what it chose.
 #[derive(Debug, Default)]
-pub struct Found {
-    pub trials: Vec<SearchTrial>,
+pub struct SearchResult {
+    pub candidates: Vec<SearchTrial>,
     pub arrangements: BTreeMap<Arm, Arrangement>,
 }
 
 /// A candidate with all that its trials recorded.
-struct Tried {
+struct Candidate {
     arrangement: Arrangement,
     /// Its score in simulation.
     forecast: f64,
@@ -59,13 +59,13 @@ struct Tried {
     rounds: Vec<Vec<RequestRecord>>,
 }
 
-impl Tried {
+impl Candidate {
     fn score(&self) -> Score {
         Score::of(&self.rounds.concat())
     }
 
     /// What it is ranked by: its score in trials and in simulation, each by what it has seen.
-    fn promise(&self) -> f64 {
+    fn rank(&self) -> f64 {
         let served = self.rounds.iter().map(Vec::len).sum::<usize>() as f64;
         (served * self.score().score + FORECAST_REQUESTS * self.forecast) / (served + FORECAST_REQUESTS)
     }
@@ -84,7 +84,7 @@ impl Tried {
 }
 
 /// The workload of the trials.
-pub(super) struct Trials<'a> {
+pub(super) struct TrialSetup<'a> {
     pub workload: &'a Workload,
     pub vocab_size: u32,
     /// Requests offered per second; none when they arrive all upfront.
@@ -98,16 +98,16 @@ pub(super) struct Trials<'a> {
 }
 
 pub(super) async fn search(
-    driver: &Driver<'_>,
+    runner: &ArmRunner<'_>,
     forecasts: Vec<Forecast>,
-    purposes: &[Arm],
-    trials: &Trials<'_>,
-) -> Result<Found, DriveError> {
-    let short = shortlist(&forecasts, purposes);
-    let mut field: Vec<Tried> = Vec::new();
+    arms: &[Arm],
+    trials: &TrialSetup<'_>,
+) -> Result<SearchResult, DriveError> {
+    let short = shortlist(&forecasts, arms);
+    let mut field: Vec<Candidate> = Vec::new();
     let mut passed_over: Vec<SearchTrial> = Vec::new();
     for (i, Forecast { arrangement, score }) in forecasts.into_iter().enumerate() {
-        let tried = Tried { arrangement, forecast: score.score, rounds: Vec::new() };
+        let tried = Candidate { arrangement, forecast: score.score, rounds: Vec::new() };
         if short.contains(&i) { field.push(tried) } else { passed_over.push(tried.trial(None)) }
     }
     let mut running: Vec<usize> = (0..field.len()).collect();
@@ -122,30 +122,30 @@ pub(super) async fn search(
         let items = trials.items(*round_share, running.len().min(fitting.max(1)), seed);
         for &i in &running {
             let spent = begun.elapsed() >= trials.budget.mul_f64(share);
-            if spent && (round > 0 || covered(&field, purposes)) {
+            if spent && (round > 0 || covered(&field, arms)) {
                 break;
             }
             let what = format!("{} (round {})", field[i].arrangement.name, round + 1);
-            let recording = driver.run(&what, &field[i].arrangement, round as u32, Work::open_loop(&items)).await?;
+            let recording = runner.run(&what, &field[i].arrangement, round as u32, Work::open_loop(&items)).await?;
             field[i].rounds.push(recording.requests);
         }
         if round > 0 && running.iter().any(|&i| field[i].rounds.len() <= round) {
             field.iter_mut().for_each(|tried| tried.rounds.truncate(round));
             break;
         }
-        running = leaders(&field, purposes);
+        running = leaders(&field, arms);
     }
-    untried(driver, &field);
-    let mut found = choose(&field, purposes);
-    found.trials.extend(passed_over);
+    untried(runner, &field);
+    let mut found = choose(&field, arms);
+    found.candidates.extend(passed_over);
     Ok(found)
 }
 
 /// Says what there was no time for.
-fn untried(driver: &Driver<'_>, field: &[Tried]) {
+fn untried(runner: &ArmRunner<'_>, field: &[Candidate]) {
     let names: Vec<&str> = field.iter().filter(|t| t.rounds.is_empty()).map(|t| t.arrangement.name.as_str()).collect();
     if !names.is_empty() {
-        driver.note(format!(
+        runner.note(format!(
             "The search had time for {} of {} candidates; not tried: {}. More time: run.search_budget_s.",
             field.len() - names.len(),
             field.len(),
@@ -154,7 +154,7 @@ fn untried(driver: &Driver<'_>, field: &[Tried]) {
     }
 }
 
-impl Trials<'_> {
+impl TrialSetup<'_> {
     /// A workload that one of `trials` trials can serve in its part of the round.
     fn items(&self, round_share: f64, trials: usize, seed: u64) -> Vec<WorkItem> {
         let time = self.budget.mul_f64(round_share / trials.max(1) as f64).saturating_sub(DRAIN);
@@ -162,7 +162,7 @@ impl Trials<'_> {
         self.workload.scaled(scale).generate(self.vocab_size, seed, self.rate)
     }
 
-    /// Trials of the smallest size that go into a round.
+    /// TrialSetup of the smallest size that go into a round.
     fn fitting(&self, round_share: f64) -> usize {
         let smallest = self.whole_s() * SCALE_MIN + DRAIN.as_secs_f64();
         (self.budget.as_secs_f64() * round_share / smallest) as usize
@@ -174,24 +174,24 @@ impl Trials<'_> {
     }
 }
 
-/// Whether every purpose has a candidate that was tried.
-fn covered(field: &[Tried], purposes: &[Arm]) -> bool {
-    purposes.iter().all(|p| field.iter().any(|t| p.takes(t.arrangement.policy) && !t.rounds.is_empty()))
+/// Whether every arm has a candidate that was tried.
+fn covered(field: &[Candidate], arms: &[Arm]) -> bool {
+    arms.iter().all(|arm| field.iter().any(|t| arm.takes(t.arrangement.policy) && !t.rounds.is_empty()))
 }
 
-/// The candidates that were tried and that this purpose accepts, best first. Equals keep the order of the field.
-fn ranked(field: &[Tried], purpose: Arm) -> Vec<usize> {
+/// The candidates that were tried and that this arm takes, best first. Equals keep the order of the field.
+fn ranked(field: &[Candidate], arm: Arm) -> Vec<usize> {
     let mut ranked: Vec<usize> =
-        (0..field.len()).filter(|&i| purpose.takes(field[i].arrangement.policy) && !field[i].rounds.is_empty()).collect();
-    ranked.sort_by(|&a, &b| field[b].promise().total_cmp(&field[a].promise()));
+        (0..field.len()).filter(|&i| arm.takes(field[i].arrangement.policy) && !field[i].rounds.is_empty()).collect();
+    ranked.sort_by(|&a, &b| field[b].rank().total_cmp(&field[a].rank()));
     ranked
 }
 
-/// Those that go on to the next round. A purpose with one candidate has nothing left to find out.
-fn leaders(field: &[Tried], purposes: &[Arm]) -> Vec<usize> {
-    let mut leaders: Vec<usize> = purposes
+/// Those that go on to the next round. A arm with one candidate has nothing left to find out.
+fn leaders(field: &[Candidate], arms: &[Arm]) -> Vec<usize> {
+    let mut leaders: Vec<usize> = arms
         .iter()
-        .map(|&p| ranked(field, p))
+        .map(|&arm| ranked(field, arm))
         .filter(|ranked| ranked.len() > 1)
         .flat_map(|ranked| ranked.into_iter().take(LEADERS))
         .collect();
@@ -200,24 +200,24 @@ fn leaders(field: &[Tried], purposes: &[Arm]) -> Vec<usize> {
     leaders
 }
 
-fn choose(field: &[Tried], purposes: &[Arm]) -> Found {
+fn choose(field: &[Candidate], arms: &[Arm]) -> SearchResult {
     let mut chosen_for: Vec<Vec<&str>> = vec![Vec::new(); field.len()];
     let mut arrangements = BTreeMap::new();
-    for &purpose in purposes {
+    for &arm in arms {
         // One that was only in the first round does not outrank one that stood a longer trial, however lucky its short one was:
         // the leaders are ahead of it in that round, and keep their rank among themselves.
-        let Some(best) = finalists(field, purpose).first().copied() else { continue };
-        chosen_for[best].push(purpose.name());
-        arrangements.insert(purpose, field[best].arrangement.clone());
+        let Some(best) = finalists(field, arm).first().copied() else { continue };
+        chosen_for[best].push(arm.name());
+        arrangements.insert(arm, field[best].arrangement.clone());
     }
-    let trials =
+    let candidates =
         field.iter().zip(chosen_for).map(|(tried, arms)| tried.trial((!arms.is_empty()).then(|| arms.join(", ")))).collect();
-    Found { trials, arrangements }
+    SearchResult { candidates, arrangements }
 }
 
-/// The ranked candidates of a purpose that stood the most rounds: all of them served the same requests.
-fn finalists(field: &[Tried], purpose: Arm) -> Vec<usize> {
-    let mut ranked = ranked(field, purpose);
+/// The ranked candidates of a arm that stood the most rounds: all of them served the same requests.
+fn finalists(field: &[Candidate], arm: Arm) -> Vec<usize> {
+    let mut ranked = ranked(field, arm);
     let most = ranked.iter().map(|&i| field[i].rounds.len()).max().unwrap_or(0);
     ranked.retain(|&i| field[i].rounds.len() == most);
     ranked
@@ -230,16 +230,16 @@ mod tests {
     use crate::stats::synthetic;
     use dualpool_workload::WorkloadSettings;
 
-    fn purposes() -> Vec<Arm> {
+    fn arms() -> Vec<Arm> {
         Arm::searched_for().collect()
     }
 
     /// A field in which each candidate's times are stretched by the given factor, and which stood so many rounds of 20 requests.
-    fn field(stretches: &[f64], rounds: &[usize]) -> Vec<Tried> {
+    fn field(stretches: &[f64], rounds: &[usize]) -> Vec<Candidate> {
         candidates(&pools(), &engine(2048), 64, 240)
             .into_iter()
             .zip(stretches.iter().zip(rounds))
-            .map(|(arrangement, (&stretch, &rounds))| Tried {
+            .map(|(arrangement, (&stretch, &rounds))| Candidate {
                 arrangement,
                 forecast: 0.0,
                 rounds: vec![synthetic::arm("trial", 1, 20, stretch); rounds],
@@ -250,25 +250,25 @@ mod tests {
     #[test]
     fn each_purpose_gets_the_best_it_accepts() {
         // In order: balanced, dual pool, least load, dual pool (tight).
-        let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[1; 4]), &purposes());
+        let found = choose(&field(&[0.3, 0.2, 0.4, 0.1], &[1; 4]), &arms());
         assert_eq!(found.arrangements[&Arm::SharedTuned].name, "balanced 224/64");
         assert_eq!(found.arrangements[&Arm::DualPool].name, "dual_pool prefill 256/0 decode 240/64");
         assert_eq!(found.arrangements[&Arm::BestFound].name, "dual_pool prefill 256/0 decode 240/64");
-        assert_eq!(found.trials.len(), 4);
-        assert_eq!(found.trials[3].chosen_for.as_deref(), Some("dual_pool, best_found"));
-        assert_eq!((found.trials[2].chosen_for.as_deref(), found.trials[2].requests), (None, 20));
+        assert_eq!(found.candidates.len(), 4);
+        assert_eq!(found.candidates[3].chosen_for.as_deref(), Some("dual_pool, best_found"));
+        assert_eq!((found.candidates[2].chosen_for.as_deref(), found.candidates[2].requests), (None, 20));
     }
 
     #[test]
     fn every_purpose_sends_its_two_best_on() {
-        assert_eq!(leaders(&field(&[0.3, 0.2, 0.4, 0.1, 0.5], &[1; 5]), &purposes()), [0, 1, 2, 3]);
+        assert_eq!(leaders(&field(&[0.3, 0.2, 0.4, 0.1, 0.5], &[1; 5]), &arms()), [0, 1, 2, 3]);
         // Only one dual pool in the field: it is going to be chosen for that arm anyway.
-        assert_eq!(leaders(&field(&[0.3, 0.9, 0.4], &[1; 3]), &purposes()), [0, 2]);
+        assert_eq!(leaders(&field(&[0.3, 0.9, 0.4], &[1; 3]), &arms()), [0, 2]);
     }
 
     #[test]
     fn a_lucky_short_trial_does_not_beat_those_that_went_on() {
-        let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[1, 2, 2, 2]), &purposes());
+        let found = choose(&field(&[0.1, 0.2, 0.3, 0.25], &[1, 2, 2, 2]), &arms());
         assert_eq!(found.arrangements[&Arm::BestFound].name, "dual_pool prefill as started decode 224/64");
         assert_eq!(found.arrangements[&Arm::SharedTuned].name, "least_load as started");
     }
@@ -279,7 +279,7 @@ mod tests {
         let chosen = |stretches: &[f64], forecasts: [f64; 3]| {
             let mut field = field(stretches, &[1; 3]);
             field.iter_mut().zip(forecasts).for_each(|(tried, forecast)| tried.forecast = forecast);
-            choose(&field, &purposes()).arrangements[&Arm::SharedTuned].name.clone()
+            choose(&field, &arms()).arrangements[&Arm::SharedTuned].name.clone()
         };
         let (balanced, least_load) = ("balanced 224/64", "least_load as started");
         assert_eq!(chosen(&[0.1, 0.1, 0.2], [0.9, 0.9, 0.9]), balanced);
@@ -289,15 +289,15 @@ mod tests {
 
     #[test]
     fn nothing_tried_finds_nothing() {
-        let found = choose(&field(&[0.1, 0.1], &[0, 0]), &purposes());
+        let found = choose(&field(&[0.1, 0.1], &[0, 0]), &arms());
         assert!(found.arrangements.is_empty());
-        assert!(found.trials.iter().all(|trial| trial.requests == 0 && trial.score.is_none()));
+        assert!(found.candidates.iter().all(|trial| trial.requests == 0 && trial.score.is_none()));
     }
 
     #[test]
     fn trials_fill_their_part_of_the_budget() {
         let workload = Workload::new(&WorkloadSettings::default());
-        let trials = |budget| Trials {
+        let trials = |budget| TrialSetup {
             workload: &workload,
             vocab_size: 1000,
             rate: Some(9.0),

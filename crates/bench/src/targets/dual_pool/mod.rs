@@ -13,11 +13,11 @@ use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
 use dualpool_workload::{Arrivals, WorkItem, Workload, mix_name};
 
 use crate::arms::{self, Pools};
-use crate::drive::{DriveError, Driver, Work};
+use crate::drive::{ArmRunner, DriveError, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::phases::Phases;
-use crate::run::{Effort, Outcome, Paired, Plan, Subject};
-use crate::search::{self, Found, Trials};
+use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired};
+use crate::search::{self, SearchResult, TrialSetup};
 use crate::target::{Call, Flags, Prepared, Target};
 use crate::{Cancel, Settings, folder, pair, saturation};
 
@@ -38,7 +38,7 @@ const SATURATING: [Arm; 2] = [Arm::SharedRoundRobin, Arm::SharedLeastLoad];
 pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failure> {
     settings.check()?;
     dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?;
-    Ok(Paired::whole(DualPool.name(), settings, command.to_vec(), Box::new(DualPool))?)
+    Ok(Paired::of_one(DualPool.name(), settings, command.to_vec(), Box::new(DualPool))?)
 }
 
 /// The whole target, on engines that are up already.
@@ -93,14 +93,14 @@ const FLAGS: [SettingFlag; 10] = [
     flag("search-budget-s", "run.search_budget_s", "S", "Time for the search that tunes the arms which are to be tuned"),
 ];
 
-impl Subject for DualPool {
-    fn plan<'a>(
+impl Benchmark for DualPool {
+    fn measurement<'a>(
         &'a self,
         settings: &'a Settings,
         engines: &[EngineInfo],
-        driver: &Driver<'_>,
-    ) -> anyhow::Result<Box<dyn Plan + 'a>> {
-        Ok(Box::new(Split::new(settings, engines, driver)?))
+        runner: &ArmRunner<'_>,
+    ) -> anyhow::Result<Box<dyn Measurement + 'a>> {
+        Ok(Box::new(Split::new(settings, engines, runner)?))
     }
 }
 
@@ -120,7 +120,7 @@ struct Split<'a> {
 }
 
 impl<'a> Split<'a> {
-    fn new(settings: &'a Settings, engines: &[EngineInfo], driver: &Driver<'_>) -> anyhow::Result<Split<'a>> {
+    fn new(settings: &'a Settings, engines: &[EngineInfo], runner: &ArmRunner<'_>) -> anyhow::Result<Split<'a>> {
         let pools = Pools::new(&settings.pools, &settings.router, engines.len())?;
         let Some(engine) = engines.iter().min_by_key(|e| e.max_model_len).cloned() else { bail!("there are no engines") };
         dualpool_workload::check(&settings.workload, engine.max_model_len).map_err(Failure::from)?;
@@ -128,7 +128,7 @@ impl<'a> Split<'a> {
         let kv_transfer = engines.iter().all(|e| e.kv_transfer);
         let asked = run.arms.iter().map(|name| Arm::find(name)).collect::<Result<Vec<Arm>, _>>()?;
         if asked.contains(&Arm::Auto) {
-            driver.note(format!(
+            runner.note(format!(
                 "`{}` is the arm that adapts while it serves; the winner of the search, which was called so before, is `{}`.",
                 Arm::Auto.name(),
                 Arm::BestFound.name()
@@ -136,7 +136,7 @@ impl<'a> Split<'a> {
         }
         let (arms, dropped) = arms::servable(&pools, &asked, kv_transfer)?;
         if !dropped.is_empty() {
-            driver.note(format!(
+            runner.note(format!(
                 "These engines do not move KV between them, so these arms were left out: {}.",
                 arms::names(&dropped)
             ));
@@ -157,10 +157,10 @@ impl<'a> Split<'a> {
     }
 
     /// A few requests through every engine and, where KV can move, through every hand-off: first steps and first copies are slow.
-    async fn warm_up(&self, driver: &Driver<'_>) -> Result<(), DriveError> {
+    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<(), DriveError> {
         let items = self.mix.scaled(WARM_UP_SCALE).upfront().generate(self.vocab_size, self.seed("warm-up"), None);
         for arm in [Arm::SharedRoundRobin, Arm::FullDisaggregation].into_iter().take(1 + usize::from(self.kv_transfer)) {
-            driver.run(arm.name(), &self.pools.arm(arm, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+            runner.run(arm.name(), &self.pools.arm(arm, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
         }
         Ok(())
     }
@@ -171,25 +171,25 @@ impl<'a> Split<'a> {
     }
 
     /// Mix by mix, as they differ in the work that a request makes.
-    async fn saturations(&self, driver: &Driver<'_>) -> Result<Vec<RunMix>, DriveError> {
+    async fn saturations(&self, runner: &ArmRunner<'_>) -> Result<Vec<RunMix>, DriveError> {
         let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
         let arms = SATURATING.map(|arm| self.pools.arm(arm, &BTreeMap::new()));
         let mut mixes = Vec::new();
         for ((mix, part), (_, served)) in self.mix.parts().zip(self.workload.parts()) {
             let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
-            let saturation_rps = saturation::find(driver, &arms, &items).await?;
+            let saturation_rps = saturation::find(runner, &arms, &items).await?;
             mixes.push(RunMix { name: mix_name(mix).into(), requests: served.requests() as u32, saturation_rps });
         }
         Ok(mixes)
     }
 
-    async fn search(&self, driver: &Driver<'_>, purposes: &[Arm], run: &RunInfo) -> Result<Found, DriveError> {
+    async fn search(&self, runner: &ArmRunner<'_>, arms: &[Arm], run: &RunInfo) -> Result<SearchResult, DriveError> {
         let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
         let rate_expected = rate.or(run.saturation_rps).or(self.rate_given()).unwrap_or(1.0);
         let budget = Duration::from_secs(self.settings.run.search_budget_s);
         let quick = self.settings.run.quick;
         let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
-        let trials = Trials {
+        let trials = TrialSetup {
             workload: &mix,
             vocab_size: self.vocab_size,
             rate,
@@ -199,7 +199,7 @@ impl<'a> Split<'a> {
             budget: if quick { budget.mul_f64(QUICK_SEARCH) } else { budget },
         };
         // Fitted on these engines while they warmed up and were calibrated.
-        let costs = driver.costs().await?;
+        let costs = runner.costs().await?;
         let step = Micros::from_ms(self.settings.objectives.itl_ms * STEP_SHARE_OF_ITL);
         let short = self.settings.workload.short_prompt_tokens;
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
@@ -211,35 +211,35 @@ impl<'a> Split<'a> {
         let work = move || search::forecast(candidates, &engine, costs, &workloads, &wanted);
         let forecasts = tokio::task::spawn_blocking(work).await.map_err(anyhow::Error::from).and_then(|made| Ok(made?));
         let forecasts = forecasts.map_err(DriveError::Forecast)?;
-        search::search(driver, forecasts, purposes, &trials).await
+        search::search(runner, forecasts, arms, &trials).await
     }
 
-    fn seed(&self, purpose: &str) -> u64 {
-        pair::seeds(self.settings.workload.seed, purpose, 1)[0]
+    fn seed(&self, arm: &str) -> u64 {
+        pair::seeds(self.settings.workload.seed, arm, 1)[0]
     }
 }
 
 #[async_trait]
-impl Plan for Split<'_> {
+impl Measurement for Split<'_> {
     fn effort(&self) -> Effort {
         self.effort
     }
 
-    async fn arrange(&self, driver: &Driver<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
         phases.begin("warm-up", 1 + u32::from(self.kv_transfer));
-        self.warm_up(driver).await?;
+        self.warm_up(runner).await?;
         if self.settings.run.exact {
             // Engines stay as they were started: in bf16 the size of a prefill step alone can change a token.
             let arms = [Arm::OneEngine].into_iter().chain(self.arms.iter().copied());
             run.arms = pair::with_control(arms.map(|arm| self.pools.arm(arm, &BTreeMap::new())).collect());
-            return driver.keep_costs().await;
+            return runner.keep_costs().await;
         }
-        let purposes: Vec<Arm> = Arm::searched_for().filter(|arm| self.arms.contains(arm)).collect();
+        let arms: Vec<Arm> = Arm::searched_for().filter(|arm| self.arms.contains(arm)).collect();
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
         let given = self.rate_given();
-        if (poisson || !purposes.is_empty()) && given.is_none() {
+        if (poisson || !arms.is_empty()) && given.is_none() {
             phases.begin("calibration", (SATURATING.len() * self.mix.parts().len()) as u32);
-            let mixes = self.saturations(driver).await?;
+            let mixes = self.saturations(runner).await?;
             run.saturation_rps = Some(saturation::of_all(&mixes));
             run.mixes = if mixes.len() > 1 { mixes } else { Vec::new() };
         }
@@ -247,15 +247,15 @@ impl Plan for Split<'_> {
             let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
             run.rate_rps = given.or(derived).map(saturation::round);
         }
-        let mut found = Found::default();
-        if !purposes.is_empty() {
+        let mut found = SearchResult::default();
+        if !arms.is_empty() {
             phases.begin("search", 0);
-            found = self.search(driver, &purposes, run).await?;
+            found = self.search(runner, &arms, run).await?;
         }
-        run.search = found.trials;
+        run.search = found.candidates;
         let arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
         run.arms = pair::with_control(arms);
-        driver.keep_costs().await
+        runner.keep_costs().await
     }
 
     fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError> {

@@ -17,10 +17,10 @@ use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
 use dualpool_types::{Arrangement, Class, EngineInfo, Failure, Micros, PolicyKind, RouterArm, Tuning, UserError};
 use dualpool_workload::{ModelLimits, WorkItem};
 
-use crate::drive::{DriveError, Driver, Pace, Work};
+use crate::drive::{ArmRunner, DriveError, Pace, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::phases::Phases;
-use crate::run::{Effort, Outcome, Paired, Plan, Subject};
+use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired};
 use crate::target::{Call, Flags, Prepared, Target};
 use crate::{Cancel, RunSettings, Settings, WorkloadKind, pair, saturation};
 use demand::{Demand, PROBE_TOKENS, upfront};
@@ -58,8 +58,8 @@ pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failur
     let model = ModelLimits { vocab_size: u32::MAX, max_model_len: settings.engine.max_model_len };
     let kinds = settings.dynamic_router.chosen();
     kinds.iter().try_for_each(|&kind| Demand::new(kind, settings).check(model))?;
-    let subjects = kinds.into_iter().map(|kind| (kind.name(), Box::new(Served(kind)) as Box<dyn Subject>));
-    Ok(Paired::in_parts(DynamicRouter.name(), settings, command.to_vec(), subjects.collect())?)
+    let benchmarks = kinds.into_iter().map(|kind| (kind.name(), Box::new(Served(kind)) as Box<dyn Benchmark>));
+    Ok(Paired::of_workloads(DynamicRouter.name(), settings, command.to_vec(), benchmarks.collect())?)
 }
 
 /// The whole target, on engines that are up already. One outcome per workload.
@@ -114,23 +114,23 @@ const FLAGS: [SettingFlag; 8] = [
 #[derive(Debug)]
 struct Served(WorkloadKind);
 
-impl Subject for Served {
-    fn plan<'a>(
+impl Benchmark for Served {
+    fn measurement<'a>(
         &'a self,
         settings: &'a Settings,
         engines: &[EngineInfo],
-        driver: &Driver<'_>,
-    ) -> anyhow::Result<Box<dyn Plan + 'a>> {
+        runner: &ArmRunner<'_>,
+    ) -> anyhow::Result<Box<dyn Measurement + 'a>> {
         let max_model_len = engines.iter().map(|e| e.max_model_len).min().context("there are no engines")?;
         let vocab_size = engines.iter().map(|e| e.vocab_size).min().context("there are no engines")?;
         let model = ModelLimits { vocab_size, max_model_len };
         let whole = Demand::new(self.0, settings);
         // Read once before the measurement, so that a trace that breaks off does not break a run off.
         if let (_, Some(report)) = whole.items(model, 0)? {
-            driver.note(format!("The trace {}: {report}.", settings.dynamic_router.trace.display()));
+            runner.note(format!("The trace {}: {report}.", settings.dynamic_router.trace.display()));
         }
         if self.0 == WorkloadKind::PrefixSessions && !settings.engine.enable_prefix_caching {
-            driver.note("engine.enable_prefix_caching is false: no turn finds anything of the one before.".to_string());
+            runner.note("engine.enable_prefix_caching is false: no turn finds anything of the one before.".to_string());
         }
         let arms = settings.dynamic_router.arms.iter().map(|name| RouterArm::find(name)).collect::<Result<_, _>>()?;
         let effort = Effort::of(&settings.run);
@@ -165,18 +165,18 @@ impl Routed<'_> {
     }
 
     /// Requests of all lengths through every engine.
-    async fn warm_up(&self, driver: &Driver<'_>) -> Result<(), DriveError> {
+    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<(), DriveError> {
         let share = f64::from(WARM_UP_REQUESTS) * self.engines as f64 / f64::from(self.settings.dynamic_router.requests.max(1));
         let mixed = Demand::new(WorkloadKind::Mixed, self.settings).scaled(share);
         // Where prompts as long as those of `mixed` do not fit, the workload itself has to do.
         let warm = if mixed.check(self.model).is_ok() { mixed } else { self.demand.scaled(share) };
         let items = upfront(self.made(&warm, "warm-up")?);
-        driver.run("warm-up", &self.arm("warm-up", PolicyKind::RoundRobin), 0, Work::open_loop(&items)).await?;
+        runner.run("warm-up", &self.arm("warm-up", PolicyKind::RoundRobin), 0, Work::open_loop(&items)).await?;
         Ok(())
     }
 
     /// How long an engine takes for a long prompt that is alone on it.
-    async fn probe(&self, driver: &Driver<'_>) -> Result<Micros, DriveError> {
+    async fn probe(&self, runner: &ArmRunner<'_>) -> Result<Micros, DriveError> {
         let tokens = PROBE_TOKENS.min(self.model.max_model_len - 1);
         let (low, high) = (self.model.vocab_size / 2, self.model.vocab_size);
         // No two of them begin alike, so that none finds anything in a cache.
@@ -184,17 +184,17 @@ impl Routed<'_> {
         let items: Vec<WorkItem> =
             (0..(PROBES * self.engines) as u32).map(|i| WorkItem::new(i, Micros::ZERO, prompt(i), 1, Class::Long)).collect();
         let work = Work { items: &items, pace: Pace::OneByOne };
-        let recording = driver.run("one long prompt at a time", &self.arm("probe", PolicyKind::RoundRobin), 0, work).await?;
+        let recording = runner.run("one long prompt at a time", &self.arm("probe", PolicyKind::RoundRobin), 0, work).await?;
         let ttfts = sorted(recording.requests.iter().filter_map(ttft_ms));
         let middle = quantile(&ttfts, 0.5).ok_or(DriveError::NoSaturation)?;
         // One prompt shorter than the workload's times are about takes as much less.
         Ok(Micros::from_ms(middle * f64::from(PROBE_TOKENS) / f64::from(tokens)))
     }
 
-    async fn saturation(&self, driver: &Driver<'_>) -> Result<f64, DriveError> {
+    async fn saturation(&self, runner: &ArmRunner<'_>) -> Result<f64, DriveError> {
         let items = upfront(self.made(&self.demand.scaled(SATURATING_SHARE), "saturation")?);
         let arms = SATURATING.map(|policy| self.arm(policy.name(), policy));
-        saturation::find(driver, &arms, &items).await
+        saturation::find(runner, &arms, &items).await
     }
 
     /// The requests of a run that is not measured.
@@ -205,22 +205,22 @@ impl Routed<'_> {
 }
 
 #[async_trait]
-impl Plan for Routed<'_> {
+impl Measurement for Routed<'_> {
     fn effort(&self) -> Effort {
         self.effort
     }
 
-    async fn arrange(&self, driver: &Driver<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
         phases.begin("warm-up", 1);
-        self.warm_up(driver).await?;
+        self.warm_up(runner).await?;
         let mut pace = None;
         if !self.settings.run.exact {
             let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
             let to_find = self.demand.has_rate() && given.is_none();
             phases.begin("calibration", 1 + if to_find { SATURATING.len() as u32 } else { 0 });
-            pace = self.demand.pace(self.probe(driver).await?);
+            pace = self.demand.pace(self.probe(runner).await?);
             if to_find {
-                run.saturation_rps = Some(self.saturation(driver).await?);
+                run.saturation_rps = Some(self.saturation(runner).await?);
             }
             if self.demand.has_rate() {
                 let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
@@ -230,7 +230,7 @@ impl Plan for Routed<'_> {
         let name = self.kind.name().to_string();
         run.workload = Some(RunWorkload { name, arrivals: self.demand.arrivals().to_string(), pace });
         run.arms = pair::with_control(self.arms());
-        driver.keep_costs().await
+        runner.keep_costs().await
     }
 
     fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError> {

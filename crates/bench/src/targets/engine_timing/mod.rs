@@ -20,7 +20,7 @@ use dualpool_types::{Arrangement, EngineId, EngineInfo, Failure, PolicyKind, Tun
 use dualpool_workload::ModelLimits;
 
 use crate::Settings;
-use crate::drive::{DriveError, Driver, Work};
+use crate::drive::{ArmRunner, DriveError, Work};
 use crate::folder::{FolderError, Identity};
 use crate::target::{Call, Done, OnFleet, Prepared, Session, Target, json};
 use plan::Stage;
@@ -90,9 +90,9 @@ impl OnFleet for Calibration {
 
     /// Gives the engines everything to do that the fit needs, and writes what came of it.
     async fn run(self: Box<Self>, session: Session<'_>) -> Result<Done, Failure> {
-        let driver = Driver::new(session.fleet, &self.settings, session.cancel, session.progress);
+        let runner = ArmRunner::new(session.fleet, &self.settings, session.cancel, session.progress);
         let share = if self.settings.run.quick { QUICK_SHARE } else { 1.0 };
-        let observed = observe(&driver, session.fleet.engines(), &self.settings, self.settings.workload.seed, share).await?;
+        let observed = observe(&runner, session.fleet.engines(), &self.settings, self.settings.workload.seed, share).await?;
         let fitted = observed.fitted().with_context(|| no_steps(&self.settings.engine))?;
         let timing = EngineTiming {
             schema: ENGINE_TIMING_SCHEMA,
@@ -188,7 +188,7 @@ impl Observed {
 
 /// Runs all stages on these engines, all of which are alike.
 pub(super) async fn observe(
-    driver: &Driver<'_>,
+    runner: &ArmRunner<'_>,
     engines: &[EngineInfo],
     settings: &Settings,
     seed: u64,
@@ -202,25 +202,25 @@ pub(super) async fn observe(
     let controlled = plan::controlled(count, model, observed.engine.max_num_seqs, seed, share)?;
     // The first steps of an engine's life are slow, and no fit should learn them.
     if let Some(first) = controlled.first() {
-        serve(driver, count, first).await?;
+        serve(runner, count, first).await?;
         traces.skip()?;
     }
     for (i, stage) in controlled.iter().enumerate() {
-        let records = serve(driver, count, stage).await?;
+        let records = serve(runner, count, stage).await?;
         let steps = traces.fresh()?;
         if i == 0 {
             observed.round_trips_us = round_trips(&records, &steps);
         }
         observed.stages.push((stage.name.clone(), steps.concat()));
     }
-    let costs = driver.costs().await?;
+    let costs = runner.costs().await?;
     for stage in plan::mixed(count, model, &costs, seed, share)? {
-        serve(driver, count, &stage).await?;
+        serve(runner, count, &stage).await?;
         observed.stages.push((stage.name, traces.fresh()?.concat()));
     }
     if count > 1 && engines.iter().all(|engine| engine.kv_transfer) {
         let stage = Stage { name: "hand-offs".into(), ..plan::mixed(count, model, &costs, seed ^ 1, share / 2.0)?.swap_remove(0) };
-        let records = driver.run(&stage.name, &pools(count)?, 0, Work { items: &stage.items, pace: stage.pace }).await?.requests;
+        let records = runner.run(&stage.name, &pools(count)?, 0, Work { items: &stage.items, pace: stage.pace }).await?.requests;
         let copied = records.iter().flat_map(|record| record.handoffs.iter().map(move |handoff| (record, handoff)));
         observed.copies = copied
             .filter_map(|(record, handoff)| {
@@ -234,9 +234,9 @@ pub(super) async fn observe(
 }
 
 /// All engines in turn, so that each has as much to do.
-async fn serve(driver: &Driver<'_>, engines: u32, stage: &Stage) -> Result<Vec<RequestRecord>, DriveError> {
+async fn serve(runner: &ArmRunner<'_>, engines: u32, stage: &Stage) -> Result<Vec<RequestRecord>, DriveError> {
     let arrangement = Arrangement::shared(&stage.name, PolicyKind::RoundRobin, engines as usize, stage.tuning);
-    Ok(driver.run(&stage.name, &arrangement, 0, Work { items: &stage.items, pace: stage.pace }).await?.requests)
+    Ok(runner.run(&stage.name, &arrangement, 0, Work { items: &stage.items, pace: stage.pace }).await?.requests)
 }
 
 /// Half of the engines prefill, the others decode.

@@ -21,7 +21,7 @@ use dualpool_workload::ModelLimits;
 use super::engine_timing;
 use crate::Settings;
 use crate::arms::Pools;
-use crate::drive::{Driver, Pace, Work};
+use crate::drive::{ArmRunner, Pace, Work};
 use crate::folder::{self, FolderError, Identity, RunFolder};
 use crate::target::{Call, Done, OnFleet, Prepared, Session, Target, json};
 use plan::Case;
@@ -76,7 +76,7 @@ impl OnFleet for Check {
     /// Measures, simulates, compares, and writes what came of it: the engines' records to `requests.jsonl`, with the simulator's beside
     /// them as arms of their own.
     async fn run(mut self: Box<Self>, session: Session<'_>) -> Result<Done, Failure> {
-        let driver = Driver::new(session.fleet, &self.settings, session.cancel, session.progress);
+        let runner = ArmRunner::new(session.fleet, &self.settings, session.cancel, session.progress);
         let engines = session.fleet.engines();
         let engine = engines.first().context("there are no engines")?;
         let model = ModelLimits { vocab_size: engine.vocab_size, max_model_len: engine.max_model_len };
@@ -84,18 +84,18 @@ impl OnFleet for Check {
         let share = if self.settings.run.quick { QUICK_SHARE } else { OBSERVED_SHARE };
         let seed = self.settings.workload.seed;
 
-        let mut observed = engine_timing::observe(&driver, engines, &self.settings, seed, share).await?;
-        driver.keep_costs().await?;
-        let costs = driver.costs().await?;
+        let mut observed = engine_timing::observe(&runner, engines, &self.settings, seed, share).await?;
+        runner.keep_costs().await?;
+        let costs = runner.costs().await?;
         let cases = plan::cases(&pools, engines, model, &costs, seed, self.settings.run.quick)?;
         let mut measured = Vec::new();
         for case in &cases {
             let work = Work { items: &case.items, pace: Pace::OpenLoop };
-            let recording = driver.run(&case.arrangement.name, &case.arrangement, 0, work).await?;
+            let recording = runner.run(&case.arrangement.name, &case.arrangement, 0, work).await?;
             self.folder.append(&recording)?;
             measured.push(recording.requests);
         }
-        observed.extend(engine_timing::observe(&driver, engines, &self.settings, seed + 1, share).await?);
+        observed.extend(engine_timing::observe(&runner, engines, &self.settings, seed + 1, share).await?);
 
         let fitted = observed.fitted().with_context(|| engine_timing::no_steps(&self.settings.engine))?;
         let modelled = vec![fitted.engine.clone(); engines.len()];
@@ -118,7 +118,7 @@ impl OnFleet for Check {
             held_out: fitted.held_out,
             summary: compare::summary(&figures),
             figures,
-            notes: driver.seen().notes(),
+            notes: runner.findings().notes(),
         };
         let path = self.folder.dir().join(FILE);
         replace_json(&path, &result).map_err(|source| FolderError::Write { path: path.clone(), source })?;
