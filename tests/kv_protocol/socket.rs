@@ -265,7 +265,8 @@ fn an_engine_that_died_is_forgotten() {
     watched.expect(KvEvent::Held { engine: a.id, leg: leg(1, 0) });
     watched.kv_server.forget(a.id);
     assert!(b.fetched(leg(2, 1)).is_err());
-    watched.seen(KvEvent::Disconnected { engine: a.id });
+    let next = watched.next();
+    assert!(matches!(next, KvEvent::Fetched { error: Some(_), .. }), "the caller knows that the engine is gone: {next:?}");
     assert_eq!((a.worker.receive(), a.scheduler.receive()), (None, None));
     assert!(!mapped(0) && mapped(1), "its connections are closed when its memory is unmapped, not before");
     until("no held block", || (watched.kv_server.held_blocks() == 0).then_some(()));

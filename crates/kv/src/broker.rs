@@ -285,13 +285,20 @@ impl Broker {
         }
     }
 
-    /// A connection of this engine is gone or must go, or its process died.
+    /// A connection of this engine is gone or must go.
     pub fn lost(&mut self, id: EngineId, now: Time) {
+        if self.engines.contains_key(&id) && !self.is_closing(id) {
+            self.effects.push(Effect::Emit(KvEvent::Disconnected { engine: id }));
+        }
+        self.forget(id, now);
+    }
+
+    /// The engine has died or is about to be ended; the caller knows that, so it is not told.
+    pub fn forget(&mut self, id: EngineId, now: Time) {
         let Some(engine) = self.engines.get_mut(&id) else { return };
         if std::mem::replace(&mut engine.closing, true) {
             return;
         }
-        self.effects.push(Effect::Emit(KvEvent::Disconnected { engine: id }));
         self.leases.drop_engine(id);
         let (gone, waiting) =
             std::mem::take(&mut self.waiting).into_iter().partition(|(_, fetch)| fetch.engine == id || fetch.source.engine == id);

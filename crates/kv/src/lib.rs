@@ -82,7 +82,7 @@ pub enum KvEvent {
     LeaseExpired { engine: EngineId, leg: LegId },
     /// Copies from one engine to the other cost this, one line per way to do it. Said once both are ready, where it was measured.
     CopyCost { from: EngineId, to: EngineId, lines: Vec<CopyLine> },
-    /// The engine's control connection is gone.
+    /// The control connection of an engine that was not forgotten is gone.
     Disconnected { engine: EngineId },
 }
 

@@ -40,7 +40,10 @@ impl EngineFolder {
 
 impl Drop for EngineFolder {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        // The folder above it may have been removed first, with all that was in it.
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!("{} is left behind: {error}", self.0.display());
         }
     }

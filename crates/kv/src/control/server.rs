@@ -242,7 +242,7 @@ impl Server {
             let now = self.clock.now();
             match self.inbox.try_recv() {
                 Ok(Command::Release { engine, leg }) => self.broker.release(engine, leg),
-                Ok(Command::Forget { engine }) => self.broker.lost(engine, now),
+                Ok(Command::Forget { engine }) => self.broker.forget(engine, now),
                 Ok(Command::Mover(Done::Mapped { engine, result })) => self.broker.mapped(engine, result, now),
                 Ok(Command::Mover(Done::Unmapped { engine })) => self.broker.unmapped(engine),
                 Ok(Command::Mover(Done::Copied { id, copied })) => self.broker.copied(id, copied),
