@@ -30,10 +30,10 @@ test: test-tools setup ## style checks, then every test
 	@cargo clippy --lib --features extension-module -- -D warnings
 	@echo '[test] 3/6 Python';          .venv/bin/python -m compileall -q python
 	@# Before the others: it leaves a program without Python where theirs is to be.
-	@echo '[test] 4/6 without Python';  cargo test --no-default-features --test without_python
+	@echo '[test] 4/6 without Python';  cargo test --workspace --no-default-features --test without_python
 	@echo '[test] 5/6 unit tests';      cargo test --workspace --lib --bins
-	@# Engines take the cores they are given: one test at a time.
-	@echo '[test] 6/6 tests of the whole'; cargo test --workspace --test '*' -- --test-threads=1
+	@# Most tests wait more than they compute. Those that want the cores to themselves see to it.
+	@echo '[test] 6/6 tests of the whole'; cargo test --workspace --test '*' -- --test-threads=4
 
 # rustup's minimal profile lacks them; better said before the downloads than after.
 test-tools:

@@ -17,10 +17,10 @@ use crate::watch::until;
 /// Starting vLLM takes ten seconds on an idle machine, and minutes on a busy one.
 const START_PATIENCE: Duration = Duration::from_secs(400);
 
-/// Engines are large: the tests of this program start theirs one after the other.
-pub fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static ENGINES: Mutex<()> = Mutex::new(());
-    ENGINES.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Engines are large: the tests with a pair of them start theirs one after the other.
+pub fn one_pair_at_a_time() -> MutexGuard<'static, ()> {
+    static PAIR: Mutex<()> = Mutex::new(());
+    PAIR.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Where vLLM's worker lives.

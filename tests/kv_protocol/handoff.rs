@@ -5,7 +5,7 @@ use rand::Rng;
 use dualpool_kv::KvEvent;
 use dualpool_types::{Micros, TokenId};
 
-use crate::engine::{Engine, LegParams, Outcome, Pending, Worker, one_at_a_time};
+use crate::engine::{Engine, LegParams, Outcome, Pending, Worker, one_pair_at_a_time};
 use crate::faults::Fault;
 use crate::python::model;
 use crate::watch::{LEASE_MS, Watched, leg, start, until};
@@ -79,7 +79,7 @@ impl Pair {
 /// The scenarios share one pair of engines, since starting them takes most of the time.
 #[test]
 fn hand_offs_between_two_engines() {
-    let _guard = one_at_a_time();
+    let _guard = one_pair_at_a_time();
     let mut pair = Pair::start("tiny-llama");
     tokens_are_those_of_one_engine(&mut pair);
     many_at_a_time(&mut pair);
@@ -308,7 +308,7 @@ fn the_control_socket_is_cut(mut pair: Pair) {
 /// Several KV groups, and block tables with holes where the window has moved past.
 #[test]
 fn hand_offs_with_sliding_windows() {
-    let _guard = one_at_a_time();
+    let _guard = one_pair_at_a_time();
     let mut pair = Pair::start("tiny-sliding-window");
     for tokens in [100, 256, 257, 700, 1025, 2001] {
         let (request, prompt) = pair.prompt(tokens);

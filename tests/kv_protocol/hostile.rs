@@ -8,7 +8,7 @@ use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, Uni
 use dualpool_kv::wire::{Half, LegName, MESSAGE_BYTES_MAX, ToBroker, ToEngine};
 use dualpool_types::EngineId;
 
-use crate::engine::{Engine, LegParams, Worker, one_at_a_time};
+use crate::engine::{Engine, LegParams, Worker};
 use crate::python::model;
 use crate::watch::leg;
 
@@ -62,7 +62,6 @@ fn listener(path: &std::path::Path) -> OwnedFd {
 
 #[test]
 fn wrong_messages_do_not_end_an_engine() {
-    let _guard = one_at_a_time();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let listener = listener(&path);
@@ -98,7 +97,6 @@ fn garbage_lets_go_of_nothing_yet(engine: Engine, worker: End, scheduler: &End, 
 /// A refused engine does not start, and says why.
 #[test]
 fn a_refused_engine_says_why() {
-    let _guard = one_at_a_time();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("control.sock");
     let listener = listener(&path);

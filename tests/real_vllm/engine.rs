@@ -17,6 +17,8 @@ use dualpool_types::{
     Clock, EngineId, EngineStats, FinishReason, Leg, LegId, LegOutput, MonotonicClock, RequestId, Sampling, TokenId, Tuning,
 };
 
+use crate::one_at_a_time;
+
 /// When set, this process is the one that the orphan check kills; it holds a folder with room for a run.
 const VICTIM: &str = "DUALPOOL_TEST_VICTIM";
 /// A random Llama that set-up made, and what it was made with.
@@ -175,6 +177,7 @@ fn vllm_engines() {
         return;
     }
     runtime.block_on(async {
+        let _cores = one_at_a_time().await;
         let folder = tempfile::tempdir().unwrap();
         let model = project(MODEL);
         let run_dir = folder.path().join("run");

@@ -1,8 +1,7 @@
-//! The device layer against virtual GPUs. A process loads one CUDA driver, so each test runs itself again in a process that has the
-//! driver it is about.
+//! The device layer against virtual GPUs.
 
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use cudarc::driver::sys;
 
@@ -13,54 +12,13 @@ use dualpool_cuda::{
 use dualpool_types::Bytes;
 
 use crate::support::fake_cuda::{FakeCuda, LIBRARY_NAMES, load_from};
+use crate::support::own_process::{assert_passed, left_behind, machine, of_test, on_virtual_gpus, once_more};
 
 const KIB: u64 = 1024;
-/// Set in the process that has the driver: the name of its machine.
-const INSIDE: &str = "CUDA_DEVICE_TEST_INSIDE";
 /// What the first process tells the second one, where a test needs two.
 const TOLD: &str = "CUDA_DEVICE_TEST_TOLD";
-
-/// Tests whose bodies run in a process with the virtual GPUs that their script describes.
-macro_rules! on_virtual_gpus {
-    ($($(#[$note:meta])* fn $name:ident($script:expr) $body:block)*) => {$(
-        $(#[$note])*
-        #[test]
-        fn $name() {
-            if std::env::var_os(INSIDE).is_some() {
-                return $body;
-            }
-            let cuda = FakeCuda::new();
-            // This test's own GPUs: not even the same test, started elsewhere, shares them.
-            let machine = format!("{}-{}", stringify!($name).replace('_', "-"), std::process::id());
-            let script = $script.replacen('{', &format!("{{\"machine\":\"{machine}\","), 1).replace(",}", "}");
-            let mut command = again(stringify!($name));
-            cuda.for_command(&mut command, &script);
-            let output = command.env(INSIDE, &machine).output().unwrap();
-            assert_passed(&output);
-            assert_eq!(left_behind(&machine), 0, "shared memory is left behind");
-        }
-    )*};
-}
-
-/// This test in a process of its own.
-fn again(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("cuda_device::{test}"), "--nocapture", "--test-threads=1"]);
-    command
-}
-
-#[track_caller]
-fn assert_passed(output: &Output) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
-    assert!(text(&output.stdout).contains("1 passed"), "the test did not run:\n{}", text(&output.stdout));
-}
-
-/// Files of shared memory that a machine's GPUs have.
-fn left_behind(machine: &str) -> usize {
-    let ours = |name: &str| name.starts_with(&format!("fake-cuda.{machine}."));
-    std::fs::read_dir("/dev/shm").unwrap().flatten().filter(|file| file.file_name().to_str().is_some_and(ours)).count()
-}
+/// Set in the process that has no driver.
+const HIDDEN: &str = "CUDA_DEVICE_TEST_HIDDEN";
 
 /// A context on the n-th GPU.
 fn context(ordinal: usize) -> Context {
@@ -82,7 +40,7 @@ fn filled(stream: &Stream, bytes: &[u8]) -> DeviceMemory {
 
 #[test]
 fn without_a_driver_nothing_breaks() {
-    if std::env::var_os(INSIDE).is_some() {
+    if std::env::var_os(HIDDEN).is_some() {
         assert_eq!(Driver::load().unwrap_err(), CudaError::NoDriver);
         assert!(CudaError::NoDriver.to_string().contains("libcuda.so.1"));
         return;
@@ -92,9 +50,9 @@ fn without_a_driver_nothing_breaks() {
         // Hides the driver that this machine may have.
         std::fs::write(folder.path().join(name), "no library").unwrap();
     }
-    let mut command = again("without_a_driver_nothing_breaks");
+    let mut command = of_test(module_path!(), "without_a_driver_nothing_breaks");
     load_from(folder.path(), &mut command);
-    assert_passed(&command.env(INSIDE, "1").output().unwrap());
+    assert_passed(&command.env(HIDDEN, "1").output().unwrap());
 }
 
 on_virtual_gpus! {
@@ -289,8 +247,7 @@ on_virtual_gpus! {
         };
         assert_eq!(answers, [sys::CUresult::CUDA_SUCCESS; 4]);
         let told: Vec<String> = handle.reserved.iter().map(i8::to_string).collect();
-        let name = "an_event_of_another_process_is_waited_for";
-        assert_passed(&again(name).env(TOLD, told.join(",")).output().unwrap());
+        assert_passed(&once_more().env(TOLD, told.join(",")).output().unwrap());
         // SAFETY: created above, destroyed once.
         assert_eq!(unsafe { sys::cuEventDestroy_v2(event) }, sys::CUresult::CUDA_SUCCESS);
     }
@@ -411,8 +368,7 @@ on_virtual_gpus! {
         let error = context.import(&handle).unwrap_err();
         assert!(matches!(error, CudaError::OwnMemory { .. }), "{error}");
         let told = serde_json::to_string(&handle).unwrap();
-        let name = "memory_of_another_process_is_copied_from_and_to";
-        assert_passed(&again(name).env(TOLD, told).output().unwrap());
+        assert_passed(&once_more().env(TOLD, told).output().unwrap());
         let mut expected = pattern(64 * KIB, 8);
         expected[8 * 1024..9 * 1024].fill(0xab);
         assert_eq!(stream.read(memory.whole()).unwrap(), expected);
@@ -431,9 +387,8 @@ on_virtual_gpus! {
             // SAFETY: ends this process, as from outside.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
         }
-        let machine = std::env::var(INSIDE).unwrap();
-        let name = "what_a_killed_process_leaves_is_removed_by_the_next";
-        let killed = again(name).env(TOLD, "die").output().unwrap();
+        let machine = machine().unwrap();
+        let killed = once_more().env(TOLD, "die").output().unwrap();
         assert_eq!((killed.status.signal(), left_behind(&machine)), (Some(libc::SIGKILL), 1));
         let (free, total) = context(0).memory().unwrap();
         assert_eq!((free, left_behind(&machine)), (total, 0));

@@ -1,8 +1,8 @@
 //! KV moved between virtual GPUs: each class of copy between memory of two processes, what goes wrong in the middle, and whole runs of
-//! `dual_pool`. A process loads one CUDA driver, so a test that uses the transport itself runs itself again in a process with the driver.
+//! `dual_pool`.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,46 +19,13 @@ use dualpool_kv::{
 };
 use dualpool_types::{BlockId, EngineId, Program};
 
-use crate::support::fake_cuda::FakeCuda;
+use crate::support::own_process::{on_virtual_gpus, with_gpus};
 use crate::support::program::{self, text};
 
-/// Set in the process that has the driver.
-const INSIDE: &str = "CUDA_HANDOFF_TEST_INSIDE";
 const A: EngineId = EngineId(0);
 const B: EngineId = EngineId(1);
 /// Large enough for several parts of every class.
 const SHAPE: Shape = Shape { block_size: 2048, blocks: 200 };
-
-/// Tests whose bodies run in a process with the virtual GPUs that their script describes.
-macro_rules! on_virtual_gpus {
-    ($($(#[$note:meta])* fn $name:ident($script:expr) $body:block)*) => {$(
-        $(#[$note])*
-        #[test]
-        fn $name() {
-            if std::env::var_os(INSIDE).is_some() {
-                return $body;
-            }
-            let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", concat!("cuda_handoff::", stringify!($name)), "--nocapture", "--test-threads=1"]).env(INSIDE, "1");
-            let output = with_gpus(&mut command, stringify!($name), $script);
-            assert!(output.status.success() && text(&output.stdout).contains("1 passed"), "{}{}", text(&output.stdout), text(&output.stderr));
-        }
-    )*};
-}
-
-/// What the command gave on a machine of its own, which is left clean.
-#[track_caller]
-fn with_gpus(command: &mut Command, name: &str, script: &str) -> Output {
-    let cuda = FakeCuda::new();
-    let machine = name.replace('_', "-");
-    let script = script.replacen('{', &format!("{{\"machine\":\"{machine}\","), 1).replace(",}", "}");
-    cuda.for_command(command, &script);
-    let output = command.output().unwrap();
-    let ours = |name: &str| name.starts_with(&format!("fake-cuda.{machine}."));
-    let left = std::fs::read_dir("/dev/shm").unwrap().flatten().filter(|file| file.file_name().to_str().is_some_and(ours)).count();
-    assert_eq!(left, 0, "shared memory is left behind: {}", text(&output.stderr));
-    output
-}
 
 // --- The transport ---------------------------------------------------------------------------------------------------------------
 
@@ -218,46 +185,23 @@ on_virtual_gpus! {
         drop(results);
         assert!(pair.transport.copy(&pair.plan, A, B, &Stop::default()).is_err());
     }
-}
 
-#[test]
-fn a_stopped_copy_answers_when_nothing_touches_the_memory_any_more() {
-    let name = "cuda_handoff::a_stopped_copy_answers_when_nothing_touches_the_memory_any_more";
-    let gate = std::env::temp_dir()
-        .join(format!("cuda-handoff-gate-{}", if inside() { nix::unistd::getppid() } else { nix::unistd::getpid() }));
-    if !inside() {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, "1");
-        let output = with_gpus(&mut command, "stopped", &format!(r#"{{"gpus":2,"hold":{gate:?}}}"#));
-        let _ = std::fs::remove_file(&gate);
-        assert!(
-            output.status.success() && text(&output.stdout).contains("1 passed"),
-            "{}{}",
-            text(&output.stdout),
-            text(&output.stderr)
-        );
-        return;
+    fn a_stopped_copy_answers_when_nothing_touches_the_memory_any_more(r#"{"gpus":2,"hold":"gate"}"#) {
+        // Copies are held back until there is a file `gate` in the working folder.
+        let folder = tempfile::tempdir().unwrap();
+        std::env::set_current_dir(&folder).unwrap();
+        let Pair { mut transport, plan, stores: _stores, .. } = Pair::new();
+        let stop = Arc::new(Stop::default());
+        let stops = stop.clone();
+        let copying = std::thread::spawn(move || transport.copy_as(CopyClass::Direct, &plan, A, B, &stops));
+        std::thread::sleep(Duration::from_millis(50));
+        stop.set();
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!copying.is_finished(), "the copy is on its way, and its answer would let the engine use the blocks");
+        std::fs::write("gate", "").unwrap();
+        let result = copying.join().unwrap();
+        assert!(matches!(result, Err(TransportError::Stopped)), "{result:?}");
     }
-    let mut pair = Pair::new();
-    let stop = Arc::new(Stop::default());
-    let stops = stop.clone();
-    let (mut transport, plan) = (pair.transport, pair.plan.clone());
-    let copying = std::thread::spawn(move || {
-        let result = transport.copy_as(CopyClass::Direct, &plan, A, B, &stops);
-        (transport, result)
-    });
-    std::thread::sleep(Duration::from_millis(50));
-    stop.set();
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(!copying.is_finished(), "the copy is on its way, and its answer would let the engine use the blocks");
-    std::fs::write(&gate, "").unwrap();
-    let (transport, result) = copying.join().unwrap();
-    assert!(matches!(result, Err(TransportError::Stopped)), "{result:?}");
-    pair.transport = transport;
-}
-
-fn inside() -> bool {
-    std::env::var_os(INSIDE).is_some()
 }
 
 // --- Whole runs ------------------------------------------------------------------------------------------------------------------

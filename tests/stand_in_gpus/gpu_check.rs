@@ -9,9 +9,10 @@ use crate::support::program::{root, text};
 const NO_GPU: i32 = 2;
 const BAD_USAGE: i32 = 64;
 
-/// The program that the script runs, built as this test was.
+/// The program that the script runs, built as this test was: with the features that the whole workspace asks for.
 fn program() -> PathBuf {
-    let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--example", "gpu_check"]).current_dir(root()).status();
+    let mut build = Command::new(env!("CARGO"));
+    let status = build.args(["build", "--quiet", "--workspace", "--example", "gpu_check"]).current_dir(root()).status();
     assert!(status.unwrap().success(), "the example gpu_check does not build");
     // Beside this test's own program: target/<profile>/deps.
     let profile = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_path_buf();

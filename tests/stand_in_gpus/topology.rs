@@ -172,7 +172,7 @@ fn copies_are_measured_both_ways_between_gpus_that_cuda_counts_otherwise() {
     let (mut command, _folder) = topology(&nvml, "synthetic-2socket-8gpu.xml");
     command.arg("--measure");
     for name in fake_cuda::LIBRARY_NAMES {
-        std::os::unix::fs::symlink(fakes::library("fake-cuda"), nvml.folder().join(name)).unwrap();
+        std::os::unix::fs::symlink(fakes::library("fake_cuda"), nvml.folder().join(name)).unwrap();
     }
     let script = format!(r#"{{"machine": "topology-measure-{}", "order": [1, 0]}}"#, std::process::id());
     command.env("FAKE_CUDA", script).env_remove("CUDA_VISIBLE_DEVICES");

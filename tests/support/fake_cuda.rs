@@ -16,7 +16,7 @@ pub struct FakeCuda {
 impl FakeCuda {
     pub fn new() -> FakeCuda {
         let folder = tempfile::tempdir().unwrap();
-        let library = fakes::library("fake-cuda");
+        let library = fakes::library("fake_cuda");
         for name in LIBRARY_NAMES {
             std::os::unix::fs::symlink(&library, folder.path().join(name)).unwrap();
         }

@@ -4,5 +4,6 @@
 pub mod fake_cuda;
 pub mod fakes;
 pub mod faults;
+pub mod own_process;
 pub mod program;
 pub mod virtual_pair;

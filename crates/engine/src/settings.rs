@@ -107,7 +107,7 @@ impl Default for VirtualEngineSettings {
     }
 }
 
-pub(crate) const DTYPES: [&str; 4] = ["auto", "bfloat16", "float16", "float32"];
+const DTYPES: [&str; 4] = ["auto", "bfloat16", "float16", "float32"];
 
 impl Section for EngineSettings {
     fn rules(&self) -> Vec<Rule> {

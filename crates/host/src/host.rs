@@ -1,6 +1,5 @@
 //! The host: its router, the backend that carries out what the router asks for, and the folds over what happens.
 
-use dualpool_router::policies::Policy;
 use dualpool_router::{Action, CostModel, EngineFacts, Event, Router, RouterSettings};
 use dualpool_types::{Arrangement, ArrangementError, Request, Time};
 
@@ -77,11 +76,6 @@ impl<B: Backend, F: Fold> Host<B, F> {
     pub fn rearrange(&mut self, arrangement: &Arrangement) {
         self.router.rearrange(arrangement, &mut self.actions);
         self.act();
-    }
-
-    /// Serves by a policy of the caller's own from now on.
-    pub fn serve_by_own(&mut self, policy: Box<dyn Policy>) {
-        self.router.serve_by_own(policy);
     }
 
     /// What the router takes things to cost from now on.

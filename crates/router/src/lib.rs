@@ -32,7 +32,7 @@ mod flight;
 mod lifecycle;
 mod migration;
 mod placement;
-pub mod policies;
+mod policies;
 mod predict;
 pub mod prefix;
 mod roles;

@@ -20,7 +20,7 @@ use crate::fleet::{Demand, EngineFacts, EngineState, Fleet, HandedOff, LegDemand
 use crate::flight::{Admitted, Detaching, Fetching, Flight, Flights, Journey, Stay};
 use crate::migration::{Migration, UnderWay};
 use crate::placement::{Ask, Placement};
-use crate::policies::{ActivePolicy, Policy};
+use crate::policies::ActivePolicy;
 use crate::prefix::{Chain, PrefixIndex, PrefixTracker, Tokens};
 use crate::roles::{RoleChange, Roles};
 use crate::settings::RouterSettings;
@@ -188,12 +188,6 @@ impl Router {
 
     fn serve_by(&mut self, policy: PolicyKind) {
         self.policy.change(policy, &self.settings);
-        self.prefix.follow(&self.fleet.engines, self.policy.wants_cached());
-    }
-
-    /// Serves by a policy that is not one of this crate's, which is noted as the one that served so far.
-    pub fn serve_by_own(&mut self, policy: Box<dyn Policy>) {
-        self.policy.change_to(self.policy.kind(), policy);
         self.prefix.follow(&self.fleet.engines, self.policy.wants_cached());
     }
 }

@@ -33,6 +33,15 @@ fn split() -> Arrangement {
     Arrangement::pools("split", policy, &[EngineId(0)], &[EngineId(1)], 2, tuning, tuning, 256).unwrap()
 }
 
+fn simulation<'a>(
+    engines: &'a [VirtualSettings],
+    arrangement: &'a Arrangement,
+    router: &'a RouterSettings,
+    faults: &'a Faults,
+) -> Simulation<'a> {
+    Simulation { engines, arrangement, router, costs: CostModel::default(), faults, seed: 1 }
+}
+
 fn run(
     arrangement: &Arrangement,
     engines: &[VirtualSettings],
@@ -40,9 +49,8 @@ fn run(
     requests: Vec<(Time, Request)>,
 ) -> (Vec<RequestRecord>, Totals) {
     let router = RouterSettings::default();
-    let simulation = Simulation { engines, arrangement, router: &router, costs: CostModel::default(), faults, seed: 1 };
     let mut records = Vec::new();
-    let totals = simulation.serve(requests, |record| records.push(record)).unwrap();
+    let totals = simulation(engines, arrangement, &router, faults).serve(requests, |record| records.push(record)).unwrap();
     (records, totals)
 }
 
@@ -57,14 +65,7 @@ fn requests_are_taken_as_they_arrive_and_not_before() {
     });
     let (engines, arrangement) = (vec![VirtualSettings::default(); 2], shared(2));
     let (router, faults) = (RouterSettings::default(), Faults::default());
-    let simulation = Simulation {
-        engines: &engines,
-        arrangement: &arrangement,
-        router: &router,
-        costs: CostModel::default(),
-        faults: &faults,
-        seed: 1,
-    };
+    let simulation = simulation(&engines, &arrangement, &router, &faults);
     let totals = simulation.serve(requests, |_| ended.set(ended.get() + 1)).unwrap();
     assert_eq!((taken.get(), ended.get(), totals.requests, totals.in_flight_max), (500, 500, 500, 1));
     assert_eq!(waiting.get(), 1, "the one that is served when the next one is looked at");
@@ -77,8 +78,7 @@ fn a_cheaper_engine_is_taken_while_both_are_idle_when_cost_has_a_weight() {
     let on_first = |cost: f64, cost_per_hour: Vec<f64>| {
         let score = ScoreSettings { cost, ..ScoreSettings::default() };
         let router = RouterSettings { cost_per_hour, score, ..RouterSettings::default() };
-        let (arrangement, costs) = (&arrangement, CostModel::default());
-        let simulation = Simulation { engines: &engines, arrangement, router: &router, costs, faults: &faults, seed: 1 };
+        let simulation = simulation(&engines, &arrangement, &router, &faults);
         let (requests, mut first) = ((0..20).map(|i| (Time(i * 20_000_000), request(64, 4))), 0);
         simulation.serve(requests, |record| first += u32::from(record.legs[0].engine == EngineId(0))).unwrap();
         first
@@ -182,14 +182,7 @@ fn clients_leave_and_reports_come_late_or_never() {
 fn samples_come_at_their_times_while_anything_is_in_flight() {
     let (engines, arrangement, router, faults) =
         (vec![VirtualSettings::default(); 2], shared(2), RouterSettings::default(), Faults::default());
-    let simulation = Simulation {
-        engines: &engines,
-        arrangement: &arrangement,
-        router: &router,
-        costs: CostModel::default(),
-        faults: &faults,
-        seed: 1,
-    };
+    let simulation = simulation(&engines, &arrangement, &router, &faults);
     let mut recorder = Recorder::default();
     recorder.start(Run::of("samples"), Vec::new());
     let requests = [(Time(50_000), request(500, 2)), (Time(60_000_000), request(500, 2))];
@@ -205,14 +198,7 @@ fn samples_come_at_their_times_while_anything_is_in_flight() {
 fn a_fault_that_cannot_be_is_refused() {
     let faults = Faults { failed_copies: 2.0, ..Faults::default() };
     let (engines, arrangement, router) = (vec![VirtualSettings::default()], shared(1), RouterSettings::default());
-    let simulation = Simulation {
-        engines: &engines,
-        arrangement: &arrangement,
-        router: &router,
-        costs: CostModel::default(),
-        faults: &faults,
-        seed: 1,
-    };
+    let simulation = simulation(&engines, &arrangement, &router, &faults);
     let error = simulation.serve([], |_| {}).unwrap_err().to_string();
     assert!(error.contains("failed_copies is 2"), "{error}");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng as _;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 
 use dualpool_bench::Settings;
 use dualpool_fleet::Silent;
@@ -16,6 +16,7 @@ use dualpool_types::{
     Arrangement, Class, EngineId, Micros, Objectives, PolicyKind, Priority, RequestError, Sampling, TokenId, Tuning, seeded,
 };
 
+use crate::one_at_a_time;
 use crate::support::faults::{Fault, Faults, FaultyTransport};
 
 /// Longer than any wait here should take; a check that reaches it has failed.
@@ -23,14 +24,13 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// How long blocks may take to come back once no request needs them.
 pub const SETTLE: Duration = Duration::from_secs(20);
 
-/// Engines want the cores to themselves: a test keeps this for as long as it runs. None where CPU engines cannot run.
+/// The cores, for as long as a test keeps this. None where CPU engines cannot run.
 pub async fn cores() -> Option<MutexGuard<'static, ()>> {
-    static CORES: Mutex<()> = Mutex::const_new(());
     if !Gpus::detect().is_empty() {
         println!("skipped: these tests pin CPU engines, and .venv holds the CUDA build of vLLM");
         return None;
     }
-    Some(CORES.lock().await)
+    Some(one_at_a_time().await)
 }
 
 pub fn model(name: &str) -> PathBuf {

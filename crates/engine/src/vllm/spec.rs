@@ -1,18 +1,18 @@
 //! What an engine is started with, and the checks that need no vLLM.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use dualpool_machine::memory_available;
+use dualpool_types::settings::{Problem, Rule, Section as _, values, written};
 use dualpool_types::{Bytes, CpuList, EngineId};
 
 use super::error::StartError;
 use super::folder::EngineFolder;
 use super::tuning::TuningFile;
-use crate::settings::DTYPES;
 use crate::{EngineSettings, weight_bytes};
 
 /// One engine to start.
@@ -116,29 +116,12 @@ pub(super) fn check_all(specs: &[EngineSpec]) -> Result<(), StartError> {
     check_memory(specs)
 }
 
+/// Settings are checked where they are loaded, too; those of a program that makes its own are checked here.
 fn check_settings(settings: &EngineSettings) -> Result<(), StartError> {
-    let invalid = |key, value: String, allowed: &str| Err(StartError::Setting { key, value, allowed: allowed.to_owned() });
-    let positive = [
-        ("engine.max_model_len", u64::from(settings.max_model_len)),
-        ("engine.kv_cache_mib", settings.kv_cache_mib),
-        ("engine.max_num_seqs", u64::from(settings.max_num_seqs)),
-        ("engine.max_num_batched_tokens", u64::from(settings.max_num_batched_tokens)),
-        ("engine.start_timeout_s", settings.start_timeout_s),
-    ];
-    if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-        return invalid(key, "0".into(), "at least 1");
-    }
-    if settings.max_num_batched_tokens < settings.max_num_seqs {
-        let allowed = format!("at least engine.max_num_seqs ({}), as every running request takes a token", settings.max_num_seqs);
-        return invalid("engine.max_num_batched_tokens", settings.max_num_batched_tokens.to_string(), &allowed);
-    }
-    if !(settings.gpu_memory_utilization > 0.0 && settings.gpu_memory_utilization <= 1.0) {
-        return invalid("engine.gpu_memory_utilization", settings.gpu_memory_utilization.to_string(), "above 0 and at most 1");
-    }
-    if !DTYPES.contains(&settings.dtype.as_str()) {
-        return invalid("engine.dtype", format!("`{}`", settings.dtype), &DTYPES.join(", "));
-    }
-    Ok(())
+    let broken = settings.rules().into_iter().find_map(Rule::problem);
+    let Some(Problem { key, allowed }) = broken.or_else(|| settings.relations().into_iter().next()) else { return Ok(()) };
+    let values = values(&BTreeMap::from([("engine", settings)]));
+    Err(StartError::Setting { key, value: values.get(key).map(written).unwrap_or_default(), allowed })
 }
 
 fn check_model(model: &Path) -> Result<(), StartError> {
@@ -207,10 +190,13 @@ mod tests {
             change(&mut settings);
             check_settings(&settings).unwrap_err().to_string()
         };
-        assert_eq!(message(|s| s.max_num_seqs = 0), "`engine.max_num_seqs` is 0; allowed is: at least 1");
+        assert_eq!(message(|s| s.max_num_seqs = 0), "`engine.max_num_seqs` is 0; allowed is: a whole number of at least 1");
         assert!(message(|s| s.max_num_batched_tokens = 8).contains("at least engine.max_num_seqs (64)"));
-        assert!(message(|s| s.gpu_memory_utilization = f64::NAN).contains("above 0 and at most 1"));
-        assert!(message(|s| s.dtype = "int3".into()).contains("`int3`"));
+        assert!(
+            message(|s| s.gpu_memory_utilization = f64::NAN)
+                .contains("is not a finite number; allowed is: a share over 0, at most 1")
+        );
+        assert!(message(|s| s.dtype = "int3".into()).contains("\"int3\""));
         assert!(check_settings(&EngineSettings::default()).is_ok());
     }
 }

@@ -1,35 +1,34 @@
 //! What the router believes of prefix caches, and what that changes.
 
-use dualpool_router::policies::Policy;
-use dualpool_router::{Action, EngineFacts, Event, FleetView, PrefixTracking, Router, RouterSettings};
-use dualpool_router::{Ask, Placement};
+use dualpool_router::{Action, CacheAwareSettings, EngineFacts, Event, PrefixTracking, Router, RouterSettings};
 use dualpool_types::{Arrangement, EngineId, FinishReason, LegId, Micros, PolicyKind, Priority, Time, TokenId, Tuning};
 
 use super::script::{A, B, FACTS, OBJECTIVES, Stage, prompt, split};
 
-/// Goes where most of the prompt is cached.
-struct Nearest;
-
-impl Policy for Nearest {
-    fn wants_cached(&self) -> bool {
-        true
-    }
-
-    fn place(&mut self, fleet: &FleetView<'_>, _ask: &Ask) -> Option<Placement> {
-        fleet.least(None, 0, |engine| -f64::from(fleet.cached(engine.id))).map(|engine| Placement::Whole(engine.id))
-    }
+fn shared(policy: PolicyKind) -> Arrangement {
+    Arrangement::shared("test", policy, 2, Tuning::default())
 }
 
-fn shared(policy: PolicyKind, track: PrefixTracking) -> Stage {
+fn tracking(track: PrefixTracking) -> RouterSettings {
     let mut settings = RouterSettings::default();
     settings.prefix.track = track;
-    Stage::with(2, &Arrangement::shared("test", policy, 2, Tuning::default()), &settings)
+    settings
 }
 
+/// Requests go where most of the prompt is cached, whatever else is there.
 fn nearest() -> Stage {
-    let mut stage = shared(PolicyKind::LeastLoad, PrefixTracking::Auto);
+    let cache_aware = CacheAwareSettings { match_min: 0.0, imbalance_abs: u32::MAX, ..CacheAwareSettings::default() };
+    let settings = RouterSettings { cache_aware, ..tracking(PrefixTracking::Auto) };
+    let mut stage = Stage::with(2, &shared(PolicyKind::LeastLoad), &settings);
     assert!(stage.router().prefixes().is_none(), "no policy asked for the index");
-    stage.host.serve_by_own(Box::new(Nearest));
+    stage.host.arrange(&shared(PolicyKind::CacheAware)).unwrap();
+    stage
+}
+
+/// All of them to A.
+fn nearest_on_a() -> Stage {
+    let mut stage = nearest();
+    stage.drain(B);
     stage
 }
 
@@ -85,7 +84,7 @@ fn a_long_prompt_that_is_cached_is_a_short_one_to_compute() {
 
 #[test]
 fn an_engine_that_has_less_than_believed_is_believed_to_have_evicted_all_that_is_older() {
-    let mut stage = nearest();
+    let mut stage = nearest_on_a();
     let (old, text, new) = (prompt(1, 160), prompt(2, 160), prompt(3, 160));
     for (request, text) in [&old, &text, &new].into_iter().enumerate() {
         let leg = ask(&mut stage, request as u64, text);
@@ -109,7 +108,7 @@ fn an_engine_that_has_less_than_believed_is_believed_to_have_evicted_all_that_is
 
 #[test]
 fn what_an_engine_found_cached_is_no_longer_counted_as_its_backlog() {
-    let mut stage = nearest();
+    let mut stage = nearest_on_a();
     let (first, second) = (prompt(0, 400), prompt(1, 400));
     let leg = ask(&mut stage, 0, &first);
     ask(&mut stage, 1, &second);
@@ -153,8 +152,7 @@ fn a_cache_that_is_gone_is_forgotten() {
 
 #[test]
 fn kv_that_moved_is_cached_at_both_ends() {
-    let mut settings = RouterSettings::default();
-    settings.prefix.track = PrefixTracking::Always;
+    let settings = tracking(PrefixTracking::Always);
     let mut stage = Stage::with(2, &split(PolicyKind::FullDisaggregation, &[A], &[B]), &settings);
     let text = prompt(0, 320);
     let leg = ask(&mut stage, 0, &text);
@@ -179,11 +177,10 @@ fn kv_that_moved_is_cached_at_both_ends() {
 
 #[test]
 fn an_engine_that_caches_nothing_is_believed_nothing_of() {
-    let mut settings = RouterSettings::default();
-    settings.prefix.track = PrefixTracking::Always;
+    let settings = tracking(PrefixTracking::Always);
     let facts = [EngineFacts { prefix_block_tokens: 0, ..FACTS }, FACTS];
     let mut router = Router::new(&facts, &settings);
-    router.arrange(&Arrangement::shared("test", PolicyKind::RoundRobin, 2, Tuning::default())).unwrap();
+    router.arrange(&shared(PolicyKind::RoundRobin)).unwrap();
     let mut actions = Vec::new();
     let text = prompt(0, 100);
     for request in 0..2 {
@@ -217,14 +214,8 @@ fn only_who_asks_pays() {
         (PolicyKind::LeastLoad, PrefixTracking::Always, true),
         (PolicyKind::LeastLoad, PrefixTracking::Never, false),
     ] {
-        let mut settings = RouterSettings::default();
-        settings.prefix.track = track;
-        let arrangement = if policy.needs_pools() {
-            split(policy, &[A], &[B])
-        } else {
-            Arrangement::shared("test", policy, 2, Tuning::default())
-        };
-        let stage = Stage::with(2, &arrangement, &settings);
+        let arrangement = if policy.needs_pools() { split(policy, &[A], &[B]) } else { shared(policy) };
+        let stage = Stage::with(2, &arrangement, &tracking(track));
         assert_eq!(stage.router().prefixes().is_some(), on, "{} with {track:?}", policy.name());
     }
 }

@@ -28,11 +28,7 @@ impl ActivePolicy {
 
     /// Serves by another kind of policy from now on, one that has decided nothing yet.
     pub(crate) fn change(&mut self, kind: PolicyKind, settings: &RouterSettings) {
-        self.change_to(kind, build(kind, settings));
-    }
-
-    pub(crate) fn change_to(&mut self, kind: PolicyKind, policy: Box<dyn Policy>) {
-        (self.policy, self.kind) = (policy, kind);
+        (self.policy, self.kind) = (build(kind, settings), kind);
     }
 
     pub(crate) fn kind(&self) -> PolicyKind {

@@ -23,7 +23,7 @@ mod scorer;
 mod turn;
 
 pub(crate) use active::ActivePolicy;
-pub use build::build;
-pub use policy::Policy;
+pub(crate) use build::build;
+pub(crate) use policy::Policy;
 #[cfg(test)]
 pub(crate) use scorer::{Scorer, Stage};
