@@ -198,7 +198,7 @@ impl Paired {
 
     fn overview(&self) -> Option<Overview> {
         let parts: Vec<String> = self.parts.iter().filter_map(|part| part.name.map(String::from)).collect();
-        (!parts.is_empty()).then_some(Overview { parts })
+        (!parts.is_empty()).then(|| Overview::of(parts))
     }
 }
 
