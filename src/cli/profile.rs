@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use thiserror::Error;
 
 use dualpool_bench::targets::dual_pool::DualPool;
-use dualpool_types::{Arm, Failure};
+use dualpool_types::{Arm, Failure, UserError};
 
 use super::Cli;
 use super::flags::SettingFlags;
@@ -22,14 +23,29 @@ pub struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Subject {
-    /// Every request changes engines after its prefill: how its KV moves, and what the engines do meanwhile.
+    /// Every request changes engines after its prompt: how its KV is transferred, and what the engines do meanwhile.
+    Handoff,
+    /// The name that `handoff` had.
+    #[value(hide = true)]
     Migration,
 }
 
+#[derive(Debug, Error)]
+#[error("`dualpool profile migration` is called `dualpool profile handoff` now")]
+struct Renamed;
+
+impl UserError for Renamed {
+    fn hint(&self) -> &'static str {
+        "it profiles hand-offs of prompts; docs/profiling.md says how"
+    }
+}
+
 pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
-    let Subject::Migration = args.subject;
+    if let Subject::Migration = args.subject {
+        Err(Renamed)?;
+    }
     // Unless flags say otherwise.
     let defaults = [("run.arms", Arm::FullDisaggregation.name()), ("run.repetitions", "1"), ("telemetry.profile", "nsys")];
-    let settings = args.settings.clone().with_defaults("dualpool profile migration", &defaults);
+    let settings = args.settings.clone().with_defaults("dualpool profile handoff", &defaults);
     carry_out(&Order::by_settings(&DualPool, false, settings), cli, terminal)
 }

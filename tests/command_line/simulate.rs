@@ -53,7 +53,7 @@ fn every_built_in_serves_all_its_requests_in_both_modes() {
             );
             assert_eq!(arm["recomputed"], 0, "{scenario}");
         }
-        let requests = std::fs::read_to_string(here.path().join(&out).join("requests.jsonl")).unwrap();
+        let requests = std::fs::read_to_string(here.path().join(&out).join("simulated_requests.jsonl")).unwrap();
         assert_eq!(requests.lines().count(), 120);
     }
 }
@@ -74,8 +74,8 @@ fn one_seed_gives_the_same_bytes_and_another_seed_others() {
     assert_eq!(requests.clone().count(), 160);
     // The summary counts what the lines say.
     for arm in last["arms"].as_array().unwrap() {
-        let good = requests.clone().filter(|line| line["arm"] == arm["name"] && line["good"] == true).count();
-        assert_eq!(arm["good"], good);
+        let good = requests.clone().filter(|line| line["arm"] == arm["name"] && line["within_objectives"] == true).count();
+        assert_eq!(arm["within_objectives"], good);
     }
 }
 

@@ -118,7 +118,7 @@ async fn the_three_synthetic_workloads_are_measured_in_one_run() {
     assert!(sessions.summary.arms.iter().all(|a| a.routing.as_ref().unwrap().same_engine_share.is_some()));
 
     let folder = dir.path().join("run");
-    assert_eq!(Overview::read(&folder).unwrap().unwrap().parts, mixes);
+    assert_eq!(Overview::read(&folder).unwrap().unwrap().workloads, mixes);
     assert_eq!(load_parts(&folder).unwrap().len(), 3);
 }
 

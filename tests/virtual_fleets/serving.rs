@@ -163,7 +163,7 @@ fn check_record(record: &RequestRecord) {
     assert!(record.admitted_us.unwrap() <= record.token_us[0] && *record.token_us.last().unwrap() <= record.ended_us);
     assert_eq!(record.legs.iter().map(|leg| leg.output_tokens as usize).sum::<usize>(), record.tokens.len());
     for handoff in &record.handoffs {
-        assert!(!handoff.recomputed && handoff.bytes.0 > 0 && handoff.runs > 0);
+        assert!(!handoff.recomputed && handoff.bytes.0 > 0 && handoff.byte_ranges > 0);
         let (copied, took) = (handoff.copy_started_us.unwrap(), handoff.copy_us.unwrap());
         assert!(handoff.started_us <= copied && copied + took <= handoff.ended_us.unwrap(), "{handoff:?}");
         let (from, to) = (&record.legs[0], &record.legs[1]);
@@ -464,7 +464,8 @@ async fn a_drained_engine_is_emptied_and_serves_again_when_told() {
     rig.assert_settled().await;
     let Recording { requests: records, notes, drained, .. } = rig.fleet.recorded().await;
     assert_eq!(drained, [a]);
-    let live = records.iter().flat_map(|record| &record.handoffs).filter(|handoff| handoff.kind == HandoffKind::Live).count();
+    let live =
+        records.iter().flat_map(|record| &record.handoffs).filter(|handoff| handoff.kind == HandoffKind::LiveMigration).count();
     let noted = notes.iter().filter(|note| matches!(note.note, RouterNote::Migrated { from, .. } if from == a)).count();
     assert!(live > 0 && live == noted, "{live} moved, {noted} noted");
     for record in records.iter().filter(|record| record.legs.len() == 2) {

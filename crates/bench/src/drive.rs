@@ -369,7 +369,7 @@ mod tests {
             running: 0,
             kv_usage: None,
             prefix_hits: None,
-            moves_in: 0,
+            transfers_in: 0,
         };
         let samples = [0, 50, 100, 9700, 9750].into_iter().flat_map(|at| [sample(at, 0), sample(at, 1)]).collect();
         let pause = |samples| longest_pause(&Recording { samples, ..Recording::default() });

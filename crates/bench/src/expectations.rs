@@ -105,7 +105,8 @@ impl MachineKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Book {
-    schema: u32,
+    #[serde(alias = "schema")]
+    schema_version: u32,
     machine: MachineKind,
     accepted: Vec<Accepted>,
 }
@@ -147,7 +148,7 @@ impl Expectations {
         Ok(Expectations {
             path,
             found: found.is_some(),
-            book: found.unwrap_or(Book { schema: SCHEMA, machine, accepted: Vec::new() }),
+            book: found.unwrap_or(Book { schema_version: SCHEMA, machine, accepted: Vec::new() }),
             update: run.update_expectations,
         })
     }
@@ -226,7 +227,8 @@ fn read(path: &Path) -> Result<Option<Book>, ExpectationsError> {
     let json = |error: serde_json::Error| ExpectationsError::Json { path: path.to_path_buf(), why: error.to_string() };
     // The version first: a later file may have keys that are not known here.
     let value: serde_json::Value = serde_json::from_str(&text).map_err(json)?;
-    let found = value.get("schema").and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
+    let said = value.get("schema_version").or_else(|| value.get("schema"));
+    let found = said.and_then(serde_json::Value::as_u64).unwrap_or(0) as u32;
     if found != SCHEMA {
         return Err(ExpectationsError::Schema { path: path.to_path_buf(), found });
     }
@@ -288,7 +290,7 @@ mod tests {
             run: "r".into(),
             ratios: vec![],
         }];
-        replace_json(&path, &Book { schema: SCHEMA, machine, accepted }).unwrap();
+        replace_json(&path, &Book { schema_version: SCHEMA, machine, accepted }).unwrap();
         let read = Expectations::read(&settings(dir.path()), &environment).unwrap();
         let now: BTreeMap<String, String> = settings_of(&[("kv.verify", "true"), ("workload.load", "0.9")]);
         assert_eq!(read.book.accepted[0].settings, now);
@@ -300,7 +302,12 @@ mod tests {
         let environment = environment("vllm", &[]);
         let path = dir.path().join(format!("{}.json", MachineKind::of(&environment).slug()));
         assert!(!Expectations::read(&settings(dir.path()), &environment).unwrap().found);
-        for (text, says) in [("{", "is no file of expectations"), (r#"{"schema": 9}"#, "has schema 9"), ("{}", "has schema 0")] {
+        for (text, says) in [
+            ("{", "is no file of expectations"),
+            (r#"{"schema_version": 9}"#, "has schema 9"),
+            (r#"{"schema": 8}"#, "has schema 8"),
+            ("{}", "has schema 0"),
+        ] {
             std::fs::write(&path, text).unwrap();
             let error = Expectations::read(&settings(dir.path()), &environment).unwrap_err().to_string();
             assert!(error.contains(says) && error.contains("2-cores"), "{error}");

@@ -11,6 +11,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use dualpool_fleet::{Fleet, Recording};
+use dualpool_report::simulated::SIMULATED_REQUESTS;
 use dualpool_types::UserError;
 use dualpool_types::artifact::{RunInfo, Summary};
 use dualpool_types::records::{NoteRecord, replace_json};
@@ -79,11 +80,7 @@ impl RunFolder {
         let dir = run.dir.clone();
         let write = |source| FolderError::Write { path: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(write)?;
-        let open = |name: &str| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).map(BufWriter::new);
-        let requests = open(REQUESTS).map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => FolderError::Taken { path: dir.clone() },
-            _ => write(source),
-        })?;
+        let requests = create_records(&dir, REQUESTS)?;
         let samples = Arc::new(Mutex::new(SamplesFile::create(&dir.join("samples.jsonl")).map_err(write)?));
         Ok(RunFolder { run, requests, decisions: None, samples })
     }
@@ -170,6 +167,19 @@ impl RunFolder {
     fn replace(&self, name: &str, value: &impl Serialize) -> Result<(), FolderError> {
         replace_json(&self.run.dir.join(name), value).map_err(|source| FolderError::Write { path: self.run.dir.clone(), source })
     }
+}
+
+/// The file of the requests of a run or a simulation. Fails when the folder has the requests of either already.
+pub fn create_records(dir: &Path, name: &str) -> Result<BufWriter<File>, FolderError> {
+    let taken = || FolderError::Taken { path: dir.into() };
+    if [REQUESTS, SIMULATED_REQUESTS].iter().any(|name| dir.join(name).exists()) {
+        return Err(taken());
+    }
+    let created = OpenOptions::new().write(true).create_new(true).open(dir.join(name));
+    created.map(BufWriter::new).map_err(|source| match source.kind() {
+        std::io::ErrorKind::AlreadyExists => taken(),
+        _ => FolderError::Write { path: dir.into(), source },
+    })
 }
 
 /// Every change of the file is whole or an error, so what a panicking holder left is as good as any.

@@ -197,8 +197,8 @@ impl Paired {
     }
 
     fn overview(&self) -> Option<Overview> {
-        let parts: Vec<String> = self.workloads.iter().filter_map(|workload| workload.name.map(String::from)).collect();
-        (!parts.is_empty()).then_some(Overview { parts })
+        let names: Vec<String> = self.workloads.iter().filter_map(|workload| workload.name.map(String::from)).collect();
+        (!names.is_empty()).then(|| Overview::of(names))
     }
 }
 

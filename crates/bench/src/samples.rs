@@ -103,7 +103,7 @@ mod tests {
             running: 0,
             kv_usage: None,
             prefix_hits: None,
-            moves_in: 0,
+            transfers_in: 0,
         }
     }
 

@@ -101,7 +101,7 @@ impl InFlight {
         self.record.admitted_us.get_or_insert(at);
         if let Some(source) = leg.kv_source {
             let ended = self.record.legs.get(usize::from(source.leg.leg)).and_then(|leg| leg.ended_us);
-            let kind = if self.detached.contains(&source.leg.leg) { HandoffKind::Live } else { HandoffKind::Prefill };
+            let kind = if self.detached.contains(&source.leg.leg) { HandoffKind::LiveMigration } else { HandoffKind::Handoff };
             self.fetching.push(leg.id.leg);
             self.record.handoffs.push(HandoffRecord {
                 kind,
@@ -114,7 +114,7 @@ impl InFlight {
                 computed_us: None,
                 ended_us: None,
                 bytes: Bytes(0),
-                runs: 0,
+                byte_ranges: 0,
                 recomputed: false,
             });
         }
@@ -154,7 +154,7 @@ impl InFlight {
         if let Some(handoff) = handoff.and_then(|at| self.record.handoffs.get_mut(at)) {
             (handoff.copy_wait_us, handoff.copy_started_us, handoff.copy_us) = (Some(waited), Some(Micros(started.0)), Some(took));
             // The mover's word may come after the leg's first token.
-            (handoff.bytes, handoff.runs, handoff.recomputed) = (bytes, byte_ranges, false);
+            (handoff.bytes, handoff.byte_ranges, handoff.recomputed) = (bytes, byte_ranges, false);
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
         let times = (handoff.started_us, handoff.copy_started_us, handoff.computed_us, handoff.ended_us);
         assert_eq!(times, (Micros(80), Some(Micros(85)), Some(Micros(90)), Some(Micros(95))));
         assert_eq!(
-            (handoff.copy_wait_us, handoff.copy_us, handoff.bytes, handoff.runs),
+            (handoff.copy_wait_us, handoff.copy_us, handoff.bytes, handoff.byte_ranges),
             (Some(Micros(1)), Some(Micros(2)), Bytes(9), 3)
         );
         assert!(!handoff.recomputed && record.legs.len() == 2);

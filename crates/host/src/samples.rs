@@ -9,7 +9,7 @@ use crate::{Entry, Run};
 #[derive(Debug, Default)]
 pub struct Samples {
     /// KV moves into each engine so far, by `EngineId`.
-    moves_in: Vec<u64>,
+    transfers_in: Vec<u64>,
 }
 
 impl Samples {
@@ -18,8 +18,8 @@ impl Samples {
         match *entry {
             Entry::Copied(copied) => {
                 let to = copied.to.index();
-                self.moves_in.resize(self.moves_in.len().max(to + 1), 0);
-                self.moves_in[to] += 1;
+                self.transfers_in.resize(self.transfers_in.len().max(to + 1), 0);
+                self.transfers_in[to] += 1;
             }
             Entry::Sampled(engines) => {
                 for engine in engines {
@@ -34,7 +34,7 @@ impl Samples {
                         running: engine.demand.running as u32,
                         kv_usage: stats.map(|stats| stats.kv_usage),
                         prefix_hits: stats.map(|stats| stats.prefix_hits),
-                        moves_in: self.moves_in.get(engine.id.index()).copied().unwrap_or(0),
+                        transfers_in: self.transfers_in.get(engine.id.index()).copied().unwrap_or(0),
                     }));
                 }
             }

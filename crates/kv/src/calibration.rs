@@ -14,7 +14,7 @@ use dualpool_types::{EngineId, UserError};
 use super::cost::LinkCost;
 
 /// The version of the file's keys.
-pub const COPY_COSTS_SCHEMA: u32 = 1;
+pub const COPY_COSTS_SCHEMA: u32 = 2;
 
 /// The version of how copy plans are laid out and carried out. Raised when `copy_plan` or a transport comes to copy in another way, so that
 /// figures of the old way are not taken for the new one's.
@@ -24,7 +24,7 @@ pub const COPY_LAYOUT: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CopyCosts {
-    pub schema: u32,
+    pub schema_version: u32,
     pub layout: u32,
     /// The version that measured.
     pub dualpool: String,
@@ -79,8 +79,8 @@ impl CopyCosts {
         let other = |what, theirs: String, ours: String| CalibrationError::Other { path: path.to_path_buf(), what, theirs, ours };
         // Before all else: a file of another version may have other keys.
         let version: Version = serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
-        if version.schema != COPY_COSTS_SCHEMA {
-            return Err(other("file version", version.schema.to_string(), COPY_COSTS_SCHEMA.to_string()));
+        if version.schema_version != COPY_COSTS_SCHEMA {
+            return Err(other("file version", version.schema_version.to_string(), COPY_COSTS_SCHEMA.to_string()));
         }
         let costs: CopyCosts = serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
         if costs.layout != COPY_LAYOUT {
@@ -111,7 +111,9 @@ impl CopyCosts {
 
 #[derive(Deserialize)]
 struct Version {
-    schema: u32,
+    /// It was called `schema` in the first version.
+    #[serde(alias = "schema")]
+    schema_version: u32,
 }
 
 /// What copies cost between the engines of one fleet.
@@ -158,7 +160,7 @@ mod tests {
                 .unwrap(),
         };
         CopyCosts {
-            schema: COPY_COSTS_SCHEMA,
+            schema_version: COPY_COSTS_SCHEMA,
             layout: COPY_LAYOUT,
             dualpool: "0.1.0".into(),
             measured_at: "2026-01-01T00:00:00Z".into(),
@@ -193,7 +195,7 @@ mod tests {
             CopyCosts::read(&path, &here).unwrap_err().to_string()
         };
         for (said, words) in [
-            (refused(&|c| c.schema = 7), ["another file version: 7", "here it is 1"]),
+            (refused(&|c| c.schema_version = 7), ["another file version: 7", "here it is 2"]),
             (refused(&|c| c.layout = 0), ["another layout of copies: 0", "here it is 1"]),
             (refused(&|c| c.machine.cpu = "Z80".into()), ["another processor: Z80", here.cpu.as_str()]),
             (refused(&|c| c.machine.gpus = vec!["GPU-1 H200".into()]), ["another list of GPUs: GPU-1 H200", "here it is none"]),
@@ -201,6 +203,9 @@ mod tests {
             assert!(words.iter().all(|word| said.contains(word)) && said.contains("dualpool calibrate"), "{said}");
         }
         std::fs::write(&path, r#"{"schema":1,"links":[]}"#).unwrap();
+        let first = CopyCosts::read(&path, &here).unwrap_err().to_string();
+        assert!(first.contains("another file version: 1, and here it is 2"), "{first}");
+        std::fs::write(&path, r#"{"schema_version":2,"links":[]}"#).unwrap();
         assert!(matches!(CopyCosts::read(&path, &here), Err(CalibrationError::Unreadable { .. })));
         let missing = CopyCosts::read(&folder.path().join("none"), &here).unwrap_err();
         assert!(matches!(missing, CalibrationError::Missing { .. }) && missing.to_string().contains("dualpool calibrate"));

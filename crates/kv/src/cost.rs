@@ -55,7 +55,6 @@ pub struct ClassCost {
     /// Paid once per copy plan.
     pub submit_us: f64,
     /// Paid for every byte range.
-    #[serde(rename = "run_us")]
     pub range_us: f64,
     pub bytes_per_s: f64,
 }

@@ -169,7 +169,7 @@ mod tests {
             vec![leg(0, Role::Prefill, 0, 100_000, 100_000, 1), leg(1, Role::Decode, 100_000, 140_000, 180_000, 2)],
         );
         moved.handoffs.push(HandoffRecord {
-            kind: dualpool_types::records::HandoffKind::Prefill,
+            kind: dualpool_types::records::HandoffKind::Handoff,
             from: EngineId(0),
             to: EngineId(1),
             started_us: Micros(100_000),
@@ -179,7 +179,7 @@ mod tests {
             computed_us: Some(Micros(139_000)),
             ended_us: Some(Micros(140_000)),
             bytes: Bytes(4096),
-            runs: 2,
+            byte_ranges: 2,
             recomputed: false,
         });
         // Its second gap is 60 ms: over the ITL objective.

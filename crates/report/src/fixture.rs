@@ -114,6 +114,7 @@ fn artifacts(arms: &[(&str, Service)], requests_per_run: u32, repetitions: u32) 
         (name.to_string(), Identical { same: compared - i % 4, compared })
     };
     let summary = Summary {
+        schema_version: RUN_SCHEMA_VERSION,
         target: "dual_pool".into(),
         environment: environment.clone(),
         mix: "balanced".into(),
@@ -265,7 +266,7 @@ fn request(
         legs.push(leg(1, second_role, first, token_us[1], ended, 31));
         let gap = (token_us[1] - first).0;
         handoffs.push(HandoffRecord {
-            kind: HandoffKind::Prefill,
+            kind: HandoffKind::Handoff,
             from: EngineId(0),
             to: EngineId(1),
             started_us: first,
@@ -275,7 +276,7 @@ fn request(
             computed_us: Some(token_us[1] - Micros(gap / 10)),
             ended_us: Some(token_us[1]),
             bytes: Bytes::from_mib(if long { 23 } else { 2 }),
-            runs: 240,
+            byte_ranges: 240,
             recomputed: false,
         });
     } else {
@@ -328,7 +329,7 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
                 running,
                 kv_usage: Some(kv_usage),
                 prefix_hits: Some(0),
-                moves_in: 0,
+                transfers_in: 0,
             });
         }
     }

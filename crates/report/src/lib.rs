@@ -1,6 +1,7 @@
 //! Tables, plots, the objective map and the HTML report, from artifacts alone.
 
 mod arms;
+pub mod earlier;
 pub mod explain;
 mod figures;
 mod grid;

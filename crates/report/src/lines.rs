@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::LoadError;
+use super::earlier::{Translation, parse, translation};
 
 /// One record is never this long; a line that is does not end.
 pub(super) const LINE_BYTES_MAX: u64 = 64 << 20;
@@ -19,19 +20,21 @@ pub(super) struct Lines<T> {
     buffer: Vec<u8>,
     line: usize,
     cut_off: bool,
+    translation: Option<Translation>,
     record: PhantomData<fn() -> T>,
 }
 
 impl<T> Lines<T> {
-    /// None when there is no such file.
-    pub fn open(path: &Path) -> Result<Option<Lines<T>>, LoadError> {
-        let file = match File::open(path) {
+    /// None when there is no such file in this folder of a run or a simulation.
+    pub fn open(dir: &Path, name: &str) -> Result<Option<Lines<T>>, LoadError> {
+        let path = dir.join(name);
+        let file = match File::open(&path) {
             Ok(file) => BufReader::new(file),
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(LoadError::Read { path: path.into(), source }),
+            Err(source) => return Err(LoadError::Read { path, source }),
         };
-        let (path, buffer, record) = (path.into(), Vec::new(), PhantomData);
-        Ok(Some(Lines { path, file, buffer, line: 0, cut_off: false, record }))
+        let (translation, buffer, record) = (translation(dir, name)?, Vec::new(), PhantomData);
+        Ok(Some(Lines { path, file, buffer, line: 0, cut_off: false, translation, record }))
     }
 
     /// What the reader should know when the last line was cut off (no line end, not JSON): its writer was stopped, or is not done.
@@ -60,7 +63,7 @@ impl<T: DeserializeOwned> Iterator for Lines<T> {
             if self.buffer.trim_ascii().is_empty() {
                 continue;
             }
-            return match serde_json::from_slice(&self.buffer) {
+            return match parse(&self.buffer, self.translation) {
                 Ok(record) => Some(Ok(record)),
                 Err(_) if !ended => {
                     self.cut_off = true;

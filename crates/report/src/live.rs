@@ -8,7 +8,7 @@ use super::measure::{itls_ms, quantile, sorted};
 
 /// Over all these requests. Moves whose KV was computed again are in `HandoffSummary::recomputed`, not here.
 pub fn live_migrations(requests: &[&RequestRecord]) -> LiveMigrationSummary {
-    let is_live = |handoff: &&HandoffRecord| handoff.kind == HandoffKind::Live && !handoff.recomputed;
+    let is_live = |handoff: &&HandoffRecord| handoff.kind == HandoffKind::LiveMigration && !handoff.recomputed;
     let moves: Vec<&HandoffRecord> = requests.iter().flat_map(|r| &r.handoffs).filter(is_live).collect();
     let moved = requests.iter().filter(|r| r.handoffs.iter().any(|handoff| is_live(&handoff)));
     let quantiles = |values: Vec<f64>| Quantiles { p50: quantile(&values, 0.5), p95: quantile(&values, 0.95) };
@@ -24,7 +24,7 @@ pub fn live_migrations(requests: &[&RequestRecord]) -> LiveMigrationSummary {
 fn stages(moves: &[&HandoffRecord]) -> MoveStages {
     let spans: Vec<[Micros; 4]> = moves.iter().filter_map(|handoff| spans(handoff)).collect();
     let median = |stage: usize| quantile(&sorted(spans.iter().map(|spans| spans[stage].as_ms())), 0.5);
-    MoveStages { way_in: median(0), copy: median(1), step: median(2), way_out: median(3) }
+    MoveStages { submit: median(0), copy: median(1), step: median(2), deliver: median(3) }
 }
 
 fn spans(handoff: &HandoffRecord) -> Option<[Micros; 4]> {
@@ -50,7 +50,7 @@ mod tests {
         );
         let moved = requests.iter_mut().find(|r| !r.handoffs.is_empty()).unwrap();
         let (started, took) = (moved.handoffs[0].started_us, Micros(7_000));
-        moved.handoffs[0].kind = HandoffKind::Live;
+        moved.handoffs[0].kind = HandoffKind::LiveMigration;
         moved.handoffs[0].ended_us = Some(started + took);
         let all: Vec<&RequestRecord> = requests.iter().collect();
         let live = live_migrations(&all);
@@ -62,13 +62,13 @@ mod tests {
     fn the_stages_of_a_move_make_up_its_downtime() {
         let mut requests = fixture::small().requests;
         let moved = &mut requests.iter_mut().find(|r| !r.handoffs.is_empty()).unwrap().handoffs[0];
-        moved.kind = HandoffKind::Live;
+        moved.kind = HandoffKind::LiveMigration;
         let at = moved.started_us;
         (moved.copy_wait_us, moved.copy_started_us) = (Some(Micros(200)), Some(at + Micros(2_200)));
         (moved.copy_us, moved.computed_us, moved.ended_us) =
             (Some(Micros(300)), Some(at + Micros(6_500)), Some(at + Micros(7_000)));
         let stages = |requests: &[RequestRecord]| live_migrations(&requests.iter().collect::<Vec<_>>()).stages_ms_p50;
-        let expected = MoveStages { way_in: Some(2.0), copy: Some(0.5), step: Some(4.0), way_out: Some(0.5) };
+        let expected = MoveStages { submit: Some(2.0), copy: Some(0.5), step: Some(4.0), deliver: Some(0.5) };
         assert_eq!(stages(&requests), expected);
         let moved = &mut requests.iter_mut().find(|r| !r.handoffs.is_empty()).unwrap().handoffs[0];
         moved.bytes = dualpool_types::Bytes(0);

@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use dualpool_types::artifact::{RunInfo, Summary};
 use dualpool_types::records::{EngineSample, RequestRecord, Sample};
-use dualpool_types::{FAILED, UserError, name_since_version_1};
+use dualpool_types::{FAILED, UserError};
 
+use super::earlier::{Translation, name_arms, parse, translation};
 use super::lines::{LINE_BYTES_MAX, Lines};
 
 /// All that a run left behind.
@@ -62,40 +63,14 @@ pub fn load(dir: &Path) -> Result<Artifacts, LoadError> {
         notes.push("The run was stopped before all repetitions were done; only what was finished is reported.".to_string());
     }
     let mut summary: Option<Summary> =
-        document(&dir.join("summary.json"), "delete the file to report on the raw records alone, or repeat the run")?;
+        translated(dir, "summary.json", "delete the file to report on the raw records alone, or repeat the run")?;
     if summary.is_none() {
         notes.push("There is no summary.json: the run ended before its figures were made. The table is computed from requests.jsonl and samples.jsonl; there are no comparisons and no recommendation.".to_string());
     }
     let mut requests = lines(dir, "requests.jsonl", "the distributions, the lanes and the objective map", &mut notes)?;
     let mut samples = finished(lines(dir, "samples.jsonl", "the queue depth over time", &mut notes)?, &requests, &mut notes);
-    if run.schema_version < 2 {
-        for name in arm_names(&mut run, summary.as_mut(), &mut requests, &mut samples) {
-            *name = name_since_version_1(name);
-        }
-        if let Some(summary) = &mut summary {
-            let identical = std::mem::take(&mut summary.identical_requests);
-            summary.identical_requests = identical.into_iter().map(|(arm, of)| (name_since_version_1(&arm), of)).collect();
-        }
-    }
+    name_arms(&mut run, summary.as_mut(), &mut requests, &mut samples);
     Ok(Artifacts { dir: dir.into(), run, summary, requests, samples, notes })
-}
-
-/// Every place that names an arm, but for keys.
-fn arm_names<'a>(
-    run: &'a mut RunInfo,
-    summary: Option<&'a mut Summary>,
-    requests: &'a mut [RequestRecord],
-    samples: &'a mut [EngineSample],
-) -> impl Iterator<Item = &'a mut String> {
-    let expected = run.expected.iter_mut().flat_map(|expected| &mut expected.ratios);
-    let expected = expected.flat_map(|ratio| [&mut ratio.baseline, &mut ratio.candidate]);
-    let of_summary = summary.into_iter().flat_map(|summary| {
-        let compared = summary.comparisons.iter_mut().flat_map(|pair| [&mut pair.baseline, &mut pair.candidate]);
-        summary.arms.iter_mut().map(|arm| &mut arm.name).chain(compared)
-    });
-    let of_run = run.arms.iter_mut().map(|arm| &mut arm.name).chain(expected);
-    let recorded = requests.iter_mut().map(|request| &mut request.arm).chain(samples.iter_mut().map(|sample| &mut sample.arm));
-    of_run.chain(of_summary).chain(recorded)
 }
 
 /// The engines' samples of runs that were finished. A run that was killed leaves those of the run it was in the middle of.
@@ -115,18 +90,27 @@ fn finished(samples: Vec<Sample>, requests: &[RequestRecord], notes: &mut Vec<St
 
 /// A JSON file; none when there is no such file.
 pub(super) fn document<T: DeserializeOwned>(path: &Path, mend: &'static str) -> Result<Option<T>, LoadError> {
+    read(path, None, mend)
+}
+
+/// The same of a file of a run or a simulation, which may be of an earlier version.
+pub(super) fn translated<T: DeserializeOwned>(dir: &Path, file: &str, mend: &'static str) -> Result<Option<T>, LoadError> {
+    read(&dir.join(file), translation(dir, file)?, mend)
+}
+
+fn read<T: DeserializeOwned>(path: &Path, translation: Option<Translation>, mend: &'static str) -> Result<Option<T>, LoadError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(LoadError::Read { path: path.into(), source }),
     };
     let json = |e: serde_json::Error| LoadError::Json { path: path.into(), line: e.line(), why: e.to_string(), mend };
-    serde_json::from_str(&text).map(Some).map_err(json)
+    parse(text.as_bytes(), translation).map(Some).map_err(json)
 }
 
 /// All records of a file. A last line that was cut off is left out and noted.
 fn lines<T: DeserializeOwned>(dir: &Path, name: &str, shows: &str, notes: &mut Vec<String>) -> Result<Vec<T>, LoadError> {
-    let Some(mut lines) = Lines::open(&dir.join(name))? else {
+    let Some(mut lines) = Lines::open(dir, name)? else {
         notes.push(format!("There is no {name}: {shows} cannot be shown."));
         return Ok(Vec::new());
     };

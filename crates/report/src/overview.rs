@@ -1,50 +1,61 @@
-//! The folder of a run that has several parts: each has a folder of its own in it, with all that a run leaves, and one file names them.
+//! The folder of a run of several workloads: each has a folder of its own in it, with all that a run leaves, and one file names them.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use dualpool_types::artifact::RUN_SCHEMA_VERSION;
 use dualpool_types::records::replace_json;
 
+use super::earlier::{PARTS_FILE, Parts};
+use super::load::document;
 use super::{Artifacts, LoadError, load};
 
 /// There as soon as the run begins.
-pub const FILE: &str = "parts.json";
+pub const FILE: &str = "workloads.json";
 
+/// `workloads.json`: the workloads of a run that has several.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overview {
-    /// The parts' folders, in the order in which they run.
-    pub parts: Vec<String>,
+    /// The version of the run folder's files, as in `run.json`.
+    pub schema_version: u32,
+    /// The names of the workloads' folders, in the order in which they run. A folder that is not there was not begun.
+    pub workloads: Vec<String>,
 }
 
 impl Overview {
+    pub fn of(workloads: Vec<String>) -> Overview {
+        Overview { schema_version: RUN_SCHEMA_VERSION, workloads }
+    }
+
     pub fn write(&self, dir: &Path) -> std::io::Result<()> {
         replace_json(&dir.join(FILE), self)
     }
 
+    /// Whether this is the folder of a run of several workloads.
+    pub fn is_in(dir: &Path) -> bool {
+        [FILE, PARTS_FILE].iter().any(|file| dir.join(file).is_file())
+    }
+
     /// Of the run in this folder; none where its files lie in the folder itself.
     pub fn read(dir: &Path) -> Result<Option<Overview>, LoadError> {
-        let path = dir.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(LoadError::Read { path, source }),
-        };
-        let mend = "give the folder of one part, or repeat the run";
-        serde_json::from_str(&text).map(Some).map_err(|e| LoadError::Json { path, line: e.line(), why: e.to_string(), mend })
+        let mend = "give the folder of one workload, or repeat the run";
+        match document(&dir.join(FILE), mend)? {
+            Some(overview) => Ok(Some(overview)),
+            None => Ok(document(&dir.join(PARTS_FILE), mend)?.map(|Parts { parts }| Overview::of(parts))),
+        }
     }
 }
 
-/// The folders of the parts that were begun, in order; none where the run in this folder has no parts.
+/// The folders of the workloads that were begun, in order; none where the run in this folder has but one.
 pub fn part_folders(dir: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
-    let Some(Overview { parts }) = Overview::read(dir)? else { return Ok(None) };
-    // A part is one folder in this one: a name that leads elsewhere is none of ours.
-    let folders = parts.iter().map(|part| dir.join(Path::new(part).file_name().unwrap_or_default()));
+    let Some(Overview { workloads, .. }) = Overview::read(dir)? else { return Ok(None) };
+    // Each is one folder in this one: a name that leads elsewhere is none of ours.
+    let folders = workloads.iter().map(|name| dir.join(Path::new(name).file_name().unwrap_or_default()));
     Ok(Some(folders.filter(|dir| dir.is_dir()).collect()))
 }
 
-/// The artifacts of all parts of the run in this folder that were begun, in order; of the run itself where it has no parts.
+/// The artifacts of all workloads of the run in this folder that were begun, in order; of the run itself where it has but one.
 pub fn load_parts(dir: &Path) -> Result<Vec<Artifacts>, LoadError> {
     match part_folders(dir)? {
         None => Ok(vec![load(dir)?]),
@@ -58,10 +69,10 @@ mod tests {
     use crate::fixture;
 
     #[test]
-    fn a_run_is_read_with_its_parts_or_as_its_only_one() {
+    fn a_run_is_read_with_its_workloads_or_as_its_only_one() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(load_parts(dir.path()), Err(LoadError::NoRun(_))));
-        let written = Overview { parts: ["mixed", "trace"].map(String::from).to_vec() };
+        let written = Overview::of(["mixed", "trace"].map(String::from).to_vec());
         written.write(dir.path()).unwrap();
         assert_eq!(Overview::read(dir.path()).unwrap(), Some(written));
         assert_eq!(load_parts(dir.path()).unwrap().len(), 0, "none was begun");

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Arrangement, EngineId, Micros, Role};
 
 /// Raised whenever a reader of the old form would misread the new one. 2: the arm `auto` is the one that adapts while it serves, and the
-/// winner of the search is `best_found`.
-const RUN_SCHEMA_VERSION: u32 = 2;
+/// winner of the search is `best_found`. 3: several keys and names of hand-offs, samples, decisions and stages, which `report::earlier` lists.
+pub const RUN_SCHEMA_VERSION: u32 = 3;
 
 /// Of folders that do not name theirs.
 fn first_version() -> u32 {
@@ -178,6 +178,9 @@ pub struct EnvironmentEngine {
 /// is `null`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
+    /// Of the whole run folder, as in `run.json`.
+    #[serde(default = "first_version")]
+    pub schema_version: u32,
     pub target: String,
     pub environment: Environment,
     pub mix: String,
@@ -363,13 +366,13 @@ pub struct LiveMigrationSummary {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MoveStages {
     /// From the last token there to the other engine's word that it wants the KV.
-    pub way_in: Option<f64>,
+    pub submit: Option<f64>,
     /// To the end of the copy.
     pub copy: Option<f64>,
     /// To the end of the step that computed the next token.
     pub step: Option<f64>,
     /// To the token being here.
-    pub way_out: Option<f64>,
+    pub deliver: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 
-use dualpool_report::overview;
+use dualpool_report::{Overview, earlier};
 use dualpool_types::artifact::RunInfo;
 use dualpool_types::records::Sample;
 use dualpool_types::{Micros, Time, age};
@@ -69,7 +69,8 @@ impl Runs {
         let folder =
             self.named.clone().or(self.chosen.clone()).or_else(|| newest_first(Path::new(ARTIFACTS)).into_iter().next())?;
         let file = folder.join("samples.jsonl");
-        let (samples, length) = tail(&file).unwrap_or_default();
+        let translation = earlier::translation(&folder, "samples.jsonl").ok().flatten();
+        let (samples, length) = tail(&file, translation).unwrap_or_default();
         let seen = match self.seen.take() {
             Some(seen) if seen.run == folder && seen.length == length => seen,
             _ => {
@@ -109,8 +110,8 @@ fn newest_first(artifacts: &Path) -> Vec<PathBuf> {
         Some((fs::metadata(run.join("samples.jsonl")).ok()?.modified().ok()?, run))
     };
     let of_target = folders(artifacts).into_iter().flat_map(|target| folders(&target));
-    // A run in parts has its samples in the folders of its parts.
-    let with_parts = of_target.flat_map(|run| if run.join(overview::FILE).is_file() { folders(&run) } else { vec![run] });
+    // A run of several workloads has its samples in their folders.
+    let with_parts = of_target.flat_map(|run| if Overview::is_in(&run) { folders(&run) } else { vec![run] });
     let mut runs: Vec<_> = with_parts.filter_map(changed).collect();
     runs.sort_unstable_by(|a, b| b.cmp(a));
     runs.into_iter().map(|(_, run)| run).collect()
@@ -118,7 +119,7 @@ fn newest_first(artifacts: &Path) -> Vec<PathBuf> {
 
 /// The samples at the end of the file, and the file's length. The file is read anew each time: its end is cut off and replaced whenever
 /// an arm's run is over.
-fn tail(path: &Path) -> io::Result<(Vec<Sample>, u64)> {
+fn tail(path: &Path, translation: Option<earlier::Translation>) -> io::Result<(Vec<Sample>, u64)> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let from = length.saturating_sub(TAIL_BYTES);
@@ -126,7 +127,7 @@ fn tail(path: &Path) -> io::Result<(Vec<Sample>, u64)> {
     let mut text = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut text)?;
     // The first line may have begun before, and the last one may not be whole yet: neither parses.
-    let samples = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    let samples = text.split(|&byte| byte == b'\n').filter_map(|line| earlier::parse(line, translation).ok());
     Ok((samples.collect(), length))
 }
 
@@ -143,12 +144,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("samples.jsonl");
         fs::write(&path, format!("{LINE}\n{LINE}\n{}", &LINE[..20])).unwrap();
-        let (samples, length) = tail(&path).unwrap();
-        assert!(matches!(&samples[..], [Sample::Engine(a), Sample::Engine(b)] if a == b && a.moves_in == 0), "{samples:?}");
+        let (samples, length) = tail(&path, None).unwrap();
+        assert!(matches!(&samples[..], [Sample::Engine(a), Sample::Engine(b)] if a == b && a.transfers_in == 0), "{samples:?}");
         assert_eq!(length, 2 * (LINE.len() as u64 + 1) + 20);
         let many = TAIL_BYTES as usize / LINE.len() * 2;
         fs::write(&path, format!("{LINE}\n").repeat(many)).unwrap();
-        let (samples, _) = tail(&path).unwrap();
+        let (samples, _) = tail(&path, None).unwrap();
         assert!(samples.len() > many / 3 && samples.len() < many, "{} of {many}", samples.len());
     }
 

@@ -172,5 +172,5 @@ fn rate(samples: &[&EngineSample]) -> Option<f64> {
     let last = samples.last()?;
     let first = samples.iter().find(|sample| last.at_us - sample.at_us <= RATE_WINDOW)?;
     let seconds = (last.at_us - first.at_us).as_secs();
-    (seconds > 0.0).then(|| last.moves_in.saturating_sub(first.moves_in) as f64 / seconds)
+    (seconds > 0.0).then(|| last.transfers_in.saturating_sub(first.transfers_in) as f64 / seconds)
 }

@@ -10,7 +10,7 @@ use super::runs::{Status, Watched};
 use super::snapshot::Snapshot;
 use super::text;
 
-fn engine(engine: u16, at_ms: u64, role: Role, load: (u32, u32), kv_usage: Option<f32>, moves_in: u64) -> Sample {
+fn engine(engine: u16, at_ms: u64, role: Role, load: (u32, u32), kv_usage: Option<f32>, transfers_in: u64) -> Sample {
     Sample::Engine(EngineSample {
         arm: "dual_pool".into(),
         repetition: 1,
@@ -21,7 +21,7 @@ fn engine(engine: u16, at_ms: u64, role: Role, load: (u32, u32), kv_usage: Optio
         running: load.1,
         kv_usage,
         prefix_hits: None,
-        moves_in,
+        transfers_in,
     })
 }
 
@@ -74,7 +74,7 @@ fn reading(gpu: u32, sm: f32) -> GpuReading {
 fn a_run_on_cores() {
     let samples = vec![
         // Of the run before, which is not shown.
-        Sample::Engine(EngineSample { moves_in: 900, ..old_run() }),
+        Sample::Engine(EngineSample { transfers_in: 900, ..old_run() }),
         engine(0, 10_000, Role::Prefill, (0, 1), Some(0.1), 0),
         engine(1, 10_000, Role::Decode, (0, 9), Some(0.5), 6),
         engine(0, 12_000, Role::Prefill, (3, 1), Some(0.25), 0),

@@ -119,7 +119,7 @@ impl Watched<'_> {
 
 /// What the run's own records say of copies and engines; `note` says why no profiler measured them.
 fn own_timings(dir: &Path, note: Option<String>) -> anyhow::Result<Profile> {
-    let parts = Overview::read(dir)?.map_or(vec![String::new()], |overview| overview.parts);
+    let parts = Overview::read(dir)?.map_or(vec![String::new()], |overview| overview.workloads);
     let mut requests = Vec::new();
     for part in parts {
         let path = dir.join(&part).join(REQUESTS);

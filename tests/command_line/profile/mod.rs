@@ -14,9 +14,9 @@ use crate::support::program::{self, root, text};
 const TRACE: &str = include_str!("../../../crates/bench/src/profile/fixtures/cuda_gpu_trace.csv");
 
 /// A small run on virtual engines in which every request changes engines.
-const MIGRATION: [&str; 13] = [
+const HANDOFF: [&str; 13] = [
     "profile",
-    "migration",
+    "handoff",
     "--device",
     "virtual",
     "--rate",
@@ -90,7 +90,7 @@ fn succeeded(output: &Output) -> String {
 #[test]
 fn nsys_watches_a_second_run_of_the_program_and_its_report_becomes_the_profile() {
     let bench = Bench::new();
-    let shown = succeeded(&bench.with_tool(&MIGRATION));
+    let shown = succeeded(&bench.with_tool(&HANDOFF));
     let calls = bench.read("calls");
     let [watch, print] = calls.lines().collect::<Vec<_>>()[..] else { panic!("{calls}") };
     let flags = [
@@ -104,13 +104,13 @@ fn nsys_watches_a_second_run_of_the_program_and_its_report_becomes_the_profile()
         assert!(watch.contains(flag), "`{flag}` is missing in: {watch}");
     }
     // The program is given all it was called with, and the folder that both agree on.
-    assert!(watch.contains("dualpool profile migration --device virtual"), "{watch}");
+    assert!(watch.contains("dualpool profile handoff --device virtual"), "{watch}");
     let dir = watch.rsplit_once("--out ").unwrap().1;
     assert!(dir.starts_with("artifacts/dual_pool/") && watch.contains(&format!("--output={dir}/profile ")), "{watch}");
     assert_eq!(print, format!("stats --report cuda_gpu_trace --format csv --force-export=true --output - {dir}/profile.nsys-rep"));
 
     let profile = bench.profile(dir);
-    assert_eq!((&profile["version"], &profile["source"], &profile["asked"]), (&1.into(), &"nsys".into(), &"nsys".into()));
+    assert_eq!((&profile["schema_version"], &profile["source"], &profile["asked"]), (&1.into(), &"nsys".into(), &"nsys".into()));
     assert_eq!(profile["report"], "profile.nsys-rep");
     assert_eq!((&profile["copies"][1]["bytes"], &profile["copies"][1]["gb_per_s"]), (&6_000_000.into(), &100.0.into()));
     assert_eq!(profile["devices"][0]["overlap_us"], 40.0);
@@ -178,7 +178,7 @@ fn what_asks_this_program_alone_to_end_ends_the_watched_run_in_order() {
 fn a_profile_that_cannot_be_written_changes_nothing_about_the_run() {
     let bench = Bench::new();
     std::fs::create_dir_all(bench.path("run/profile.json")).unwrap();
-    let output = bench.with_tool(&[&MIGRATION[..], &["--profile", "minimal", "--out", "run"]].concat());
+    let output = bench.with_tool(&[&HANDOFF[..], &["--profile", "minimal", "--out", "run"]].concat());
     succeeded(&output);
     assert!(
         text(&output.stderr).contains("note: there is no profile.json: cannot write run/profile.json"),
@@ -199,7 +199,7 @@ fn a_run_that_never_began_leaves_no_profile_in_a_folder_that_was_there() {
 #[test]
 fn a_profiler_sees_the_phases_of_requests_and_the_copies() {
     let bench = Bench::new();
-    succeeded(&bench.with_tool(&MIGRATION));
+    succeeded(&bench.with_tool(&HANDOFF));
     let ranges = bench.read("ranges");
     let named = |name: &str| ranges.lines().filter(|line| line.contains(" begin ") && line.ends_with(name)).count();
     let prefills = named("prefill engine-0");
@@ -215,7 +215,7 @@ fn a_profiler_sees_the_phases_of_requests_and_the_copies() {
 fn a_report_of_no_use_leaves_the_programs_own_timings_and_says_so() {
     let bench = Bench::new();
     std::fs::write(bench.path("trace.csv"), "SKIPPED: profile.sqlite does not contain CUDA trace data.\n").unwrap();
-    let output = bench.with_tool(&[&MIGRATION[..], &["--out", "run"]].concat());
+    let output = bench.with_tool(&[&HANDOFF[..], &["--out", "run"]].concat());
     succeeded(&output);
     assert!(!bench.read("calls").contains("--out run --out"), "the folder was given already");
     let profile = bench.profile("run");
@@ -225,14 +225,14 @@ fn a_report_of_no_use_leaves_the_programs_own_timings_and_says_so() {
     assert!(profile["copies"][0]["count"].as_u64().unwrap() > 0);
 
     std::fs::write(bench.path("no-report"), "").unwrap();
-    succeeded(&bench.with_tool(&[&MIGRATION[..], &["--out", "again"]].concat()));
+    succeeded(&bench.with_tool(&[&HANDOFF[..], &["--out", "again"]].concat()));
     assert!(bench.profile("again")["note"].as_str().unwrap().contains("left no again/profile.nsys-rep"));
 }
 
 #[test]
 fn without_the_tool_the_run_is_made_all_the_same() {
     let bench = Bench::new();
-    let output = bench.without_tool(&[&MIGRATION[..], &["--out", "run"]].concat());
+    let output = bench.without_tool(&[&HANDOFF[..], &["--out", "run"]].concat());
     let shown = succeeded(&output);
     let said = text(&output.stderr);
     assert!(said.contains("note: nsys (NVIDIA Nsight Systems) is not on PATH"), "{said}");
@@ -255,7 +255,7 @@ fn without_the_tool_the_run_is_made_all_the_same() {
 fn minimal_asks_for_no_tool_and_json_stays_json() {
     let bench = Bench::new();
     let args = ["run", "dual_pool", "--arms", "full_disaggregation", "--profile", "minimal", "--json", "--out", "run"];
-    let output = bench.with_tool(&[&args[..], &MIGRATION[2..]].concat());
+    let output = bench.with_tool(&[&args[..], &HANDOFF[2..]].concat());
     let summary: Value = serde_json::from_str(&succeeded(&output)).unwrap();
     assert_eq!(summary["target"], "dual_pool");
     assert_eq!((&bench.profile("run")["asked"], &bench.profile("run")["note"]), (&"minimal".into(), &Value::Null));
@@ -267,7 +267,7 @@ fn another_runs_folder_is_left_alone() {
     let bench = Bench::new();
     std::fs::create_dir(bench.path("run")).unwrap();
     std::fs::write(bench.path("run/requests.jsonl"), "").unwrap();
-    let output = bench.with_tool(&[&MIGRATION[..], &["--out", "run"]].concat());
+    let output = bench.with_tool(&[&HANDOFF[..], &["--out", "run"]].concat());
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(!bench.path("calls").exists() && !bench.path("run/profile.json").exists());
 }
@@ -288,4 +288,11 @@ fn an_unknown_kind_is_a_usage_error() {
     let output = Bench::new().without_tool(&["run", "dual_pool", "--profile", "nsight"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("none, minimal, nsys, ncu"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_former_name_is_refused_with_the_one_of_today() {
+    let output = Bench::new().without_tool(&["profile", "migration"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("is called `dualpool profile handoff` now"), "{}", text(&output.stderr));
 }

@@ -61,7 +61,12 @@ async fn a_hundred_moves_one_after_the_other(fleet: &Fleet, prompts: &[Arc<[Toke
         assert_eq!(tokens, expected[at], "request {round}, which moved {migrated} times");
         records.extend(recording.requests);
     }
-    assert!(records.iter().flat_map(|record| &record.handoffs).all(|move_| move_.kind == HandoffKind::Live && !move_.recomputed));
+    assert!(
+        records
+            .iter()
+            .flat_map(|record| &record.handoffs)
+            .all(|move_| move_.kind == HandoffKind::LiveMigration && !move_.recomputed)
+    );
     let live = live_migrations(&records.iter().collect::<Vec<_>>());
     print(&live);
     for handoff in records.iter().flat_map(|record| &record.handoffs) {
@@ -81,8 +86,8 @@ fn print(live: &LiveMigrationSummary) {
         ms(live.copy_ms.p50),
         ms(live.itl_ms_p50),
     );
-    let MoveStages { way_in, copy, step, way_out } = live.stages_ms_p50;
-    println!("[real engines]   medians: way in {}, copy {}, step {}, way out {}", ms(way_in), ms(copy), ms(step), ms(way_out));
+    let MoveStages { submit, copy, step, deliver } = live.stages_ms_p50;
+    println!("[real engines]   medians: submit {}, copy {}, step {}, deliver {}", ms(submit), ms(copy), ms(step), ms(deliver));
 }
 
 /// Drains one engine and the other in turn whenever some tokens have come; the request's tokens.

@@ -95,5 +95,5 @@ async fn samples_of_gpus_stand_beside_those_of_engines_and_a_lost_one_is_noted()
     for said in ["GPU 0 (GPU-b) reported Xid 94", "GPU 0 (GPU-b) is lost", "GPU 2 was slowed down in 3 of"] {
         assert!(notes.contains(said), "`{said}` is missing in: {notes}");
     }
-    assert!(artifacts.samples.iter().any(|sample| sample.arm == "dual_pool" && sample.moves_in > 0));
+    assert!(artifacts.samples.iter().any(|sample| sample.arm == "dual_pool" && sample.transfers_in > 0));
 }

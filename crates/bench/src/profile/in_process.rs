@@ -111,7 +111,7 @@ mod tests {
 
     fn handoff(bytes: u64, copy: Option<(u64, u64)>) -> HandoffRecord {
         HandoffRecord {
-            kind: HandoffKind::Prefill,
+            kind: HandoffKind::Handoff,
             from: EngineId(0),
             to: EngineId(1),
             started_us: Micros(0),
@@ -121,7 +121,7 @@ mod tests {
             computed_us: None,
             ended_us: None,
             bytes: Bytes(bytes),
-            runs: 1,
+            byte_ranges: 1,
             recomputed: copy.is_none(),
         }
     }

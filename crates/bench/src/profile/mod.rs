@@ -32,7 +32,8 @@ pub enum Source {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
-    pub version: u32,
+    #[serde(alias = "version")]
+    pub schema_version: u32,
     pub asked: ProfileKind,
     pub source: Source,
     /// Why the source is not what was asked for, or what a reader must know of it.
@@ -52,7 +53,7 @@ impl Profile {
             Source::Ncu => ProfileKind::Ncu,
         };
         let (copies, devices, kernels) = (Vec::new(), Vec::new(), Vec::new());
-        Profile { version: VERSION, asked, source, note: None, report: None, copies, devices, kernels }
+        Profile { schema_version: VERSION, asked, source, note: None, report: None, copies, devices, kernels }
     }
 }
 

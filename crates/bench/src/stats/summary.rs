@@ -7,7 +7,7 @@ use thiserror::Error;
 use dualpool_report::{LoadError, complete_repetitions, figures, load, routing};
 use dualpool_types::Class;
 use dualpool_types::arm::controlled;
-use dualpool_types::artifact::{ArmSummary, Comparison, RunInfo, Summary, SummaryObjectives};
+use dualpool_types::artifact::{ArmSummary, Comparison, RUN_SCHEMA_VERSION, RunInfo, Summary, SummaryObjectives};
 use dualpool_types::records::{EngineSample, RequestRecord};
 use dualpool_workload::{arrivals_name, mix_name};
 
@@ -56,6 +56,7 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         None => (mix_name(settings.workload.mix), arrivals_name(settings.workload.arrivals)),
     };
     Ok(Summary {
+        schema_version: RUN_SCHEMA_VERSION,
         target: run.target.clone(),
         environment: run.environment.clone(),
         mix: served.to_string(),

@@ -100,7 +100,7 @@ fn requests_leave_a_slow_engine_until_it_is_fast_enough_and_none_comes_back() {
     assert!(on(A) < 8 && on(A) >= on(B), "A has {}, B {}: no more than the objective asks for", on(A), on(B));
     let all = notes(stage.actions());
     let migrated =
-        all.iter().filter(|note| matches!(note, RouterNote::Migrated { from: A, to: B, why: MigrationReason::Pays, .. }));
+        all.iter().filter(|note| matches!(note, RouterNote::Migrated { from: A, to: B, why: MigrationReason::SavesTime, .. }));
     assert_eq!(migrated.count(), moved.len());
     finish(&mut stage);
 }
@@ -298,7 +298,7 @@ fn an_engine_that_holds_nothing_has_the_request_computed_again() {
     stage.give(leg, 1);
     let next = &stage.live[&stage.leg_of(leg.request.0)];
     assert_eq!((next.engine, next.leg.kv_source), (B, None));
-    let note = RouterNote::Migrated { request: leg.request, from: A, to: B, tokens: 0, why: MigrationReason::Pays };
+    let note = RouterNote::Migrated { request: leg.request, from: A, to: B, tokens: 0, why: MigrationReason::SavesTime };
     assert!(notes(stage.actions()).contains(&note));
     finish(&mut stage);
 }

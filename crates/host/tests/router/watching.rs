@@ -123,14 +123,14 @@ fn every_placement_is_explained_to_who_asks() {
         let note = &notes[0];
         assert_eq!((note.request, note.policy, note.chosen), (RequestId(7), policy, stage.engine_of(7)));
         assert_eq!((note.prompt_tokens, note.outputs, note.from), (1_000, 8, None));
-        assert_eq!(note.split, stage.live[&stage.leg_of(7)].leg.hold);
+        assert_eq!(note.prefill_only, stage.live[&stage.leg_of(7)].leg.hold);
         assert!(note.candidates.iter().any(|candidate| candidate.engine == note.chosen && candidate.score.is_some()));
         let text = serde_json::to_string(&RouterNote::Placed(note.clone())).unwrap();
         assert!(text.starts_with(r#"{"kind":"placed","request":7,"#), "{text}");
         assert_eq!(serde_json::from_str::<RouterNote>(&text).unwrap(), RouterNote::Placed(note.clone()));
-        if note.split {
+        if note.prefill_only {
             let notes = placed(&stage.give(LegId { request: RequestId(7), leg: 0 }, 1));
-            assert_eq!((notes.len(), notes[0].from, notes[0].chosen, notes[0].split), (1, Some(A), B, false));
+            assert_eq!((notes.len(), notes[0].from, notes[0].chosen, notes[0].prefill_only), (1, Some(A), B, false));
         }
     }
 }

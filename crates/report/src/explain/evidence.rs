@@ -77,15 +77,15 @@ impl Weights<'_> {
     }
 }
 
-/// `cache_aware` goes by what is cached or by load, and between equals by requests, then by prompt tokens so far.
+/// `cache_aware` goes by what is cached or by demand, and between equals by requests, then by prompt tokens so far.
 fn by_rank<'a>(chosen: &Candidate, other: &Candidate) -> Decided<'a> {
     let term = |candidate: &Candidate, name: &str| candidate.terms.get(name).copied();
     let differ = |name: &str| term(chosen, name) != term(other, name);
     if chosen.score != other.score {
         let by_cache = [chosen, other].iter().all(|candidate| candidate.score == term(candidate, "cached").map(|cached| -cached));
-        return Decided::By(if by_cache { "cached" } else { "load" });
+        return Decided::By(if by_cache { "cached" } else { "demand_us" });
     }
-    match ["depth", "processed"].into_iter().find(|name| differ(name)) {
+    match ["queue_depth", "prompt_tokens_sent"].into_iter().find(|name| differ(name)) {
         Some(name) => Decided::By(name),
         None => Decided::Equal,
     }
@@ -95,7 +95,7 @@ fn by_rank<'a>(chosen: &Candidate, other: &Candidate) -> Decided<'a> {
 pub(super) fn load(policy: PolicyKind, candidate: &Candidate) -> Option<f64> {
     match policy {
         PolicyKind::Score => candidate.terms.get("queue").copied(),
-        PolicyKind::CacheAware => candidate.terms.get("load").copied(),
+        PolicyKind::CacheAware => candidate.terms.get("demand_us").copied(),
         PolicyKind::LeastLoad | PolicyKind::PowerOfTwo => candidate.score,
         _ => None,
     }

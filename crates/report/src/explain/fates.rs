@@ -1,4 +1,4 @@
-//! What became of a request: the part of a line of `requests.jsonl` that a run's file and a simulation's shorter one have in common.
+//! What became of a request: what a line of `requests.jsonl` and one of `simulated_requests.jsonl` have in common.
 
 use serde::Deserialize;
 
@@ -45,7 +45,7 @@ impl Fate {
 
     /// The gaps that its client saw while it moved in the midst of decoding.
     pub fn downtimes(&self) -> impl Iterator<Item = Micros> {
-        let live = self.handoffs.iter().filter(|handoff| handoff.kind == HandoffKind::Live && !handoff.recomputed);
+        let live = self.handoffs.iter().filter(|handoff| handoff.kind == HandoffKind::LiveMigration && !handoff.recomputed);
         live.filter_map(|handoff| Some(handoff.ended_us? - handoff.started_us))
     }
 }

@@ -21,6 +21,7 @@ use dualpool_types::{USAGE, UserError};
 
 use super::lines::Lines;
 use super::load::document;
+use super::simulated::SIMULATED_REQUESTS;
 use super::{LoadError, Overview};
 use evidence::Weights;
 use fates::Fate;
@@ -89,19 +90,27 @@ struct Part {
     dir: PathBuf,
 }
 
+impl Part {
+    /// What became of its requests; none where no file says it. Simulations of the version before have it in a run's file.
+    fn fates(&self) -> Result<Option<Lines<Fate>>, LoadError> {
+        let simulated = Lines::open(&self.dir, SIMULATED_REQUESTS)?;
+        if simulated.is_some() { Ok(simulated) } else { Lines::open(&self.dir, REQUESTS) }
+    }
+}
+
 fn parts(dir: &Path) -> Result<Vec<Part>, LoadError> {
     if !dir.is_dir() {
         return Err(LoadError::NotAFolder(dir.into()));
     }
-    let Some(Overview { parts }) = Overview::read(dir)? else { return Ok(vec![Part { name: None, dir: dir.into() }]) };
-    // A part is one folder in this one: a name that leads elsewhere is none of ours.
+    let Some(Overview { workloads, .. }) = Overview::read(dir)? else { return Ok(vec![Part { name: None, dir: dir.into() }]) };
+    // Each is one folder in this one: a name that leads elsewhere is none of ours.
     let part = |name: String| Part { dir: dir.join(Path::new(&name).file_name().unwrap_or_default()), name: Some(name) };
-    Ok(parts.into_iter().map(part).collect())
+    Ok(workloads.into_iter().map(part).collect())
 }
 
 /// None where the router noted nothing.
 fn explain_part(part: &Part) -> Result<Option<Explained>, ExplainError> {
-    let Some(mut decisions) = Lines::<NoteRecord>::open(&part.dir.join(DECISIONS))? else { return Ok(None) };
+    let Some(mut decisions) = Lines::<NoteRecord>::open(&part.dir, DECISIONS)? else { return Ok(None) };
     let (weights, mut notes) = (weights(&part.dir)?, Vec::new());
     let mut arms = Vec::new();
     for record in decisions.by_ref() {
@@ -109,7 +118,7 @@ fn explain_part(part: &Part) -> Result<Option<Explained>, ExplainError> {
         of_arm(&mut arms, &record.arm).note(&record.note, Weights(weights.as_ref()));
     }
     notes.extend(decisions.cut_off());
-    match Lines::<Fate>::open(&part.dir.join(REQUESTS))? {
+    match part.fates()? {
         None => notes.push(format!("There is no {REQUESTS}: what became of requests is not known.")),
         Some(mut fates) => {
             for fate in fates.by_ref() {

@@ -8,7 +8,7 @@ use dualpool_types::records::{Candidate, MigrationReason, NoteRecord, Outcome, P
 use super::evidence::{Decided, SCORE, Weights};
 use super::fates::Fate;
 use super::text::{harmless, term};
-use super::{DECISIONS, ExplainError, PLACEMENTS_TAKE, Part, REQUESTS, parts, weights};
+use super::{DECISIONS, ExplainError, PLACEMENTS_TAKE, Part, parts, weights};
 use crate::grid::{aligned, bare};
 use crate::lines::Lines;
 
@@ -53,7 +53,7 @@ struct Told {
 impl Part {
     fn told(&self, request: RequestId, ids: &mut Ids) -> Result<Told, ExplainError> {
         let (mut told, mut explained) = (Told { text: String::new(), noted: false }, false);
-        if let Some(decisions) = Lines::<NoteRecord>::open(&self.dir.join(DECISIONS))? {
+        if let Some(decisions) = Lines::<NoteRecord>::open(&self.dir, DECISIONS)? {
             told.noted = true;
             let weights = weights(&self.dir)?;
             for record in decisions {
@@ -70,7 +70,7 @@ impl Part {
             }
         }
         let mut ends = String::new();
-        for fate in Lines::<Fate>::open(&self.dir.join(REQUESTS))?.into_iter().flatten() {
+        for fate in self.fates()?.into_iter().flatten() {
             let fate = fate?;
             ids.saw(fate.request());
             if fate.request() == request.0 && told.noted {
@@ -99,7 +99,7 @@ fn decision(record: &NoteRecord, weights: Weights<'_>) -> String {
         RouterNote::Placed(placed) => format!("{head}{}", placement(placed, weights)),
         RouterNote::Migrated { from, to, tokens, why, .. } => {
             let why = match why {
-                MigrationReason::Pays => "it was predicted to pay",
+                MigrationReason::SavesTime => "it was predicted to save time",
                 MigrationReason::Drain => "its engine is drained",
             };
             let kv = if *tokens == 0 { "its KV computed again".into() } else { format!("with the KV of {tokens} tokens") };
@@ -111,9 +111,9 @@ fn decision(record: &NoteRecord, weights: Weights<'_>) -> String {
 }
 
 fn placement(placed: &Placed, weights: Weights<'_>) -> String {
-    let Placed { policy, prompt_tokens, outputs, from, chosen, split, candidates, .. } = placed;
+    let Placed { policy, prompt_tokens, outputs, from, chosen, prefill_only, candidates, .. } = placed;
     let kv = from.map_or(String::new(), |from| format!(", KV on {from}"));
-    let then = if *split { ", which only prefills it" } else { "" };
+    let then = if *prefill_only { ", which only prefills it" } else { "" };
     let mut text = format!(
         "{} placed it on {chosen}{then}: {prompt_tokens} tokens so far, {outputs} to come{kv}; {}\n",
         policy.name(),

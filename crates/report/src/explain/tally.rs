@@ -14,7 +14,7 @@ use crate::simulated::{Latencies, name};
 pub(super) struct Tally {
     pub placements: u64,
     /// Of these, on an engine that only prefills, after which the request moves.
-    pub split: u64,
+    pub prefill_only: u64,
     pub engines: BTreeMap<EngineId, u64>,
     /// Of legs that start with their prompt, and what of it was believed to be cached where they went.
     pub placed_tokens: u64,
@@ -63,7 +63,7 @@ pub(super) struct Term {
 /// Requests that moved while they decoded.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    pub pays: u64,
+    pub saves_time: u64,
     pub drain: u64,
     pub tokens: u64,
     /// Nothing was to be copied: the KV was computed again.
@@ -85,7 +85,7 @@ impl Tally {
             RouterNote::Placed(placed) => self.placed(placed, weights),
             RouterNote::Migrated { tokens, why, .. } => {
                 match why {
-                    MigrationReason::Pays => self.moved.pays += 1,
+                    MigrationReason::SavesTime => self.moved.saves_time += 1,
                     MigrationReason::Drain => self.moved.drain += 1,
                 }
                 self.moved.tokens += u64::from(*tokens);
@@ -120,7 +120,7 @@ impl Tally {
 
     fn placed(&mut self, placed: &Placed, weights: Weights<'_>) {
         self.placements += 1;
-        self.split += u64::from(placed.split);
+        self.prefill_only += u64::from(placed.prefill_only);
         *self.engines.entry(placed.chosen).or_default() += 1;
         let evidence = weights.judge(placed);
         if placed.from.is_none() {

@@ -11,7 +11,7 @@ fn candidate(engine: u16, score: f64, terms: &[(&str, f64)]) -> Candidate {
 
 fn placed(policy: PolicyKind, chosen: u16, candidates: Vec<Candidate>) -> Placed {
     let (request, chosen) = (RequestId(7), EngineId(chosen));
-    Placed { request, policy, prompt_tokens: 100, outputs: 10, from: None, chosen, split: false, candidates }
+    Placed { request, policy, prompt_tokens: 100, outputs: 10, from: None, chosen, prefill_only: false, candidates }
 }
 
 fn weights() -> ScoreSettings {
@@ -45,11 +45,11 @@ fn each_policy_is_judged_by_what_it_goes_by() {
     let late = candidate(1, 90.0, &[("ttft_us", 60.0), ("decode_us", 30.0)]);
     decides(&placed(PolicyKind::PredictedLatency, 0, vec![soon, late]), Decided::By("ttft_us"));
 
-    let ranked = |score, load, depth| candidate(0, score, &[("cached", 64.0), ("load", load), ("depth", depth)]);
-    let other = |score, cached, depth| candidate(1, score, &[("cached", cached), ("load", 9.0), ("depth", depth)]);
+    let ranked = |score, load, depth| candidate(0, score, &[("cached", 64.0), ("demand_us", load), ("queue_depth", depth)]);
+    let other = |score, cached, depth| candidate(1, score, &[("cached", cached), ("demand_us", 9.0), ("queue_depth", depth)]);
     decides(&placed(PolicyKind::CacheAware, 0, vec![ranked(-64.0, 5.0, 1.0), other(-32.0, 32.0, 1.0)]), Decided::By("cached"));
-    decides(&placed(PolicyKind::CacheAware, 0, vec![ranked(5.0, 5.0, 1.0), other(9.0, 64.0, 1.0)]), Decided::By("load"));
-    decides(&placed(PolicyKind::CacheAware, 0, vec![ranked(-64.0, 9.0, 1.0), other(-64.0, 64.0, 2.0)]), Decided::By("depth"));
+    decides(&placed(PolicyKind::CacheAware, 0, vec![ranked(5.0, 5.0, 1.0), other(9.0, 64.0, 1.0)]), Decided::By("demand_us"));
+    decides(&placed(PolicyKind::CacheAware, 0, vec![ranked(-64.0, 9.0, 1.0), other(-64.0, 64.0, 2.0)]), Decided::By("queue_depth"));
 
     let turn = vec![candidate(0, 0.0, &[]), candidate(1, 1.0, &[])];
     decides(&placed(PolicyKind::RoundRobin, 0, turn), Decided::Turns);
@@ -72,7 +72,7 @@ fn folder(notes: &[NoteRecord], requests: &str) -> tempfile::TempDir {
     let lines: String = notes.iter().map(|note| serde_json::to_string(note).unwrap() + "\n").collect();
     std::fs::write(dir.path().join(DECISIONS), lines).unwrap();
     std::fs::write(dir.path().join(REQUESTS), requests).unwrap();
-    std::fs::write(dir.path().join("simulation.json"), r#"{"router": {"score": {"locality": 2.0}}}"#).unwrap();
+    std::fs::write(dir.path().join("simulation.json"), r#"{"schema_version": 2, "router": {"score": {"locality": 2.0}}}"#).unwrap();
     dir
 }
 
@@ -84,7 +84,7 @@ fn two_placements() -> Vec<NoteRecord> {
     let near = || candidate(0, -0.6, &[("locality", 0.3), ("queue", 0.0)]);
     let far = || candidate(1, 0.5, &[("locality", 0.0), ("queue", 0.5)]);
     let first = placed(PolicyKind::Score, 0, vec![near(), far()]);
-    let second = Placed { request: RequestId(9), split: true, ..first.clone() };
+    let second = Placed { request: RequestId(9), prefill_only: true, ..first.clone() };
     let moved = RouterNote::Migrated {
         request: RequestId(9),
         from: EngineId(0),
@@ -104,7 +104,7 @@ fn a_run_is_summed_up_by_arm_and_term() {
     let dir = folder(&two_placements(), FATES);
     let explained = explain(dir.path()).unwrap();
     let [(arm, tally)] = &explained[0].arms[..] else { panic!("{explained:?}") };
-    assert_eq!((arm.as_str(), tally.placements, tally.split, tally.engines[&EngineId(0)]), ("warm", 2, 1, 2));
+    assert_eq!((arm.as_str(), tally.placements, tally.prefill_only, tally.engines[&EngineId(0)]), ("warm", 2, 1, 2));
     assert_eq!((tally.believed_tokens, tally.placed_tokens), (60, 200));
     assert_eq!((tally.cached_tokens, tally.prompt_tokens), (25, 100), "the request that was turned away does not count");
     assert_eq!((tally.moved.drain, tally.moved.computed_again, tally.rejected["no_engine"]), (1, 1, 1));
@@ -139,9 +139,12 @@ fn what_cannot_be_read_is_named_with_its_line_and_mend() {
 
     let dir = folder(&two_placements(), FATES);
     let (path, whole) = (dir.path().join(DECISIONS), std::fs::read_to_string(dir.path().join(DECISIONS)).unwrap());
-    std::fs::write(&path, whole.replacen("\"split\"", "\"splt\"", 1)).unwrap();
+    std::fs::write(&path, whole.replacen("\"prefill_only\"", "\"prefil_only\"", 1)).unwrap();
     for said in [explain(dir.path()).unwrap_err().to_string(), told(dir.path(), RequestId(7)).unwrap_err().to_string()] {
-        assert!(said.contains("decisions.jsonl line 1") && said.contains("split") && said.contains("delete the line"), "{said}");
+        assert!(
+            said.contains("decisions.jsonl line 1") && said.contains("prefill_only") && said.contains("delete the line"),
+            "{said}"
+        );
     }
     // A writer that was stopped leaves a part of its last line.
     std::fs::write(&path, &whole[..whole.len() - 20]).unwrap();

@@ -76,7 +76,7 @@ fn rows(arms: &[(String, Tally)]) -> Vec<(String, Vec<Option<String>>)> {
             share(placed, tally.placements).map(|share| format!("{placed} ({share})"))
         });
     }
-    row("that only prefill there".into(), &|tally| some(tally.split));
+    row("that only prefill there".into(), &|tally| some(tally.prefill_only));
     row("on the least loaded engine, %".into(), &|tally| {
         let (compared, least) = tally.least_loaded();
         share(least, compared)
@@ -92,7 +92,7 @@ fn rows(arms: &[(String, Tally)]) -> Vec<(String, Vec<Option<String>>)> {
     for error in keys(arms, |tally| &tally.failed) {
         row(format!("failed: {error}"), &|tally| Some(tally.failed.get(&error).unwrap_or(&0).to_string()));
     }
-    row("moved while decoding: it pays".into(), &|tally| some(tally.moved.pays));
+    row("moved while decoding: it saves time".into(), &|tally| some(tally.moved.saves_time));
     row("moved while decoding: a drain".into(), &|tally| some(tally.moved.drain));
     row("their tokens of KV".into(), &|tally| some(tally.moved.tokens));
     row("computed again instead".into(), &|tally| some(tally.moved.computed_again));

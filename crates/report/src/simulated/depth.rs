@@ -99,7 +99,7 @@ mod tests {
             running: 1,
             kv_usage: None,
             prefix_hits: None,
-            moves_in: 0,
+            transfers_in: 0,
         }
     }
 

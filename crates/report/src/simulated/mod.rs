@@ -5,6 +5,7 @@
 
 mod depth;
 mod latency;
+mod request;
 mod table;
 mod tally;
 
@@ -16,25 +17,29 @@ use serde::{Deserialize, Serialize};
 use dualpool_types::artifact::PerRole;
 use dualpool_types::{EngineId, PolicyKind, Role};
 
-use super::load::document;
+use super::load::translated;
 use super::{Curve, LoadError};
 
 pub(super) use latency::Latencies;
 pub(super) use tally::name;
 
+pub use request::SimulatedRequest;
 pub use table::table;
 pub use tally::{EngineWork, Tally};
 
 /// Its name in the folder given with `--out`.
 pub const SIMULATION: &str = "simulation.json";
 
+/// One line per request of each arm, beside `simulation.json`.
+pub const SIMULATED_REQUESTS: &str = "simulated_requests.jsonl";
+
 /// Rises when a reader of the old form would misread the new one.
-pub const SIMULATION_SCHEMA: u32 = 1;
+pub const SIMULATION_SCHEMA: u32 = 2;
 
 /// Holds no time of day and no time that the program took: the same seed gives the same bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Simulated {
-    pub schema: u32,
+    pub schema_version: u32,
     /// Always true: these figures were computed from a model, and nothing was measured.
     pub simulated: bool,
     pub dualpool: String,
@@ -80,7 +85,7 @@ pub struct SimulatedArm {
     pub rejected: BTreeMap<String, u64>,
     pub failed: BTreeMap<String, u64>,
     /// Requests that were done within both objectives: their number, their share of all requests, and how many per second.
-    pub good: u64,
+    pub within_objectives: u64,
     pub goodput_share: Option<f64>,
     pub goodput_rps: Option<f64>,
     /// From the first arrival to the last end, in the model's time.
@@ -126,7 +131,7 @@ pub struct SimulatedEngine {
 pub struct Cost {
     pub per_hour: f64,
     pub per_million_output_tokens: Option<f64>,
-    pub good_requests_per_unit: Option<f64>,
+    pub requests_within_objectives_per_unit: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -142,5 +147,5 @@ pub struct Latency {
 
 /// Reads `simulation.json`; none when the folder has none.
 pub fn load_simulation(dir: &Path) -> Result<Option<Simulated>, LoadError> {
-    document(&dir.join(SIMULATION), "repeat the simulation, or use the dualpool version that wrote it")
+    translated(dir, SIMULATION, "repeat the simulation, or use the dualpool version that wrote it")
 }

@@ -76,7 +76,7 @@ const ROWS: [Row; 12] = [
     Row { name: "KV moves", read: |arm| Some(moves(arm)) },
     Row { name: "prefix hits, % of prompt tokens", read: |arm| arm.prefix_hit_share.map(percent) },
     Row { name: "cost per 1M output tokens", read: |arm| arm.cost?.per_million_output_tokens.map(figure) },
-    Row { name: "good requests per unit of cost", read: |arm| arm.cost?.good_requests_per_unit.map(figure) },
+    Row { name: "good requests per unit of cost", read: |arm| arm.cost?.requests_within_objectives_per_unit.map(figure) },
 ];
 
 /// A row that has nothing to say of any arm is left out.

@@ -24,7 +24,7 @@ pub struct EngineWork {
 pub struct Tally {
     requests: u64,
     done: u64,
-    good: u64,
+    within_objectives: u64,
     output_tokens: u64,
     rejected: BTreeMap<String, u64>,
     failed: BTreeMap<String, u64>,
@@ -45,7 +45,7 @@ impl Tally {
         Tally {
             requests: 0,
             done: 0,
-            good: 0,
+            within_objectives: 0,
             output_tokens: 0,
             rejected: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -65,7 +65,7 @@ impl Tally {
     pub fn request(&mut self, record: &RequestRecord) {
         self.requests += 1;
         self.done += u64::from(is_done(record));
-        self.good += u64::from(within_objectives(record));
+        self.within_objectives += u64::from(within_objectives(record));
         self.output_tokens += record.token_us.len() as u64;
         self.first = Some(self.first.unwrap_or(record.arrived_us).min(record.arrived_us));
         self.last = self.last.max(record.ended_us);
@@ -115,16 +115,16 @@ impl Tally {
         let cost = cost_per_hour.zip(spent).map(|(per_hour, spent)| Cost {
             per_hour,
             per_million_output_tokens: (self.output_tokens > 0).then(|| spent * 1e6 / self.output_tokens as f64),
-            good_requests_per_unit: (spent > 0.0).then(|| self.good as f64 / spent),
+            requests_within_objectives_per_unit: (spent > 0.0).then(|| self.within_objectives as f64 / spent),
         });
         SimulatedArm {
             name: arrangement.name.clone(),
             policy: arrangement.policy,
             requests: self.requests,
             done: self.done,
-            goodput_share: share(self.good, self.requests),
-            goodput_rps: per_s(self.good),
-            good: self.good,
+            goodput_share: share(self.within_objectives, self.requests),
+            goodput_rps: per_s(self.within_objectives),
+            within_objectives: self.within_objectives,
             span_s,
             output_tokens: self.output_tokens,
             output_tokens_per_s: per_s(self.output_tokens),

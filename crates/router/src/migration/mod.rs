@@ -132,7 +132,7 @@ impl Migration {
             if let Some((request, flight, to)) = best {
                 self.budget.spend(flight.stay.demand.context);
                 under_way.begins(&flight.stay, Some(to));
-                leave.push((request, Detaching { to: Some(to), why: MigrationReason::Pays }));
+                leave.push((request, Detaching { to: Some(to), why: MigrationReason::SavesTime }));
             }
         }
         leave

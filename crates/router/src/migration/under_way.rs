@@ -84,7 +84,7 @@ mod tests {
         let (mut flights, mut under_way) = (Flights::default(), UnderWay::new(2, 2));
         let leaves = |request, to| {
             let mut flight = Flight::decoding(request, a, 300);
-            flight.stay.detaching = Some(Detaching { to, why: MigrationReason::Pays });
+            flight.stay.detaching = Some(Detaching { to, why: MigrationReason::SavesTime });
             flight
         };
         flights.insert(leaves(0, Some(b)));

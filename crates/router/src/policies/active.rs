@@ -69,6 +69,6 @@ impl ActivePolicy {
         let candidates = self.explanation.as_mut()?.get_mut().take();
         let Ask { prompt_tokens, outputs, .. } = *ask;
         let (policy, chosen, split) = (self.kind, placement.engine(), placement.is_split());
-        Some(RouterNote::Placed(Placed { request, policy, prompt_tokens, outputs, from, chosen, split, candidates }))
+        Some(RouterNote::Placed(Placed { request, policy, prompt_tokens, outputs, from, chosen, prefill_only: split, candidates }))
     }
 }

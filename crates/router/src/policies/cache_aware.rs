@@ -14,7 +14,7 @@ use super::policy::Policy;
 pub(super) struct CacheAware {
     settings: CacheAwareSettings,
     /// By engine: prompt tokens sent there that it had to compute.
-    processed: Vec<u64>,
+    sent: Vec<u64>,
 }
 
 /// Lowest first: less cached, more requests, more tokens so far, a higher index is worse. A lost device is worse than any of it.
@@ -22,12 +22,12 @@ type Rank = (bool, f64, u64, u64, u16);
 
 impl CacheAware {
     pub(super) fn new(settings: &CacheAwareSettings) -> CacheAware {
-        CacheAware { settings: *settings, processed: Vec::new() }
+        CacheAware { settings: *settings, sent: Vec::new() }
     }
 
     fn rank(&self, fleet: &FleetView<'_>, engine: &EngineState, score: f64) -> Rank {
-        let processed = self.processed[engine.id.index()];
-        (engine.device_lost(fleet.now), score, engine.demand.depth(), processed, engine.id.0)
+        let sent = self.sent[engine.id.index()];
+        (engine.device_lost(fleet.now), score, engine.demand.depth(), sent, engine.id.0)
     }
 
     fn least<'a>(&self, fleet: &FleetView<'a>, score: impl Fn(&EngineState) -> f64) -> Option<&'a EngineState> {
@@ -49,12 +49,12 @@ impl CacheAware {
 
     fn says(&self, fleet: &FleetView<'_>, terms: &mut impl Terms, by_cache: bool, cached: impl Fn(&EngineState) -> f64) {
         for engine in fleet.engines.iter().filter(|engine| engine.takes_work()) {
-            let (burden, processed) = (fleet.burden(engine), self.processed[engine.id.index()] as f64);
+            let (burden, sent) = (fleet.burden(engine), self.sent[engine.id.index()] as f64);
             terms.score(engine.id, if by_cache { -cached(engine) } else { burden });
             terms.term(engine.id, "cached", cached(engine));
-            terms.term(engine.id, "depth", engine.demand.depth() as f64);
-            terms.term(engine.id, "load", burden);
-            terms.term(engine.id, "processed", processed);
+            terms.term(engine.id, "queue_depth", engine.demand.depth() as f64);
+            terms.term(engine.id, "demand_us", burden);
+            terms.term(engine.id, "prompt_tokens_sent", sent);
         }
     }
 }
@@ -65,7 +65,7 @@ impl Policy for CacheAware {
     }
 
     fn place(&mut self, fleet: &FleetView<'_>, ask: &Ask) -> Option<Placement> {
-        self.processed.resize(fleet.engines.len(), 0);
+        self.sent.resize(fleet.engines.len(), 0);
         let prompt = f64::from(ask.prompt_tokens);
         let cached = |engine: &EngineState| prompt - fleet.uncached(engine.id, prompt);
         let warmest = self.least(fleet, |engine| -cached(engine))?;
@@ -76,7 +76,7 @@ impl Policy for CacheAware {
             self.says(fleet, &mut *explanation.borrow_mut(), by_cache, cached);
         }
         let chosen = if by_cache { warmest } else { emptiest };
-        self.processed[chosen.id.index()] += fleet.uncached(chosen.id, prompt) as u64;
+        self.sent[chosen.id.index()] += fleet.uncached(chosen.id, prompt) as u64;
         Some(Placement::Whole(chosen.id))
     }
 }

@@ -60,7 +60,7 @@ pub struct Placed {
     pub from: Option<EngineId>,
     pub chosen: EngineId,
     /// The chosen engine only prefills, and the request moves on.
-    pub split: bool,
+    pub prefill_only: bool,
     /// Best first.
     pub candidates: Vec<Candidate>,
 }
@@ -84,7 +84,7 @@ pub enum MigrationReason {
     /// Its engine is drained.
     Drain,
     /// The migration was predicted to save the request more time than it costs the requests at both ends.
-    Pays,
+    SavesTime,
 }
 
 /// A note, with the run it was made in and when, counted from the run's start.

@@ -61,13 +61,13 @@ pub struct LegRecord {
 
 /// What a KV move interrupts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum HandoffKind {
     /// The prompt was prefilled, and the request decodes elsewhere.
     #[default]
-    Prefill,
+    Handoff,
     /// The request was decoding, and goes on doing so elsewhere. From its start to its end is what the client sees as a gap.
-    Live,
+    LiveMigration,
 }
 
 /// One KV move.
@@ -91,7 +91,7 @@ pub struct HandoffRecord {
     pub ended_us: Option<Micros>,
     pub bytes: Bytes,
     /// Contiguous byte runs after coalescing.
-    pub runs: u32,
+    pub byte_ranges: u32,
     /// True when the blocks were not copied and the destination computed the prompt itself.
     pub recomputed: bool,
 }
@@ -112,7 +112,7 @@ pub struct EngineSample {
     pub prefix_hits: Option<u64>,
     /// KV moves into this engine that succeeded, since the start of the run.
     #[serde(default)]
-    pub moves_in: u64,
+    pub transfers_in: u64,
 }
 
 /// A line of `samples.jsonl`. Which kind it is shows from its keys: `engine`, or `gpu`.

@@ -95,7 +95,7 @@ impl OnFleet for Calibration {
         let observed = observe(&runner, session.fleet.engines(), &self.settings, self.settings.workload.seed, share).await?;
         let fitted = observed.fitted().with_context(|| no_steps(&self.settings.engine))?;
         let timing = EngineTiming {
-            schema: ENGINE_TIMING_SCHEMA,
+            schema_version: ENGINE_TIMING_SCHEMA,
             target: EngineCalibration.name().into(),
             id: self.identity.id,
             started_at: self.identity.started_at,
@@ -173,10 +173,10 @@ impl Observed {
         let [copy_us, copy_us_per_token] = crate::fit::fit(&copies).unwrap_or([0.0; 2]);
         let round_trip_us = quantile(&sorted(self.round_trips_us.iter().copied()), 0.5).unwrap_or(0.0).max(0.0);
         let timing = Timing { round_trip_us, copy_us, copy_us_per_token, ..steps };
-        let held_out = held_out.into_iter().map(|(stage, steps)| {
+        let held_out = held_out.into_iter().map(|(workload, steps)| {
             let errors = fit::errors(&timing, &steps);
             HeldOut {
-                stage: stage.clone(),
+                workload: workload.clone(),
                 steps: steps.len() as u64,
                 error_median: quantile(&errors, 0.5),
                 error_p90: quantile(&errors, 0.9),

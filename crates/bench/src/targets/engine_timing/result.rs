@@ -6,12 +6,12 @@ use dualpool_model::VirtualSettings;
 use dualpool_types::artifact::Environment;
 
 /// The version of the file's keys.
-pub const ENGINE_TIMING_SCHEMA: u32 = 1;
+pub const ENGINE_TIMING_SCHEMA: u32 = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineTiming {
-    pub schema: u32,
+    pub schema_version: u32,
     pub target: String,
     pub id: String,
     /// UTC, RFC 3339.
@@ -26,11 +26,11 @@ pub struct EngineTiming {
     pub held_out: Vec<HeldOut>,
 }
 
-/// How far the timing is off the steps of one stage that the fit has not seen: |predicted - measured| / measured.
+/// How far the timing is off the steps of one workload that the fit has not seen: |predicted - measured| / measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldOut {
-    pub stage: String,
+    pub workload: String,
     pub steps: u64,
     /// None where no step was held out.
     pub error_median: Option<f64>,

@@ -24,7 +24,8 @@ pub fn table(timing: &EngineTiming, columns: u16) -> String {
     ];
     let cost = |(what, us, unit): (&str, f64, &str)| vec![what.into(), format!("{us:.1}"), unit.into()];
     let share = |share: Option<f64>| share.map_or("-".into(), |share| format!("{:.1}", share * 100.0));
-    let stage = |held: &HeldOut| vec![held.stage.clone(), held.steps.to_string(), share(held.error_median), share(held.error_p90)];
+    let workload =
+        |held: &HeldOut| vec![held.workload.clone(), held.steps.to_string(), share(held.error_median), share(held.error_p90)];
     format!(
         "{} {} - {}, {} on {}: {} steps\n\n{}\nsteps that the fit has not seen\n\n{}",
         timing.target,
@@ -34,6 +35,6 @@ pub fn table(timing: &EngineTiming, columns: u16) -> String {
         environment.cpu,
         timing.steps,
         rendered(&["costs", "", ""], costs.into_iter().map(cost).collect(), columns),
-        rendered(&["stage", "steps", "off by p50 %", "p90 %"], timing.held_out.iter().map(stage).collect(), columns),
+        rendered(&["workload", "steps", "off by p50 %", "p90 %"], timing.held_out.iter().map(workload).collect(), columns),
     )
 }

@@ -1,5 +1,5 @@
 //! The target `migration_cost` (`dualpool calibrate`): what copies of KV cost between the devices of this machine, by the size of their
-//! runs, the number of runs and the class of copy. It needs no engines: it copies between memories of its own, by the plans and the
+//! ranges, the number of ranges and the class of copy. It needs no engines: it copies between memories of its own, by the plans and the
 //! transports that hand-offs use.
 
 mod fit;
@@ -42,7 +42,7 @@ impl Target for CopyCalibration {
     }
 
     fn about(&self) -> &'static str {
-        "what copying KV costs between the devices of this machine, by size, number of runs and way to copy; needs no engines"
+        "what copying KV costs between the devices of this machine, by size, number of ranges and way to copy; needs no engines"
     }
 
     fn file(&self) -> Option<&'static str> {
@@ -109,7 +109,7 @@ impl Alone for Calibration {
         }
         let artifact = identity.dir.join(FILE);
         let cost = MigrationCost {
-            schema: MIGRATION_COST_SCHEMA,
+            schema_version: MIGRATION_COST_SCHEMA,
             target: CopyCalibration.name().into(),
             id: identity.id,
             started_at: identity.started_at,
@@ -179,7 +179,7 @@ fn concluded(from: &Spot, to: &Spot, classes: &[CopyClass], measured: Measured) 
     let Measured { large, points, held_out } = measured;
     let classes = classes.iter().map(|&class| fitted(class, &points, &held_out)).collect::<anyhow::Result<Vec<Class>>>()?;
     let costs = LinkCost::new(classes.iter().map(|class| (class.class, class.cost)).collect())?;
-    let predicted = |point: &Point| costs.classes()[&point.class].predict_us(point.bytes, point.runs);
+    let predicted = |point: &Point| costs.classes()[&point.class].predict_us(point.bytes, point.ranges);
     let held_out: Vec<HeldOut> =
         held_out.into_iter().map(|measured| HeldOut { predicted_us: predicted(&measured), measured }).collect();
     let errors = sorted(held_out.iter().map(|h| (h.predicted_us / h.measured.total_us() - 1.0).abs()));
@@ -209,7 +209,7 @@ fn measure(transport: &mut dyn Transport, scale: &Scale, seed: u64, round: &mut 
     let shapes: Vec<Shape> = grid.iter().chain(&held_out).chain([&large]).copied().collect();
     let points = sweep::sweep(transport, &shapes, scale, seed, round)?;
     let of = |shapes: &[Shape]| {
-        let shape = |point: &Point| Shape { run: point.run_bytes, runs: point.runs };
+        let shape = |point: &Point| Shape { range_bytes: point.range_bytes, ranges: point.ranges };
         points.iter().filter(|point| shapes.contains(&shape(point))).cloned().collect::<Vec<_>>()
     };
     Ok(Measured { large: of(&[large]), held_out: of(&held_out), points: of(&grid) })
@@ -234,19 +234,19 @@ fn fitted(class: CopyClass, points: &[Point], held_out: &[Point]) -> anyhow::Res
 
 /// A hand-off waits for the plan as well.
 fn observed(point: &Point) -> Observed {
-    Observed { bytes: point.bytes, runs: point.runs, us: point.total_us() }
+    Observed { bytes: point.bytes, ranges: point.ranges, us: point.total_us() }
 }
 
 /// For every shape of the grid the class that a mover would take, and the one that was fastest.
 fn choices(costs: &LinkCost, points: &[Point]) -> Vec<Choice> {
-    let mut shapes: Vec<(Bytes, u32)> = points.iter().map(|point| (point.run_bytes, point.runs)).collect();
-    shapes.sort_by_key(|(run, runs)| (run.0, *runs));
+    let mut shapes: Vec<(Bytes, u32)> = points.iter().map(|point| (point.range_bytes, point.ranges)).collect();
+    shapes.sort_by_key(|(range_bytes, ranges)| (range_bytes.0, *ranges));
     shapes.dedup();
-    let choice = |(run_bytes, runs): (Bytes, u32)| {
-        let of_shape = points.iter().filter(|point| (point.run_bytes, point.runs) == (run_bytes, runs));
+    let choice = |(range_bytes, ranges): (Bytes, u32)| {
+        let of_shape = points.iter().filter(|point| (point.range_bytes, point.ranges) == (range_bytes, ranges));
         let fastest = of_shape.min_by(|a, b| a.total_us().total_cmp(&b.total_us()))?.class;
-        let (chosen, _) = costs.choose(Bytes(run_bytes.0 * u64::from(runs)), runs);
-        Some(Choice { run_bytes, runs, chosen, fastest })
+        let (chosen, _) = costs.choose(Bytes(range_bytes.0 * u64::from(ranges)), ranges);
+        Some(Choice { range_bytes, ranges, chosen, fastest })
     };
     shapes.into_iter().filter_map(choice).collect()
 }

@@ -1,4 +1,4 @@
-//! Which plans are measured: a grid of run sizes and numbers of runs that the cost is fitted to, and others, of sizes between, that tell
+//! Which plans are measured: a grid of range sizes and numbers of ranges that the cost is fitted to, and others, of sizes between, that tell
 //! how well it predicts what it has not seen.
 
 use rand::Rng as _;
@@ -8,16 +8,16 @@ use dualpool_kv::wire::{Group, Layer, MemoryKind, Register};
 use dualpool_kv::{BlockPair, KvMap, MapError};
 use dualpool_types::{BlockId, Bytes, EngineId, Rng, seeded};
 
-/// So many separate runs of so many bytes each.
+/// So many separate byte ranges of so many bytes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shape {
-    pub run: Bytes,
-    pub runs: u32,
+    pub range_bytes: Bytes,
+    pub ranges: u32,
 }
 
 impl Shape {
     pub fn bytes(&self) -> Bytes {
-        Bytes(self.run.0 * u64::from(self.runs))
+        Bytes(self.range_bytes.0 * u64::from(self.ranges))
     }
 }
 
@@ -39,30 +39,30 @@ impl Scale {
     pub const QUICK: Scale = Scale { repeats: 7, ..Scale::FULL };
 
     pub fn ceiling(&self) -> Shape {
-        Shape { run: self.plan_max, runs: 1 }
+        Shape { range_bytes: self.plan_max, ranges: 1 }
     }
 }
 
-const RUN_BYTES: [u64; 8] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
-const RUNS: [u32; 7] = [1, 4, 16, 64, 256, 1024, 4096];
+const RANGE_BYTES: [u64; 8] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+const RANGES: [u32; 7] = [1, 4, 16, 64, 256, 1024, 4096];
 /// Held-out sizes are multiples of this, as KV of any model is.
 const SIZE_STEP: u64 = 256;
 
 pub fn grid(scale: &Scale) -> Vec<Shape> {
-    let all = RUN_BYTES.iter().flat_map(|&run| RUNS.iter().map(move |&runs| Shape { run: Bytes(run), runs }));
+    let all = RANGE_BYTES.iter().flat_map(|&bytes| RANGES.iter().map(move |&ranges| Shape { range_bytes: Bytes(bytes), ranges }));
     all.filter(|shape| shape.bytes() <= scale.plan_max).collect()
 }
 
-/// Plans whose run size is in no plan of the grid.
+/// Plans whose range size is in no plan of the grid.
 pub fn held_out(scale: &Scale, seed: u64) -> Vec<Shape> {
     let mut rng = seeded(seed, "held-out plans");
     let mut shapes = Vec::new();
     while shapes.len() < scale.held_out as usize {
-        let run =
-            (rng.random_range((RUN_BYTES[0] as f64).ln()..(RUN_BYTES[7] as f64).ln()).exp() / SIZE_STEP as f64) as u64 * SIZE_STEP;
-        let runs = rng.random_range(0.0..f64::from(RUNS[6]).ln()).exp() as u32;
-        let shape = Shape { run: Bytes(run), runs };
-        if run > 0 && !RUN_BYTES.contains(&run) && shape.bytes() <= scale.plan_max {
+        let bytes = (rng.random_range((RANGE_BYTES[0] as f64).ln()..(RANGE_BYTES[7] as f64).ln()).exp() / SIZE_STEP as f64) as u64
+            * SIZE_STEP;
+        let ranges = rng.random_range(0.0..f64::from(RANGES[6]).ln()).exp() as u32;
+        let shape = Shape { range_bytes: Bytes(bytes), ranges };
+        if bytes > 0 && !RANGE_BYTES.contains(&bytes) && shape.bytes() <= scale.plan_max {
             shapes.push(shape);
         }
     }
@@ -71,15 +71,15 @@ pub fn held_out(scale: &Scale, seed: u64) -> Vec<Shape> {
 
 /// A KV layout in which a plan over blocks that are no neighbours has exactly this shape.
 pub fn map(engine: EngineId, shape: &Shape, scale: &Scale) -> Result<KvMap, MapError> {
-    let (run, memory) = (shape.run.0, scale.memory.0);
+    let (range, memory) = (shape.range_bytes.0, scale.memory.0);
     let layer = Layer {
         name: "calibration".into(),
         group: 0,
         dtype: "uint8".into(),
         base: 0,
-        block_stride: run,
-        blocks: (memory / run) as u32,
-        ranges: vec![(0, run)],
+        block_stride: range,
+        blocks: (memory / range) as u32,
+        ranges: vec![(0, range)],
     };
     let register = Register {
         memory: MemoryKind::Shm { bytes: memory },
@@ -92,9 +92,9 @@ pub fn map(engine: EngineId, shape: &Shape, scale: &Scale) -> Result<KvMap, MapE
 }
 
 /// Blocks drawn at random, no two of them neighbours: even ones only.
-pub fn pairs(source_blocks: u32, target_blocks: u32, runs: u32, rng: &mut Rng) -> Vec<BlockPair> {
+pub fn pairs(source_blocks: u32, target_blocks: u32, ranges: u32, rng: &mut Rng) -> Vec<BlockPair> {
     let mut even = |blocks: u32| {
-        let mut picked = rand::seq::index::sample(rng, blocks.div_ceil(2) as usize, runs as usize).into_vec();
+        let mut picked = rand::seq::index::sample(rng, blocks.div_ceil(2) as usize, ranges as usize).into_vec();
         picked.shuffle(rng);
         picked.into_iter().map(|i| BlockId(2 * i as u32))
     };
@@ -112,10 +112,10 @@ mod tests {
         let mut rng = seeded(1, "plans");
         for shape in grid(&scale).into_iter().chain(held_out(&scale, 1)).chain([scale.ceiling()]) {
             let (source, target) = (map(EngineId(0), &shape, &scale).unwrap(), map(EngineId(1), &shape, &scale).unwrap());
-            let pairs = pairs(source.groups[0].blocks, target.groups[0].blocks, shape.runs, &mut rng);
+            let pairs = pairs(source.groups[0].blocks, target.groups[0].blocks, shape.ranges, &mut rng);
             let spans = copy_plan(&source, &target, &[pairs]).unwrap();
-            assert_eq!((spans.len(), total_bytes(&spans)), (shape.runs as usize, shape.bytes().0), "{shape:?}");
-            assert!(spans.iter().all(|span| span.length == shape.run.0), "{shape:?}");
+            assert_eq!((spans.len(), total_bytes(&spans)), (shape.ranges as usize, shape.bytes().0), "{shape:?}");
+            assert!(spans.iter().all(|span| span.length == shape.range_bytes.0), "{shape:?}");
         }
     }
 
@@ -123,6 +123,6 @@ mod tests {
     fn held_out_plans_are_of_sizes_that_the_grid_has_not() {
         let (grid, held_out) = (grid(&Scale::FULL), held_out(&Scale::FULL, 1));
         assert_eq!(held_out.len(), Scale::FULL.held_out as usize);
-        assert!(held_out.iter().all(|shape| grid.iter().all(|known| known.run != shape.run)));
+        assert!(held_out.iter().all(|shape| grid.iter().all(|known| known.range_bytes != shape.range_bytes)));
     }
 }

@@ -9,12 +9,12 @@ use dualpool_types::Bytes;
 use super::sweep::Point;
 
 /// The version of the file's keys.
-pub const MIGRATION_COST_SCHEMA: u32 = 1;
+pub const MIGRATION_COST_SCHEMA: u32 = 2;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MigrationCost {
-    pub schema: u32,
+    pub schema_version: u32,
     pub target: String,
     pub id: String,
     /// UTC, RFC 3339.
@@ -71,8 +71,8 @@ pub struct HeldOut {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
-    pub run_bytes: Bytes,
-    pub runs: u32,
+    pub range_bytes: Bytes,
+    pub ranges: u32,
     pub chosen: CopyClass,
     pub fastest: CopyClass,
 }
@@ -90,7 +90,7 @@ impl MigrationCost {
             })
         };
         Ok(CopyCosts {
-            schema: dualpool_kv::COPY_COSTS_SCHEMA,
+            schema_version: dualpool_kv::COPY_COSTS_SCHEMA,
             layout: dualpool_kv::COPY_LAYOUT,
             dualpool: self.dualpool.clone(),
             measured_at: self.started_at.clone(),

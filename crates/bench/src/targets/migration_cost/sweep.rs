@@ -24,8 +24,8 @@ pub enum SweepError {
     Plan(#[from] CopyPlanError),
     #[error("which classes of copy there are cannot be found out: {0}")]
     Classes(TransportError),
-    #[error("copying {runs} runs of {run} in class `{class}`: {source}")]
-    Copy { runs: u32, run: Bytes, class: CopyClass, source: TransportError },
+    #[error("copying {ranges} ranges of {range_bytes} in class `{class}`: {source}")]
+    Copy { ranges: u32, range_bytes: Bytes, class: CopyClass, source: TransportError },
 }
 
 /// One shape in one class. Times are medians over the repeats, in microseconds.
@@ -33,8 +33,8 @@ pub enum SweepError {
 #[serde(deny_unknown_fields)]
 pub struct Point {
     pub class: CopyClass,
-    pub run_bytes: Bytes,
-    pub runs: u32,
+    pub range_bytes: Bytes,
+    pub ranges: u32,
     pub bytes: Bytes,
     /// Making the plan from the two maps.
     pub plan_us: f64,
@@ -93,7 +93,7 @@ pub fn sweep(
         }
     }
     let mut points: Vec<Point> = cases.iter().map(Case::point).collect();
-    points.sort_by_key(|point| (point.class, point.run_bytes.0, point.runs));
+    points.sort_by_key(|point| (point.class, point.range_bytes.0, point.ranges));
     Ok(points)
 }
 
@@ -106,13 +106,13 @@ fn time(
     rng: &mut Rng,
 ) -> Result<(f64, f64), SweepError> {
     let (source, target) = (plans::map(FROM, shape, scale)?, plans::map(TO, shape, scale)?);
-    let pairs = [plans::pairs(source.groups[0].blocks, target.groups[0].blocks, shape.runs, rng)];
+    let pairs = [plans::pairs(source.groups[0].blocks, target.groups[0].blocks, shape.ranges, rng)];
     let begun = Instant::now();
     let spans = copy_plan(&source, &target, &pairs)?;
     let planned = Instant::now();
     let copied = transport.copy_as(class, &spans, FROM, TO, &Stop::default());
     let over = Instant::now();
-    copied.map_err(|source| SweepError::Copy { runs: shape.runs, run: shape.run, class, source })?;
+    copied.map_err(|source| SweepError::Copy { ranges: shape.ranges, range_bytes: shape.range_bytes, class, source })?;
     Ok(((planned - begun).as_secs_f64() * 1e6, (over - planned).as_secs_f64() * 1e6))
 }
 
@@ -123,8 +123,8 @@ impl Case {
         let at = |share| quantile(&copies, share).unwrap_or(0.0);
         Point {
             class: self.class,
-            run_bytes: self.shape.run,
-            runs: self.shape.runs,
+            range_bytes: self.shape.range_bytes,
+            ranges: self.shape.ranges,
             bytes: self.shape.bytes(),
             plan_us: quantile(&sorted(repeats.iter().map(|time| time.0)), 0.5).unwrap_or(0.0),
             copy_us: at(0.5),

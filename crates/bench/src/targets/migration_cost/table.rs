@@ -32,7 +32,7 @@ fn of_link(link: &Link, columns: u16, text: &mut String) {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "\n{} -> {} over {}: ceiling {ceiling} GB/s{large}\n", link.from, link.to, link.transport);
     text.push_str(&rendered(
-        &["class", "run", "runs", "bytes", "copy us", "spread %", "GB/s", "% of ceiling", "plan us"],
+        &["class", "range", "ranges", "bytes", "copy us", "spread %", "GB/s", "% of ceiling", "plan us"],
         link.points.iter().map(|point| row(point, link.ceiling_bytes_per_s)).collect(),
         columns,
     ));
@@ -51,7 +51,7 @@ fn of_link(link: &Link, columns: u16, text: &mut String) {
             format!("{} / {}", percent(class.held_out_error_median), percent(class.held_out_error_p90)),
         ]
     };
-    let headings = ["class", "submit us", "smallest plan us", "us per run", "GB/s", "fit error %", "unseen p50 / p90 %"];
+    let headings = ["class", "submit us", "smallest plan us", "us per range", "GB/s", "fit error %", "unseen p50 / p90 %"];
     text.push_str(&rendered(&headings, link.classes.iter().map(fit).collect(), columns));
     let same = link.choices.iter().filter(|choice| choice.chosen == choice.fastest).count();
     let _ = writeln!(
@@ -66,8 +66,8 @@ fn of_link(link: &Link, columns: u16, text: &mut String) {
 fn row(point: &Point, ceiling: f64) -> Vec<String> {
     vec![
         point.class.to_string(),
-        point.run_bytes.to_string(),
-        point.runs.to_string(),
+        point.range_bytes.to_string(),
+        point.ranges.to_string(),
         point.bytes.to_string(),
         figure(point.copy_us),
         percent(point.spread),

@@ -107,7 +107,7 @@ impl OnFleet for Check {
         }
         self.folder.end_samples()?;
         let result = SimFidelity {
-            schema: SIM_FIDELITY_SCHEMA,
+            schema_version: SIM_FIDELITY_SCHEMA,
             target: FidelityCheck.name().into(),
             id: self.folder.id().into(),
             started_at: self.folder.started_at().into(),

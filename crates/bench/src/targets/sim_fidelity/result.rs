@@ -9,12 +9,12 @@ use dualpool_types::artifact::Environment;
 use crate::targets::engine_timing::HeldOut;
 
 /// The version of the file's keys.
-pub const SIM_FIDELITY_SCHEMA: u32 = 1;
+pub const SIM_FIDELITY_SCHEMA: u32 = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SimFidelity {
-    pub schema: u32,
+    pub schema_version: u32,
     pub target: String,
     pub id: String,
     /// UTC, RFC 3339.

@@ -109,7 +109,7 @@ struct Asked {
     /// Note the terms of every candidate of every placement, for `dualpool explain`; with --out.
     #[arg(long, requires = "out")]
     explain: bool,
-    /// Leave simulation.json, requests.jsonl and decisions.jsonl in this folder.
+    /// Leave simulation.json, simulated_requests.jsonl and decisions.jsonl in this folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Set any of the router's settings, such as router.max_in_flight=100; repeatable.
@@ -204,7 +204,7 @@ impl Modelled {
     fn simulated(&self, trace: Option<Replayed>, arms: Vec<SimulatedArm>) -> Simulated {
         let Modelled { asked, scenario, router, source, .. } = self;
         Simulated {
-            schema: SIMULATION_SCHEMA,
+            schema_version: SIMULATION_SCHEMA,
             simulated: true,
             dualpool: env!("CARGO_PKG_VERSION").into(),
             scenario: scenario.name.clone(),

@@ -1,18 +1,17 @@
 //! Lines of JSON to standard output and files in a folder, whichever are wanted.
 
-use std::fs::{File, OpenOptions, create_dir_all};
+use std::fs::{File, create_dir_all};
 use std::io::{BufWriter, ErrorKind, Stdout, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Serialize;
 
-use dualpool_report::measure::{longest_itl_ms, within_objectives};
-use dualpool_report::simulated::{SIMULATION, Simulated};
-use dualpool_types::records::{NoteRecord, Outcome, RequestRecord, replace_json};
-use dualpool_types::{Class, EngineId, Failure, Micros};
+use dualpool_report::simulated::{SIMULATED_REQUESTS, SIMULATION, Simulated, SimulatedRequest};
+use dualpool_types::Failure;
+use dualpool_types::records::{NoteRecord, RequestRecord, replace_json};
 
-use crate::folder::FolderError;
+use crate::folder::{DECISIONS, FolderError, create_records};
 
 pub struct Output {
     lines: Option<BufWriter<Stdout>>,
@@ -26,29 +25,6 @@ struct Folder {
     decisions: Option<BufWriter<File>>,
 }
 
-/// What is kept of a request: its figures, without its tokens.
-#[derive(Serialize)]
-struct RequestLine<'a> {
-    kind: &'static str,
-    simulated: bool,
-    arm: &'a str,
-    index: u32,
-    class: Class,
-    prompt_tokens: u32,
-    output_tokens: usize,
-    arrived_us: Micros,
-    ttft_us: Option<Micros>,
-    itl_us_max: Micros,
-    ended_us: Micros,
-    good: bool,
-    /// The engines it was on, in order.
-    engines: Vec<EngineId>,
-    /// Prompt tokens that its first engine had in its prefix cache.
-    cached_tokens: u32,
-    kv_moves: usize,
-    outcome: &'a Outcome,
-}
-
 #[derive(Serialize)]
 struct NoteLine<'a> {
     kind: &'static str,
@@ -56,34 +32,12 @@ struct NoteLine<'a> {
     note: &'a NoteRecord,
 }
 
+/// A record of a file as a line of standard output.
 #[derive(Serialize)]
-struct SummaryLine<'a> {
+struct Line<'a, T> {
     kind: &'static str,
     #[serde(flatten)]
-    simulated: &'a Simulated,
-}
-
-impl<'a> RequestLine<'a> {
-    fn of(record: &'a RequestRecord) -> RequestLine<'a> {
-        RequestLine {
-            kind: "request",
-            simulated: true,
-            arm: &record.arm,
-            index: record.index,
-            class: record.class,
-            prompt_tokens: record.prompt_tokens,
-            output_tokens: record.token_us.len(),
-            arrived_us: record.arrived_us,
-            ttft_us: record.token_us.first().map(|&at| at - record.arrived_us),
-            itl_us_max: Micros::from_ms(longest_itl_ms(record)),
-            ended_us: record.ended_us,
-            good: within_objectives(record),
-            engines: record.legs.iter().map(|leg| leg.engine).collect(),
-            cached_tokens: record.legs.first().map_or(0, |leg| leg.cached_tokens),
-            kv_moves: record.handoffs.iter().filter(|handoff| !handoff.recomputed).count(),
-            outcome: &record.outcome,
-        }
-    }
+    of: &'a T,
 }
 
 impl Output {
@@ -97,9 +51,9 @@ impl Output {
         if self.lines.is_none() && self.folder.is_none() {
             return Ok(());
         }
-        let line = RequestLine::of(record);
-        self.say(&line)?;
-        self.folder.as_mut().map_or(Ok(()), |folder| folder.wrote(|folder| write(&mut folder.requests, &line)))
+        let request = SimulatedRequest::of(record);
+        self.say(&Line { kind: "request", of: &request })?;
+        self.folder.as_mut().map_or(Ok(()), |folder| folder.wrote(|folder| write(&mut folder.requests, &request)))
     }
 
     pub fn note(&mut self, note: &NoteRecord) -> Result<(), Failure> {
@@ -109,7 +63,7 @@ impl Output {
 
     /// The figures, and the end of all files.
     pub fn finish(mut self, simulated: &Simulated) -> Result<(), Failure> {
-        self.say(&SummaryLine { kind: "summary", simulated })?;
+        self.say(&Line { kind: "summary", of: simulated })?;
         if let Some(lines) = &mut self.lines {
             shown(lines.flush())?;
         }
@@ -139,19 +93,15 @@ fn shown(written: std::io::Result<()>) -> Result<(), Failure> {
 impl Folder {
     fn create(dir: &Path) -> Result<Folder, FolderError> {
         let path = dir.to_path_buf();
-        let failed = |source: std::io::Error| match source.kind() {
-            ErrorKind::AlreadyExists => FolderError::Taken { path: path.clone() },
-            _ => FolderError::Write { path: path.clone(), source },
-        };
         create_dir_all(dir).map_err(|source| FolderError::Write { path: path.clone(), source })?;
-        let requests = OpenOptions::new().write(true).create_new(true).open(dir.join("requests.jsonl")).map_err(failed)?;
-        Ok(Folder { dir: path, requests: BufWriter::new(requests), decisions: None })
+        let requests = create_records(dir, SIMULATED_REQUESTS)?;
+        Ok(Folder { dir: path, requests, decisions: None })
     }
 
     fn note(&mut self, note: &NoteRecord) -> std::io::Result<()> {
         let file = match self.decisions.take() {
             Some(file) => file,
-            None => BufWriter::new(File::create(self.dir.join("decisions.jsonl"))?),
+            None => BufWriter::new(File::create(self.dir.join(DECISIONS))?),
         };
         write(self.decisions.insert(file), note)
     }

@@ -87,7 +87,7 @@ impl Picture {
             depths: arm.queue_depth.iter().map(|(&role, points)| (role, points.iter().map(|p| (p[0], p[1])).collect())).collect(),
             ttft_p95: arm.ttft_ms.p95,
             goodput_share: arm.goodput_share,
-            good_per_cost: arm.cost.and_then(|cost| cost.good_requests_per_unit),
+            good_per_cost: arm.cost.and_then(|cost| cost.requests_within_objectives_per_unit),
         };
         Picture {
             titles: vec![format!("SIMULATED: {}, {}, seed {}", simulated.scenario, simulated.workload, simulated.seed)],
