@@ -5,4 +5,5 @@ pub mod fake_cuda;
 pub mod fakes;
 pub mod faults;
 pub mod program;
+pub mod schemas;
 pub mod virtual_pair;
