@@ -94,6 +94,14 @@ fn the_schema_refuses_what_is_not_a_summary() {
     };
     assert_eq!(violations(&summary("better")), Vec::<String>::new());
     assert_eq!(violations(&summary("great")).len(), 1);
+    let mut more = summary("better");
+    more["more"] = 1.into();
+    assert_eq!(violations(&more).len(), 1);
+    let note = serde_json::json!({"arm": "a", "repetition": 0, "at_us": 1, "kind": "drained", "engine": 0});
+    assert_eq!(schemas::violations("decisions.jsonl", &note), Vec::<String>::new());
+    let mut more = note.clone();
+    more["tokens"] = 1.into();
+    assert_eq!(schemas::violations("decisions.jsonl", &more).len(), 1, "no key of another kind");
 }
 
 #[test]

@@ -1,5 +1,4 @@
 //! The schemas of all artifacts in `docs/schemas`, made from the very types that the files are written from.
-//! `UPDATE_DOCS=1 cargo test -p dualpool-bench schemas` writes them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -20,6 +19,8 @@ use crate::targets::engine_timing::{ENGINE_TIMING_SCHEMA, EngineTiming};
 use crate::targets::migration_cost::{MIGRATION_COST_SCHEMA, MigrationCost};
 use crate::targets::sim_fidelity::{SIM_FIDELITY_SCHEMA, SimFidelity};
 use crate::{expectations, profile};
+
+const WRITES: &str = "UPDATE_DOCS=1 cargo test -p dualpool-bench schemas";
 
 /// By the name of the file.
 fn all() -> [(&'static str, Value); 15] {
@@ -63,6 +64,7 @@ fn schema<T: JsonSchema>(title: String) -> Value {
     }
     finish(&mut schema, false);
     schema["title"] = title.into();
+    schema["$comment"] = format!("Made from the types in the code: `{WRITES}` writes this file.").into();
     schema
 }
 
@@ -97,8 +99,31 @@ fn finish(schema: &mut Value, part: bool) {
             finish(schema, false);
         }
     }
-    let properties = object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten();
-    properties.for_each(|(_, schema)| finish(schema, false));
+    let required = object.get("required").cloned().unwrap_or_default();
+    let required = |key: &str| required.as_array().is_some_and(|keys| keys.iter().any(|name| name == key));
+    for (key, schema) in object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        finish(schema, false);
+        if !required(key) {
+            never_null(schema);
+        }
+    }
+}
+
+/// For a key that is left out where it has no value.
+fn never_null(schema: &mut Value) {
+    if let Some([kind, null]) = schema["type"].as_array().map(Vec::as_slice)
+        && null == "null"
+    {
+        schema["type"] = kind.clone();
+    }
+    if let Some([Value::Object(kind), null]) = schema["anyOf"].as_array().map(Vec::as_slice)
+        && null["type"] == "null"
+    {
+        let kind = kind.clone();
+        let object = schema.as_object_mut().expect("it has a key");
+        object.remove("anyOf");
+        object.extend(kind);
+    }
 }
 
 /// Keywords that make a schema of several.
@@ -125,11 +150,7 @@ fn the_schemas_are_those_of_the_types_that_are_written() {
             fs::write(&path, &text).unwrap();
         }
         let written = fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            written == text,
-            "{} is stale: `UPDATE_DOCS=1 cargo test -p dualpool-bench schemas` writes it anew",
-            path.display()
-        );
+        assert!(written == text, "{} is stale: `{WRITES}` writes it anew", path.display());
     }
 }
 

@@ -1,4 +1,4 @@
-//! The artifacts of a run: `run.json` and `summary.json` (`requests.jsonl` and `samples.jsonl` hold `telemetry` records). The
+//! The artifacts of a run: `run.json` and `summary.json` (lines of the other files are in `records`). The
 //! harness writes them and the report reads them; `docs/artifacts.md` and `docs/schemas` describe them for users.
 
 use std::collections::BTreeMap;
