@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 use crate::support::program::{self, root, text};
+use crate::support::schemas;
 
 /// The program in a folder of its own, so that no settings file and no environment of the tester reaches it.
 struct Dualpool {
@@ -154,7 +155,7 @@ fn a_calibration_is_measured_written_and_read_by_name() {
     let output = calibrate.output();
     let shown = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    for word in ["ceiling", "GB/s", "submit us", "us per run", "unseen p50", "artifacts/migration_cost/calibration.json"] {
+    for word in ["ceiling", "GB/s", "submit us", "us per range", "unseen p50", "artifacts/migration_cost/calibration.json"] {
         assert!(shown.contains(word), "`{word}` is missing in: {shown}");
     }
     let json = calibrate.again(&["run", "migration_cost", "--quick", "--device", "cpu", "--json", "--out", "here"]).prints();
@@ -165,6 +166,8 @@ fn a_calibration_is_measured_written_and_read_by_name() {
     calibrate.again(&["calibrate", "--quick", "--device", "cpu", "--out", "here"]).refuses(2, &["already holds a run", "here"]);
 
     // Another machine's is refused before any engine starts.
+    assert_eq!(schemas::all_fit(&calibrate.folder.path().join("artifacts/migration_cost")), ["calibration.json"]);
+    assert_eq!(schemas::all_fit(&calibrate.folder.path().join("here")), ["migration_cost.json"]);
     let path = calibrate.folder.path().join("artifacts/migration_cost/calibration.json");
     let mut other: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     other["machine"]["cpu"] = "Z80".into();

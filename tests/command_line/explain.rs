@@ -6,6 +6,7 @@ use dualpool_router::ScoreSettings;
 use dualpool_types::records::{NoteRecord, Placed, RouterNote};
 
 use crate::support::program::{dualpool, prints, text};
+use crate::support::schemas;
 
 #[track_caller]
 fn refused(folder: &Path, args: &[&str], code: i32) -> String {
@@ -41,6 +42,8 @@ fn a_virtual_run_is_explained_by_workload_arm_and_request() {
     let words = ["== prefix_sessions ==", "dynamic_router, policy score: ", "round_robin_control", "on the least loaded engine, %"];
     has(&shown, &words);
 
+    let fit = schemas::all_fit(&here.path().join("here/prefix_sessions"));
+    assert!(fit.iter().any(|name| name == "decisions.jsonl"), "{fit:?}");
     let placed = placements(&here.path().join("here/prefix_sessions/decisions.jsonl"));
     let (arm, last) = placed.last().unwrap();
     let told = prints(here.path(), &["explain", "here", "--request", &last.request.0.to_string()]);
@@ -55,6 +58,8 @@ fn a_simulation_is_explained_with_its_pools_and_rejections() {
     let serve = ["simulate", "--requests", "80", "--policy", "dual_pool,score,cache_aware", "--out", "out"];
     prints(here.path(), &[&serve[..], &["--explain", "--set", "router.max_in_flight=20"]].concat());
     let shown = prints(here.path(), &["explain", "out"]);
+    let fit = schemas::all_fit(&here.path().join("out"));
+    assert_eq!(fit, ["decisions.jsonl", "simulated_requests.jsonl", "simulation.json"]);
     let words =
         ["that only prefill there", "rejected: too_many_in_flight", "score, policy score: ", "dual_pool, policy dual_pool: "];
     has(&shown, &words);

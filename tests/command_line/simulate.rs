@@ -6,6 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::program::{dualpool, prints, root, text};
+use crate::support::schemas;
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -55,6 +56,8 @@ fn every_built_in_serves_all_its_requests_in_both_modes() {
         }
         let requests = std::fs::read_to_string(here.path().join(&out).join("simulated_requests.jsonl")).unwrap();
         assert_eq!(requests.lines().count(), 120);
+        let fit = schemas::all_fit(&here.path().join(&out));
+        assert!(fit.ends_with(&["simulated_requests.jsonl".into(), "simulation.json".into()]), "{fit:?}");
     }
 }
 

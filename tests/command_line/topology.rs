@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use dualpool_types::topology::{Link, NvLinkEnd, PciPath, Topology};
 
-use crate::support::program;
+use crate::support::{program, schemas};
 
 /// A folder to run the program in, without a settings file and without GPUs of the tester.
 struct Bench(TempDir);
@@ -60,9 +60,7 @@ fn shown_by(name: &str) -> Topology {
 }
 
 fn violations(document: &Value) -> Vec<String> {
-    let schema: Value = serde_json::from_str(include_str!("../../docs/topology.schema.json")).unwrap();
-    let schema = jsonschema::validator_for(&schema).unwrap();
-    schema.iter_errors(document).map(|e| format!("{}: {e}", e.instance_path())).collect()
+    schemas::violations("topology.json", document)
 }
 
 fn path(topology: &Topology, from: u32, to: u32) -> Option<PciPath> {

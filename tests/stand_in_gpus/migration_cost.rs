@@ -8,7 +8,7 @@ use std::process::Output;
 use dualpool_bench::targets::migration_cost::MigrationCost;
 
 use crate::support::fake_cuda::FakeCuda;
-use crate::support::program;
+use crate::support::{program, schemas};
 
 fn dualpool(folder: &Path, script: &str, args: &[&str]) -> Output {
     let mut command = program::dualpool(folder, args);
@@ -27,6 +27,7 @@ fn every_class_of_every_pair_is_measured_and_a_run_knows_its_pairs() {
     dualpool(folder.path(), script, &["calibrate", "--quick", "--out", "run", "--profile", "minimal"]);
     // A target without requests has nothing to tell there, but it was profiled.
     assert!(folder.path().join("run/profile.json").exists());
+    assert_eq!(schemas::all_fit(&folder.path().join("run")), ["migration_cost.json", "profile.json"]);
     let text = std::fs::read_to_string(folder.path().join("run/migration_cost.json")).unwrap();
     let cost: MigrationCost = serde_json::from_str(&text).unwrap();
     let ends: BTreeSet<_> = cost.links.iter().map(|link| (&link.from, &link.to)).collect();

@@ -9,7 +9,7 @@ use dualpool_types::topology::{Disagreement, Mig, NvLinkEnd, P2p, PciPath, Topol
 
 use crate::support::fake_cuda::{self, load_from};
 use crate::support::fakes::{self, FakeNvml};
-use crate::support::program;
+use crate::support::{program, schemas};
 
 /// The program in a folder of its own, with this NVML, on the machine that a file shows.
 fn topology(nvml: &FakeNvml, hardware: &str) -> (Command, tempfile::TempDir) {
@@ -26,9 +26,7 @@ fn document(mut command: Command) -> Topology {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let value: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let schema: Value = serde_json::from_str(include_str!("../../docs/topology.schema.json")).unwrap();
-    let violations: Vec<_> = jsonschema::validator_for(&schema).unwrap().iter_errors(&value).map(|e| e.to_string()).collect();
-    assert_eq!(violations, Vec::<String>::new());
+    assert_eq!(schemas::violations("topology.json", &value), Vec::<String>::new());
     serde_json::from_value(value).unwrap()
 }
 

@@ -6,4 +6,5 @@ pub mod fakes;
 pub mod faults;
 pub mod own_process;
 pub mod program;
+pub mod schemas;
 pub mod virtual_pair;

@@ -13,7 +13,7 @@ use dualpool_fleet::Silent;
 use dualpool_report::{Overview, load, load_parts, settle};
 use dualpool_types::{PolicyKind, Role, Wave};
 
-use crate::support::virtual_pair;
+use crate::support::{schemas, virtual_pair};
 
 /// Small enough for seconds, large enough for intervals.
 fn settings(dir: &Path, kinds: &[WorkloadKind]) -> Settings {
@@ -44,19 +44,17 @@ async fn one(settings: &Settings) -> Outcome {
     outcomes.pop().unwrap()
 }
 
-fn violations(summary: &Value) -> Vec<String> {
-    let schema: Value = serde_json::from_str(include_str!("../../docs/summary.schema.json")).unwrap();
-    let schema = jsonschema::validator_for(&schema).unwrap();
-    schema.iter_errors(summary).map(|e| format!("{}: {e}", e.instance_path())).collect()
-}
-
 /// What holds for every workload.
 #[track_caller]
 fn sound(outcome: &Outcome) {
     let artifacts = load(&outcome.dir).unwrap();
     let text = fs::read_to_string(outcome.dir.join("summary.json")).unwrap();
     let summary: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(violations(&summary), Vec::<String>::new());
+    let fit = schemas::all_fit(&outcome.dir);
+    assert!(
+        ["run.json", "requests.jsonl", "samples.jsonl", "summary.json"].iter().all(|name| fit.iter().any(|f| f == name)),
+        "{fit:?}"
+    );
     assert_eq!(serde_json::to_value(stats::rebuild(&outcome.dir).unwrap()).unwrap(), summary, "it follows from the records");
     assert_eq!((outcome.faults.len(), outcome.summary.held_blocks_after, outcome.summary.repetitions), (0, 0, 2));
 
@@ -120,6 +118,7 @@ async fn the_three_synthetic_workloads_are_measured_in_one_run() {
     let folder = dir.path().join("run");
     assert_eq!(Overview::read(&folder).unwrap().unwrap().workloads, mixes);
     assert_eq!(load_parts(&folder).unwrap().len(), 3);
+    assert_eq!(schemas::all_fit(&folder), ["workloads.json"]);
 }
 
 /// Round robin deals the long prompts to one engine, and half of the foreground with them; nothing that looks at load does.
@@ -186,7 +185,7 @@ async fn accepted_ratios_are_what_the_next_run_is_held_against() {
     assert_eq!(behind.iter().filter(|b| b.metric == "ttft_ms.overall.p50").count(), 2, "{behind:?}");
     assert!(dualpool_report::print(&load(&third.dir).unwrap(), 100).contains("BEHIND: TTFT p50 of dynamic_router against"));
     let summary = serde_json::to_value(&third.summary).unwrap();
-    assert_eq!(violations(&summary), Vec::<String>::new());
+    assert_eq!(schemas::violations("summary.json", &summary), Vec::<String>::new());
     assert_eq!(serde_json::to_value(stats::rebuild(&third.dir).unwrap()).unwrap(), summary);
 
     // Under other settings ratios mean something else.

@@ -1,4 +1,4 @@
-//! A run's `summary.json` is what `docs/summary.schema.json` promises, and follows from the raw records beside it.
+//! A run's `summary.json` is what `docs/schemas/summary.schema.json` promises, and follows from the raw records beside it.
 
 use std::fs;
 
@@ -10,15 +10,10 @@ use dualpool_fleet::Silent;
 use dualpool_report::load;
 use dualpool_types::{Arm, EngineId};
 
-use crate::support::virtual_pair;
-
-fn schema() -> jsonschema::Validator {
-    let schema: Value = serde_json::from_str(include_str!("../../docs/summary.schema.json")).unwrap();
-    jsonschema::validator_for(&schema).unwrap()
-}
+use crate::support::{program, schemas, virtual_pair};
 
 fn violations(summary: &Value) -> Vec<String> {
-    schema().iter_errors(summary).map(|e| format!("{}: {e}", e.instance_path())).collect()
+    schemas::violations("summary.json", summary)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,6 +28,7 @@ async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
     let text = fs::read_to_string(outcome.dir.join("summary.json")).unwrap();
     let summary: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(violations(&summary), Vec::<String>::new());
+    assert_eq!(schemas::all_fit(&outcome.dir), ["requests.jsonl", "run.json", "samples.jsonl", "summary.json"]);
 
     let names: Vec<&str> = summary["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
     assert_eq!(names[..7], Arm::by_default().map(Arm::name).collect::<Vec<_>>());
@@ -84,6 +80,7 @@ fn the_schema_refuses_what_is_not_a_summary() {
     };
     let summary = |verdict: &str| {
         serde_json::json!({
+            "schema_version": 3,
             "target": "dual_pool",
             "environment": {
                 "dualpool": "0", "backend": "b", "model": "m", "dtype": "d", "os": "o", "cpu": "c", "cores": 2, "memory_bytes": 1,
@@ -96,4 +93,20 @@ fn the_schema_refuses_what_is_not_a_summary() {
     };
     assert_eq!(violations(&summary("better")), Vec::<String>::new());
     assert_eq!(violations(&summary("great")).len(), 1);
+    let mut more = summary("better");
+    more["more"] = 1.into();
+    assert_eq!(violations(&more).len(), 1);
+    let note = serde_json::json!({"arm": "a", "repetition": 0, "at_us": 1, "kind": "drained", "engine": 0});
+    assert_eq!(schemas::violations("decisions.jsonl", &note), Vec::<String>::new());
+    let mut more = note.clone();
+    more["tokens"] = 1.into();
+    assert_eq!(schemas::violations("decisions.jsonl", &more).len(), 1, "no key of another kind");
+}
+
+#[test]
+fn expectations_fit_their_schema() {
+    let files = fs::read_dir(program::root().join("expectations")).unwrap().map(|entry| entry.unwrap().path());
+    let accepted: Vec<Value> = files.map(|path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap()).collect();
+    assert!(!accepted.is_empty());
+    accepted.iter().for_each(|book| assert_eq!(schemas::violations("expectations.json", book), Vec::<String>::new()));
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -20,7 +21,7 @@ use crate::settings::with_present_names;
 use crate::{RunSettings, Settings};
 
 /// Version of the file's keys.
-const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// Settings that decide what is served and how: ratios compare only where these are equal.
 const DECIDING: [&str; 9] =
@@ -55,17 +56,21 @@ impl UserError for ExpectationsError {
     }
 }
 
-/// What makes machines alike. Not the day, not the driver, not what else is in them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What makes machines alike: not the day, not the driver, not what else is in them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MachineKind {
     /// What engines compute on: `cpu`, `gpu` or `virtual`.
     pub device: String,
+    /// The name of the processor.
     pub cpu: String,
+    /// The number of hardware threads; null where the system does not tell.
     pub cores: Option<u32>,
-    /// Names without their numbers.
+    /// The names of the GPUs without their numbers.
     pub gpus: Vec<String>,
+    /// The number of engines.
     pub engines: u32,
+    /// The name of the model's folder.
     pub model: String,
 }
 
@@ -101,25 +106,32 @@ impl MachineKind {
     }
 }
 
-/// The file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Ratios that were accepted on a kind of machine, for later runs there to be compared with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Book {
+pub(crate) struct Book {
+    /// The version of the document.
     #[serde(alias = "schema")]
     schema_version: u32,
+    /// The kind of machine.
     machine: MachineKind,
+    /// What was accepted of each target and workload.
     accepted: Vec<Accepted>,
 }
 
 /// What was accepted of one run of one target and workload.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Accepted {
+pub(crate) struct Accepted {
+    /// The target.
     target: String,
+    /// The workload.
     workload: String,
-    /// The deciding settings that were not the defaults.
+    /// The settings that decide what is served and that were not the defaults.
     settings: BTreeMap<String, String>,
+    /// The id of the run that was accepted.
     run: String,
+    /// The ratios that were accepted.
     ratios: Vec<ExpectedRatio>,
 }
 

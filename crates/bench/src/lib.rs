@@ -22,6 +22,8 @@ pub mod profile;
 mod run;
 mod samples;
 mod saturation;
+#[cfg(test)]
+mod schemas;
 pub mod search;
 mod settings;
 pub mod stats;

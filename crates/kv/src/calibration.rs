@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -21,29 +22,36 @@ pub const COPY_COSTS_SCHEMA: u32 = 2;
 pub const COPY_LAYOUT: u32 = 1;
 
 /// What copies cost on one machine, for each ordered pair of memories that was measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CopyCosts {
+    /// The version of the document.
     pub schema_version: u32,
+    /// The version of how copy plans are laid out and carried out.
     pub layout: u32,
-    /// The version that measured.
+    /// The version of dualpool that measured.
     pub dualpool: String,
-    /// UTC, RFC 3339.
+    /// When it measured: UTC, RFC 3339.
     pub measured_at: String,
+    /// The machine that was measured.
     pub machine: Machine,
+    /// The ordered pairs of memories.
     pub links: Vec<MeasuredLink>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What copies cost from one memory to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeasuredLink {
-    /// The memories of source and destination: a NUMA node, or the UUID of a GPU.
+    /// The source memory: a NUMA node, or the UUID of a GPU.
     pub from: String,
+    /// The destination memory.
     pub to: String,
-    /// The fastest large copy in one piece.
+    /// The speed of the fastest large copy in one piece, in bytes per second.
     pub ceiling_bytes_per_s: f64,
-    /// Median over plans of sizes that the fit has not seen: |predicted - measured| / measured.
+    /// The median over plans of sizes that the fit has not seen: |predicted - measured| / measured.
     pub held_out_error: f64,
+    /// The cost of each class of copy.
     pub classes: LinkCost,
 }
 

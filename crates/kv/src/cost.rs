@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -16,16 +17,16 @@ use dualpool_types::{Bytes, CopyLine, Micros};
 use super::memory::KvMap;
 
 /// A way to bring a copy plan's byte ranges from one memory into another. Ordered from the plainest to the one of last resort.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CopyClass {
-    /// One copy per range: `memcpy`, or the driver's (batched) copies.
+    /// One copy per byte range: `memcpy`, or the driver's (batched) copies.
     Direct,
     /// Ranges are gathered into one piece of staging memory, which is copied at once and scattered at the other end.
     Staged,
-    /// A kernel that stores straight into the peer's memory.
+    /// A kernel stores straight into the peer's memory.
     PeerStore,
-    /// Through pinned host memory, where two devices cannot reach each other.
+    /// Bytes go through pinned host memory, where two devices cannot reach each other.
     ThroughHost,
 }
 
@@ -49,13 +50,14 @@ impl std::fmt::Display for CopyClass {
 }
 
 /// What one class costs on one link.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassCost {
-    /// Paid once per copy plan.
+    /// The time paid once per copy plan in microseconds.
     pub submit_us: f64,
-    /// Paid for every byte range.
+    /// The time paid for every byte range in microseconds.
     pub range_us: f64,
+    /// The speed in bytes per second.
     pub bytes_per_s: f64,
 }
 
@@ -117,7 +119,7 @@ pub enum LinkCostError {
 }
 
 /// What every class that a link has costs there. Never empty, and all figures are usable.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "BTreeMap<CopyClass, ClassCost>", into = "BTreeMap<CopyClass, ClassCost>")]
 pub struct LinkCost {
     classes: BTreeMap<CopyClass, ClassCost>,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use dualpool_types::Bytes;
@@ -11,18 +12,19 @@ use super::{CoreSet, Gpus};
 
 const UNKNOWN: &str = "unknown";
 
-/// What figures of copies hang on. Two machines of which all of it is known and equal are taken for the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What figures of copies depend on. Two machines of which all of it is known and equal are taken for the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// The processor's name; `unknown` where the system does not tell.
+    /// The name of the processor; `unknown` where the system does not tell.
     pub cpu: String,
-    /// Hardware threads; none where the system does not tell.
+    /// The number of hardware threads; null where the system does not tell.
     pub threads: Option<u32>,
+    /// The number of NUMA nodes.
     pub numa_nodes: u32,
-    /// Rounded to whole GiB: the kernel's own share differs from boot to boot. None where the system does not tell.
+    /// The memory, rounded to whole GiB: the kernel's own share differs from boot to boot. Null where the system does not tell.
     pub memory_gib: Option<u64>,
-    /// UUID and name of every GPU.
+    /// The UUID and the name of every GPU.
     pub gpus: Vec<String>,
 }
 

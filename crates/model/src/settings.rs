@@ -1,5 +1,6 @@
 //! What a virtual engine is like.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use dualpool_types::{EngineInfo, Micros};
@@ -16,26 +17,27 @@ pub struct StepWork {
 }
 
 /// What an engine's step costs, in microseconds. The defaults were measured on one x86 core with a 135M-parameter model.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timing {
-    /// Any step.
+    /// The cost of any step in microseconds.
     pub step_us: f64,
-    /// A step that decodes anything, on top: the weights are read for few tokens.
+    /// What a step that decodes anything costs on top in microseconds: the weights are read for few tokens.
     pub decode_step_us: f64,
-    /// One decode in a step.
+    /// The cost of one decode in a step in microseconds.
     pub decode_us: f64,
-    /// One prompt token.
+    /// The cost of one prompt token in microseconds.
     pub prefill_us: f64,
-    /// One token of context read by a decode.
+    /// The cost of one token of context read by a decode in microseconds.
     pub context_us: f64,
-    /// One token of context read by a prompt token.
+    /// The cost of one token of context read by a prompt token in microseconds.
     pub attention_us: f64,
-    /// From the sending of a leg to its engine and from a step's end to its tokens leaving dualpool, together. Engines that run in real
-    /// time have a real one instead.
+    /// The time from the sending of a leg to its engine and from a step's end to its tokens leaving dualpool, together, in
+    /// microseconds. Engines that run in real time have a real one instead.
     pub round_trip_us: f64,
-    /// One copy of KV, and one token of it.
+    /// The cost of one copy of KV in microseconds.
     pub copy_us: f64,
+    /// The cost of one token of a copy of KV in microseconds.
     pub copy_us_per_token: f64,
 }
 
@@ -76,21 +78,29 @@ impl Timing {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a virtual engine is like.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct VirtualSettings {
+    /// What its steps cost.
     pub timing: Timing,
+    /// The tokens that one KV block holds.
     pub block_size: u32,
+    /// The number of KV blocks.
     pub kv_blocks: u32,
+    /// The longest context in tokens.
     pub max_model_len: u32,
+    /// The tokens that one step may process.
     pub max_num_batched_tokens: u32,
+    /// The requests that one step may process.
     pub max_num_seqs: u32,
+    /// The number of tokens in the vocabulary.
     pub vocab_size: u32,
     /// Whether blocks keep their KV for later prompts with the same beginning, until they are needed.
     pub prefix_cache: bool,
-    /// Bytes of KV per token, for the figures of a copy.
+    /// The bytes of KV per token, for the figures of a copy.
     pub kv_bytes_per_token: u64,
-    /// Model time that passes per second of real time.
+    /// The model time in seconds that passes per second of real time.
     pub speed: f64,
 }
 

@@ -104,7 +104,7 @@ fn read<T: DeserializeOwned>(path: &Path, translation: Option<Translation>, mend
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(LoadError::Read { path: path.into(), source }),
     };
-    let json = |e: serde_json::Error| LoadError::Json { path: path.into(), line: e.line(), why: e.to_string(), mend };
+    let json = |e: serde_json::Error| LoadError::Json { path: path.into(), line: e.line().max(1), why: e.to_string(), mend };
     parse(text.as_bytes(), translation).map(Some).map_err(json)
 }
 

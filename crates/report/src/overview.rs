@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use dualpool_types::artifact::RUN_SCHEMA_VERSION;
@@ -15,7 +16,7 @@ use super::{Artifacts, LoadError, load};
 pub const FILE: &str = "workloads.json";
 
 /// `workloads.json`: the workloads of a run that has several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Overview {
     /// The version of the run folder's files, as in `run.json`.
     pub schema_version: u32,

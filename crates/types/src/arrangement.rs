@@ -1,6 +1,7 @@
 //! An arrangement: how the fleet is split, what decides where a request goes, and how each engine's scheduler is set. It is what a
 //! benchmark arm runs and what a user would serve with.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -10,7 +11,7 @@ use super::{EngineId, Role, Tuning};
 pub const LONG_PROMPT_TOKENS_MIN: u32 = 256;
 
 /// The policies, by the names users give them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicyKind {
     /// All engines alike, in turn.
@@ -97,14 +98,16 @@ impl PolicyKind {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How the fleet is divided, what decides where a request goes, and how each engine's scheduler is set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Arrangement {
-    /// The arm's name, such as `dual_pool`.
+    /// The name of the arm, such as `dual_pool`.
     pub name: String,
+    /// The policy that places requests.
     pub policy: PolicyKind,
-    /// Each engine's role, by `EngineId`.
+    /// The role of each engine, by engine id.
     pub roles: Vec<Role>,
-    /// Each engine's scheduler settings, by `EngineId`.
+    /// The scheduler settings of each engine, by engine id.
     pub tunings: Vec<Tuning>,
     /// Prompts of at least this many tokens count as long to the policies that tell them apart.
     pub long_prompt_tokens_min: u32,

@@ -1,8 +1,9 @@
-//! The artifacts of a run: `run.json` and `summary.json` (`requests.jsonl` and `samples.jsonl` hold `telemetry` records). The
-//! harness writes them and the report reads them; `docs/artifacts.md` and `docs/summary.schema.json` describe them for users.
+//! The artifacts of a run: `run.json` and `summary.json` (lines of the other files are in `records`). The
+//! harness writes them and the report reads them; `docs/artifacts.md` and `docs/schemas` describe them for users.
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Arrangement, EngineId, Micros, Role};
@@ -17,35 +18,41 @@ fn first_version() -> u32 {
 }
 
 /// `run.json`: all that is needed to understand, and to repeat, the run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RunInfo {
-    /// Of the whole run folder.
+    /// The version of all files in the run's folder.
     #[serde(default = "first_version")]
     pub schema_version: u32,
+    /// The target that was run, such as `dual_pool`.
     pub target: String,
+    /// The id of the run: its start in UTC and a suffix.
     pub id: String,
-    /// UTC, RFC 3339.
+    /// When the run started: UTC, RFC 3339.
     pub started_at: String,
+    /// The command line, word by word.
     pub command: Vec<String>,
+    /// The machine, the engines and the versions.
     pub environment: Environment,
-    /// The effective settings, as `dualpool config` prints them.
+    /// The effective settings, as `dualpool config` prints them; docs/settings.md describes them.
     pub settings: serde_json::Value,
     /// What was served, where `workload.mix` is not it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<RunWorkload>,
+    /// The arms.
     pub arms: Vec<Arrangement>,
     /// The seed of each repetition's workload.
     pub seeds: Vec<u64>,
-    /// Requests per second offered, for Poisson arrivals, and the saturation they derive from where it was measured.
+    /// The offered requests per second; null where there is no fixed rate.
     pub rate_rps: Option<f64>,
+    /// The requests per second that the fleet completes when all are sent at once; null where it was not measured.
     pub saturation_rps: Option<f64>,
-    /// What a workload that changes its mix consists of, where the saturation of each part was measured. Each is offered the same share of
-    /// its own; the rates of the run are those of all parts together.
+    /// What a workload that changes its mix consists of, where the saturation of each part was measured. Each is offered the same
+    /// share of its own; the rates of the run are those of all parts together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixes: Vec<RunMix>,
     /// How long each phase of the run took.
     pub phases: Vec<PhaseTime>,
-    /// What a reader of the figures should know: runs that were repeated because the machine stood still.
+    /// What a reader of the figures should know, such as runs that were repeated because the machine was paused.
     pub notes: Vec<String>,
     /// What the search for `shared_tuned`, `dual_pool` and `best_found` had to choose from.
     pub search: Vec<SearchTrial>,
@@ -93,313 +100,442 @@ impl RunInfo {
 }
 
 /// A mix that a workload which changes its mix consists of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunMix {
+    /// The name of the mix.
     pub name: String,
-    /// In each repetition.
+    /// The number of its requests in each repetition.
     pub requests: u32,
-    /// Requests per second that the fleet completes of this mix alone.
+    /// The requests per second that the fleet completes of this mix alone.
     pub saturation_rps: f64,
 }
 
 /// A workload that is none of the mixes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunWorkload {
+    /// The name of the workload.
     pub name: String,
     /// How its requests arrive: `poisson`, `planned` (at times of the workload's own) or `recorded`.
     pub arrivals: String,
-    /// What its own times were multiplied by to suit these engines.
+    /// What its own times were multiplied by to suit these engines; null where they were not.
     pub pace: Option<f64>,
 }
 
-/// Ratios that a run is held against, and the file they are from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Ratios that a run is compared with, and the file they are from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Expected {
+    /// The file of expectations.
     pub file: String,
-    /// The run that was accepted.
+    /// The id of the run that was accepted.
     pub run: String,
+    /// The accepted ratios.
     pub ratios: Vec<ExpectedRatio>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A ratio of one figure of two arms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExpectedRatio {
+    /// The arm whose figure is the denominator.
     pub baseline: String,
+    /// The arm whose figure is the numerator.
     pub candidate: String,
+    /// The name of the figure, such as `ttft_ms.short.p95`.
     pub metric: String,
+    /// The figure of the candidate divided by that of the baseline.
     pub ratio: f64,
+    /// The lower end of the ratio's 95 % interval.
     pub ci_low: f64,
+    /// The upper end of the ratio's 95 % interval.
     pub ci_high: f64,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// How long a phase of the run took.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PhaseTime {
+    /// The name of the phase.
     pub name: String,
+    /// Its duration in microseconds.
     pub us: Micros,
 }
 
-/// One candidate of the search: an arrangement and how it did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// One candidate of the search: an arrangement, and how it did.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SearchTrial {
+    /// The arrangement that was tried.
     pub arrangement: Arrangement,
     /// Its score in simulation, on engines that cost what the router learned of these.
     pub forecast: f64,
-    /// Requests it served over all rounds; 0 when it was not on the shortlist, or there was no time to try it.
+    /// The requests it served over all rounds; 0 when it was not on the shortlist, or there was no time to try it.
     pub requests: u32,
+    /// The share of its requests that were within their objectives; null when it served none.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub goodput_share: Option<f64>,
-    /// The score the search ranked by, higher is better; documented in `search` of the benchmarks.
+    /// The score that the search ranked by, higher is better; null when it served no request. docs/artifacts.md defines it.
     pub score: Option<f64>,
+    /// The arm it was chosen for; null when it was not chosen.
     pub chosen_for: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The machine, the engines and the versions.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Environment {
+    /// The version of dualpool.
     pub dualpool: String,
+    /// What serves: vLLM with its version, or `virtual`.
     pub backend: String,
+    /// The folder of the model.
     pub model: String,
+    /// The type of the model's weights, as the engines were told.
     pub dtype: String,
+    /// The operating system.
     pub os: String,
+    /// The name of the processor; `unknown` where the system does not tell.
     pub cpu: String,
-    /// None where the system does not tell; so is the memory.
+    /// The number of hardware threads; null where the system does not tell.
     pub cores: Option<u32>,
+    /// The size of the memory in bytes; null where the system does not tell.
     pub memory_bytes: Option<u64>,
+    /// The GPUs, each with its number, name and memory.
     pub gpus: Vec<String>,
+    /// The engines, by their ids.
     pub engines: Vec<EnvironmentEngine>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// An engine of the fleet.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EnvironmentEngine {
+    /// The id of the engine.
     pub id: EngineId,
+    /// What it computes on: a GPU, or cores.
     pub device: String,
+    /// The tokens that one of its KV blocks holds.
     pub block_size: u32,
+    /// The number of its KV blocks.
     pub kv_blocks: u32,
 }
 
 /// `summary.json`: the figures. Each can be recomputed from `requests.jsonl` and `samples.jsonl`. A figure that was not measured
 /// is `null`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
-    /// Of the whole run folder, as in `run.json`.
+    /// The version of all files in the run's folder, as in `run.json`.
     #[serde(default = "first_version")]
     pub schema_version: u32,
+    /// The target that was run.
     pub target: String,
+    /// The machine, the engines and the versions.
     pub environment: Environment,
+    /// The mix or the workload that was served.
+    #[schemars(extend("enum" = [
+        "balanced", "decode_heavy", "long_context", "burst", "changing", "mixed", "two_wave_imbalance", "prefix_sessions", "trace"
+    ]))]
     pub mix: String,
+    /// How requests arrived: `all_upfront`, `poisson`, `planned`, `recorded`, or `one_by_one` under `--exact`.
+    #[schemars(extend("enum" = ["all_upfront", "poisson", "one_by_one", "planned", "recorded"]))]
     pub arrivals: String,
+    /// The offered requests per second; null where there is no fixed rate.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub rate_rps: Option<f64>,
+    /// The number of repetitions that every arm finished; the figures are over these.
     pub repetitions: u32,
+    /// The objectives of requests.
     pub objectives: SummaryObjectives,
+    /// The figures of each arm.
     pub arms: Vec<ArmSummary>,
+    /// The verdicts: candidates against baselines, metric by metric.
     pub comparisons: Vec<Comparison>,
-    /// Share of requests whose output tokens equal the reference arm's, per arm and for the A/A control.
+    /// By arm, the control included: how many requests had the same output tokens as those of the reference arm.
     pub identical_requests: BTreeMap<String, Identical>,
+    /// Whether the run was made with `--exact`.
     pub exact: bool,
     /// KV blocks still held for a hand-off after an arm's run, the most of any; anything but 0 is a fault.
     pub held_blocks_after: u64,
     /// Engines that took no requests for some of the time, because they were drained: the figures are not those of the whole fleet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
     pub drained: Vec<EngineId>,
-    /// How the run stands to what was accepted of earlier ones; not there when nothing was.
+    /// How the run compares with what was accepted of earlier ones; absent when nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expectations: Option<Held>,
 }
 
-/// A run held against accepted ratios.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A run compared with accepted ratios.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Held {
+    /// The file of expectations.
     pub file: String,
+    /// The id of the run that was accepted.
     pub run: String,
-    /// Ratios that both runs have.
+    /// The number of ratios that both runs have.
     pub compared: u32,
+    /// The ratios that are worse than what was accepted.
     pub behind: Vec<Behind>,
 }
 
 /// A ratio that is worse than what was accepted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Behind {
+    /// The arm whose figure is the denominator.
     pub baseline: String,
+    /// The arm whose figure is the numerator.
     pub candidate: String,
+    /// The name of the figure.
     pub metric: String,
+    /// The ratio of this run.
     pub ratio: f64,
-    /// What was accepted, with its interval.
+    /// The ratio that was accepted.
     pub accepted: f64,
+    /// The lower end of the accepted ratio's 95 % interval.
     pub ci_low: f64,
+    /// The upper end of the accepted ratio's 95 % interval.
     pub ci_high: f64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// The objectives of requests, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SummaryObjectives {
+    /// The TTFT objective of short prompts in milliseconds.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub ttft_short_ms: f64,
+    /// The TTFT objective of long prompts in milliseconds.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub ttft_long_ms: f64,
+    /// The objective of the longest ITL of a request in milliseconds.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub itl_ms: f64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// How many requests gave the same output tokens in two arms.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Identical {
+    /// The number of requests whose tokens are the same.
     pub same: u32,
+    /// The number of requests that both arms served.
     pub compared: u32,
 }
 
 /// One arm over all its repetitions. Percentiles are over the pooled samples of all repetitions; sums and means are per repetition.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ArmSummary {
+    /// The name of the arm.
     pub name: String,
-    /// The A/A control is an arm like any other, named after the arm it repeats with `_control`.
+    /// Whether it is the A/A control: an arm like any other, named after the arm it repeats with `_control`.
     pub control: bool,
+    /// The number of requests over all repetitions.
     pub requests: u32,
+    /// The time from the first arrival to the last end in milliseconds, mean over repetitions.
     pub completion_ms: Option<f64>,
+    /// The completed requests per second of that time.
     pub throughput_rps: Option<f64>,
+    /// The output tokens per second of that time.
     pub output_tokens_per_s: Option<f64>,
-    /// Share of requests within their TTFT objective and with no ITL over their ITL objective.
+    /// The share of requests within their TTFT objective and with no ITL over their ITL objective, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub goodput_share: Option<f64>,
+    /// The time from arrival to first token in milliseconds.
     pub ttft_ms: TtftSummary,
+    /// The time between consecutive output tokens in milliseconds, over all gaps of all requests.
     pub itl_ms: ItlSummary,
+    /// Requests waiting and running on the engines of each role, mean over time.
     pub queue_depth_mean: PerRole,
+    /// The figures of each engine.
     pub engines: Vec<EngineSummary>,
+    /// All KV transfers, hand-offs of prompts and live migrations together.
     pub handoffs: HandoffSummary,
+    /// Of the KV transfers, those of requests that were decoding.
     #[serde(default)]
     pub live_migrations: LiveMigrationSummary,
+    /// Failed requests by message.
     pub errors: Vec<ErrorCount>,
-    /// Where a router is what is measured.
+    /// What routing came to, where a router is what is measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routing: Option<RoutingSummary>,
 }
 
 /// What the router's decisions came to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RoutingSummary {
-    /// Share of the prompt tokens that were in the prefix cache of the engine chosen.
+    /// The share of the prompt tokens that were in the prefix cache of the engine chosen, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub cached_share: Option<f64>,
-    /// Share of the turns that went to the engine of the turn before.
+    /// The share of the turns that went to the engine of the turn before, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub same_engine_share: Option<f64>,
-    /// Deepest queue less shallowest, mean over time.
+    /// The depth of the deepest queue less that of the shallowest, mean over time.
     pub queue_spread_mean: Option<f64>,
+    /// The figures of each engine.
     pub engines: Vec<EngineQueue>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a router gave one engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EngineQueue {
+    /// The id of the engine.
     pub id: EngineId,
-    /// Waiting and running, mean over time.
+    /// Requests waiting and running there, mean over time.
     pub queue_depth_mean: Option<f64>,
-    /// Of the requests sent here, cached or not.
+    /// The prompt tokens of the requests sent there, cached or not.
     pub prompt_tokens: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Two quantiles, each null where nothing was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Quantiles {
+    /// The median.
     pub p50: Option<f64>,
+    /// The 95th percentile.
     pub p95: Option<f64>,
 }
 
-/// `prefill_pool` and `decode_pool`: requests whose first token came from an engine of that pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The time from arrival to first token in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TtftSummary {
+    /// Of all requests.
     pub overall: Quantiles,
+    /// Of requests with short prompts.
     pub short: Quantiles,
+    /// Of requests with long prompts.
     pub long: Quantiles,
+    /// Of requests whose first token came from an engine of the prefill pool.
     pub prefill_pool: Quantiles,
+    /// Of requests whose first token came from an engine of the decode pool.
     pub decode_pool: Quantiles,
-    /// By wave, where requests come in waves.
+    /// Of requests of the background wave, where requests come in waves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<Quantiles>,
+    /// Of requests of the foreground wave, where requests come in waves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub foreground: Option<Quantiles>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Three quantiles, each null where nothing was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ItlSummary {
+    /// The median.
     pub p50: Option<f64>,
+    /// The 95th percentile.
     pub p95: Option<f64>,
+    /// The 99th percentile.
     pub p99: Option<f64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// One figure per role; null where no engine has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PerRole {
+    /// Of the prefill pool.
     pub prefill: Option<f64>,
+    /// Of the decode pool.
     pub decode: Option<f64>,
+    /// Of shared engines.
     pub shared: Option<f64>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The figures of one engine in one arm.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EngineSummary {
+    /// The id of the engine.
     pub id: EngineId,
+    /// What it computes on.
     pub device: String,
+    /// The role it had in the arm.
     pub role: Role,
-    /// Mean over the requests that decoded here of each one's mean ITL.
+    /// The mean ITL of a request's leg here in milliseconds, as the mean over its legs.
     pub tpot_ms: Option<f64>,
-    /// Output tokens per second during which the engine had at least one leg.
+    /// The output tokens per second during which the engine had at least one leg.
     pub tokens_per_busy_s: Option<f64>,
-    /// Legs served.
+    /// The number of legs it served.
     pub requests: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// All KV transfers of an arm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HandoffSummary {
+    /// The number of KV transfers.
     pub count: u32,
-    /// Hand-offs whose KV was not moved but computed again where it was wanted; not in `count`.
+    /// Transfers whose KV was not copied but computed again at the destination; they are not in `count`.
     pub recomputed: u32,
+    /// The bytes that were copied.
     pub bytes: u64,
-    /// The mover's copy alone.
+    /// The median time of the mover's copy alone, in milliseconds.
     pub copy_ms_p50: Option<f64>,
+    /// The 95th percentile of the time of the mover's copy alone, in milliseconds.
     pub copy_ms_p95: Option<f64>,
-    /// From the last output of the prefill leg to the first token of the decode leg.
+    /// The median time from the last output of the source leg to the first token of the destination leg, in milliseconds.
     pub total_ms_p50: Option<f64>,
+    /// The 95th percentile of the time from the last output of the source leg to the first token of the destination leg, in
+    /// milliseconds.
     pub total_ms_p95: Option<f64>,
 }
 
 /// Requests that went to another engine while they decoded, their KV with them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LiveMigrationSummary {
+    /// The number of live migrations.
     pub count: u32,
-    /// From the last token before the move to the first one after it, as the client sees it.
+    /// The time from the last token of the source engine to the first one of the destination engine in milliseconds, as the client
+    /// sees it.
     pub downtime_ms: Quantiles,
-    /// The mover's copy alone.
+    /// The time of the mover's copy alone, in milliseconds.
     pub copy_ms: Quantiles,
     /// What the downtime is made of.
     #[serde(default)]
     pub stages_ms_p50: MoveStages,
-    /// The median ITL of the requests that moved, for comparison.
+    /// The median ITL of the requests that were migrated in milliseconds, for comparison.
     pub itl_ms_p50: Option<f64>,
 }
 
-/// The downtime of moves that copied something, in stages that follow each other; of each the median.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The stages of the downtime of migrations that copied something, in the order in which they follow each other; the median of each
+/// in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MoveStages {
-    /// From the last token there to the other engine's word that it wants the KV.
+    /// From the last token of the source engine until the destination engine fetches the KV.
     pub submit: Option<f64>,
-    /// To the end of the copy.
+    /// From there to the end of the copy.
     pub copy: Option<f64>,
-    /// To the end of the step that computed the next token.
+    /// From there to the end of the step that computed the next token.
     pub step: Option<f64>,
-    /// To the token being here.
+    /// From there until the token is in dualpool.
     pub deliver: Option<f64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How often requests failed with one message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorCount {
+    /// The message.
     pub message: String,
+    /// The number of requests.
     pub count: u32,
 }
 
-/// A candidate against a baseline on one metric: `ratio` = candidate / baseline with its paired bootstrap interval (95 %).
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A candidate against a baseline on one metric.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Comparison {
+    /// The arm that the candidate is compared with.
     pub baseline: String,
+    /// The arm that is judged.
     pub candidate: String,
-    /// Such as `ttft_ms.short.p95`.
+    /// The name of the figure, such as `ttft_ms.short.p95`.
     pub metric: String,
+    /// The figure of the candidate divided by that of the baseline; null where there is none.
     pub ratio: Option<f64>,
+    /// The lower end of the ratio's 95 % interval.
     pub ci_low: Option<f64>,
+    /// The upper end of the ratio's 95 % interval.
     pub ci_high: Option<f64>,
+    /// What the interval says, against that of the A/A control.
     pub verdict: Verdict,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a comparison came to; docs/artifacts.md says when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
+    /// The candidate is better.
     Better,
+    /// The candidate is worse.
     Worse,
+    /// No difference was shown, which does not say that there is none.
     NoDifferenceShown,
-    /// Not enough samples on one side.
+    /// There were not enough samples on one side.
     NotMeasured,
 }

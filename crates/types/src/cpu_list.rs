@@ -1,8 +1,10 @@
 //! A set of CPUs, by the operating system's numbers, in the form that the kernel, `taskset` and `numactl` write: `0-3,8`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Sorted, each number once.
@@ -67,6 +69,20 @@ impl FromStr for CpuList {
             numbers.extend(first..=last);
         }
         Ok(numbers.into_iter().collect())
+    }
+}
+
+impl JsonSchema for CpuList {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "CpuList".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^([0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*)?$" })
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A token of the model's vocabulary.
 pub type TokenId = u32;
 
 /// An engine's place in the fleet, counted from 0 in the order of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct EngineId(pub u16);
 
 impl EngineId {
@@ -26,8 +28,9 @@ impl fmt::Display for EngineId {
 }
 
 /// A client's request; unique for the life of a fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct RequestId(pub u64);
 
 impl fmt::Display for RequestId {
@@ -37,8 +40,9 @@ impl fmt::Display for RequestId {
 }
 
 /// A conversation: several requests of one client, each prompt of which begins with the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct SessionId(pub u64);
 
 impl fmt::Display for SessionId {
@@ -49,7 +53,7 @@ impl fmt::Display for SessionId {
 
 /// One stay of a request on one engine: the n-th submission of that request, counted from 0. An engine knows a leg by its
 /// `Display` form (`"7.0"`), and never sees the same leg twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct LegId {
     pub request: RequestId,
     pub leg: u16,
@@ -74,8 +78,9 @@ impl std::str::FromStr for LegId {
 }
 
 /// A KV-cache block of one engine, as that engine's block manager numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct BlockId(pub u32);
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{EngineId, EngineStats, LegId, Sampling, Time, TokenId};
@@ -33,7 +34,7 @@ pub struct KvSource {
 }
 
 /// KV blocks that an engine kept when a leg ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HeldKv {
     /// The blocks cover this many tokens.
     pub tokens: u32,
@@ -82,15 +83,15 @@ pub enum FinishReason {
 /// Prompt tokens that a step takes beside its running requests at least, however small it is tuned, so that prompts always get on.
 pub const PREFILL_TOKENS_MIN: u32 = 8;
 
-/// Scheduler settings that an engine takes while it runs (vLLM's names and meanings). `None` leaves a setting as the engine
+/// Scheduler settings that an engine takes while it runs (vLLM's names and meanings). A setting that is absent stays as the engine
 /// was started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tuning {
-    /// Tokens that one step may process, prompt and output together; at most the value the engine was started with.
+    /// The tokens that one step may process, prompt and output together; at most the value the engine was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_num_batched_tokens: Option<u32>,
-    /// Tokens that one long prompt may take of a step; 0 = no such limit.
+    /// The tokens that one long prompt may take of a step; 0 sets no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub long_prefill_token_threshold: Option<u32>,
 }

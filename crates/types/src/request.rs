@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Micros, RequestId, Sampling, TokenId};
 
 /// What the router may send an engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Prefill,
@@ -28,7 +29,7 @@ impl Role {
 }
 
 /// The kind of prompt, for figures per kind. Policies do not read it: they see the prompt's length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     Short,
@@ -36,7 +37,7 @@ pub enum Class {
 }
 
 /// How much a request matters: 1 is the highest, 3 the lowest. Written as its number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum Priority {
     High = 1,
@@ -80,9 +81,11 @@ impl From<Priority> for u8 {
 }
 
 /// What the user calls good service for one request. A request is within its objectives when its TTFT and its longest ITL are.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Objectives {
+    /// The longest time to the first token in microseconds.
     pub ttft_us_max: Micros,
+    /// The longest time between two tokens in microseconds.
     pub itl_us_max: Micros,
 }
 

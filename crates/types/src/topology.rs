@@ -1,8 +1,9 @@
-//! `topology.json`: what a machine is made of, and how far apart its parts are. `docs/artifacts.md` and `docs/topology.schema.json` describe
+//! `topology.json`: what a machine is made of, and how far apart its parts are. `docs/artifacts.md` and `docs/schemas` describe
 //! it for users.
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Bytes, CpuList};
@@ -10,173 +11,231 @@ use crate::{Bytes, CpuList};
 /// Raised whenever a reader of the old form would misread the new one.
 pub const SCHEMA_VERSION: u32 = 1;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What a machine is made of, and how far apart its parts are. What is not known is null.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Topology {
+    /// The version of the document.
     pub schema_version: u32,
+    /// Where the facts come from.
     pub source: Source,
+    /// The processors in their sockets.
     pub packages: Vec<Package>,
+    /// The NUMA nodes, in the order of their numbers.
     pub numa_nodes: Vec<NumaNode>,
     /// The firmware's relative latencies (10 = local), row and column in the order of `numa_nodes`.
     pub numa_distances: Option<Vec<Vec<u64>>>,
+    /// The GPUs.
     pub gpus: Vec<Gpu>,
     /// Every ordered pair of two GPUs.
     pub links: Vec<Link>,
+    /// Network interfaces and InfiniBand adapters on PCI.
     pub nics: Vec<Nic>,
     /// Where hwloc and NVML say different things.
     pub disagreements: Vec<Disagreement>,
-    /// What a reader should know of this document: what is missing from it, and why.
+    /// What is missing from this document, and why.
     pub notes: Vec<String>,
 }
 
 /// Where the document's facts come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Source {
+    /// What was looked at.
     pub kind: SourceKind,
     /// The file, where it is one.
     pub file: Option<String>,
     /// The version of hwloc that looked at the machine.
     pub hwloc: Option<String>,
-    /// The NVIDIA driver's version; null = NVML was not asked or did not answer, which `notes` explains.
+    /// The version of the NVIDIA driver; null when NVML was not asked or did not answer, which `notes` explains.
     pub nvidia_driver: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the facts of a document were read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
-    /// The machine that this program ran on.
+    /// The machine that dualpool ran on.
     Machine,
     /// A file that `lstopo` wrote, here or elsewhere.
     Xml,
 }
 
 /// A processor in its socket.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Package {
+    /// The number that the operating system gives it.
     pub os_index: Option<u32>,
+    /// The name of the processor.
     pub model: Option<String>,
+    /// The number of its cores.
     pub cores: u32,
+    /// Its hardware threads.
     pub cpus: CpuList,
+    /// The NUMA nodes in it, by their numbers.
     pub numa_nodes: Vec<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Memory, and what is next to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NumaNode {
+    /// The number that the operating system gives it.
     pub os_index: u32,
-    /// `HBM`, `GPUMemory` and the like, where hwloc names it.
+    /// The kind of its memory, such as `HBM` or `GPUMemory`, where hwloc names one.
     pub kind: Option<String>,
-    /// Hardware threads; empty for memory without CPUs of its own.
+    /// The hardware threads next to it; empty for memory without CPUs of its own.
     pub cpus: CpuList,
+    /// The number of cores next to it.
     pub cores: u32,
+    /// The size of its memory in bytes.
     pub memory_bytes: Option<Bytes>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A GPU, and what is next to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
     /// NVML's own index for GPUs that it knows; the others come after.
     pub index: u32,
+    /// The vendor.
     pub vendor: String,
+    /// The name of its model.
     pub name: Option<String>,
+    /// Its UUID, as NVML knows it.
     pub uuid: Option<String>,
-    /// `0000:11:00.0`.
+    /// Its address on PCI, such as `0000:11:00.0`.
+    #[schemars(regex(pattern = "^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\\.[0-9a-f]$"))]
     pub pci_bus_id: Option<String>,
-    /// `10de:2335`, vendor and device.
+    /// Vendor and device on PCI, such as `10de:2335`.
+    #[schemars(regex(pattern = "^[0-9a-f]{4}:[0-9a-f]{4}$"))]
     pub pci_id: Option<String>,
+    /// The size of its memory in bytes.
     pub memory_bytes: Option<Bytes>,
-    /// `9.0`.
+    /// Its compute capability, such as `9.0`.
     pub compute_capability: Option<String>,
+    /// Whether it is divided into instances.
     pub mig: Mig,
     /// The NUMA node whose CPUs are next to it; null where it is next to several, or it is not known.
     pub numa_node: Option<u32>,
     /// The CPUs next to it.
     pub cpus: CpuList,
-    /// Where its NVLinks lead to; null = not known.
+    /// Where its NVLinks lead to; null when it is not known.
     pub nvlinks: Option<Vec<NvLinkPeer>>,
     /// All NICs, the closest first.
     pub nics: Vec<NearNic>,
 }
 
 /// Whether a GPU is divided into instances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mig {
+    /// It is divided.
     Enabled,
+    /// It could be divided and is not.
     Disabled,
+    /// It cannot be divided.
     NotSupported,
+    /// It is not known.
     Unknown,
 }
 
 /// All NVLinks of a GPU that lead to the same place.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NvLinkPeer {
+    /// What they lead to.
     pub to: NvLinkEnd,
+    /// The address of what they lead to on PCI.
+    #[schemars(regex(pattern = "^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\\.[0-9a-f]$"))]
     pub pci_bus_id: Option<String>,
-    /// Null where only their bandwidth is known, and not that of one.
+    /// The number of links; null where only their bandwidth is known, and not that of one.
+    #[schemars(range(min = 1))]
     pub links: Option<u32>,
-    /// NVLink generation, `4.0`.
+    /// The generation of NVLink, such as `4.0`.
     pub version: Option<String>,
-    /// Nominal, one way, all links together.
+    /// The nominal bandwidth of all links together in bytes per second, one way.
+    #[schemars(range(min = 1))]
     pub bytes_per_s: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// What an NVLink leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NvLinkEnd {
+    /// Another GPU.
     Gpu,
+    /// An NVSwitch.
     NvSwitch,
+    /// A processor.
     Cpu,
 }
 
-/// From one GPU to another.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The way from one GPU to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Link {
+    /// The index of the one GPU.
     pub from: u32,
+    /// The index of the other GPU.
     pub to: u32,
-    /// The closest thing on PCIe that both are below; null = not known.
+    /// The closest thing on PCIe that both are below; null when it is not known.
     pub path: Option<PciPath>,
-    /// Null = none, or not known; `nvlinks` of the two GPUs tells which.
+    /// The NVLinks between the two; null when there are none, or it is not known, which `nvlinks` of the two GPUs tells.
     pub nvlink: Option<NvLink>,
-    /// What the driver allows; null = it was not asked.
+    /// What the driver allows; null when there was no driver to ask.
     pub p2p: Option<P2p>,
-    /// Null = not measured.
+    /// A large copy between the two; null when it was not measured.
     pub measured: Option<Measured>,
 }
 
 /// The NVLinks between two GPUs, direct or through switches.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NvLink {
+    /// What the links lead through: `gpu` when they are direct.
     pub through: NvLinkEnd,
+    /// The number of links; null where only their bandwidth is known.
+    #[schemars(range(min = 1))]
     pub links: Option<u32>,
+    /// The generation of NVLink, such as `4.0`.
     pub version: Option<String>,
-    /// Nominal, one way.
+    /// The nominal bandwidth of all links together in bytes per second, one way.
+    #[schemars(range(min = 1))]
     pub bytes_per_s: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the driver allows between two GPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct P2p {
+    /// Whether the one may read the other's memory.
     pub read: bool,
+    /// Whether the one may write the other's memory.
     pub write: bool,
+    /// Whether atomic operations work there.
     pub atomics: bool,
     /// The driver's reason against the first of these that it refuses.
     pub why_not: Option<String>,
 }
 
-/// A large copy, as it ran.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A large copy from one GPU to another, as it was timed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Measured {
+    /// The bytes that were copied.
     pub bytes: Bytes,
+    /// The median speed in bytes per second.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub bytes_per_s: f64,
-    /// Whether the bytes went over a link between the two; otherwise through host memory.
+    /// Whether the bytes went over a link between the two; otherwise they went through host memory.
     pub peer_access: bool,
 }
 
 /// How two PCI devices reach each other, in `nvidia-smi`'s words; the closest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum PciPath {
+    /// There is at most one PCIe switch between them.
     Pix,
+    /// There are several PCIe switches between them, and no host bridge.
     Pxb,
+    /// There is a PCIe host bridge between them.
     Phb,
+    /// There are several host bridges of one NUMA node between them.
     Node,
+    /// The interconnect between NUMA nodes is between them.
     Sys,
 }
 
@@ -206,31 +265,41 @@ impl fmt::Display for PciPath {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A network interface, or an InfiniBand adapter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Nic {
+    /// Its place in `nics`.
     pub index: u32,
-    /// The names the operating system gives it: `eth0`, `mlx5_0`.
+    /// The names that the operating system gives it, such as `eth0` and `mlx5_0`.
     pub names: Vec<String>,
+    /// Its address on PCI.
+    #[schemars(regex(pattern = "^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\\.[0-9a-f]$"))]
     pub pci_bus_id: String,
+    /// The NUMA node next to it.
     pub numa_node: Option<u32>,
-    /// To each NIC, in the order of `nics`; null for itself and where it is not known.
+    /// The path to each NIC, in the order of `nics`; null for itself and where it is not known.
     pub nic_paths: Vec<Option<PciPath>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A NIC, and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NearNic {
+    /// The index of the NIC.
     pub nic: u32,
+    /// The path to it; null when it is not known.
     pub path: Option<PciPath>,
 }
 
 /// One fact, told in two ways.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Disagreement {
-    /// `GPU0`, `GPU0 - GPU1`.
+    /// What it is a fact of, such as `GPU0` or `GPU0 - GPU1`.
     pub of: String,
-    /// `numa_node`, `cpus`, `path`.
+    /// The fact: `numa_node`, `cpus` or `path`.
     pub fact: String,
+    /// What hwloc says.
     pub hwloc: String,
+    /// What NVML says.
     pub nvml: String,
     /// Which of the two the document has.
     pub taken: String,

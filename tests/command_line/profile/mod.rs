@@ -9,6 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::program::{self, root, text};
+use crate::support::schemas;
 
 /// Made by hand after the columns of the tool's report.
 const TRACE: &str = include_str!("../../../crates/bench/src/profile/fixtures/cuda_gpu_trace.csv");
@@ -249,6 +250,7 @@ fn without_the_tool_the_run_is_made_all_the_same() {
     assert_eq!(profile["copies"][0]["time_us"], sum("copy_us") as f64);
     assert_eq!(profile["devices"][0]["overlap_us"], Value::Null);
     assert!(shown.contains("Profile, by this program's own timings"), "{shown}");
+    assert!(schemas::all_fit(&bench.path("run")).iter().any(|name| name == "profile.json"));
 }
 
 #[test]

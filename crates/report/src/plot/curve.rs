@@ -1,5 +1,6 @@
 //! A distribution as a plot shows it, from samples or from the few points that are kept of very many.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::quantile;
@@ -34,11 +35,12 @@ impl Distribution for Vec<f64> {
     }
 }
 
-/// How many samples there were, and points of their distribution: share, value; evenly apart in the distance to 1 on a logarithmic
-/// scale, as tails are drawn.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Points of a distribution: evenly apart in the distance to 1 on a logarithmic scale, as tails are drawn.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Curve {
+    /// The number of samples.
     pub count: u64,
+    /// The points, each the share and the value that this share of the samples does not exceed.
     pub points: Vec<[f64; 2]>,
 }
 

@@ -1,5 +1,6 @@
 //! A line of `simulated_requests.jsonl`. A simulation may have millions of requests, so it has their figures, without tokens and times.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use dualpool_types::records::{Outcome, RequestRecord};
@@ -8,7 +9,7 @@ use dualpool_types::{Class, EngineId, Micros};
 use crate::measure::{longest_itl_ms, within_objectives};
 
 /// What became of one simulated request. All times are microseconds of the model since the start of its arm.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct SimulatedRequest<'a> {
     /// This is always true: the figures were computed from a model, and nothing was measured.
     pub simulated: bool,

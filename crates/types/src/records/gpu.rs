@@ -3,15 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Bytes, EngineId, Micros};
 
 /// A line of `samples.jsonl` about one GPU.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuSample {
+    /// The arm under measurement.
     pub arm: String,
+    /// The repetition, counted from 0.
     pub repetition: u32,
+    /// When the sample was taken, in microseconds since the start of the run.
     pub at_us: Micros,
     /// The engines that have this GPU.
     pub engines: Vec<EngineId>,
@@ -20,44 +24,56 @@ pub struct GpuSample {
 }
 
 /// One round of readings of one GPU.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuReading {
     /// NVML's index, which `nvidia-smi` shows. CUDA may number the same GPUs otherwise; the UUID is what both agree on.
     pub gpu: u32,
+    /// The UUID of the GPU.
     pub uuid: Arc<str>,
-    /// The GPU is gone: it fell off the bus, or the driver gave it up. Nothing else is known from then on.
+    /// Whether the GPU is gone: it fell off the bus, or the driver gave it up. All else is null from then on.
     pub lost: bool,
     /// What `sm_util` and `memory_util` were read from.
     pub util_source: Option<UtilSource>,
-    /// 0 to 1, as `UtilSource` says.
+    /// The utilisation of the SMs, 0 to 1, as `util_source` says.
     pub sm_util: Option<f32>,
+    /// The utilisation of the memory, 0 to 1, as `util_source` says.
     pub memory_util: Option<f32>,
+    /// The used memory in bytes.
     pub hbm_used: Option<Bytes>,
+    /// The free memory in bytes.
     pub hbm_free: Option<Bytes>,
+    /// The power in milliwatts.
     pub power_mw: Option<u32>,
+    /// The temperature in degrees Celsius.
     pub temperature_c: Option<u32>,
+    /// The clock of the SMs in MHz.
     pub sm_mhz: Option<u32>,
+    /// The clock of the memory in MHz.
     pub memory_mhz: Option<u32>,
-    /// What holds the clocks down; empty = nothing does.
+    /// What holds the clocks down; an empty list says that nothing does.
     pub throttle: Option<Vec<Throttle>>,
-    /// Sent by the GPU, and received.
+    /// The bytes per second that the GPU sends over PCIe.
     pub pcie_tx_bytes_per_s: Option<u64>,
+    /// The bytes per second that the GPU receives over PCIe.
     pub pcie_rx_bytes_per_s: Option<u64>,
-    /// All links together.
+    /// The bytes per second that the GPU sends over all its NVLinks.
     pub nvlink_tx_bytes_per_s: Option<u64>,
+    /// The bytes per second that the GPU receives over all its NVLinks.
     pub nvlink_rx_bytes_per_s: Option<u64>,
-    /// Since the driver was loaded.
+    /// ECC errors that were corrected since the driver was loaded.
     pub ecc_corrected: Option<u64>,
+    /// ECC errors that were not corrected since the driver was loaded.
     pub ecc_uncorrected: Option<u64>,
-    /// Critical Xid errors since the sampling began, and the last one's number.
+    /// Critical Xid errors since the sampling began.
     pub xids: Option<u64>,
+    /// The number of the last critical Xid error.
     pub last_xid: Option<u64>,
     /// The processes with a compute context.
     pub processes: Option<Vec<GpuProcess>>,
 }
 
-/// Two figures of the same name that are not the same thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a utilisation is: two figures of the same name that are not the same thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UtilSource {
     /// GPM metrics: the share of SMs that had a warp, averaged over SMs and time; the share of the memory's bandwidth in use.
@@ -66,28 +82,34 @@ pub enum UtilSource {
     Rates,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A process with a compute context on the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuProcess {
+    /// The process id.
     pub pid: u32,
-    /// None where the driver does not tell, as in containers without the host's process ids.
+    /// The memory it uses in bytes; null where the driver does not tell, as in containers without the host's process ids.
     pub used: Option<Bytes>,
 }
 
 /// Why clocks are lower than they could be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Throttle {
-    /// Nothing to do.
+    /// There is nothing to do.
     Idle,
     /// A setting of the user's.
     ClockSetting,
     /// The power limit.
     PowerCap,
+    /// The hardware slowed the clocks down.
     HardwareSlowdown,
     /// Another GPU of its group.
     SyncBoost,
+    /// Heat, as the driver sees it.
     ThermalSoftware,
+    /// Heat, as the hardware sees it.
     ThermalHardware,
+    /// The power supply asked for it.
     PowerBrake,
 }
 

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use rand::seq::SliceRandom as _;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use dualpool_kv::{CopyClass, CopyPlanError, MapError, Stop, Transport, TransportError, copy_plan};
@@ -28,23 +29,29 @@ pub enum SweepError {
     Copy { ranges: u32, range_bytes: Bytes, class: CopyClass, source: TransportError },
 }
 
-/// One shape in one class. Times are medians over the repeats, in microseconds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One plan in one class of copy. Times are medians over the repeats, in microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Point {
+    /// The class of copy.
     pub class: CopyClass,
+    /// The bytes of each byte range.
     pub range_bytes: Bytes,
+    /// The number of byte ranges.
     pub ranges: u32,
+    /// The bytes of all ranges together.
     pub bytes: Bytes,
-    /// Making the plan from the two maps.
+    /// The time to make the plan from the two maps in microseconds.
     pub plan_us: f64,
-    /// From handing the plan to the transport until all bytes are there.
+    /// The time from handing the plan to the transport until all bytes are there, in microseconds.
     pub copy_us: f64,
+    /// The shortest of these times in microseconds.
     pub copy_us_min: f64,
     /// Half of the repeats lie within this share of the median: (third quartile - first quartile) / median.
     pub spread: f64,
-    /// The first copy, which is in none of the figures above.
+    /// The time of the first copy in microseconds, which is in none of the figures above.
     pub first_us: f64,
+    /// The number of repeats.
     pub repeats: u32,
 }
 
