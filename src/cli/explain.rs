@@ -21,7 +21,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let text = match args.request {
         Some(request) => told(&args.folder, RequestId(request)),
-        None => explain(&args.folder).map(|parts| parts.iter().map(table).collect::<Vec<_>>().join("\n")),
+        None => explain(&args.folder).map(|workloads| workloads.iter().map(table).collect::<Vec<_>>().join("\n")),
     };
     print(&text?)?;
     Ok(ExitCode::SUCCESS)

@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
         print(&table(&simulated))?;
         return Ok(ExitCode::SUCCESS);
     }
-    for (i, artifacts) in dualpool_report::load_parts(&args.folder)?.iter().enumerate() {
+    for (i, artifacts) in dualpool_report::load_workloads(&args.folder)?.iter().enumerate() {
         let gap = if i > 0 { "\n\n" } else { "" };
         print(&format!("{gap}{}", dualpool_report::print(artifacts, columns())))?;
         if args.settle {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use dualpool_bench::targets::dynamic_router;
 use dualpool_bench::{Cancel, Outcome, Settings, WorkloadKind, environment, stats};
 use dualpool_fleet::Silent;
-use dualpool_report::{Overview, load, load_parts, settle};
+use dualpool_report::{Overview, load, load_workloads, settle};
 use dualpool_types::{PolicyKind, Role, Wave};
 
 use crate::support::{schemas, virtual_pair};
@@ -117,7 +117,7 @@ async fn the_three_synthetic_workloads_are_measured_in_one_run() {
 
     let folder = dir.path().join("run");
     assert_eq!(Overview::read(&folder).unwrap().unwrap().workloads, mixes);
-    assert_eq!(load_parts(&folder).unwrap().len(), 3);
+    assert_eq!(load_workloads(&folder).unwrap().len(), 3);
     assert_eq!(schemas::all_fit(&folder), ["workloads.json"]);
 }
 
@@ -213,7 +213,7 @@ async fn what_was_not_begun_leaves_no_folder() {
     let outcomes = run(&settings(dir.path(), &[]), &cancel).await.unwrap();
     assert_eq!(outcomes.len(), 1);
     assert!(outcomes[0].interrupted);
-    assert_eq!(load_parts(&dir.path().join("run")).unwrap().len(), 1);
+    assert_eq!(load_workloads(&dir.path().join("run")).unwrap().len(), 1);
 
     let never = dir.path().join("never");
     let mut settings = settings(dir.path(), &[]);

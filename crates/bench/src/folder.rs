@@ -59,7 +59,7 @@ impl Identity {
     }
 
     /// Of a part of this run, which leaves its files in a folder of its own in that of the run.
-    pub fn part(&self, name: &str) -> Identity {
+    pub fn of_workload(&self, name: &str) -> Identity {
         Identity { dir: self.dir.join(name), ..self.clone() }
     }
 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
-use dualpool_report::{self as report, Overview, load_parts, part_folders, settle};
+use dualpool_report::{self as report, Overview, load_workloads, settle, workload_folders};
 use dualpool_types::artifact::{Environment, PhaseTime, RunInfo, Summary};
 use dualpool_types::records::RequestRecord;
 use dualpool_types::{EngineInfo, Failure, Micros};
@@ -133,7 +133,7 @@ impl Paired {
         let run = Identity::now(target, &settings.run.out);
         let mut prepared = Paired::new(settings, command, run.dir.clone(), Vec::new());
         for (name, benchmark) in benchmarks {
-            match RunFolder::create(run.part(name)) {
+            match RunFolder::create(run.of_workload(name)) {
                 Ok(folder) => prepared.workloads.push(WorkloadRun { name: Some(name), folder, benchmark }),
                 Err(error) => {
                     prepared.abandon();
@@ -228,19 +228,19 @@ impl OnFleet for Paired {
 /// The run as the terminal shows it, workload by workload; as JSON its summary, and of several workloads an array of theirs.
 fn shown(dir: &Path, view: &View) -> Result<String, Failure> {
     if view.json {
-        return Ok(match part_folders(dir)? {
+        return Ok(match workload_folders(dir)? {
             None => summary(dir)?,
-            Some(parts) => {
-                let summaries = parts.iter().map(|part| summary(part)).collect::<anyhow::Result<Vec<_>>>()?;
+            Some(folders) => {
+                let summaries = folders.iter().map(|folder| summary(folder)).collect::<anyhow::Result<Vec<_>>>()?;
                 format!("[{}]\n", summaries.join(","))
             }
         });
     }
-    let parts = load_parts(dir)?;
-    let shown = parts.iter().map(|part| {
-        let settled = if view.settle { format!("\n{}", settle::table(part)) } else { String::new() };
-        let (dir, report) = (part.dir.display(), part.dir.join("report.html"));
-        let table = report::print(part, view.columns);
+    let workloads = load_workloads(dir)?;
+    let shown = workloads.iter().map(|workload| {
+        let settled = if view.settle { format!("\n{}", settle::table(workload)) } else { String::new() };
+        let (dir, report) = (workload.dir.display(), workload.dir.join("report.html"));
+        let table = report::print(workload, view.columns);
         format!("{table}{settled}\nartifacts: {dir}\nreport:    {}\n", report.display())
     });
     Ok(shown.collect::<Vec<_>>().join("\n\n"))

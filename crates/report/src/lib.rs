@@ -34,7 +34,7 @@ pub use html::{ReportError, html, write_html};
 pub use live::live_migrations;
 pub use load::{Artifacts, LoadError, load};
 pub use objective_map::{Leaders, ObjectiveMap};
-pub use overview::{Overview, load_parts, part_folders};
+pub use overview::{Overview, load_workloads, workload_folders};
 pub use plot::{Curve, picture};
 pub use recommend::{Recommendation, recommend};
 pub use routing::routing;

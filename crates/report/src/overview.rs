@@ -49,7 +49,7 @@ impl Overview {
 }
 
 /// The folders of the workloads that were begun, in order; none where the run in this folder has but one.
-pub fn part_folders(dir: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
+pub fn workload_folders(dir: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
     let Some(Overview { workloads, .. }) = Overview::read(dir)? else { return Ok(None) };
     // Each is one folder in this one: a name that leads elsewhere is none of ours.
     let folders = workloads.iter().map(|name| dir.join(Path::new(name).file_name().unwrap_or_default()));
@@ -57,8 +57,8 @@ pub fn part_folders(dir: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
 }
 
 /// The artifacts of all workloads of the run in this folder that were begun, in order; of the run itself where it has but one.
-pub fn load_parts(dir: &Path) -> Result<Vec<Artifacts>, LoadError> {
-    match part_folders(dir)? {
+pub fn load_workloads(dir: &Path) -> Result<Vec<Artifacts>, LoadError> {
+    match workload_folders(dir)? {
         None => Ok(vec![load(dir)?]),
         Some(folders) => folders.iter().map(|dir| load(dir)).collect(),
     }
@@ -72,14 +72,14 @@ mod tests {
     #[test]
     fn a_run_is_read_with_its_workloads_or_as_its_only_one() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(load_parts(dir.path()), Err(LoadError::NoRun(_))));
+        assert!(matches!(load_workloads(dir.path()), Err(LoadError::NoRun(_))));
         let written = Overview::of(["mixed", "trace"].map(String::from).to_vec());
         written.write(dir.path()).unwrap();
         assert_eq!(Overview::read(dir.path()).unwrap(), Some(written));
-        assert_eq!(load_parts(dir.path()).unwrap().len(), 0, "none was begun");
+        assert_eq!(load_workloads(dir.path()).unwrap().len(), 0, "none was begun");
         std::fs::create_dir(dir.path().join("mixed")).unwrap();
         fixture::write(&fixture::small(), &dir.path().join("mixed"));
-        assert_eq!(load_parts(dir.path()).unwrap().len(), 1);
-        assert_eq!(load_parts(&dir.path().join("mixed")).unwrap().len(), 1);
+        assert_eq!(load_workloads(dir.path()).unwrap().len(), 1);
+        assert_eq!(load_workloads(&dir.path().join("mixed")).unwrap().len(), 1);
     }
 }

@@ -68,29 +68,29 @@ impl UserError for ExplainError {
 #[derive(Debug)]
 pub struct Explained {
     /// The workload, where the run had several.
-    part: Option<String>,
+    workload: Option<String>,
     arms: Vec<(String, Tally)>,
     weights: Option<ScoreSettings>,
     /// What the reader should know of the files.
     notes: Vec<String>,
 }
 
-/// All of a run, part by part.
+/// All of a run, workload by workload.
 pub fn explain(dir: &Path) -> Result<Vec<Explained>, ExplainError> {
     let mut all = Vec::new();
-    for part in parts(dir)? {
-        all.extend(explain_part(&part)?);
+    for workload in workloads(dir)? {
+        all.extend(explain_workload(&workload)?);
     }
     if all.is_empty() { Err(ExplainError::NothingNoted(dir.into())) } else { Ok(all) }
 }
 
 /// A folder with the files of one workload.
-struct Part {
+struct WorkloadFolder {
     name: Option<String>,
     dir: PathBuf,
 }
 
-impl Part {
+impl WorkloadFolder {
     /// What became of its requests; none where no file says it. Simulations of the version before have it in a run's file.
     fn fates(&self) -> Result<Option<Lines<Fate>>, LoadError> {
         let simulated = Lines::open(&self.dir, SIMULATED_REQUESTS)?;
@@ -98,27 +98,30 @@ impl Part {
     }
 }
 
-fn parts(dir: &Path) -> Result<Vec<Part>, LoadError> {
+fn workloads(dir: &Path) -> Result<Vec<WorkloadFolder>, LoadError> {
     if !dir.is_dir() {
         return Err(LoadError::NotAFolder(dir.into()));
     }
-    let Some(Overview { workloads, .. }) = Overview::read(dir)? else { return Ok(vec![Part { name: None, dir: dir.into() }]) };
+    let Some(Overview { workloads, .. }) = Overview::read(dir)? else {
+        return Ok(vec![WorkloadFolder { name: None, dir: dir.into() }]);
+    };
     // Each is one folder in this one: a name that leads elsewhere is none of ours.
-    let part = |name: String| Part { dir: dir.join(Path::new(&name).file_name().unwrap_or_default()), name: Some(name) };
-    Ok(workloads.into_iter().map(part).collect())
+    let folder =
+        |name: String| WorkloadFolder { dir: dir.join(Path::new(&name).file_name().unwrap_or_default()), name: Some(name) };
+    Ok(workloads.into_iter().map(folder).collect())
 }
 
 /// None where the router noted nothing.
-fn explain_part(part: &Part) -> Result<Option<Explained>, ExplainError> {
-    let Some(mut decisions) = Lines::<NoteRecord>::open(&part.dir, DECISIONS)? else { return Ok(None) };
-    let (weights, mut notes) = (weights(&part.dir)?, Vec::new());
+fn explain_workload(folder: &WorkloadFolder) -> Result<Option<Explained>, ExplainError> {
+    let Some(mut decisions) = Lines::<NoteRecord>::open(&folder.dir, DECISIONS)? else { return Ok(None) };
+    let (weights, mut notes) = (weights(&folder.dir)?, Vec::new());
     let mut arms = Vec::new();
     for record in decisions.by_ref() {
         let record = record?;
         of_arm(&mut arms, &record.arm).note(&record.note, Weights(weights.as_ref()));
     }
     notes.extend(decisions.cut_off());
-    match part.fates()? {
+    match folder.fates()? {
         None => notes.push(format!("There is no {REQUESTS}: what became of requests is not known.")),
         Some(mut fates) => {
             for fate in fates.by_ref() {
@@ -131,7 +134,7 @@ fn explain_part(part: &Part) -> Result<Option<Explained>, ExplainError> {
     if arms.iter().all(|(_, tally)| tally.placements == 0) {
         notes.push(PLACEMENTS_TAKE.trim_end().into());
     }
-    Ok(Some(Explained { part: part.name.clone(), arms, weights, notes }))
+    Ok(Some(Explained { workload: folder.name.clone(), arms, weights, notes }))
 }
 
 /// Arms follow each other in the files, so the last one is looked at first.

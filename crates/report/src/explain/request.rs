@@ -8,7 +8,7 @@ use dualpool_types::records::{Candidate, MigrationReason, NoteRecord, Outcome, P
 use super::evidence::{Decided, SCORE, Weights};
 use super::fates::Fate;
 use super::text::{harmless, term};
-use super::{DECISIONS, ExplainError, PLACEMENTS_TAKE, Part, parts, weights};
+use super::{DECISIONS, ExplainError, PLACEMENTS_TAKE, WorkloadFolder, weights, workloads};
 use crate::grid::{aligned, bare};
 use crate::lines::Lines;
 
@@ -26,11 +26,11 @@ impl Ids {
 /// All that was decided about the request, as text, in every arm and workload that served one of this id.
 pub fn told(dir: &Path, request: RequestId) -> Result<String, ExplainError> {
     let (mut text, mut ids, mut noted) = (String::new(), Ids::default(), false);
-    for part in parts(dir)? {
-        let told = part.told(request, &mut ids)?;
+    for folder in workloads(dir)? {
+        let told = folder.told(request, &mut ids)?;
         noted |= told.noted;
         if !told.text.is_empty() {
-            if let Some(name) = &part.name {
+            if let Some(name) = &folder.name {
                 text += &format!("== {name} ==\n\n");
             }
             text += &told.text;
@@ -50,7 +50,7 @@ struct Told {
     noted: bool,
 }
 
-impl Part {
+impl WorkloadFolder {
     fn told(&self, request: RequestId, ids: &mut Ids) -> Result<Told, ExplainError> {
         let (mut told, mut explained) = (Told { text: String::new(), noted: false }, false);
         if let Some(decisions) = Lines::<NoteRecord>::open(&self.dir, DECISIONS)? {

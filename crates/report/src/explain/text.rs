@@ -28,7 +28,7 @@ pub(super) fn term(value: f64) -> String {
 
 /// The report as text.
 pub fn table(explained: &Explained) -> String {
-    let mut out = explained.part.as_ref().map_or(String::new(), |part| format!("== {part} ==\n\n"));
+    let mut out = explained.workload.as_ref().map_or(String::new(), |name| format!("== {name} ==\n\n"));
     explained.notes.iter().for_each(|note| out += &format!("{note}\n"));
     out += &arms(&explained.arms);
     out += LEGEND;
