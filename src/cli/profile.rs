@@ -13,7 +13,7 @@ use super::run::{Order, carry_out};
 use super::terminal::Terminal;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// What to look at.
     subject: Subject,
     #[command(flatten)]
@@ -26,7 +26,7 @@ enum Subject {
     Migration,
 }
 
-pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let Subject::Migration = args.subject;
     // Unless flags say otherwise.
     let defaults = [("run.arms", Arm::FullDisaggregation.name()), ("run.repetitions", "1"), ("telemetry.profile", "nsys")];

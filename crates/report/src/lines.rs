@@ -24,7 +24,7 @@ pub(super) struct Lines<T> {
 
 impl<T> Lines<T> {
     /// None when there is no such file.
-    pub fn open(path: &Path) -> Result<Option<Lines<T>>, LoadError> {
+    pub(crate) fn open(path: &Path) -> Result<Option<Lines<T>>, LoadError> {
         let file = match File::open(path) {
             Ok(file) => BufReader::new(file),
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -35,7 +35,7 @@ impl<T> Lines<T> {
     }
 
     /// What the reader should know when the last line was cut off (no line end, not JSON): its writer was stopped, or is not done.
-    pub fn cut_off(&self) -> Option<String> {
+    pub(crate) fn cut_off(&self) -> Option<String> {
         let name = self.path.file_name().unwrap_or_default().display();
         self.cut_off.then(|| format!("The last line of {name} was cut off and is left out."))
     }

@@ -17,7 +17,7 @@ use super::round_robin::RoundRobin;
 use super::score::Score;
 
 /// A policy that has decided nothing yet.
-pub fn build(kind: PolicyKind, settings: &RouterSettings) -> Box<dyn Policy> {
+pub(crate) fn build(kind: PolicyKind, settings: &RouterSettings) -> Box<dyn Policy> {
     match kind {
         PolicyKind::RoundRobin => Box::<RoundRobin>::default(),
         // It begins so, and chooses once it has seen requests.

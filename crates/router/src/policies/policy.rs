@@ -5,7 +5,7 @@ use dualpool_types::{EngineId, Role};
 use crate::fleet::{EngineState, FleetView};
 use crate::placement::{Ask, Placement};
 
-pub trait Policy: Send {
+pub(crate) trait Policy: Send {
     /// Whether it looks at `FleetView::cached`. For a policy that does not, no prompt is looked up.
     fn wants_cached(&self) -> bool {
         false
