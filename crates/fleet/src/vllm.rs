@@ -15,7 +15,7 @@ use dualpool_types::{Clock, EngineId};
 use crate::controller::Controller;
 use crate::{FleetSpec, Progress};
 
-pub async fn start(
+pub(crate) async fn start(
     transport: Box<dyn Transport>,
     spec: FleetSpec<'_>,
     progress: Arc<dyn Progress>,

@@ -83,7 +83,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub fn new(
+    pub(super) fn new(
         fleet: Fleet,
         mover: Option<(Box<dyn KvMover>, mpsc::Receiver<KvEvent>)>,
         settings: &RouterSettings,
@@ -111,7 +111,7 @@ impl Task {
     }
 
     /// Serves until it is told to shut down, or nobody is left who could.
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut gone: mpsc::UnboundedReceiver<RequestId>,

@@ -14,7 +14,7 @@ use dualpool_types::{Class, EngineId, Failure, Micros};
 
 use crate::folder::FolderError;
 
-pub struct Output {
+pub(super) struct Output {
     lines: Option<BufWriter<Stdout>>,
     folder: Option<Folder>,
 }
@@ -88,12 +88,12 @@ impl<'a> RequestLine<'a> {
 
 impl Output {
     /// Fails when the folder cannot be written or holds a run already.
-    pub fn open(lines: bool, dir: Option<&Path>) -> Result<Output, FolderError> {
+    pub(super) fn open(lines: bool, dir: Option<&Path>) -> Result<Output, FolderError> {
         let folder = dir.map(Folder::create).transpose()?;
         Ok(Output { lines: lines.then(|| BufWriter::new(stdout())), folder })
     }
 
-    pub fn request(&mut self, record: &RequestRecord) -> Result<(), Failure> {
+    pub(super) fn request(&mut self, record: &RequestRecord) -> Result<(), Failure> {
         if self.lines.is_none() && self.folder.is_none() {
             return Ok(());
         }
@@ -102,13 +102,13 @@ impl Output {
         self.folder.as_mut().map_or(Ok(()), |folder| folder.wrote(|folder| write(&mut folder.requests, &line)))
     }
 
-    pub fn note(&mut self, note: &NoteRecord) -> Result<(), Failure> {
+    pub(super) fn note(&mut self, note: &NoteRecord) -> Result<(), Failure> {
         self.say(&NoteLine { kind: "note", simulated: true, note })?;
         self.folder.as_mut().map_or(Ok(()), |folder| folder.wrote(|folder| folder.note(note)))
     }
 
     /// The figures, and the end of all files.
-    pub fn finish(mut self, simulated: &Simulated) -> Result<(), Failure> {
+    pub(super) fn finish(mut self, simulated: &Simulated) -> Result<(), Failure> {
         self.say(&SummaryLine { kind: "summary", simulated })?;
         if let Some(lines) = &mut self.lines {
             shown(lines.flush())?;
