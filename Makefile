@@ -33,7 +33,7 @@ test: test-tools setup ## style checks, then every test
 	@echo '[test] 4/6 without Python';  cargo test --workspace --no-default-features --test without_python
 	@echo '[test] 5/6 unit tests';      cargo test --workspace --lib --bins
 	@# Most tests wait more than they compute. Those that want the cores to themselves see to it.
-	@echo '[test] 6/6 tests of the whole'; cargo test --workspace --test '*' -- --test-threads=4
+	@echo '[test] 6/6 tests of the whole'; cargo test --workspace --test '*' -- --test-threads=8
 
 # rustup's minimal profile lacks them; better said before the downloads than after.
 test-tools:

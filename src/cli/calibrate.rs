@@ -13,7 +13,7 @@ use super::run::{Order, carry_out};
 use super::terminal::Terminal;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// What a step costs on the engines, instead: simulations go by it (`run engine_timing`).
     #[arg(long)]
     engine: bool,
@@ -24,7 +24,7 @@ pub struct Args {
     settings: SettingFlags,
 }
 
-pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let target: &'static dyn Target = if args.engine { &EngineCalibration } else { &CopyCalibration };
     carry_out(&Order::by_settings(target, args.json, args.settings.clone()), cli, terminal)
 }

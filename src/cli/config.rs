@@ -14,7 +14,7 @@ use super::terminal::print;
 use crate::config::{Loaded, Origin, reference};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Print a JSON object: each key with its value and origin.
     #[arg(long, conflicts_with = "toml")]
     json: bool,
@@ -28,7 +28,7 @@ pub struct Args {
     settings: SettingFlags,
 }
 
-pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
     if args.markdown {
         print(&reference())?;
         return Ok(ExitCode::SUCCESS);

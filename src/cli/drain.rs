@@ -12,7 +12,7 @@ use dualpool_types::EngineId;
 use super::terminal::print;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The engine, as `engine-1` or `1`.
     #[arg(value_parser = engine)]
     engine: EngineId,
@@ -29,7 +29,7 @@ fn engine(text: &str) -> Result<EngineId, String> {
     number.parse().map(EngineId).map_err(|_| "expected an engine's name or number, such as `engine-1` or `1`".to_owned())
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let order = if args.undo { Order::Undrain(args.engine) } else { Order::Drain(args.engine) };
     admin::send(&program(&admin::folder(), args.pid)?, order)?;
     let engine = args.engine;

@@ -9,7 +9,7 @@ use dualpool_types::{Failure, RequestId};
 use super::terminal::print;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The folder of a run or a simulation that was made with --explain.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
@@ -18,7 +18,7 @@ pub struct Args {
     request: Option<u64>,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let text = match args.request {
         Some(request) => told(&args.folder, RequestId(request)),
         None => explain(&args.folder).map(|workloads| workloads.iter().map(table).collect::<Vec<_>>().join("\n")),

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use dualpool_types::Failure;
 
 /// Stopped by the user, as shells report Ctrl-C.
-pub const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
-pub fn print(failure: &Failure) -> ExitCode {
+pub(super) fn print(failure: &Failure) -> ExitCode {
     let mut text = format!("error: {failure}\n");
     // A transparent error says the same as its cause.
     let mut said = failure.to_string();

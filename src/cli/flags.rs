@@ -71,21 +71,21 @@ const SET: &str = "set";
 
 /// The settings given on the command line.
 #[derive(Clone, Debug, Default)]
-pub struct SettingFlags(Vec<FlagValue>);
+pub(super) struct SettingFlags(Vec<FlagValue>);
 
 impl SettingFlags {
-    pub fn values(&self) -> Vec<FlagValue> {
+    pub(super) fn values(&self) -> Vec<FlagValue> {
         self.0.clone()
     }
 
     /// With these above them.
-    pub fn and(mut self, values: Vec<FlagValue>) -> SettingFlags {
+    pub(super) fn and(mut self, values: Vec<FlagValue>) -> SettingFlags {
         self.0.extend(values);
         self
     }
 
     /// Sets what no flag of these sets, in the name of `origin`.
-    pub fn with_defaults(mut self, origin: &str, defaults: &[(&str, &str)]) -> SettingFlags {
+    pub(super) fn with_defaults(mut self, origin: &str, defaults: &[(&str, &str)]) -> SettingFlags {
         let value = |&(key, text): &(&str, &str)| FlagValue { flag: origin.into(), key: key.into(), text: text.into() };
         // The last one counts.
         self.0.splice(0..0, defaults.iter().map(value));

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use dualpool_engine::virtual_engine::kv::serve_gpu_memory;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Which memory on which GPU, as JSON.
     order: String,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     serve_gpu_memory(&args.order)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ const ECHO_MAX: Duration = Duration::from_secs(2);
 
 /// Throws `cancel` on the first Ctrl-C or SIGTERM, and ends the process on the second, which under a profiler is the next one after
 /// `ECHO_MAX`. Engines end with the process that started them, however it ends.
-pub fn watch(cancel: Cancel, terminal: Terminal) -> std::io::Result<()> {
+pub(super) fn watch(cancel: Cancel, terminal: Terminal) -> std::io::Result<()> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     tokio::spawn(async move {

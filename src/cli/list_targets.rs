@@ -6,7 +6,7 @@ use dualpool_bench::targets::TARGETS;
 
 use super::terminal::print;
 
-pub fn run() -> anyhow::Result<ExitCode> {
+pub(super) fn run() -> anyhow::Result<ExitCode> {
     let width = TARGETS.iter().map(|target| target.name().len()).max().unwrap_or(0);
     let lines: String = TARGETS.iter().map(|target| format!("{:width$}  {}\n", target.name(), target.about())).collect();
     print(&lines)?;

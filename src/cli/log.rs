@@ -5,7 +5,7 @@ use tracing_subscriber::EnvFilter;
 use super::terminal::Terminal;
 
 /// The filter that this many `-v` stand for.
-pub fn filter(verbose: u8) -> Option<&'static str> {
+pub(super) fn filter(verbose: u8) -> Option<&'static str> {
     match verbose {
         0 => None,
         1 => Some("info"),
@@ -15,7 +15,7 @@ pub fn filter(verbose: u8) -> Option<&'static str> {
 }
 
 /// Starts logging; once per process. `filter` is `telemetry.log`, which was checked when the settings were loaded.
-pub fn init(filter: &str, terminal: &Terminal) {
+pub(super) fn init(filter: &str, terminal: &Terminal) {
     let terminal = terminal.clone();
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))

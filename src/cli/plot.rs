@@ -13,7 +13,7 @@ use dualpool_types::Failure;
 use super::terminal::print;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Folders of runs, or of simulations (`simulate --out`); of several, all arms are in one picture.
     #[arg(value_name = "DIR", required = true)]
     folders: Vec<PathBuf>,
@@ -25,7 +25,7 @@ pub struct Args {
     png: Option<PathBuf>,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut pictures = Vec::with_capacity(args.folders.len());
     for folder in &args.folders {
         pictures.push((name(folder), picture(folder)?));

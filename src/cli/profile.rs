@@ -14,7 +14,7 @@ use super::run::{Order, carry_out};
 use super::terminal::Terminal;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// What to look at.
     subject: Subject,
     #[command(flatten)]
@@ -40,7 +40,7 @@ impl UserError for Renamed {
     }
 }
 
-pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
     if let Subject::Migration = args.subject {
         Err(Renamed)?;
     }

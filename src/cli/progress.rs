@@ -11,7 +11,7 @@ use super::terminal::Terminal;
 
 const TICK_MS: u64 = 120;
 
-pub struct Bars {
+pub(super) struct Bars {
     terminal: Terminal,
     phase: Mutex<Phase>,
 }
@@ -25,7 +25,7 @@ struct Phase {
 }
 
 impl Bars {
-    pub fn new(terminal: &Terminal) -> Bars {
+    pub(super) fn new(terminal: &Terminal) -> Bars {
         Bars { terminal: terminal.clone(), phase: Mutex::default() }
     }
 
@@ -35,7 +35,7 @@ impl Bars {
     }
 
     /// Ends the last phase's bar; its line stays.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         finish(&mut self.lock());
     }
 }

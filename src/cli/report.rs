@@ -11,7 +11,7 @@ use dualpool_types::Failure;
 use super::terminal::{columns, print};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The folder of a run, as `dualpool run` printed it, or of a simulation.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
@@ -20,7 +20,7 @@ pub struct Args {
     settle: bool,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // A folder has a run, a simulation or a topology.
     if args.folder.join(topology::FILE).is_file() {
         let found = topology::load_topology(&args.folder).map_err(anyhow::Error::from)?;

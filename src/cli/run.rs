@@ -21,7 +21,7 @@ use super::{Cli, log, session};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
-pub struct Args {
+pub(super) struct Args {
     /// What to run; `dualpool list-targets` lists them.
     #[arg(required = true)]
     target: Option<String>,
@@ -92,7 +92,7 @@ impl UserError for FlagsBefore {
 }
 
 /// A target that is to be run, and how.
-pub struct Order {
+pub(super) struct Order {
     target: &'static dyn Target,
     settings: SettingFlags,
     /// Of a target whose flags are its own altogether.
@@ -102,16 +102,16 @@ pub struct Order {
 }
 
 impl Order {
-    pub fn by_settings(target: &'static dyn Target, json: bool, settings: SettingFlags) -> Order {
+    pub(super) fn by_settings(target: &'static dyn Target, json: bool, settings: SettingFlags) -> Order {
         Order { target, settings, flags: ArgMatches::default(), json, settle: false }
     }
 
-    pub fn by_own_flags(target: &'static dyn Target, flags: ArgMatches) -> Order {
+    pub(super) fn by_own_flags(target: &'static dyn Target, flags: ArgMatches) -> Order {
         Order { target, settings: SettingFlags::default(), flags, json: false, settle: false }
     }
 }
 
-pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let order = match &args.own {
         Some(OwnFlags { target, flags }) => Order::by_own_flags(*target, flags.clone()),
         None => {
@@ -126,7 +126,7 @@ pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Fail
 }
 
 /// Runs a target, watched as the settings have it.
-pub fn carry_out(order: &Order, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
+pub(super) fn carry_out(order: &Order, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let Order { target, .. } = *order;
     // What is the same on every machine is told of no GPUs.
     let gpus = target.file().map_or_else(Gpus::default, |_| Gpus::detect());

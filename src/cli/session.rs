@@ -20,7 +20,7 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// Starts the engines that a target wants, hands them over, and ends them whatever came of it. None when the user stopped it before they
 /// were up.
-pub fn run(work: Box<dyn OnFleet>, gpus: &Gpus, terminal: &Terminal) -> Result<Option<Done>, Failure> {
+pub(super) fn run(work: Box<dyn OnFleet>, gpus: &Gpus, terminal: &Terminal) -> Result<Option<Done>, Failure> {
     let settings = work.settings().clone();
     let (placements, links) = match place(&settings, gpus) {
         Ok(placed) => placed,

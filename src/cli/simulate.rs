@@ -12,7 +12,7 @@ use super::run::{Order, carry_out};
 use super::terminal::Terminal;
 
 /// The target's own flags.
-pub struct Args(ArgMatches);
+pub(super) struct Args(ArgMatches);
 
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
@@ -35,6 +35,6 @@ impl FromArgMatches for Args {
     }
 }
 
-pub fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
     carry_out(&Order::by_own_flags(&FleetSimulation, args.0.clone()), cli, terminal)
 }

@@ -11,19 +11,19 @@ const COLUMNS_WITHOUT_TERMINAL: u16 = 100;
 
 /// Standard error with progress bars on it. Cheap to clone.
 #[derive(Clone)]
-pub struct Terminal {
+pub(super) struct Terminal {
     pub bars: MultiProgress,
     /// False when standard error is a file or a pipe: no bars, plain lines.
     pub interactive: bool,
 }
 
 impl Terminal {
-    pub fn new() -> Terminal {
+    pub(super) fn new() -> Terminal {
         Terminal { bars: MultiProgress::new(), interactive: io::stderr().is_terminal() }
     }
 
     /// Prints a line above the bars.
-    pub fn line(&self, text: &str) {
+    pub(super) fn line(&self, text: &str) {
         // Fails when standard error is closed, and then there is no other place to say it.
         let _ = self.clone().write_all(format!("{text}\n").as_bytes());
     }
@@ -42,7 +42,7 @@ impl Write for Terminal {
 }
 
 /// Writes to standard output. A reader such as `head` that has seen enough is no failure.
-pub fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -51,6 +51,6 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Width of standard output.
-pub fn columns() -> u16 {
+pub(super) fn columns() -> u16 {
     Table::new().width().unwrap_or(COLUMNS_WITHOUT_TERMINAL)
 }

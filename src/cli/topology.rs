@@ -10,7 +10,7 @@ use dualpool_types::Failure;
 use super::terminal::print;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Read the machine that a file shows, as `lstopo FILE.xml` wrote it, instead of this one.
     #[arg(long, value_name = "FILE")]
     from_xml: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub struct Args {
     out: PathBuf,
 }
 
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let found = match &args.from_xml {
         Some(file) => topology::of_file(file),
         None => topology::of_machine(None),

@@ -16,7 +16,7 @@ use super::terminal::print;
 const SHOWN_MAX: usize = 20;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Seeds to simulate: from the first one up to, but not including, the last one.
     #[arg(long, value_name = "A..B", value_parser = seeds, default_value = "0..1000")]
     seeds: Range<u64>,
@@ -32,7 +32,7 @@ fn seeds(text: &str) -> anyhow::Result<Range<u64>> {
     Ok(seeds)
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let seeds = match args.seed {
         Some(seed) => {
             print(&format!("{:#?}\n", Scenario::draw(seed)))?;

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use dualpool_types::settings::{flatten, written};
 
 /// A table with this one leaf.
-pub fn nested(key: &str, value: Value) -> Dict {
+pub(super) fn nested(key: &str, value: Value) -> Dict {
     let (name, value) = match key.split_once('.') {
         Some((name, rest)) => (name, Value::from(nested(rest, value))),
         None => (key, value),
@@ -17,7 +17,7 @@ pub fn nested(key: &str, value: Value) -> Dict {
 
 /// Text from the environment or a flag as a value of the default's type. A list is `a,b` (or TOML's `["a", "b"]`). What does not
 /// parse stays text, for which the settings' own types have an error.
-pub fn typed(default: &Json, text: &str) -> Value {
+pub(super) fn typed(default: &Json, text: &str) -> Value {
     let text = text.trim();
     match default {
         Json::String(_) => Value::from(text),
@@ -38,7 +38,7 @@ pub fn typed(default: &Json, text: &str) -> Value {
 }
 
 /// A value of a layer as the user wrote it, for messages.
-pub fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         // JSON has no such numbers.
         Value::Num(_, Num::F64(number)) if !number.is_finite() => format!("{number:?}"),
@@ -47,7 +47,7 @@ pub fn shown(value: &Value) -> String {
 }
 
 /// The keys of a layer.
-pub fn keys(dict: &Dict) -> Vec<String> {
+pub(super) fn keys(dict: &Dict) -> Vec<String> {
     flatten(&as_json(dict)).into_keys().collect()
 }
 
@@ -57,7 +57,7 @@ fn as_json(value: &impl Serialize) -> serde_json::Value {
 }
 
 /// The known key that is most like this one, if any is close enough to be what was meant.
-pub fn closest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn closest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // The right name in the wrong table is as likely a mistake as a typo.
     let leaf = |key: &'_ str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |candidate: &str| {

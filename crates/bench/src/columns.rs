@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 
 /// A table of at most `columns` characters: names on the left, figures on the right.
-pub fn rendered(headings: &[&str], rows: Vec<Vec<String>>, columns: u16) -> String {
+pub(crate) fn rendered(headings: &[&str], rows: Vec<Vec<String>>, columns: u16) -> String {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
     for line in [TableComponent::HorizontalLines, TableComponent::MiddleIntersections] {

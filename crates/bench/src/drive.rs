@@ -42,7 +42,7 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    pub fn open_loop(items: &'a [WorkItem]) -> Work<'a> {
+    pub(crate) fn open_loop(items: &'a [WorkItem]) -> Work<'a> {
         Work { items, pace: Pace::OpenLoop }
     }
 }
@@ -144,12 +144,12 @@ struct DrainedRuns {
 
 impl Findings {
     /// Engines that were drained during any of the runs: figures of fewer engines are not those of the fleet.
-    pub fn drained(&self) -> Vec<EngineId> {
+    pub(crate) fn drained(&self) -> Vec<EngineId> {
         self.drained.keys().copied().collect()
     }
 
     /// What a reader of the figures should know.
-    pub fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         let drained = |(engine, DrainedRuns { count, first, last }): (&EngineId, &DrainedRuns)| {
             let runs = if *count == 1 { format!("1 run, {first}") } else { format!("{count} runs, from {first} to {last}") };
             format!("{engine} was drained and took no requests in {runs}: figures of these are not those of the whole fleet.")
@@ -158,23 +158,23 @@ impl Findings {
     }
 
     /// KV blocks held after any of the runs, the most of any, and holds that nothing but their lease ended: 0 is right.
-    pub fn held_after(&self) -> u64 {
+    pub(crate) fn held_after(&self) -> u64 {
         self.held_blocks + self.leases_expired
     }
 }
 
 impl<'a> ArmRunner<'a> {
-    pub fn new(fleet: &'a Fleet, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> ArmRunner<'a> {
+    pub(crate) fn new(fleet: &'a Fleet, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> ArmRunner<'a> {
         let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
         ArmRunner { fleet, objectives: &settings.objectives, cancel, progress, pause_min, findings: Mutex::default() }
     }
 
-    pub fn findings(&self) -> Findings {
+    pub(crate) fn findings(&self) -> Findings {
         self.lock().clone()
     }
 
     /// Notes what the reader of the figures should know.
-    pub fn note(&self, text: String) {
+    pub(crate) fn note(&self, text: String) {
         self.progress.note(&text);
         self.lock().notes.push(text);
     }
@@ -185,12 +185,12 @@ impl<'a> ArmRunner<'a> {
     }
 
     /// What the router has learned of these engines so far.
-    pub async fn costs(&self) -> Result<CostModel, DriveError> {
+    pub(crate) async fn costs(&self) -> Result<CostModel, DriveError> {
         self.fleet.costs().await.map_err(DriveError::Costs)
     }
 
     /// Every run from now on starts with what the router has learned until now.
-    pub async fn keep_costs(&self) -> Result<(), DriveError> {
+    pub(crate) async fn keep_costs(&self) -> Result<(), DriveError> {
         let costs = self.costs().await?;
         self.lock().costs = Some(costs);
         Ok(())
@@ -198,7 +198,7 @@ impl<'a> ArmRunner<'a> {
 
     /// Serves a workload once, and once more when the machine stood still meanwhile. `what` is the run's name for the user. The
     /// records are in the order of the workload.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         what: &str,
         arrangement: &Arrangement,

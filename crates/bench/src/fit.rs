@@ -2,7 +2,7 @@
 //! as 2 ms predicted as 4 ms, and a point that was disturbed must not bend the model for all others.
 
 /// What was observed once: the features, and what they came to. Features should be of one size, so scale them.
-pub type Point<const N: usize> = ([f64; N], f64);
+pub(crate) type Point<const N: usize> = ([f64; N], f64);
 
 /// Reweighting steps; a fit settles within about ten.
 const STEPS: usize = 50;
@@ -10,7 +10,7 @@ const STEPS: usize = 50;
 const EXACT_ENOUGH: f64 = 0.005;
 
 /// None where no point is finite and over 0.
-pub fn fit<const N: usize>(points: &[Point<N>]) -> Option<[f64; N]> {
+pub(crate) fn fit<const N: usize>(points: &[Point<N>]) -> Option<[f64; N]> {
     let sound = |point: &&Point<N>| point.1.is_finite() && point.1 > 0.0 && point.0.iter().all(|x| x.is_finite());
     let points: Vec<Point<N>> = points.iter().filter(sound).copied().collect();
     if points.is_empty() {
@@ -28,7 +28,7 @@ pub fn fit<const N: usize>(points: &[Point<N>]) -> Option<[f64; N]> {
 }
 
 /// Share by which the prediction of this point is off.
-pub fn error<const N: usize>(coefficients: &[f64; N], (features, observed): &Point<N>) -> f64 {
+pub(crate) fn error<const N: usize>(coefficients: &[f64; N], (features, observed): &Point<N>) -> f64 {
     (dot(coefficients, features) / observed - 1.0).abs()
 }
 

@@ -12,7 +12,7 @@ use dualpool_types::records::RequestRecord;
 
 /// The first request of an arm that is not as the reference's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Difference {
+pub(crate) enum Difference {
     #[error(
         "arm `{arm}`, request {index} (repetition {repetition}): output token {position} is {got}, on one engine it is {expected}; \
          `--exact` allows no difference"
@@ -31,7 +31,7 @@ pub enum Difference {
 
 /// The share of each arm's requests whose output equals the reference arm's. Requests that failed on either side do not count as
 /// compared.
-pub fn identical(requests: &[&RequestRecord], reference: &str) -> BTreeMap<String, Identical> {
+pub(crate) fn identical(requests: &[&RequestRecord], reference: &str) -> BTreeMap<String, Identical> {
     let mut shares: BTreeMap<String, Identical> = BTreeMap::new();
     for (record, expected) in pairs(requests, reference) {
         let share = shares.entry(record.arm.clone()).or_insert(Identical { same: 0, compared: 0 });

@@ -14,12 +14,12 @@ pub(super) struct Phases<'a> {
 }
 
 impl<'a> Phases<'a> {
-    pub fn new(progress: &'a dyn Progress, part: Option<&'a str>) -> Phases<'a> {
+    pub(crate) fn new(progress: &'a dyn Progress, part: Option<&'a str>) -> Phases<'a> {
         Phases { progress, part, done: Vec::new(), current: None }
     }
 
     /// Ends the phase before, if any, and begins this one.
-    pub fn begin(&mut self, name: &str, steps: u32) {
+    pub(crate) fn begin(&mut self, name: &str, steps: u32) {
         self.end();
         match self.part {
             Some(part) => self.progress.phase(&format!("{part}: {name}"), steps),
@@ -29,7 +29,7 @@ impl<'a> Phases<'a> {
     }
 
     /// Ends the current phase. The times of all phases so far.
-    pub fn end(&mut self) -> Vec<PhaseTime> {
+    pub(crate) fn end(&mut self) -> Vec<PhaseTime> {
         if let Some((name, since)) = self.current.take() {
             self.done.push(PhaseTime { name, us: since.elapsed().into() });
         }

@@ -44,7 +44,7 @@ pub(super) struct Effort {
 }
 
 impl Effort {
-    pub fn of(run: &RunSettings) -> Effort {
+    pub(crate) fn of(run: &RunSettings) -> Effort {
         Effort {
             repetitions: match (run.exact, run.quick) {
                 (true, _) => 1,

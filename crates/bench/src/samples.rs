@@ -23,13 +23,13 @@ pub(super) struct SamplesFile {
 
 impl SamplesFile {
     /// Fails when the file exists.
-    pub fn create(path: &Path) -> io::Result<SamplesFile> {
+    pub(crate) fn create(path: &Path) -> io::Result<SamplesFile> {
         let file = OpenOptions::new().append(true).create_new(true).open(path)?;
         Ok(SamplesFile { file, kept_bytes: 0, last: None, ended: false })
     }
 
     /// Appends to the tail. False when the file is done.
-    pub fn show(&mut self, samples: &[Sample]) -> io::Result<bool> {
+    pub(crate) fn show(&mut self, samples: &[Sample]) -> io::Result<bool> {
         if self.ended {
             return Ok(false);
         }
@@ -48,7 +48,7 @@ impl SamplesFile {
     }
 
     /// Puts a run's samples in the place of the tail, in the order of their time.
-    pub fn keep(&mut self, engines: &[EngineSample], gpus: &[GpuSample]) -> io::Result<()> {
+    pub(crate) fn keep(&mut self, engines: &[EngineSample], gpus: &[GpuSample]) -> io::Result<()> {
         let mut text = Vec::new();
         let mut gpus_left = gpus;
         let due =
@@ -67,7 +67,7 @@ impl SamplesFile {
         Ok(())
     }
 
-    pub fn end(&mut self) -> io::Result<()> {
+    pub(crate) fn end(&mut self) -> io::Result<()> {
         self.ended = true;
         self.file.set_len(self.kept_bytes)
     }

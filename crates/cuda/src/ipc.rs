@@ -189,11 +189,11 @@ mod as_text {
 
     use super::Opaque;
 
-    pub fn serialize<S: Serializer>(handle: &Opaque, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(handle: &Opaque, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(handle)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opaque, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opaque, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }

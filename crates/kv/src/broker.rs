@@ -24,17 +24,17 @@ use super::mover::{Copied, CopyJob};
 use super::transport::{Memory, Stop};
 
 /// Engine ids are below this.
-pub const ENGINES_MAX: u16 = 256;
+pub(crate) const ENGINES_MAX: u16 = 256;
 /// Legs whose blocks may be held at one time, over all engines.
-pub const LEASES_MAX: usize = 65_536;
+pub(crate) const LEASES_MAX: usize = 65_536;
 /// Fetches that may wait for their source or for the mover, over all engines. Further ones fail, and their engines compute.
-pub const FETCHES_MAX: usize = 4096;
+pub(crate) const FETCHES_MAX: usize = 4096;
 /// How long a fetch waits for its source to say that it holds the blocks. It says so before the source leg's last output leaves
 /// the engine, so this bounds the delay of one message, not of any work.
-pub const HELD_WAIT: Micros = Micros(2_000_000);
+pub(crate) const HELD_WAIT: Micros = Micros(2_000_000);
 
 #[derive(Debug)]
-pub enum Effect {
+pub(crate) enum Effect {
     Send {
         engine: EngineId,
         half: Half,
@@ -59,7 +59,7 @@ pub enum Effect {
 
 /// Something an engine said that the protocol does not allow. Its connections are closed.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub enum Violation {
+pub(crate) enum Violation {
     #[error("engine id {} is over the limit of {ENGINES_MAX} engines", .0.0)]
     UnknownEngine(EngineId),
     #[error("the {half} of {engine} is connected already")]
@@ -109,7 +109,7 @@ struct Copying {
     stop: Arc<Stop>,
 }
 
-pub struct Broker {
+pub(crate) struct Broker {
     lease: Micros,
     /// What copies between these engines cost, where that was measured.
     links: EngineLinks,
@@ -123,7 +123,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub fn new(lease: Micros, links: EngineLinks) -> Broker {
+    pub(crate) fn new(lease: Micros, links: EngineLinks) -> Broker {
         Broker {
             lease,
             links,
@@ -136,28 +136,28 @@ impl Broker {
         }
     }
 
-    pub fn take_effects(&mut self) -> Vec<Effect> {
+    pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
     /// Blocks that engines hold for legs that are over.
-    pub fn held_blocks(&self) -> u64 {
+    pub(crate) fn held_blocks(&self) -> u64 {
         self.leases.blocks()
     }
 
     /// When `tick` has something to do next.
-    pub fn next_deadline(&self) -> Option<Time> {
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
         self.waiting.iter().map(|(until, _)| *until).chain(self.leases.next_expiry()).min()
     }
 
     /// Whether this engine is on its way out; nothing it says counts any more.
-    pub fn is_closing(&self, engine: EngineId) -> bool {
+    pub(crate) fn is_closing(&self, engine: EngineId) -> bool {
         self.engines.get(&engine).is_some_and(|engine| engine.closing)
     }
 
     // ---- what engines say
 
-    pub fn hello(&mut self, id: EngineId, half: Half) -> Result<(), Violation> {
+    pub(crate) fn hello(&mut self, id: EngineId, half: Half) -> Result<(), Violation> {
         if id.0 >= ENGINES_MAX {
             return Err(Violation::UnknownEngine(id));
         }
@@ -177,7 +177,7 @@ impl Broker {
         Ok(())
     }
 
-    pub fn register(&mut self, map: KvMap, memory: Memory) -> Result<(), Violation> {
+    pub(crate) fn register(&mut self, map: KvMap, memory: Memory) -> Result<(), Violation> {
         let id = map.engine;
         for other in self.engines.values().filter_map(|engine| engine.map.as_deref()) {
             if let Err(mismatch) = map.matches(other) {
@@ -193,7 +193,7 @@ impl Broker {
         Ok(())
     }
 
-    pub fn held(&mut self, engine: EngineId, leg: LegId, tables: Tables, tokens: u32, now: Time) -> Result<(), Violation> {
+    pub(crate) fn held(&mut self, engine: EngineId, leg: LegId, tables: Tables, tokens: u32, now: Time) -> Result<(), Violation> {
         if self.leases.is_known((engine, leg)) {
             return Err(Violation::HeldTwice { leg });
         }
@@ -212,7 +212,7 @@ impl Broker {
         Ok(())
     }
 
-    pub fn fetch(
+    pub(crate) fn fetch(
         &mut self,
         engine: EngineId,
         leg: LegId,
@@ -228,12 +228,12 @@ impl Broker {
     }
 
     /// The leg needs nothing of its source: no copy, but the source can let go.
-    pub fn skip(&mut self, engine: EngineId, leg: LegId, source: Source, now: Time) {
+    pub(crate) fn skip(&mut self, engine: EngineId, leg: LegId, source: Source, now: Time) {
         self.emit_fetched(engine, leg, source, nothing_fetched(now, Ok(())));
         self.release(source.engine, source.leg.0);
     }
 
-    pub fn released(&mut self, engine: EngineId, leg: LegId) {
+    pub(crate) fn released(&mut self, engine: EngineId, leg: LegId) {
         if self.leases.released((engine, leg)) {
             self.effects.push(Effect::Emit(KvEvent::Released { engine, leg }));
         }
@@ -241,13 +241,13 @@ impl Broker {
 
     // ---- what the fleet, the mover and the clock say
 
-    pub fn release(&mut self, engine: EngineId, leg: LegId) {
+    pub(crate) fn release(&mut self, engine: EngineId, leg: LegId) {
         if self.leases.release((engine, leg)) {
             self.send_release(engine, leg);
         }
     }
 
-    pub fn mapped(&mut self, id: EngineId, result: Result<(), String>, now: Time) {
+    pub(crate) fn mapped(&mut self, id: EngineId, result: Result<(), String>, now: Time) {
         let Some(engine) = self.engines.get_mut(&id).filter(|engine| !engine.closing) else { return };
         match result {
             Ok(()) => {
@@ -263,14 +263,14 @@ impl Broker {
         }
     }
 
-    pub fn unmapped(&mut self, id: EngineId) {
+    pub(crate) fn unmapped(&mut self, id: EngineId) {
         if self.is_closing(id) {
             self.engines.remove(&id);
             self.effects.push(Effect::Close { engine: id });
         }
     }
 
-    pub fn copied(&mut self, id: u64, copied: Copied) {
+    pub(crate) fn copied(&mut self, id: u64, copied: Copied) {
         let Some(Copying { fetch, .. }) = self.copying.remove(&id) else { return };
         let Fetch { engine, leg, source, .. } = fetch;
         if self.leases.fetched((source.engine, source.leg.0)) {
@@ -286,7 +286,7 @@ impl Broker {
     }
 
     /// A connection of this engine is gone or must go.
-    pub fn lost(&mut self, id: EngineId, now: Time) {
+    pub(crate) fn lost(&mut self, id: EngineId, now: Time) {
         if self.engines.contains_key(&id) && !self.is_closing(id) {
             self.effects.push(Effect::Emit(KvEvent::Disconnected { engine: id }));
         }
@@ -294,7 +294,7 @@ impl Broker {
     }
 
     /// The engine has died or is about to be ended; the caller knows that, so it is not told.
-    pub fn forget(&mut self, id: EngineId, now: Time) {
+    pub(crate) fn forget(&mut self, id: EngineId, now: Time) {
         let Some(engine) = self.engines.get_mut(&id) else { return };
         if std::mem::replace(&mut engine.closing, true) {
             return;
@@ -313,7 +313,7 @@ impl Broker {
         self.unmap_if_idle(id);
     }
 
-    pub fn tick(&mut self, now: Time) {
+    pub(crate) fn tick(&mut self, now: Time) {
         for (engine, leg) in self.leases.expire(now) {
             self.effects.push(Effect::Emit(KvEvent::LeaseExpired { engine, leg }));
             self.send_release(engine, leg);
@@ -326,7 +326,7 @@ impl Broker {
     }
 
     /// Stops every copy; their outcomes still come in.
-    pub fn stop_copies(&mut self) {
+    pub(crate) fn stop_copies(&mut self) {
         for copying in self.copying.values() {
             copying.stop.set();
         }
@@ -461,7 +461,7 @@ impl Broker {
 }
 
 /// The outcome where there was no copy.
-pub fn nothing_fetched(now: Time, result: Result<(), String>) -> Copied {
+pub(crate) fn nothing_fetched(now: Time, result: Result<(), String>) -> Copied {
     Copied { waited: Micros::ZERO, started: now, copy: Micros::ZERO, bytes: Bytes(0), byte_ranges: 0, result }
 }
 

@@ -9,13 +9,13 @@ use dualpool_types::{BlockId, EngineId, LegId, Time};
 
 /// Legs remembered as over, so that a hold or a fetch that comes after the release finds it. They overtake each other by
 /// milliseconds; thousands of legs end in between only if the fleet is long gone.
-pub const LEGS_OVER_MAX: usize = 4096;
+pub(crate) const LEGS_OVER_MAX: usize = 4096;
 
 /// A leg on the engine that holds its blocks.
-pub type Holder = (EngineId, LegId);
+pub(crate) type Holder = (EngineId, LegId);
 
 /// Blocks by KV group and position in the prompt.
-pub type Tables = Vec<Vec<Option<BlockId>>>;
+pub(crate) type Tables = Vec<Vec<Option<BlockId>>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -36,7 +36,7 @@ struct Lease {
 
 /// What the caller has to do after it told of a hold.
 #[derive(Debug, PartialEq, Eq)]
-pub enum OnHeld {
+pub(crate) enum OnHeld {
     /// Nothing; the lease runs.
     Keep,
     /// Release it: it was released before it was known.
@@ -44,7 +44,7 @@ pub enum OnHeld {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// It may come yet.
     NotHeld,
     Over,
@@ -55,30 +55,30 @@ pub enum FetchError {
 }
 
 #[derive(Debug, Default)]
-pub struct Leases {
+pub(crate) struct Leases {
     leases: BTreeMap<Holder, Lease>,
     over: VecDeque<Holder>,
     over_set: BTreeSet<Holder>,
 }
 
 impl Leases {
-    pub fn hold(&mut self, holder: Holder, tables: Tables, tokens: u32, until: Time) -> OnHeld {
+    pub(crate) fn hold(&mut self, holder: Holder, tables: Tables, tokens: u32, until: Time) -> OnHeld {
         let over = self.over_set.contains(&holder);
         let state = if over { State::Releasing } else { State::Held { until } };
         self.leases.insert(holder, Lease { tables, tokens, state });
         if over { OnHeld::Release } else { OnHeld::Keep }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.leases.len()
     }
 
-    pub fn is_known(&self, holder: Holder) -> bool {
+    pub(crate) fn is_known(&self, holder: Holder) -> bool {
         self.leases.contains_key(&holder)
     }
 
     /// Begins to read the blocks: until `fetched`, the lease neither runs out nor can be released.
-    pub fn fetch(&mut self, holder: Holder, tokens: u32) -> Result<&Tables, FetchError> {
+    pub(crate) fn fetch(&mut self, holder: Holder, tokens: u32) -> Result<&Tables, FetchError> {
         if self.over_set.contains(&holder) {
             return Err(FetchError::Over);
         }
@@ -97,7 +97,7 @@ impl Leases {
     }
 
     /// Nothing is read after all: the lease is held again, and runs out at `until`.
-    pub fn unfetch(&mut self, holder: Holder, until: Time) {
+    pub(crate) fn unfetch(&mut self, holder: Holder, until: Time) {
         if let Some(lease) = self.leases.get_mut(&holder)
             && lease.state == State::Fetched
         {
@@ -106,7 +106,7 @@ impl Leases {
     }
 
     /// The copy is over. True when the engine is to be told to release: always, unless the lease is gone meanwhile.
-    pub fn fetched(&mut self, holder: Holder) -> bool {
+    pub(crate) fn fetched(&mut self, holder: Holder) -> bool {
         self.remember(holder);
         match self.leases.get_mut(&holder) {
             Some(lease) if lease.state == State::Fetched => {
@@ -119,7 +119,7 @@ impl Leases {
 
     /// The blocks are not needed (any more). True when the engine is to be told now; false when a copy still reads them, when it
     /// was told before, and when nothing is held.
-    pub fn release(&mut self, holder: Holder) -> bool {
+    pub(crate) fn release(&mut self, holder: Holder) -> bool {
         match self.leases.get_mut(&holder) {
             Some(lease) if matches!(lease.state, State::Held { .. }) => {
                 lease.state = State::Releasing;
@@ -135,13 +135,13 @@ impl Leases {
     }
 
     /// The engine gave the blocks back. False when it held none under this name.
-    pub fn released(&mut self, holder: Holder) -> bool {
+    pub(crate) fn released(&mut self, holder: Holder) -> bool {
         self.remember(holder);
         self.leases.remove(&holder).is_some()
     }
 
     /// Leases that have run out by now; the engines are to be told to release them.
-    pub fn expire(&mut self, now: Time) -> Vec<Holder> {
+    pub(crate) fn expire(&mut self, now: Time) -> Vec<Holder> {
         let due = |lease: &Lease| matches!(lease.state, State::Held { until } if until <= now);
         let expired: Vec<Holder> = self.leases.iter().filter(|(_, lease)| due(lease)).map(|(holder, _)| *holder).collect();
         for holder in &expired {
@@ -151,18 +151,18 @@ impl Leases {
     }
 
     /// When the next lease runs out.
-    pub fn next_expiry(&self) -> Option<Time> {
+    pub(crate) fn next_expiry(&self) -> Option<Time> {
         let until = |lease: &Lease| if let State::Held { until } = lease.state { Some(until) } else { None };
         self.leases.values().filter_map(until).min()
     }
 
     /// The engine is gone, and its blocks with it.
-    pub fn drop_engine(&mut self, engine: EngineId) {
+    pub(crate) fn drop_engine(&mut self, engine: EngineId) {
         self.leases.retain(|holder, _| holder.0 != engine);
     }
 
     /// Blocks held, in all groups.
-    pub fn blocks(&self) -> u64 {
+    pub(crate) fn blocks(&self) -> u64 {
         self.leases.values().flat_map(|lease| &lease.tables).map(|table| table.iter().flatten().count() as u64).sum()
     }
 

@@ -10,10 +10,10 @@ use dualpool_types::EngineId;
 use super::control::wire::{Layer, MemoryKind, Register, Segment};
 
 /// Bounds of one map; real models stay far below them.
-pub const LAYERS_MAX: usize = 1024;
-pub const GROUPS_MAX: usize = 64;
+pub(crate) const LAYERS_MAX: usize = 1024;
+pub(crate) const GROUPS_MAX: usize = 64;
 /// Pieces of GPU memory of one engine. vLLM allocates one per layer at most; with more of them the message would not fit.
-pub const SEGMENTS_MAX: usize = 256;
+pub(crate) const SEGMENTS_MAX: usize = 256;
 
 /// One engine's KV memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -198,7 +198,7 @@ pub(super) mod tests {
     use dualpool_cuda::GpuUuid;
 
     /// Two layers in one group, each block one range, as vLLM's CPU backend lays them out.
-    pub fn register(blocks: u32, range_bytes: u64) -> Register {
+    pub(crate) fn register(blocks: u32, range_bytes: u64) -> Register {
         let layer = |i: u64| Layer {
             name: format!("layers.{i}"),
             group: 0,
@@ -217,7 +217,7 @@ pub(super) mod tests {
         }
     }
 
-    pub fn map(engine: u16, blocks: u32, range_bytes: u64) -> KvMap {
+    pub(crate) fn map(engine: u16, blocks: u32, range_bytes: u64) -> KvMap {
         KvMap::new(EngineId(engine), register(blocks, range_bytes)).unwrap()
     }
 

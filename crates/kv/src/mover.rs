@@ -16,19 +16,19 @@ use super::transport::{Memory, Stop, Transport};
 use super::verify::verify;
 
 /// Jobs that may wait for the mover. A copy that finds the queue full fails, and its engine computes the prompt itself.
-pub const MOVER_JOBS_MAX: usize = 1024;
+pub(crate) const MOVER_JOBS_MAX: usize = 1024;
 /// Copies that are stopped end within milliseconds. When the thread is not over by then, it is said that it is waited for.
 const SLOW: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub enum Job {
+pub(crate) enum Job {
     Map { engine: EngineId, memory: Memory },
     Unmap { engine: EngineId },
     Copy(CopyJob),
 }
 
 #[derive(Debug)]
-pub struct CopyJob {
+pub(crate) struct CopyJob {
     /// Chosen by the caller; comes back with the outcome.
     pub id: u64,
     pub from: Arc<KvMap>,
@@ -41,14 +41,14 @@ pub struct CopyJob {
 }
 
 #[derive(Debug)]
-pub enum Done {
+pub(crate) enum Done {
     Mapped { engine: EngineId, result: Result<(), String> },
     Unmapped { engine: EngineId },
     Copied { id: u64, copied: Copied },
 }
 
 #[derive(Debug, PartialEq)]
-pub struct Copied {
+pub(crate) struct Copied {
     /// In the mover's queue, behind other engines' copies; no part of `copy`.
     pub waited: Micros,
     pub started: Time,
@@ -58,7 +58,7 @@ pub struct Copied {
     pub result: Result<(), String>,
 }
 
-pub struct Mover {
+pub(crate) struct Mover {
     jobs: SyncSender<Job>,
     thread: JoinHandle<()>,
     /// Disconnected when the thread is over; nothing is ever sent.
@@ -66,13 +66,13 @@ pub struct Mover {
 }
 
 /// What the mover does beside copying.
-pub struct MoverOptions {
+pub(crate) struct MoverOptions {
     pub verify: bool,
     pub clock: Arc<dyn Clock>,
 }
 
 impl Mover {
-    pub fn start(
+    pub(crate) fn start(
         transport: Box<dyn Transport>,
         options: MoverOptions,
         done: impl Fn(Done) + Send + 'static,
@@ -88,13 +88,13 @@ impl Mover {
     }
 
     /// Queues a job; gives it back when the queue is full.
-    pub fn queue(&self, job: Job) -> Result<(), Job> {
+    pub(crate) fn queue(&self, job: Job) -> Result<(), Job> {
         self.jobs.try_send(job).map_err(|(TrySendError::Full(job) | TrySendError::Disconnected(job))| job)
     }
 
     /// Finishes what is queued and ends the thread; all memory is unmapped then. Waits as long as that takes: to end while a copy goes on
     /// would leave it without the memory that it touches.
-    pub fn join(self) {
+    pub(crate) fn join(self) {
         drop(self.jobs);
         if self.over.recv_timeout(SLOW) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!(

@@ -8,14 +8,14 @@ use super::copy_plan::ByteRange;
 use super::transport::{Stop, Transport, TransportError};
 
 #[derive(Debug, Error)]
-pub enum VerifyError {
+pub(crate) enum VerifyError {
     #[error("checksums differ after the copy: {from} has {source_sum:016x}, {to} has {target_sum:016x}")]
     Differ { from: EngineId, to: EngineId, source_sum: u64, target_sum: u64 },
     #[error(transparent)]
     Transport(#[from] TransportError),
 }
 
-pub fn verify(
+pub(crate) fn verify(
     transport: &mut dyn Transport,
     plan: &[ByteRange],
     from: EngineId,

@@ -44,7 +44,7 @@ pub fn complete_repetitions(arms: &[Arrangement], requests: &[RequestRecord]) ->
 
 /// Arms in the order of the summary, then of the run's plan, then of appearance. Arms without any request are left out when there
 /// is no summary: the run was stopped before it came to them.
-pub fn arms(artifacts: &Artifacts) -> Vec<Arm<'_>> {
+pub(crate) fn arms(artifacts: &Artifacts) -> Vec<Arm<'_>> {
     let mut names: Vec<&str> = Vec::new();
     let summarized = artifacts.summary.iter().flat_map(|s| &s.arms).map(|a| a.name.as_str());
     let planned = artifacts.run.arms.iter().map(|a| a.name.as_str());
@@ -90,12 +90,12 @@ fn arm<'a>(artifacts: &'a Artifacts, name: &'a str, counted: Option<&[u32]>) -> 
 }
 
 /// Colour and dash of the arm with this place among those that are no controls.
-pub fn class(index: usize) -> String {
+pub(crate) fn class(index: usize) -> String {
     format!("arm a{} d{}", index % COLOURS, index / COLOURS % 3)
 }
 
 /// A to Z, then AA, AB ...
-pub fn letter(index: usize) -> String {
+pub(crate) fn letter(index: usize) -> String {
     let own = char::from(b'A' + (index % 26) as u8);
     match index / 26 {
         0 => own.to_string(),

@@ -47,7 +47,7 @@ const DUAL: Service =
     Service { policy: PolicyKind::DualPool, short_ttft: 80.0, long_ttft: 1450.0, itl: 25.0, stall_share: 0.02, stall: 75.0 };
 
 /// Four arms and a control, 24 requests, 2 repetitions.
-pub fn small() -> Artifacts {
+pub(crate) fn small() -> Artifacts {
     let arms = [
         ("shared_least_load", LEAST_LOAD),
         ("shared_tuned", TUNED),
@@ -59,7 +59,7 @@ pub fn small() -> Artifacts {
 }
 
 /// All seven arms and a control, 108 requests, 3 repetitions.
-pub fn large() -> Artifacts {
+pub(crate) fn large() -> Artifacts {
     let arms = [
         ("shared_round_robin", ROUND_ROBIN),
         ("shared_least_load", LEAST_LOAD),
@@ -74,7 +74,7 @@ pub fn large() -> Artifacts {
 }
 
 /// Writes a run folder as the harness does.
-pub fn write(artifacts: &Artifacts, dir: &Path) {
+pub(crate) fn write(artifacts: &Artifacts, dir: &Path) {
     let json = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
     json("run.json", serde_json::to_string_pretty(&artifacts.run).unwrap());
     if let Some(summary) = &artifacts.summary {

@@ -26,7 +26,7 @@ pub(super) struct Lines<T> {
 
 impl<T> Lines<T> {
     /// None when there is no such file in this folder of a run or a simulation.
-    pub fn open(dir: &Path, name: &str) -> Result<Option<Lines<T>>, LoadError> {
+    pub(crate) fn open(dir: &Path, name: &str) -> Result<Option<Lines<T>>, LoadError> {
         let path = dir.join(name);
         let file = match File::open(&path) {
             Ok(file) => BufReader::new(file),
@@ -38,7 +38,7 @@ impl<T> Lines<T> {
     }
 
     /// What the reader should know when the last line was cut off (no line end, not JSON): its writer was stopped, or is not done.
-    pub fn cut_off(&self) -> Option<String> {
+    pub(crate) fn cut_off(&self) -> Option<String> {
         let name = self.path.file_name().unwrap_or_default().display();
         self.cut_off.then(|| format!("The last line of {name} was cut off and is left out."))
     }

@@ -8,10 +8,10 @@ use super::Artifacts;
 use super::arms::Arm;
 use super::measure::{is_done, longest_itl_ms, quantile, sorted, ttft_ms};
 
-pub const COLUMNS: usize = 16;
-pub const ROWS: usize = 10;
+pub(crate) const COLUMNS: usize = 16;
+pub(crate) const ROWS: usize = 10;
 /// Arms whose goodput is at most this far below the best one's share a cell: a few requests of a run decide nothing.
-pub const TIE_SHARE: f64 = 0.02;
+pub(crate) const TIE_SHARE: f64 = 0.02;
 
 /// The grid is log-spaced around what was observed, and its lines pass through the user's own objectives.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +36,7 @@ pub struct Leaders {
 }
 
 /// The user's objectives: those of the summary, else those of the requests.
-pub fn objectives(artifacts: &Artifacts) -> Option<SummaryObjectives> {
+pub(crate) fn objectives(artifacts: &Artifacts) -> Option<SummaryObjectives> {
     if let Some(summary) = &artifacts.summary {
         return Some(summary.objectives);
     }

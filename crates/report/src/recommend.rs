@@ -191,12 +191,12 @@ fn caveats(artifacts: &Artifacts, summary: &Summary, choice: Option<&Arm>) -> Ve
 }
 
 /// What the A/A control shows although there is nothing to show.
-pub fn control_differences(summary: &Summary) -> impl Iterator<Item = &Comparison> {
+pub(crate) fn control_differences(summary: &Summary) -> impl Iterator<Item = &Comparison> {
     summary.comparisons.iter().filter(|c| is_control(c) && matches!(c.verdict, Verdict::Better | Verdict::Worse))
 }
 
 /// Whether both sides of a comparison are the same arm.
-pub fn is_control(comparison: &Comparison) -> bool {
+pub(crate) fn is_control(comparison: &Comparison) -> bool {
     controlled(&comparison.candidate) == Some(&comparison.baseline)
         || controlled(&comparison.baseline) == Some(&comparison.candidate)
 }

@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write};
 
 /// What an attribute or a text can be.
-pub trait Value {
+pub(crate) trait Value {
     fn write(&self, out: &mut String);
 }
 
@@ -37,18 +37,18 @@ impl Value for String {
 }
 
 /// Name and value pairs.
-pub type Attrs<'a> = &'a [(&'a str, &'a dyn Value)];
+pub(crate) type Attrs<'a> = &'a [(&'a str, &'a dyn Value)];
 
 #[derive(Default)]
-pub struct Svg(String);
+pub(crate) struct Svg(String);
 
 impl Svg {
-    pub fn new() -> Svg {
+    pub(crate) fn new() -> Svg {
         Svg::default()
     }
 
     /// An element and what is in it.
-    pub fn el(&mut self, name: &str, attrs: Attrs, inner: impl FnOnce(&mut Svg)) {
+    pub(crate) fn el(&mut self, name: &str, attrs: Attrs, inner: impl FnOnce(&mut Svg)) {
         self.open(name, attrs);
         self.0.push('>');
         inner(self);
@@ -58,28 +58,28 @@ impl Svg {
     }
 
     /// An element with text only.
-    pub fn leaf(&mut self, name: &str, attrs: Attrs, text: impl Display) {
+    pub(crate) fn leaf(&mut self, name: &str, attrs: Attrs, text: impl Display) {
         self.el(name, attrs, |m| m.text(text));
     }
 
     /// An element that is always empty.
-    pub fn void(&mut self, name: &str, attrs: Attrs) {
+    pub(crate) fn void(&mut self, name: &str, attrs: Attrs) {
         self.open(name, attrs);
         self.0.push_str("/>");
     }
 
-    pub fn text(&mut self, text: impl Display) {
+    pub(crate) fn text(&mut self, text: impl Display) {
         escape(&text.to_string(), &mut self.0);
     }
 
     /// The content of `<style>`: a constant of this program, never data of a run.
-    pub fn style(&mut self, css: &'static str) {
+    pub(crate) fn style(&mut self, css: &'static str) {
         self.0.push_str("<style>");
         self.0.push_str(css);
         self.0.push_str("</style>");
     }
 
-    pub fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.0
     }
 
@@ -120,7 +120,7 @@ fn carried(c: char) -> char {
 }
 
 /// The text with nothing in it that XML cannot carry.
-pub fn legible(text: &str) -> String {
+pub(crate) fn legible(text: &str) -> String {
     text.chars().map(carried).collect()
 }
 

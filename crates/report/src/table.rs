@@ -7,7 +7,7 @@ use super::metric::{self, Better, Metric};
 use super::words::NOT_MEASURED;
 
 /// One column: a heading, its unit, and one or more figures per arm.
-pub struct Column {
+pub(crate) struct Column {
     pub heading: &'static str,
     pub unit: &'static str,
     figures: &'static [Figure],
@@ -93,19 +93,19 @@ const ROUTING_LEGEND: &str = "spread: deepest queue less the shallowest, mean ov
 the prefix cache of the engine chosen.";
 
 /// The legend of a table of these arms.
-pub fn legend(arms: &[Arm]) -> String {
+pub(crate) fn legend(arms: &[Arm]) -> String {
     if routed(arms) { format!("{LEGEND} {ROUTING_LEGEND}") } else { LEGEND.to_string() }
 }
 
 /// One figure of one arm, as text.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub text: String,
     pub best: bool,
 }
 
 /// The columns, and for every arm its entries in each of them.
-pub fn table(arms: &[Arm]) -> (Vec<&'static Column>, Vec<Vec<Vec<Entry>>>) {
+pub(crate) fn table(arms: &[Arm]) -> (Vec<&'static Column>, Vec<Vec<Vec<Entry>>>) {
     let columns: Vec<&Column> = COLUMNS.iter().filter(|column| (column.shown)(arms)).collect();
     let mut rows = vec![Vec::new(); arms.len()];
     for column in &columns {

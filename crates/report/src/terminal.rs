@@ -120,7 +120,7 @@ fn soundness(summary: &Summary, arms: &[Arm], out: &mut Paragraphs) {
 }
 
 /// Hand-offs that did not move their KV, arm by arm.
-pub fn lost(arms: &[Arm]) -> Vec<String> {
+pub(crate) fn lost(arms: &[Arm]) -> Vec<String> {
     let lost = arms.iter().filter(|a| a.figures.handoffs.recomputed > 0);
     lost.map(|a| {
         let handoffs = count(a.figures.handoffs.recomputed.into(), "hand-off");
@@ -130,7 +130,7 @@ pub fn lost(arms: &[Arm]) -> Vec<String> {
 }
 
 /// What the A/A control says of the machine.
-pub fn control(summary: &Summary) -> String {
+pub(crate) fn control(summary: &Summary) -> String {
     let compared = summary.comparisons.iter().filter(|c| is_control(c)).count();
     let differences: Vec<String> = control_differences(summary).map(finding).collect();
     match (compared, differences.is_empty()) {
@@ -146,7 +146,7 @@ pub fn control(summary: &Summary) -> String {
 }
 
 /// How the run stands to what was accepted of earlier ones; nothing where nothing was.
-pub fn expectations(summary: &Summary) -> Vec<String> {
+pub(crate) fn expectations(summary: &Summary) -> Vec<String> {
     let Some(Held { file, run, compared, behind }) = &summary.expectations else { return Vec::new() };
     let held = format!("{} of run {run} ({file})", count((*compared).into(), "accepted ratio"));
     if behind.is_empty() {

@@ -5,17 +5,17 @@ use dualpool_types::artifact::{Comparison, Verdict};
 use crate::metric::{Better, Metric};
 
 /// A metric's key in words: `ttft_ms.short.p95` is `short TTFT p95`. A key of another version stays as it is.
-pub fn label(key: &str) -> String {
+pub(crate) fn label(key: &str) -> String {
     Metric::find(key).map_or_else(|| key.to_string(), Metric::label)
 }
 
 /// Whether a ratio above 1 is good.
-pub fn higher_is_better(key: &str) -> bool {
+pub(crate) fn higher_is_better(key: &str) -> bool {
     Metric::find(key).is_some_and(|metric| metric.better == Better::Higher)
 }
 
 /// `0.61x (0.52-0.70)`; none when there is no ratio.
-pub fn ratio(comparison: &Comparison) -> Option<String> {
+pub(crate) fn ratio(comparison: &Comparison) -> Option<String> {
     let ratio = comparison.ratio?;
     Some(match (comparison.ci_low, comparison.ci_high) {
         (Some(low), Some(high)) => format!("{ratio:.2}x ({low:.2}-{high:.2})"),
@@ -23,7 +23,7 @@ pub fn ratio(comparison: &Comparison) -> Option<String> {
     })
 }
 
-pub fn verdict(verdict: Verdict) -> &'static str {
+pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Better => "better",
         Verdict::Worse => "worse",
@@ -33,7 +33,7 @@ pub fn verdict(verdict: Verdict) -> &'static str {
 }
 
 /// `short TTFT p95 0.61x (0.52-0.70) better`.
-pub fn finding(comparison: &Comparison) -> String {
+pub(crate) fn finding(comparison: &Comparison) -> String {
     let name = label(&comparison.metric);
     match ratio(comparison) {
         Some(ratio) => format!("{name} {ratio} {}", verdict(comparison.verdict)),
@@ -42,7 +42,7 @@ pub fn finding(comparison: &Comparison) -> String {
 }
 
 /// All that one arm showed against another, in one sentence: what is better, what is worse, then what shows no difference.
-pub fn sentence(comparisons: &[&Comparison]) -> String {
+pub(crate) fn sentence(comparisons: &[&Comparison]) -> String {
     let of = |verdict: Verdict| comparisons.iter().filter(move |c| c.verdict == verdict);
     let mut parts: Vec<String> = of(Verdict::Better).chain(of(Verdict::Worse)).map(|c| finding(c)).collect();
     for rest in [Verdict::NoDifferenceShown, Verdict::NotMeasured] {
@@ -55,7 +55,7 @@ pub fn sentence(comparisons: &[&Comparison]) -> String {
 }
 
 /// Comparisons grouped by their pair of arms, in the order of the summary.
-pub fn pairs<'a>(comparisons: &[&'a Comparison]) -> Vec<(&'a str, &'a str, Vec<&'a Comparison>)> {
+pub(crate) fn pairs<'a>(comparisons: &[&'a Comparison]) -> Vec<(&'a str, &'a str, Vec<&'a Comparison>)> {
     let mut pairs: Vec<(&str, &str, Vec<&Comparison>)> = Vec::new();
     for c in comparisons {
         match pairs.iter_mut().find(|(baseline, candidate, _)| (*baseline, *candidate) == (&*c.baseline, &*c.candidate)) {

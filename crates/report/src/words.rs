@@ -1,10 +1,10 @@
 //! Figures as people read them.
 
 /// What stands where a figure was not measured.
-pub const NOT_MEASURED: &str = "n/m";
+pub(crate) const NOT_MEASURED: &str = "n/m";
 
 /// Three significant digits, no exponent: `0.61`, `8.2`, `143`, `12400`.
-pub fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     let decimals = match value.abs() {
         v if v >= 99.95 || v == 0.0 => 0,
         v if v >= 9.995 => 1,
@@ -15,12 +15,12 @@ pub fn figure(value: f64) -> String {
 }
 
 /// Milliseconds: whole ones from 10 up.
-pub fn ms(value: f64) -> String {
+pub(crate) fn ms(value: f64) -> String {
     if value < 9.95 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
 /// A share as a percentage, without the sign. Only what is all is called 100, and only what is nothing 0.
-pub fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     let text = format!("{:.1}", share * 100.0);
     match text.as_str() {
         "100.0" if share < 1.0 => ">99.9".to_string(),
@@ -30,12 +30,12 @@ pub fn percent(share: f64) -> String {
     }
 }
 
-pub fn or_not_measured(value: Option<f64>, write: fn(f64) -> String) -> String {
+pub(crate) fn or_not_measured(value: Option<f64>, write: fn(f64) -> String) -> String {
     value.map_or(NOT_MEASURED.to_string(), write)
 }
 
 /// `1 request`, `2 requests`.
-pub fn count(n: u64, noun: &str) -> String {
+pub(crate) fn count(n: u64, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 

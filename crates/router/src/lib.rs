@@ -19,8 +19,6 @@
 //! - `auto`: the policy that chooses among arrangements.
 //! - `lifecycle`: `Router`, which wires all of it.
 
-#![warn(unreachable_pub)]
-
 mod admission;
 mod auto;
 mod costs;

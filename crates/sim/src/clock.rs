@@ -17,24 +17,24 @@ struct Entry<T> {
 }
 
 impl<T> Agenda<T> {
-    pub fn new() -> Agenda<T> {
+    pub(crate) fn new() -> Agenda<T> {
         Agenda { heap: BinaryHeap::new(), scheduled: 0 }
     }
 
-    pub fn schedule(&mut self, at: Time, what: T) {
+    pub(crate) fn schedule(&mut self, at: Time, what: T) {
         self.scheduled += 1;
         self.heap.push(Entry { at, order: self.scheduled, what });
     }
 
-    pub fn next_at(&self) -> Option<Time> {
+    pub(crate) fn next_at(&self) -> Option<Time> {
         self.heap.peek().map(|entry| entry.at)
     }
 
-    pub fn pop(&mut self) -> Option<(Time, T)> {
+    pub(crate) fn pop(&mut self) -> Option<(Time, T)> {
         self.heap.pop().map(|entry| (entry.at, entry.what))
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.heap.len()
     }
 }

@@ -170,7 +170,7 @@ pub(super) struct Mishaps<'a> {
 }
 
 impl<'a> Mishaps<'a> {
-    pub fn new(faults: &'a Faults, seed: u64) -> Mishaps<'a> {
+    pub(crate) fn new(faults: &'a Faults, seed: u64) -> Mishaps<'a> {
         let rng = |of: &str| seeded(seed, &format!("fault: {of}"));
         Mishaps {
             faults,
@@ -183,7 +183,7 @@ impl<'a> Mishaps<'a> {
     }
 
     /// When each engine that dies does so. An engine that is to die twice dies at the first time.
-    pub fn deaths(&mut self, engines: usize) -> Vec<(EngineId, Time)> {
+    pub(crate) fn deaths(&mut self, engines: usize) -> Vec<(EngineId, Time)> {
         let EngineDeath { at, per_hour, .. } = &self.faults.engine_death;
         let mut deaths: Vec<(EngineId, Time)> = at.iter().map(|death| (death.engine, Time(death.at_ms * 1_000))).collect();
         if *per_hour > 0.0 {
@@ -197,13 +197,13 @@ impl<'a> Mishaps<'a> {
     }
 
     /// How late an engine's report is; none when it never comes.
-    pub fn stats(&mut self) -> Option<Micros> {
+    pub(crate) fn stats(&mut self) -> Option<Micros> {
         let StaleTelemetry { late_ms, dropped } = self.faults.stale_telemetry;
         (!happens(&mut self.telemetry, dropped)).then_some(Micros(late_ms * 1_000))
     }
 
     /// How late the mover's word is; none when it never comes.
-    pub fn mover_says(&mut self) -> Option<Micros> {
+    pub(crate) fn mover_says(&mut self) -> Option<Micros> {
         let LostMessages { moves, late_ms, .. } = self.faults.lost_messages;
         if happens(&mut self.messages, moves) {
             return None;
@@ -211,16 +211,16 @@ impl<'a> Mishaps<'a> {
         Some(if late_ms == 0 { Micros::ZERO } else { Micros(self.messages.random_range(0..=late_ms * 1_000)) })
     }
 
-    pub fn release_is_lost(&mut self) -> bool {
+    pub(crate) fn release_is_lost(&mut self) -> bool {
         happens(&mut self.messages, self.faults.lost_messages.releases)
     }
 
-    pub fn copy_fails(&mut self) -> bool {
+    pub(crate) fn copy_fails(&mut self) -> bool {
         happens(&mut self.copies, self.faults.failed_copies)
     }
 
     /// How long after its arrival a request is cancelled; none for most.
-    pub fn client_leaves(&mut self) -> Option<Micros> {
+    pub(crate) fn client_leaves(&mut self) -> Option<Micros> {
         let ClientsLeave { share, within_ms } = self.faults.clients_leave;
         happens(&mut self.clients, share).then(|| Micros(self.clients.random_range(0..=within_ms * 1_000)))
     }

@@ -24,7 +24,7 @@ pub(super) struct Shape {
 
 impl Shape {
     /// What a repetition consists of, one after the other.
-    pub fn of(settings: &WorkloadSettings) -> Vec<Shape> {
+    pub(crate) fn of(settings: &WorkloadSettings) -> Vec<Shape> {
         match settings.mix {
             Mix::Balanced => vec![Shape::balanced(settings)],
             Mix::DecodeHeavy => vec![Shape::decode_heavy(settings)],
@@ -75,13 +75,13 @@ impl Shape {
         Shape { mix: Mix::Burst, clump: share(balanced.longs, 1.0 / 3.0).max(2), ..balanced }
     }
 
-    pub fn scaled(&self, factor: f64) -> Shape {
+    pub(crate) fn scaled(&self, factor: f64) -> Shape {
         // A burst with smaller clumps would be another, milder mix: at least one whole clump stays.
         let longs = share(self.longs, factor).max(self.clump.min(self.longs));
         Shape { longs, shorts: share(self.shorts, factor), ..self.clone() }
     }
 
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.longs as usize + self.shorts as usize
     }
 }

@@ -38,13 +38,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn new(vocab_size: u32, seed: u64) -> Writer {
+    pub(crate) fn new(vocab_size: u32, seed: u64) -> Writer {
         let ids = ordinary_tokens(vocab_size);
         Writer { first: ids.start, count: u64::from(ids.end - ids.start), seed }
     }
 
     /// Appends the first `length` tokens of a text.
-    pub fn append(&self, prompt: &mut Vec<TokenId>, text: Text, length: usize) {
+    pub(crate) fn append(&self, prompt: &mut Vec<TokenId>, text: Text, length: usize) {
         let mut state = self.start(text);
         prompt.reserve(length);
         for _ in 0..length / 2 {

@@ -9,7 +9,7 @@ const NAME: &str = "CUDA";
 const MEND: &str = "see that `nvidia-smi` shows the GPUs and a driver for CUDA 12.0 or later";
 
 /// None where nothing is expected of it: no GPU, and none wanted.
-pub fn check(gpus: &Gpus, wanted: DeviceKind) -> Option<Check> {
+pub(super) fn check(gpus: &Gpus, wanted: DeviceKind) -> Option<Check> {
     let needed = wanted == DeviceKind::Gpu || !gpus.is_empty();
     match Driver::load().and_then(|driver| describe(&driver)) {
         Ok(check) => Some(check),

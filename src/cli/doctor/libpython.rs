@@ -11,7 +11,7 @@ const NAME: &str = "libpython";
 /// `expected` is the environment's own; none when its Python was built without one. Several libpythons share one file name, and the
 /// loader may have picked another one.
 #[cfg(not(feature = "extension-module"))]
-pub fn check(expected: Option<&Path>) -> Check {
+pub(super) fn check(expected: Option<&Path>) -> Check {
     let Some(expected) = expected else {
         return Check::missing(
             NAME,
@@ -40,6 +40,6 @@ fn loaded() -> Option<PathBuf> {
 
 /// The interpreter is the one that runs this program, with a libpython or without.
 #[cfg(feature = "extension-module")]
-pub fn check(_: Option<&Path>) -> Check {
+pub(super) fn check(_: Option<&Path>) -> Check {
     Check::good(NAME, "not needed: this program runs in the environment's own interpreter")
 }

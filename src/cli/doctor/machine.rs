@@ -10,7 +10,7 @@ use dualpool_types::records::can_write_in;
 
 use super::Check;
 
-pub fn gpus(gpus: &Gpus, wanted: DeviceKind) -> Check {
+pub(super) fn gpus(gpus: &Gpus, wanted: DeviceKind) -> Check {
     let why = gpus.why_none.clone().unwrap_or_default();
     match wanted {
         _ if !gpus.is_empty() => {
@@ -23,7 +23,7 @@ pub fn gpus(gpus: &Gpus, wanted: DeviceKind) -> Check {
 }
 
 /// Whether every engine gets a device; on CPU this reads the machine through hwloc.
-pub fn devices(settings: &Settings, gpus: &Gpus) -> Check {
+pub(super) fn devices(settings: &Settings, gpus: &Gpus) -> Check {
     let name = "devices";
     match dualpool_machine::choose(&settings.pools, gpus) {
         Ok(placements) => {
@@ -38,7 +38,7 @@ pub fn devices(settings: &Settings, gpus: &Gpus) -> Check {
     }
 }
 
-pub fn model_and_memory(settings: &Settings, device: DeviceKind) -> Vec<Check> {
+pub(super) fn model_and_memory(settings: &Settings, device: DeviceKind) -> Vec<Check> {
     if device == DeviceKind::Virtual {
         return vec![Check::good("model", "not needed for virtual engines")];
     }
@@ -83,7 +83,7 @@ fn memory(settings: &Settings, weights: Bytes) -> Check {
 }
 
 /// The folders that a run writes to.
-pub fn folders(settings: &Settings) -> Vec<Check> {
+pub(super) fn folders(settings: &Settings) -> Vec<Check> {
     let chosen = |path: &PathBuf, default: PathBuf| if path.as_os_str().is_empty() { default } else { path.clone() };
     let run_dir = chosen(&settings.kv.run_dir, std::env::temp_dir());
     let out = chosen(&settings.run.out, PathBuf::from("artifacts"));
@@ -98,7 +98,7 @@ fn folder(name: &'static str, path: &Path, mend: &str) -> Check {
 }
 
 /// KV caches of CPU engines lie in memory files, vLLM's own queues in /dev/shm.
-pub fn shared_memory() -> Check {
+pub(super) fn shared_memory() -> Check {
     let name = "shared memory";
     if let Err(error) = nix::sys::memfd::memfd_create(c"dualpool-doctor", nix::sys::memfd::MFdFlags::MFD_CLOEXEC) {
         return Check::missing(

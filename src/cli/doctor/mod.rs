@@ -19,7 +19,7 @@ use super::terminal::print;
 const SETUP: &str = "make setup";
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     settings: SettingFlags,
 }
@@ -71,7 +71,7 @@ impl fmt::Display for Check {
     }
 }
 
-pub fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args, cli: &Cli) -> anyhow::Result<ExitCode> {
     let gpus = Gpus::detect();
     let loaded = cli.settings(&args.settings, &gpus)?;
     let settings = &loaded.settings;

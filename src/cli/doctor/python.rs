@@ -33,7 +33,7 @@ struct Answer {
     torch: Option<String>,
 }
 
-pub fn checks(settings: &Settings, device: DeviceKind) -> Vec<Check> {
+pub(super) fn checks(settings: &Settings, device: DeviceKind) -> Vec<Check> {
     if device == DeviceKind::Virtual {
         return vec![Check::good("Python", "not needed for virtual engines")];
     }

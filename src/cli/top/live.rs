@@ -31,7 +31,7 @@ struct Latest {
 }
 
 impl Live {
-    pub fn start(period: Micros) -> Live {
+    pub(super) fn start(period: Micros) -> Live {
         let shared = Arc::new(Shared::default());
         let taken = shared.clone();
         let sink = move |Round { readings, events, .. }: Round| {
@@ -49,7 +49,7 @@ impl Live {
         }
     }
 
-    pub fn wait_for_reading(&self, timeout: Duration) {
+    pub(super) fn wait_for_reading(&self, timeout: Duration) {
         if self.why_none.is_some() {
             return;
         }
@@ -59,7 +59,7 @@ impl Live {
     }
 
     /// The last readings, and the last events.
-    pub fn latest(&self) -> (Option<Vec<GpuReading>>, Vec<String>) {
+    pub(super) fn latest(&self) -> (Option<Vec<GpuReading>>, Vec<String>) {
         let Latest { readings, events } = self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
         (readings, events)
     }

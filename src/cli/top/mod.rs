@@ -34,7 +34,7 @@ const FIRST_READING_MAX: Duration = Duration::from_secs(3);
 const COLUMNS_OF_A_PIPE: u16 = 120;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The folder of a run [default: the newest one under artifacts/, and the next one when it begins].
     #[arg(value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub struct Args {
     once: bool,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runs = Runs::new(args.folder.clone())?;
     if args.once || !io::stdout().is_terminal() {
         return once(runs);

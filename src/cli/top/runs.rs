@@ -58,14 +58,14 @@ struct Seen {
 }
 
 impl Runs {
-    pub fn new(named: Option<PathBuf>) -> anyhow::Result<Runs> {
+    pub(super) fn new(named: Option<PathBuf>) -> anyhow::Result<Runs> {
         if let Some(folder) = named.as_ref().filter(|folder| !folder.join("samples.jsonl").is_file()) {
             bail!("{} has no samples.jsonl, so it is no run folder; give one that `dualpool run` made", folder.display());
         }
         Ok(Runs { named, chosen: None, seen: None })
     }
 
-    pub fn look(&mut self, now: Time) -> Option<Watched> {
+    pub(super) fn look(&mut self, now: Time) -> Option<Watched> {
         let folder =
             self.named.clone().or(self.chosen.clone()).or_else(|| newest_first(Path::new(ARTIFACTS)).into_iter().next())?;
         let file = folder.join("samples.jsonl");
@@ -91,7 +91,7 @@ impl Runs {
     }
 
     /// Goes to the next older run, or to the next newer one; from the newest on, whatever is newest is watched.
-    pub fn step(&mut self, older: bool) {
+    pub(super) fn step(&mut self, older: bool) {
         if self.named.is_some() {
             return;
         }

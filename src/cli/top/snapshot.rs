@@ -66,13 +66,18 @@ pub(super) struct GpuRow {
 }
 
 impl Snapshot {
-    pub fn new(watched: Option<Watched>, live: &Live) -> Snapshot {
+    pub(super) fn new(watched: Option<Watched>, live: &Live) -> Snapshot {
         let (readings, events) = live.latest();
         Snapshot::of(watched, readings, live.why_none.clone(), events)
     }
 
     /// This machine's GPUs as they are now; where there are none, those of the run, which may be another machine's.
-    pub fn of(watched: Option<Watched>, live: Option<Vec<GpuReading>>, why_none: Option<String>, events: Vec<String>) -> Snapshot {
+    pub(super) fn of(
+        watched: Option<Watched>,
+        live: Option<Vec<GpuReading>>,
+        why_none: Option<String>,
+        events: Vec<String>,
+    ) -> Snapshot {
         let recorded = watched.as_ref().map(|watched| recorded(&watched.samples)).unwrap_or_default();
         let gpus: Vec<GpuRow> = match live {
             Some(readings) => {
@@ -145,7 +150,7 @@ impl Moment {
         Some(Moment { arm: arm.to_string(), repetition, at, engines })
     }
 
-    pub fn pools(&self) -> Vec<Pool> {
+    pub(super) fn pools(&self) -> Vec<Pool> {
         let pool = |role: Role| {
             let engines: Vec<&EngineRow> = self.engines.iter().filter(|row| row.sample.role == role).collect();
             let kv: Vec<f32> = engines.iter().filter_map(|row| row.sample.kv_usage).collect();
@@ -162,7 +167,7 @@ impl Moment {
     }
 
     /// Hand-offs per second over all engines; none until that is known of each.
-    pub fn moves_per_s(&self) -> Option<f64> {
+    pub(super) fn moves_per_s(&self) -> Option<f64> {
         self.engines.iter().map(|row| row.moves_per_s).sum()
     }
 }

@@ -26,7 +26,7 @@ const PRINT_MAX: Duration = Duration::from_secs(900);
 const PRINTED_BYTES_MAX: u64 = 512 << 20;
 
 /// Runs this program with these arguments under the tool, which leaves its report in `dir`.
-pub fn watch<'a>(
+pub(super) fn watch<'a>(
     tool: Tool,
     found: &Path,
     dir: &Path,
@@ -78,7 +78,7 @@ async fn outlive(command: Command) -> io::Result<ExitStatus> {
 }
 
 /// What the tool's report says.
-pub fn read(tool: Tool, found: &Path, dir: &Path) -> anyhow::Result<Profile> {
+pub(super) fn read(tool: Tool, found: &Path, dir: &Path) -> anyhow::Result<Profile> {
     let report = dir.join(tool.report());
     anyhow::ensure!(report.is_file(), "{} left no {}", tool.name(), report.display());
     let printed = Scratch(dir.join("profile.csv.part"));

@@ -28,7 +28,7 @@ use tool::Tool;
 const FILE: &str = "profile.json";
 
 /// What a run is watched with, and where.
-pub struct Watched<'a> {
+pub(super) struct Watched<'a> {
     pub settings: &'a Settings,
     /// Of the target: its name, and what a run of it leaves as soon as it has anything to leave.
     pub target: &'static str,
@@ -42,7 +42,7 @@ pub struct Watched<'a> {
 
 impl Watched<'_> {
     /// Runs a target, itself or in a second process under a tool, as `telemetry.profile` has it.
-    pub fn run(self, run: impl FnOnce(&Settings) -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, run: impl FnOnce(&Settings) -> Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
         let asked = self.settings.telemetry.profile;
         if asked == ProfileKind::None || std::env::var_os(UNDER_PROFILER).is_some() {
             return run(self.settings);

@@ -8,7 +8,7 @@ use dualpool_types::Bytes;
 /// Kernels that are shown; the file has more.
 const KERNELS_SHOWN: usize = 5;
 
-pub fn text(profile: &Profile) -> String {
+pub(super) fn text(profile: &Profile) -> String {
     let mut out = String::new();
     let source = match profile.source {
         Source::InProcess => "this program's own timings",

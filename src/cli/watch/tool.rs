@@ -13,7 +13,7 @@ const NCU_LAUNCHES_MAX: u32 = 256;
 const NCU_KERNELS: &str = "regex:^kv_";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tool {
+pub(super) enum Tool {
     /// Nsight Systems.
     Nsys,
     /// Nsight Compute.
@@ -22,7 +22,7 @@ pub enum Tool {
 
 impl Tool {
     /// The tool that a setting asks for.
-    pub fn of(kind: ProfileKind) -> Option<Tool> {
+    pub(super) fn of(kind: ProfileKind) -> Option<Tool> {
         match kind {
             ProfileKind::None | ProfileKind::Minimal => None,
             ProfileKind::Nsys => Some(Tool::Nsys),
@@ -30,7 +30,7 @@ impl Tool {
         }
     }
 
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Tool::Nsys => "nsys",
             Tool::Ncu => "ncu",
@@ -38,7 +38,7 @@ impl Tool {
     }
 
     /// Its maker's name for it.
-    pub fn product(self) -> &'static str {
+    pub(super) fn product(self) -> &'static str {
         match self {
             Tool::Nsys => "NVIDIA Nsight Systems",
             Tool::Ncu => "NVIDIA Nsight Compute",
@@ -46,7 +46,7 @@ impl Tool {
     }
 
     /// The first one on `PATH`.
-    pub fn find(self) -> Option<PathBuf> {
+    pub(super) fn find(self) -> Option<PathBuf> {
         let path = std::env::var_os("PATH")?;
         let executable =
             |file: &PathBuf| file.is_file() && nix::unistd::access(file.as_path(), nix::unistd::AccessFlags::X_OK).is_ok();
@@ -54,7 +54,7 @@ impl Tool {
     }
 
     /// What the tool leaves in the run's folder.
-    pub fn report(self) -> &'static str {
+    pub(super) fn report(self) -> &'static str {
         match self {
             Tool::Nsys => "profile.nsys-rep",
             Tool::Ncu => "profile.ncu-rep",
@@ -62,7 +62,7 @@ impl Tool {
     }
 
     /// What the tool leaves beside its report when it prints it.
-    pub fn export(self) -> Option<&'static str> {
+    pub(super) fn export(self) -> Option<&'static str> {
         match self {
             Tool::Nsys => Some("profile.sqlite"),
             Tool::Ncu => None,
@@ -71,7 +71,7 @@ impl Tool {
 
     /// What comes before the command that is to be watched. Engines are processes of their own, started by `spawn`: without being
     /// told, neither tool would see one of them.
-    pub fn watch(self, dir: &Path) -> Vec<OsString> {
+    pub(super) fn watch(self, dir: &Path) -> Vec<OsString> {
         let mut output = OsString::from("--output=");
         output.push(dir.join("profile"));
         let (words, last): (&[&str], Vec<OsString>) = match self {
@@ -114,7 +114,7 @@ impl Tool {
     }
 
     /// The arguments that print a report as CSV.
-    pub fn print(self, dir: &Path) -> Vec<OsString> {
+    pub(super) fn print(self, dir: &Path) -> Vec<OsString> {
         let report = dir.join(self.report()).into_os_string();
         let (before, after): (&[&str], &[&str]) = match self {
             Tool::Nsys => {
@@ -127,7 +127,7 @@ impl Tool {
     }
 
     /// Reads what `print` gives.
-    pub fn extract(self, csv: &str) -> Result<Profile, ExtractError> {
+    pub(super) fn extract(self, csv: &str) -> Result<Profile, ExtractError> {
         match self {
             Tool::Nsys => nsys::extract(csv),
             Tool::Ncu => ncu::extract(csv),

@@ -4,7 +4,7 @@ use super::{DeviceUse, Idle};
 
 /// Stretches that neither touch nor overlap, in order; in nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Intervals(Vec<(u64, u64)>);
+pub(super) struct Intervals(Vec<(u64, u64)>);
 
 impl FromIterator<(u64, u64)> for Intervals {
     /// From stretches `(start, end)` in any order, which may overlap.
@@ -23,20 +23,20 @@ impl FromIterator<(u64, u64)> for Intervals {
 }
 
 impl Intervals {
-    pub fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.0.iter().map(|(start, end)| end - start).sum()
     }
 
     /// From the first start to the last end.
-    pub fn span(&self) -> u64 {
+    pub(super) fn span(&self) -> u64 {
         self.0.first().zip(self.0.last()).map_or(0, |(first, last)| last.1 - first.0)
     }
 
-    pub fn union(&self, other: &Intervals) -> Intervals {
+    pub(super) fn union(&self, other: &Intervals) -> Intervals {
         self.0.iter().chain(&other.0).copied().collect()
     }
 
-    pub fn intersection(&self, other: &Intervals) -> Intervals {
+    pub(super) fn intersection(&self, other: &Intervals) -> Intervals {
         let (mut common, mut a, mut b) = (Vec::new(), self.0.iter().peekable(), other.0.iter().peekable());
         while let (Some(&&(a_start, a_end)), Some(&&(b_start, b_end))) = (a.peek(), b.peek()) {
             common.push((a_start.max(b_start), a_end.min(b_end)));
@@ -55,7 +55,7 @@ impl Intervals {
 }
 
 /// What a device that was active in these `runs` did: their times are not comparable, so gaps between runs are none.
-pub fn device_use(device: &str, runs: &[Intervals], gap_ns_min: u64) -> DeviceUse {
+pub(super) fn device_use(device: &str, runs: &[Intervals], gap_ns_min: u64) -> DeviceUse {
     let us = |ns: u64| ns as f64 / 1e3;
     let span: u64 = runs.iter().map(Intervals::span).sum();
     let busy: u64 = runs.iter().map(Intervals::total).sum();

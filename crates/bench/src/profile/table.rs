@@ -18,14 +18,14 @@ pub enum ExtractError {
 
 /// A table whose rows all have a field for each column.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     /// Name and unit, from a head such as `Bytes (MB)`.
     columns: Vec<(String, String)>,
     rows: Vec<Row>,
 }
 
 #[derive(Debug)]
-pub struct Row {
+pub(super) struct Row {
     /// In the text, from 1.
     line: usize,
     fields: Vec<String>,
@@ -33,14 +33,14 @@ pub struct Row {
 
 /// A column of a table.
 #[derive(Clone, Copy, Debug)]
-pub struct Column {
+pub(super) struct Column {
     name: &'static str,
     at: usize,
 }
 
 impl Table {
     /// The first table in this text that has all of these columns.
-    pub fn find(text: &str, wanted: &[&'static str]) -> Result<Table, ExtractError> {
+    pub(super) fn find(text: &str, wanted: &[&'static str]) -> Result<Table, ExtractError> {
         let mut lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim())).filter(|(_, line)| !line.is_empty());
         let columns = lines.by_ref().map(|(_, line)| fields(line)).find_map(|head| {
             let columns: Vec<_> = head.iter().map(|name| name_and_unit(name)).collect();
@@ -61,35 +61,35 @@ impl Table {
         if rows.is_empty() { Err(ExtractError::Empty) } else { Ok(Table { columns, rows }) }
     }
 
-    pub fn rows(&self) -> &[Row] {
+    pub(super) fn rows(&self) -> &[Row] {
         &self.rows
     }
 
     /// One of the columns that `find` was asked for.
-    pub fn column(&self, name: &'static str) -> Result<Column, ExtractError> {
+    pub(super) fn column(&self, name: &'static str) -> Result<Column, ExtractError> {
         let at = self.columns.iter().position(|(column, _)| column == name);
         at.map(|at| Column { name, at }).ok_or(ExtractError::NoTable { wanted: vec![name], first: None })
     }
 
     /// A column's unit, as a factor from this list.
-    pub fn unit(&self, column: Column, known: &[(&str, f64)]) -> Result<f64, ExtractError> {
+    pub(super) fn unit(&self, column: Column, known: &[(&str, f64)]) -> Result<f64, ExtractError> {
         factor(column.name, &self.columns[column.at].1, known)
     }
 }
 
 /// What one of these units counts.
-pub fn factor(column: &'static str, unit: &str, known: &[(&str, f64)]) -> Result<f64, ExtractError> {
+pub(super) fn factor(column: &'static str, unit: &str, known: &[(&str, f64)]) -> Result<f64, ExtractError> {
     let found = known.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
     found.ok_or_else(|| ExtractError::Unit { column, unit: unit.to_owned() })
 }
 
 impl Row {
-    pub fn text(&self, column: Column) -> &str {
+    pub(super) fn text(&self, column: Column) -> &str {
         &self.fields[column.at]
     }
 
     /// A number of at least 0; none for an empty field.
-    pub fn number(&self, column: Column) -> Result<Option<f64>, ExtractError> {
+    pub(super) fn number(&self, column: Column) -> Result<Option<f64>, ExtractError> {
         let text = self.text(column);
         if text.is_empty() {
             return Ok(None);
@@ -100,7 +100,7 @@ impl Row {
     }
 
     /// A number that every row must have.
-    pub fn required(&self, column: Column) -> Result<f64, ExtractError> {
+    pub(super) fn required(&self, column: Column) -> Result<f64, ExtractError> {
         let missing = || ExtractError::Number { line: self.line, column: column.name, value: String::new() };
         self.number(column)?.ok_or_else(missing)
     }

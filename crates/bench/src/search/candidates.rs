@@ -93,7 +93,7 @@ pub(super) mod tests {
     use dualpool_router::RouterSettings;
     use dualpool_types::{Arm, EngineId};
 
-    pub fn engine(max_num_batched_tokens: u32) -> EngineInfo {
+    pub(crate) fn engine(max_num_batched_tokens: u32) -> EngineInfo {
         EngineInfo {
             id: EngineId(0),
             device: "cores 0".into(),
@@ -111,7 +111,7 @@ pub(super) mod tests {
         }
     }
 
-    pub fn pools() -> Pools {
+    pub(crate) fn pools() -> Pools {
         Pools::new(&PoolSettings::default(), &RouterSettings::default(), 2).expect("two default pools for two engines")
     }
 

@@ -24,7 +24,7 @@ pub fn renamed(key: &str) -> Option<&'static str> {
 }
 
 /// The same settings by the names they have now.
-pub fn with_present_names<V>(settings: BTreeMap<String, V>) -> BTreeMap<String, V> {
+pub(crate) fn with_present_names<V>(settings: BTreeMap<String, V>) -> BTreeMap<String, V> {
     settings.into_iter().map(|(key, value)| (renamed(&key).map_or(key, String::from), value)).collect()
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Population {
 
 impl Population {
     /// `requests[repetition][index]`. A request's slot is its place in the concatenation of all repetitions.
-    pub fn new(requests: &[Vec<Stratum>]) -> Population {
+    pub(super) fn new(requests: &[Vec<Stratum>]) -> Population {
         let mut slots = 0u32;
         let strata = requests
             .iter()
@@ -39,12 +39,12 @@ impl Population {
     }
 
     /// Everything once: the draw that gives the figures themselves.
-    pub fn once(&self) -> Draw {
+    pub(super) fn once(&self) -> Draw {
         Draw { slots: vec![1; self.slots] }
     }
 
     /// Refills `draw` with a random one.
-    pub fn redraw(&self, draw: &mut Draw, rng: &mut Rng) {
+    pub(super) fn redraw(&self, draw: &mut Draw, rng: &mut Rng) {
         draw.slots.fill(0);
         for _ in 0..self.strata.len() {
             let repetition = rng.random_range(0..self.strata.len());
@@ -73,7 +73,7 @@ pub(super) struct Sorted {
 }
 
 impl Sorted {
-    pub fn new(mut pairs: Vec<(f64, u32)>, slots: usize) -> Sorted {
+    pub(super) fn new(mut pairs: Vec<(f64, u32)>, slots: usize) -> Sorted {
         pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut per_slot = vec![0; slots];
         for (_, slot) in &pairs {
@@ -83,13 +83,13 @@ impl Sorted {
         Sorted { values, slots, per_slot }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.values.len()
     }
 
     /// Takes the nearest-rank quantile of the drawn values for each of the shares, which are in rising order, by its place among them.
     /// None are taken where nothing was drawn.
-    pub fn quantiles(&self, draw: &Draw, shares: &[f64], mut take: impl FnMut(usize, f64)) {
+    pub(super) fn quantiles(&self, draw: &Draw, shares: &[f64], mut take: impl FnMut(usize, f64)) {
         let total: u64 = self.per_slot.iter().zip(&draw.slots).map(|(n, w)| u64::from(*n) * u64::from(*w)).sum();
         let mut next = 0;
         let mut seen = 0u64;

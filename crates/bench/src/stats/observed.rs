@@ -63,7 +63,7 @@ fn all_series() -> Vec<Series> {
 
 impl Observed {
     /// `repetitions[r]` are the arm's requests in the r-th repetition; a request's slot is `first_slot[r]` + its index.
-    pub fn new(repetitions: &[Vec<&RequestRecord>], first_slot: &[u32], slots: usize) -> Observed {
+    pub(super) fn new(repetitions: &[Vec<&RequestRecord>], first_slot: &[u32], slots: usize) -> Observed {
         let placed =
             || repetitions.iter().zip(first_slot).flat_map(|(requests, first)| requests.iter().map(move |r| (*r, first + r.index)));
         let latency = |series: Series| {
@@ -84,7 +84,7 @@ impl Observed {
         }
     }
 
-    pub fn requests(&self, draw: &Draw) -> RequestFigures {
+    pub(super) fn requests(&self, draw: &Draw) -> RequestFigures {
         let goodput = self.goodput_share(draw);
         let mut figures = REQUEST_METRICS.map(|metric| if matches!(metric.taken, Taken::Goodput) { goodput } else { None });
         for Latency { sorted, shares, places, .. } in &self.latencies {
@@ -94,7 +94,7 @@ impl Observed {
     }
 
     /// The values of `RUN_METRICS`, repetition by repetition.
-    pub fn runs(&self) -> [Vec<f64>; RUN_METRICS.len()] {
+    pub(super) fn runs(&self) -> [Vec<f64>; RUN_METRICS.len()] {
         let Repetitions { span_s, done } = &self.repetitions;
         RUN_METRICS.map(|metric| match metric.taken {
             Taken::Whole { one, .. } => done.iter().zip(span_s).map(|(done, span_s)| one(f64::from(*done), *span_s)).collect(),
@@ -103,7 +103,7 @@ impl Observed {
     }
 
     /// The values of `RUN_METRICS` over all repetitions, as an arm's summary gives them.
-    pub fn all_runs(&self) -> [Option<f64>; RUN_METRICS.len()] {
+    pub(super) fn all_runs(&self) -> [Option<f64>; RUN_METRICS.len()] {
         RUN_METRICS.map(|metric| match metric.taken {
             Taken::Whole { all, .. } => all(&self.repetitions),
             _ => None,
@@ -112,7 +112,7 @@ impl Observed {
 
     /// Whether there is enough to tell the arm's `REQUEST_METRICS` by: more than one repetition, because nothing else shows how much
     /// repetitions differ; and at least one value beyond the quantile, or it is but the largest value that happened to come.
-    pub fn enough(&self) -> [bool; REQUEST_METRICS.len()] {
+    pub(super) fn enough(&self) -> [bool; REQUEST_METRICS.len()] {
         let values =
             |series| self.latencies.iter().find(|latency| latency.series == series).map_or(0, |latency| latency.sorted.len());
         REQUEST_METRICS.map(|metric| {
@@ -125,11 +125,11 @@ impl Observed {
     }
 
     /// Whether the requests came in waves.
-    pub fn in_waves(&self) -> bool {
+    pub(super) fn in_waves(&self) -> bool {
         self.latencies.iter().any(|latency| latency.series == Series::ForegroundTtft && latency.sorted.len() > 0)
     }
 
-    pub fn failed(&self) -> bool {
+    pub(super) fn failed(&self) -> bool {
         self.failed
     }
 

@@ -9,7 +9,7 @@ use super::bootstrap::{Population, Stratum};
 
 /// An arm's requests, whose TTFT and ITL are `stretch` times the plain ones: 40 to 99 ms to the first token, 10 to 19 ms between
 /// tokens. Objectives are 200 ms and 60 ms; every fifth request is long.
-pub fn arm(name: &str, repetitions: u32, requests: u32, stretch: f64) -> Vec<RequestRecord> {
+pub(crate) fn arm(name: &str, repetitions: u32, requests: u32, stretch: f64) -> Vec<RequestRecord> {
     build(name, repetitions, requests, |_, index| {
         let (ttft, itl) = (40.0 + f64::from(index % 60), 10.0 + f64::from(index % 10));
         (ttft * stretch, itl * stretch)
@@ -17,7 +17,7 @@ pub fn arm(name: &str, repetitions: u32, requests: u32, stretch: f64) -> Vec<Req
 }
 
 /// The same with times from a wide distribution, and repetitions that differ from each other.
-pub fn noisy(name: &str, repetitions: u32, requests: u32, stretch: f64, seed: u64) -> Vec<RequestRecord> {
+pub(crate) fn noisy(name: &str, repetitions: u32, requests: u32, stretch: f64, seed: u64) -> Vec<RequestRecord> {
     let mut rng = seeded(seed, "synthetic");
     let spread = LogNormal::<f64>::new(0.0, 0.3).expect("a positive deviation");
     let drift: Vec<f64> = (0..repetitions).map(|_| spread.sample(&mut rng).powf(0.1)).collect();
@@ -72,7 +72,7 @@ fn record(arm: &str, repetition: u32, index: u32, ttft_ms: f64, itl_ms: f64) -> 
 }
 
 /// The requests of one arm, by repetition.
-pub fn by_repetition(requests: &[RequestRecord]) -> Vec<Vec<&RequestRecord>> {
+pub(crate) fn by_repetition(requests: &[RequestRecord]) -> Vec<Vec<&RequestRecord>> {
     let repetitions = requests.iter().map(|r| r.repetition + 1).max().unwrap_or(0);
     (0..repetitions).map(|n| requests.iter().filter(|r| r.repetition == n).collect()).collect()
 }

@@ -37,7 +37,7 @@ struct Queue {
 
 impl Inbox {
     /// Commands to an engine that is gone are dropped, and so are the answers they wait for.
-    pub fn push(&self, command: Command) {
+    pub(super) fn push(&self, command: Command) {
         let mut queue = self.queue();
         if !queue.closed {
             queue.commands.push_back(command);
@@ -45,23 +45,23 @@ impl Inbox {
         }
     }
 
-    pub fn take(&self) -> VecDeque<Command> {
+    pub(super) fn take(&self) -> VecDeque<Command> {
         std::mem::take(&mut self.queue().commands)
     }
 
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         *self.queue() = Queue { commands: VecDeque::new(), closed: true };
     }
 
     /// Until the engine is to stop what it is doing, be it in the middle of a step.
-    pub async fn ends(&self) {
+    pub(super) async fn ends(&self) {
         while !self.queue().commands.iter().any(|command| matches!(command, Command::Kill | Command::Shutdown)) {
             self.rung().await;
         }
     }
 
     /// Until something was pushed since the last time this returned.
-    pub async fn rung(&self) {
+    pub(super) async fn rung(&self) {
         self.bell.notified().await;
     }
 

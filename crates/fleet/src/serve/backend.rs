@@ -22,7 +22,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub fn release(&self, engine: EngineId, leg: LegId) {
+    pub(super) fn release(&self, engine: EngineId, leg: LegId) {
         if let Some(mover) = &self.mover {
             mover.release(engine, leg);
         }

@@ -17,7 +17,7 @@ type Answer = oneshot::Sender<anyhow::Result<()>>;
 pub(super) struct Drains(Vec<(EngineId, Answer)>);
 
 impl Drains {
-    pub fn wait(&mut self, engine: EngineId, answer: Answer) {
+    pub(super) fn wait(&mut self, engine: EngineId, answer: Answer) {
         self.0.retain(|(_, answer)| !answer.is_closed());
         if self.0.len() >= WAITING_MAX {
             let why = anyhow!(

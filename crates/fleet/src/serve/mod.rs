@@ -90,7 +90,7 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    pub fn new(
+    pub(crate) fn new(
         engines: Engines,
         mover: Option<(Box<dyn KvMover>, mpsc::Receiver<KvEvent>)>,
         settings: &RouterSettings,
@@ -118,7 +118,7 @@ impl Task {
     }
 
     /// Serves until it is told to shut down, or all handles that could tell it are dropped.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut gone: mpsc::UnboundedReceiver<RequestId>,

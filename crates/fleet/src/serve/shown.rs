@@ -16,15 +16,15 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub fn start(&mut self, run: Run) {
+    pub(super) fn start(&mut self, run: Run) {
         (self.run, self.samples, self.batch) = (Some(run), Samples::default(), Vec::new());
     }
 
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.run = None;
     }
 
-    pub fn follow(&mut self, follower: mpsc::Sender<Vec<Sample>>) {
+    pub(super) fn follow(&mut self, follower: mpsc::Sender<Vec<Sample>>) {
         self.follower = Some(follower);
     }
 }

@@ -14,7 +14,7 @@ use dualpool_types::{Clock, EngineId};
 
 use crate::{Fleet, FleetSpec, Progress};
 
-pub async fn start(
+pub(crate) async fn start(
     transport: Box<dyn Transport>,
     spec: FleetSpec<'_>,
     progress: Arc<dyn Progress>,

@@ -1,4 +1,5 @@
 //! The router against scripted engines, on a clock that the test moves.
+#![allow(unreachable_pub, reason = "nothing reaches into a test from outside")]
 
 mod admission;
 mod caches;

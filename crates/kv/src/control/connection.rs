@@ -11,10 +11,10 @@ use thiserror::Error;
 use super::wire::{MESSAGE_BYTES_MAX, ToBroker, ToEngine};
 
 /// Messages that may wait for an engine to read. An engine reads between two steps; one that lets this many pile up is stuck.
-pub const OUTBOX_MAX: usize = 8192;
+pub(super) const OUTBOX_MAX: usize = 8192;
 
 #[derive(Debug, Error)]
-pub enum ConnectionError {
+pub(super) enum ConnectionError {
     #[error("it was closed by the engine")]
     Closed,
     #[error("it sent a message of over {MESSAGE_BYTES_MAX} bytes")]
@@ -27,18 +27,18 @@ pub enum ConnectionError {
     Socket(#[from] Errno),
 }
 
-pub struct Connection {
+pub(super) struct Connection {
     socket: OwnedFd,
     outbox: VecDeque<Vec<u8>>,
 }
 
 impl Connection {
-    pub fn new(socket: OwnedFd) -> Connection {
+    pub(super) fn new(socket: OwnedFd) -> Connection {
         Connection { socket, outbox: VecDeque::new() }
     }
 
     /// The next message and the file descriptor that came with it; none when there is none.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<(ToBroker, Option<OwnedFd>)>, ConnectionError> {
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<(ToBroker, Option<OwnedFd>)>, ConnectionError> {
         let mut space = nix::cmsg_space!([i32; 1]);
         let mut parts = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
@@ -73,7 +73,7 @@ impl Connection {
     }
 
     /// Sends now, or as soon as the engine has read what waits before it.
-    pub fn send(&mut self, message: &ToEngine) -> Result<(), ConnectionError> {
+    pub(super) fn send(&mut self, message: &ToEngine) -> Result<(), ConnectionError> {
         if self.outbox.len() >= OUTBOX_MAX {
             return Err(ConnectionError::NotReading);
         }
@@ -83,7 +83,7 @@ impl Connection {
         self.flush()
     }
 
-    pub fn flush(&mut self) -> Result<(), ConnectionError> {
+    pub(super) fn flush(&mut self) -> Result<(), ConnectionError> {
         while let Some(bytes) = self.outbox.front() {
             match send(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
                 Ok(_) => {
@@ -98,7 +98,7 @@ impl Connection {
     }
 
     /// Whether something waits for the engine to read.
-    pub fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         !self.outbox.is_empty()
     }
 }

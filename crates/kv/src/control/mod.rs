@@ -6,5 +6,5 @@ mod connection;
 mod run_dir;
 mod server;
 
-pub use run_dir::RunDir;
-pub use server::{Command, ControlThread, Options};
+pub(crate) use run_dir::RunDir;
+pub(crate) use server::{Command, ControlThread, Options};

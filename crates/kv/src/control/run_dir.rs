@@ -11,7 +11,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Removed when dropped with all that is in it, if this made it; else only the socket is.
 #[derive(Debug)]
-pub struct RunDir {
+pub(crate) struct RunDir {
     path: PathBuf,
     socket: PathBuf,
     made: bool,
@@ -19,7 +19,7 @@ pub struct RunDir {
 
 impl RunDir {
     /// Opens the folder, or makes a fresh one in the system's temporary folder when `wanted` is empty.
-    pub fn open(wanted: &Path) -> anyhow::Result<RunDir> {
+    pub(crate) fn open(wanted: &Path) -> anyhow::Result<RunDir> {
         let (path, made) = if wanted.as_os_str().is_empty() {
             let template = std::env::temp_dir().join("dualpool-XXXXXX");
             let path = nix::unistd::mkdtemp(&template)
@@ -39,11 +39,11 @@ impl RunDir {
         Ok(run_dir)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 }

@@ -41,14 +41,14 @@ const ACCEPT_RETRY: Micros = Micros(100_000);
 const FULL_CHANNEL_RETRY: Micros = Micros(2_000);
 
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     Release { engine: EngineId, leg: LegId },
     Forget { engine: EngineId },
     Mover(Done),
     Stop,
 }
 
-pub struct Options {
+pub(crate) struct Options {
     pub lease: Micros,
     pub verify: bool,
     pub clock: Arc<dyn Clock>,
@@ -56,7 +56,7 @@ pub struct Options {
 }
 
 /// A handle to the thread; dropping it ends the thread and waits for it.
-pub struct ControlThread {
+pub(crate) struct ControlThread {
     inbox: Inbox,
     held_blocks: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -79,7 +79,7 @@ impl Inbox {
 }
 
 impl ControlThread {
-    pub fn start(
+    pub(crate) fn start(
         socket_path: &std::path::Path,
         transport: Box<dyn Transport>,
         options: Options,
@@ -116,11 +116,11 @@ impl ControlThread {
         Ok(ControlThread { inbox, held_blocks, thread: Some(thread) })
     }
 
-    pub fn send(&self, command: Command) {
+    pub(crate) fn send(&self, command: Command) {
         self.inbox.send(command);
     }
 
-    pub fn held_blocks(&self) -> u64 {
+    pub(crate) fn held_blocks(&self) -> u64 {
         self.held_blocks.load(Ordering::Acquire)
     }
 }

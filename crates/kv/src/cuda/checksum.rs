@@ -13,18 +13,18 @@ use super::wait::reached;
 const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Reads memory of one GPU.
-pub struct Reader {
+pub(super) struct Reader {
     stream: Stream,
     host: PinnedMemory,
     mark: Event,
 }
 
 impl Reader {
-    pub fn new(context: &Context) -> Result<Reader, CudaError> {
+    pub(super) fn new(context: &Context) -> Result<Reader, CudaError> {
         Ok(Reader { stream: context.stream()?, host: context.pinned(Bytes(CHUNK_BYTES))?, mark: context.event(Timing::Off)? })
     }
 
-    pub fn checksum(
+    pub(super) fn checksum(
         &mut self,
         region: &Region,
         ranges: &mut dyn Iterator<Item = (u64, u64)>,

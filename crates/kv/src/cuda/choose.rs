@@ -15,7 +15,7 @@ const STAGED_RANGES_MIN: u32 = 16;
 
 /// What a choice goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
+pub(super) enum Basis {
     Calibration,
     NoCalibration,
     /// The calibration was made where there was no such class, without kernels for example. That others were measured does not make them
@@ -34,7 +34,13 @@ impl fmt::Display for Basis {
 }
 
 /// One of `classes`, which is in the order of preference without knowledge and not empty, and what the choice goes by.
-pub fn choose(classes: &[CopyClass], same_gpu: bool, bytes: Bytes, ranges: u32, cost: Option<&LinkCost>) -> (CopyClass, Basis) {
+pub(super) fn choose(
+    classes: &[CopyClass],
+    same_gpu: bool,
+    bytes: Bytes,
+    ranges: u32,
+    cost: Option<&LinkCost>,
+) -> (CopyClass, Basis) {
     let basis = match cost.map(|cost| classes.iter().find(|class| !cost.classes().contains_key(class))) {
         None => Basis::NoCalibration,
         Some(Some(&class)) => Basis::NotCalibrated(class),
@@ -58,7 +64,7 @@ fn by_shape(classes: &[CopyClass], same_gpu: bool, bytes: Bytes, ranges: u32) ->
 }
 
 /// What a plan is tried in once more when it failed in this class: the one that needs least of what may be broken.
-pub fn lower(class: CopyClass, classes: &[CopyClass]) -> Option<CopyClass> {
+pub(super) fn lower(class: CopyClass, classes: &[CopyClass]) -> Option<CopyClass> {
     let plainer: &[CopyClass] = match class {
         CopyClass::PeerStore | CopyClass::Staged => &[CopyClass::Direct, CopyClass::ThroughHost],
         CopyClass::Direct => &[CopyClass::ThroughHost],

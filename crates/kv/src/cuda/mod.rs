@@ -40,7 +40,7 @@ use route::{Reach, Route};
 type SharedKernels = Arc<Mutex<Kernels>>;
 
 #[derive(Debug, Error)]
-pub enum CopyError {
+pub(crate) enum CopyError {
     #[error(transparent)]
     Cuda(#[from] CudaError),
     #[error(transparent)]

@@ -6,7 +6,7 @@ use dualpool_types::EngineId;
 use super::super::copy_plan::ByteRange;
 use super::CopyError;
 
-pub struct Region {
+pub(super) struct Region {
     engine: EngineId,
     context: Context,
     handles: Vec<IpcHandle>,
@@ -17,7 +17,7 @@ pub struct Region {
 
 impl Region {
     /// Imports the pieces in this context: for copies one of the GPU that they lie on.
-    pub fn import(engine: EngineId, context: &Context, handles: Vec<IpcHandle>) -> Result<Region, CudaError> {
+    pub(super) fn import(engine: EngineId, context: &Context, handles: Vec<IpcHandle>) -> Result<Region, CudaError> {
         let pieces = handles.iter().map(|handle| context.import(handle)).collect::<Result<_, _>>()?;
         let ends = handles.iter().scan(0, |end, handle| {
             *end += handle.size.0;
@@ -28,24 +28,24 @@ impl Region {
     }
 
     /// The same memory as a kernel of another GPU reaches it.
-    pub fn seen_from(&self, context: &Context) -> Result<Region, CudaError> {
+    pub(super) fn seen_from(&self, context: &Context) -> Result<Region, CudaError> {
         Region::import(self.engine, context, self.handles.clone())
     }
 
-    pub fn engine(&self) -> EngineId {
+    pub(super) fn engine(&self) -> EngineId {
         self.engine
     }
 
-    pub fn context(&self) -> &Context {
+    pub(super) fn context(&self) -> &Context {
         &self.context
     }
 
-    pub fn gpu(&self) -> GpuUuid {
+    pub(super) fn gpu(&self) -> GpuUuid {
         self.context.device().uuid
     }
 
     /// What a range is made of, in order.
-    pub fn spans(&self, offset: u64, length: u64) -> Result<Vec<DeviceSpan<'_>>, CopyError> {
+    pub(super) fn spans(&self, offset: u64, length: u64) -> Result<Vec<DeviceSpan<'_>>, CopyError> {
         let bytes = self.starts.last().copied().unwrap_or(0);
         let out_of_bounds = |end| CopyError::OutOfBounds { engine: self.engine, end, bytes };
         let end = offset.checked_add(length).ok_or_else(|| out_of_bounds(u64::MAX))?;
@@ -66,7 +66,7 @@ impl Region {
 }
 
 /// A plan as copies between addresses. A range that goes on in another piece, at either end, is cut there.
-pub fn ranges<'m>(plan: &[ByteRange], from: &'m Region, to: &'m Region) -> Result<Vec<CopyRange<'m>>, CopyError> {
+pub(super) fn ranges<'m>(plan: &[ByteRange], from: &'m Region, to: &'m Region) -> Result<Vec<CopyRange<'m>>, CopyError> {
     let mut ranges = Vec::with_capacity(plan.len());
     for span in plan {
         let mut sources = from.spans(span.source, span.length)?.into_iter();

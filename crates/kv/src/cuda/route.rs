@@ -19,14 +19,14 @@ pub(super) const PARTS: usize = 2;
 
 /// How far the source's GPU reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub(super) enum Reach {
     SameGpu,
     Peer,
     /// The GPUs cannot access each other's memory, or have as many peers as they can have.
     HostOnly,
 }
 
-pub struct Route {
+pub(super) struct Route {
     reach: Reach,
     /// Classes whose set-up failed.
     without: BTreeSet<CopyClass>,
@@ -61,7 +61,11 @@ pub(super) struct Ends<T> {
 }
 
 impl Route {
-    pub fn new(source: &Region, target: &Region, kernels: Option<(SharedKernels, SharedKernels)>) -> Result<Route, CudaError> {
+    pub(super) fn new(
+        source: &Region,
+        target: &Region,
+        kernels: Option<(SharedKernels, SharedKernels)>,
+    ) -> Result<Route, CudaError> {
         let (from, to) = (source.context(), target.context());
         let marks = || -> Result<Marks, CudaError> {
             let event = |context: &Context| context.event(Timing::Off);
@@ -81,12 +85,12 @@ impl Route {
         })
     }
 
-    pub fn reach(&self) -> Reach {
+    pub(super) fn reach(&self) -> Reach {
         self.reach
     }
 
     /// What can be done here, in ascending order of `CopyClass`.
-    pub fn classes(&self) -> Vec<CopyClass> {
+    pub(super) fn classes(&self) -> Vec<CopyClass> {
         let has = |class: &CopyClass| match (class, self.reach) {
             (CopyClass::ThroughHost, _) => true,
             (_, Reach::HostOnly) => false,
@@ -99,7 +103,7 @@ impl Route {
     }
 
     /// When this returns, in whatever way, nothing of it is under way any more.
-    pub fn copy(
+    pub(super) fn copy(
         &mut self,
         class: CopyClass,
         plan: &[ByteRange],

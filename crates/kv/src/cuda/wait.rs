@@ -17,7 +17,7 @@ const SLOW: Duration = Duration::from_secs(10);
 
 /// Until the event is reached, or a stop. An event that was never recorded counts as reached. After an error or a stop, work may still be
 /// under way.
-pub fn reached(event: &Event, stop: &Stop) -> Result<(), CopyError> {
+pub(super) fn reached(event: &Event, stop: &Stop) -> Result<(), CopyError> {
     let started = Instant::now();
     while !event.is_done()? {
         if stop.is_set() {
@@ -34,7 +34,7 @@ pub fn reached(event: &Event, stop: &Stop) -> Result<(), CopyError> {
 
 /// Until nothing that was queued is under way, however long that takes: the memory it touches may not be let go before. Says once what is
 /// waited for when that takes long.
-pub fn drained(stream: &Stream, what: impl fmt::Display) -> Result<(), CudaError> {
+pub(super) fn drained(stream: &Stream, what: impl fmt::Display) -> Result<(), CudaError> {
     let started = Instant::now();
     while !stream.is_done()? {
         if started.elapsed() >= SLOW {

@@ -41,7 +41,7 @@ pub(super) struct Counters {
 
 impl Counters {
     /// Reads them, and tells the throughput since they were read before.
-    pub fn read(&mut self, device: &Device<'_>, now: Time) -> Result<Throughput, NvmlError> {
+    pub(super) fn read(&mut self, device: &Device<'_>, now: Time) -> Result<Throughput, NvmlError> {
         let counts = counts(device)?;
         Ok(match self.before.replace((now, counts)) {
             Some((then, before)) => throughput(before, counts, now.since(then).as_secs()),
@@ -50,7 +50,7 @@ impl Counters {
     }
 
     /// Whether the chip counts PCIe bytes, as far as it was asked.
-    pub fn has_pcie(&self) -> bool {
+    pub(super) fn has_pcie(&self) -> bool {
         self.before.is_some_and(|(_, counts)| counts[0].is_some())
     }
 }

@@ -36,13 +36,13 @@ pub(super) struct Gpm<'nvml> {
 
 impl<'nvml> Gpm<'nvml> {
     /// None when the chip, or this user, has no GPM.
-    pub fn open(device: &Device<'nvml>) -> Option<Gpm<'nvml>> {
+    pub(super) fn open(device: &Device<'nvml>) -> Option<Gpm<'nvml>> {
         let supported = device.gpm_support().unwrap_or(false);
         supported.then(|| device.gpm_sample().ok()).flatten().map(|before| Gpm { before })
     }
 
     /// None when it did not measure the SMs this time.
-    pub fn read(&mut self, device: &Device<'nvml>) -> Result<Option<Measured>, NvmlError> {
+    pub(super) fn read(&mut self, device: &Device<'nvml>) -> Result<Option<Measured>, NvmlError> {
         let now = device.gpm_sample()?;
         let results = gpm_metrics_get(device.nvml(), &self.before, &now, &METRICS);
         self.before = now;

@@ -71,7 +71,7 @@ struct Slow {
 
 impl<'nvml> Probe<'nvml> {
     /// Begins everything that is measured between two readings.
-    pub fn open(device: Device<'nvml>, index: u32, uuid: Arc<str>, now: Time) -> Probe<'nvml> {
+    pub(super) fn open(device: Device<'nvml>, index: u32, uuid: Arc<str>, now: Time) -> Probe<'nvml> {
         let events = device.nvml().create_event_set();
         let registered = events.ok().and_then(|set| device.register_events(EventTypes::CRITICAL_XID_ERROR, set).ok());
         let mut counters = Counters::default();
@@ -95,12 +95,12 @@ impl<'nvml> Probe<'nvml> {
     }
 
     /// Whether its PCIe throughput comes from the meter, which blocks for 20 ms and more each time it is read.
-    pub fn needs_pcie_meter(&self) -> bool {
+    pub(super) fn needs_pcie_meter(&self) -> bool {
         self.gpm.is_none() && !self.counters.has_pcie() && !self.lost && self.missing & (1 << Metric::PcieMeter as u32) == 0
     }
 
     /// Reads it all; `meter` says whether it is this GPU's turn at the PCIe meter.
-    pub fn read(&mut self, clock: &dyn Clock, meter: bool, events: &mut Vec<GpuEvent>) -> GpuReading {
+    pub(super) fn read(&mut self, clock: &dyn Clock, meter: bool, events: &mut Vec<GpuEvent>) -> GpuReading {
         if !self.lost {
             let reading = self.ask_all(clock, meter);
             // An Xid often says why a GPU was lost, so it is taken from one that is gone as well.

@@ -35,7 +35,7 @@ pub(super) struct BlockPool {
 }
 
 impl BlockPool {
-    pub fn new(blocks: u32, caching: bool) -> BlockPool {
+    pub(super) fn new(blocks: u32, caching: bool) -> BlockPool {
         let mut pool = BlockPool {
             blocks: vec![Block { print: None, users: 0, before: NONE, after: NONE }; blocks as usize],
             first: NONE,
@@ -50,26 +50,26 @@ impl BlockPool {
         pool
     }
 
-    pub fn caching(&self) -> bool {
+    pub(super) fn caching(&self) -> bool {
         self.caching
     }
 
     /// Blocks that legs use or are promised.
-    pub fn in_use(&self) -> u32 {
+    pub(super) fn in_use(&self) -> u32 {
         self.blocks.len() as u32 - self.free + self.promised
     }
 
-    pub fn evictions(&self) -> u64 {
+    pub(super) fn evictions(&self) -> u64 {
         self.evictions
     }
 
     /// The block that holds what this fingerprint stands for.
-    pub fn find(&self, print: Fingerprint) -> Option<Place> {
+    pub(super) fn find(&self, print: Fingerprint) -> Option<Place> {
         self.cached.get(&print).copied()
     }
 
     /// Takes the cached blocks into use and promises so many more; false when there is no room for that.
-    pub fn admit(&mut self, hits: &[Place], more: u32) -> bool {
+    pub(super) fn admit(&mut self, hits: &[Place], more: u32) -> bool {
         let unused = hits.iter().filter(|&&place| self.blocks[place as usize].users == 0).count() as u32;
         if self.free - self.promised < unused + more {
             return false;
@@ -85,7 +85,7 @@ impl BlockPool {
     }
 
     /// A block that was promised. What it held is forgotten.
-    pub fn take(&mut self) -> Place {
+    pub(super) fn take(&mut self) -> Place {
         // A promise is kept by a free block, so the list has a first one.
         let place = self.first;
         self.unlink(place);
@@ -100,12 +100,12 @@ impl BlockPool {
     }
 
     /// So many promised blocks are not needed after all.
-    pub fn forgo(&mut self, promised: u32) {
+    pub(super) fn forgo(&mut self, promised: u32) {
         self.promised -= promised;
     }
 
     /// The block is full, and what it holds can be found from now on. Where another block holds the same, that one goes on being found.
-    pub fn fill(&mut self, place: Place, print: Fingerprint) {
+    pub(super) fn fill(&mut self, place: Place, print: Fingerprint) {
         if !self.caching || self.blocks[place as usize].print.is_some() {
             return;
         }
@@ -116,7 +116,7 @@ impl BlockPool {
     }
 
     /// A leg no longer uses these, which are in the order of its tokens. The last ones are taken again first: a prefix is of use to more.
-    pub fn give_back(&mut self, places: &[Place]) {
+    pub(super) fn give_back(&mut self, places: &[Place]) {
         for &place in places.iter().rev() {
             let block = &mut self.blocks[place as usize];
             block.users -= 1;
@@ -127,7 +127,7 @@ impl BlockPool {
     }
 
     /// Forgets all that is cached; false while any block is in use.
-    pub fn reset_cache(&mut self) -> bool {
+    pub(super) fn reset_cache(&mut self) -> bool {
         if self.in_use() > 0 {
             return false;
         }

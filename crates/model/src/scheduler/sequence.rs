@@ -39,7 +39,7 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    pub fn new(leg: Leg) -> Sequence {
+    pub(super) fn new(leg: Leg) -> Sequence {
         Sequence {
             prompt_tokens: leg.prompt.len() as u32,
             leg,
@@ -55,25 +55,25 @@ impl Sequence {
         }
     }
 
-    pub fn is(&self, leg: LegId) -> bool {
+    pub(super) fn is(&self, leg: LegId) -> bool {
         self.leg.id == leg
     }
 
-    pub fn prompt_tokens(&self) -> u32 {
+    pub(super) fn prompt_tokens(&self) -> u32 {
         self.prompt_tokens
     }
 
-    pub fn prompt_left(&self) -> u32 {
+    pub(super) fn prompt_left(&self) -> u32 {
         self.prompt_tokens - self.computed
     }
 
     /// Tokens whose KV is there: the last output's is not.
-    pub fn kv_tokens(&self) -> u32 {
+    pub(super) fn kv_tokens(&self) -> u32 {
         self.computed + self.given.saturating_sub(1)
     }
 
     /// Finds room: the blocks that the cache has of its prompt, and a promise of all others it may come to need.
-    pub fn admit(&mut self, pool: &mut BlockPool, block_size: u32) -> bool {
+    pub(super) fn admit(&mut self, pool: &mut BlockPool, block_size: u32) -> bool {
         let all = (self.prompt_tokens + self.leg.max_tokens).div_ceil(block_size);
         let mut hits = std::mem::take(&mut self.blocks);
         if pool.caching() && self.leg.kv_source.is_none() {
@@ -113,7 +113,7 @@ impl Sequence {
     }
 
     /// Computes so many prompt tokens.
-    pub fn compute(&mut self, tokens: u32, pool: &mut BlockPool, block_size: u32) {
+    pub(super) fn compute(&mut self, tokens: u32, pool: &mut BlockPool, block_size: u32) {
         let (mut at, end) = (self.computed, self.computed + tokens);
         self.make_room(end, pool, block_size);
         while at < end {
@@ -129,7 +129,7 @@ impl Sequence {
     }
 
     /// Computes the KV of its last output token.
-    pub fn decode(&mut self, pool: &mut BlockPool, block_size: u32) {
+    pub(super) fn decode(&mut self, pool: &mut BlockPool, block_size: u32) {
         // The token counts as one with KV from its follower on.
         let tokens = self.kv_tokens() + 1;
         self.make_room(tokens, pool, block_size);
@@ -140,7 +140,7 @@ impl Sequence {
     }
 
     /// Takes the KV of the first tokens of its prompt from elsewhere.
-    pub fn take_fetched(&mut self, kv: Fingerprint, tokens: u32, pool: &mut BlockPool, block_size: u32) {
+    pub(super) fn take_fetched(&mut self, kv: Fingerprint, tokens: u32, pool: &mut BlockPool, block_size: u32) {
         let tokens = tokens.min(self.prompt_tokens - 1);
         self.make_room(tokens, pool, block_size);
         (self.kv, self.computed, self.cached) = (kv, tokens, tokens);
@@ -170,7 +170,7 @@ impl Sequence {
     }
 
     /// Gives up what it was promised and did not need.
-    pub fn forgo(&mut self, pool: &mut BlockPool) {
+    pub(super) fn forgo(&mut self, pool: &mut BlockPool) {
         pool.forgo(std::mem::take(&mut self.promised));
     }
 }

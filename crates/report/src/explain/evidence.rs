@@ -38,7 +38,7 @@ pub(super) struct Evidence<'a> {
 
 impl Weights<'_> {
     /// What a unit of the term adds to the score, which is better the lower it is. None for terms that scores are no sum of.
-    pub fn of(self, policy: PolicyKind, term: &str) -> Option<f64> {
+    pub(super) fn of(self, policy: PolicyKind, term: &str) -> Option<f64> {
         match policy {
             PolicyKind::Score => Some(-self.0?.weight(term)?),
             PolicyKind::PredictedLatency => Some(1.0),
@@ -47,7 +47,7 @@ impl Weights<'_> {
     }
 
     /// None when the chosen engine is not among the candidates, which says nothing.
-    pub fn judge(self, placed: &Placed) -> Option<Evidence<'_>> {
+    pub(super) fn judge(self, placed: &Placed) -> Option<Evidence<'_>> {
         let chosen = placed.candidates.iter().find(|candidate| candidate.engine == placed.chosen)?;
         let other = placed.candidates.iter().find(|candidate| candidate.engine != placed.chosen);
         let decided = other.map_or(Decided::OnlyOne, |other| self.decided(placed.policy, chosen, other));

@@ -32,19 +32,19 @@ struct Stay {
 }
 
 impl Fate {
-    pub fn request(&self) -> u64 {
+    pub(super) fn request(&self) -> u64 {
         self.id.unwrap_or(self.index)
     }
 
     /// Tokens of its prompt, and those of them that its first engine had in its prefix cache; none when it reached no engine.
-    pub fn cached(&self) -> Option<(u64, u64)> {
+    pub(super) fn cached(&self) -> Option<(u64, u64)> {
         let simulated = || (!self.engines.is_empty()).then_some(self.cached_tokens);
         let cached = self.legs.first().map(|leg| leg.cached_tokens).or_else(simulated)?;
         Some((self.prompt_tokens, cached))
     }
 
     /// The gaps that its client saw while it moved in the midst of decoding.
-    pub fn downtimes(&self) -> impl Iterator<Item = Micros> {
+    pub(super) fn downtimes(&self) -> impl Iterator<Item = Micros> {
         let live = self.handoffs.iter().filter(|handoff| handoff.kind == HandoffKind::LiveMigration && !handoff.recomputed);
         live.filter_map(|handoff| Some(handoff.ended_us? - handoff.started_us))
     }

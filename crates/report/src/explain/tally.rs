@@ -80,7 +80,7 @@ pub(super) struct Arranged {
 }
 
 impl Tally {
-    pub fn note(&mut self, note: &RouterNote, weights: Weights<'_>) {
+    pub(super) fn note(&mut self, note: &RouterNote, weights: Weights<'_>) {
         match note {
             RouterNote::Placed(placed) => self.placed(placed, weights),
             RouterNote::Migrated { tokens, why, .. } => {
@@ -106,7 +106,7 @@ impl Tally {
         }
     }
 
-    pub fn fate(&mut self, fate: &Fate) {
+    pub(super) fn fate(&mut self, fate: &Fate) {
         match &fate.outcome {
             Outcome::Done => {}
             Outcome::Failed { error: RequestError::Rejected { reason } } => *entry(&mut self.rejected, &name(reason)) += 1,
@@ -140,7 +140,7 @@ impl Tally {
     }
 
     /// Placements of which the loads are known, and those of them that went to the least loaded engine.
-    pub fn least_loaded(&self) -> (u64, u64) {
+    pub(super) fn least_loaded(&self) -> (u64, u64) {
         self.policies.values().fold((0, 0), |(all, least), policy| (all + policy.compared, least + policy.least_loaded))
     }
 }

@@ -12,7 +12,7 @@ use crate::objective_map::{ObjectiveMap, TIE_SHARE, objectives};
 use crate::verdicts::{pairs, sentence};
 use crate::{Artifacts, plot};
 
-pub fn objective_map(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+pub(super) fn objective_map(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let note = format!(
         "Which arm has the highest goodput if these were the objectives, recomputed from every request: a request counts when it is done, its first \
          token came within the TTFT objective of its kind, and no gap was over the ITL objective. A cell shows the letters and colours of the \
@@ -38,7 +38,7 @@ pub fn objective_map(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     }
 }
 
-pub fn comparisons(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+pub(super) fn comparisons(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let all: Vec<&Comparison> = artifacts.summary.iter().flat_map(|s| &s.comparisons).collect();
     let mut baselines: Vec<&str> = Vec::new();
     for c in &all {
@@ -75,7 +75,7 @@ fn against(baseline: &str, own: Vec<&Comparison>, arms: &[Arm]) -> Markup {
     }
 }
 
-pub fn distributions(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+pub(super) fn distributions(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     html! {
         (section(
             "Distributions of TTFT and ITL",
@@ -91,7 +91,7 @@ pub fn distributions(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     }
 }
 
-pub fn stages(arms: &[Arm]) -> Markup {
+pub(super) fn stages(arms: &[Arm]) -> Markup {
     let classes = ["stage0", "stage1", "stage2", "stage3", "stage4"];
     html! {
         (section(
@@ -109,7 +109,7 @@ pub fn stages(arms: &[Arm]) -> Markup {
     }
 }
 
-pub fn queues(arms: &[Arm]) -> Markup {
+pub(super) fn queues(arms: &[Arm]) -> Markup {
     let sampled: Vec<&Arm> = arms.iter().filter(|a| !a.control && !a.samples.is_empty()).collect();
     html! {
         (section(
@@ -134,7 +134,7 @@ const KINDS: [(&str, &str); 5] = [
     ("decode", "decode"),
 ];
 
-pub fn lanes(arms: &[Arm]) -> Markup {
+pub(super) fn lanes(arms: &[Arm]) -> Markup {
     let served: Vec<&Arm> = arms.iter().filter(|a| !a.control && a.requests.iter().any(|r| !r.legs.is_empty())).collect();
     let ends = served.iter().flat_map(|a| {
         let repetition = a.pictured();

@@ -13,7 +13,7 @@ use crate::objective_map::objectives;
 use crate::verdicts::label;
 use crate::words::{count, figure, ms};
 
-pub fn heading(artifacts: &Artifacts) -> Markup {
+pub(super) fn heading(artifacts: &Artifacts) -> Markup {
     let (run, env) = (&artifacts.run, &artifacts.run.environment);
     let engines = count(env.engines.len() as u64, "engine");
     html! {
@@ -25,7 +25,7 @@ pub fn heading(artifacts: &Artifacts) -> Markup {
     }
 }
 
-pub fn what_was_run(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+pub(super) fn what_was_run(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let run = &artifacts.run;
     html! {
         (section("What was run", ""))
@@ -97,7 +97,7 @@ fn load(artifacts: &Artifacts) -> String {
 }
 
 /// Policy, roles and scheduler settings in words.
-pub fn arrangement(a: &Arrangement) -> String {
+pub(super) fn arrangement(a: &Arrangement) -> String {
     let roles: Vec<&str> = a.roles.iter().map(|r| r.name()).collect();
     let policy = serde_json::to_value(a.policy).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default();
     let tunings: Vec<String> = a.tunings.iter().map(tuning).collect();
@@ -126,7 +126,7 @@ const LOOKED_FOR: [Metric; 5] =
     [metric::GOODPUT, metric::SHORT_TTFT_P95, metric::LONG_TTFT_P95, metric::ITL_P99, metric::OUTPUT_RATE];
 
 /// Everything that a reader may look for and not find.
-pub fn not_measured(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+pub(super) fn not_measured(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let mut missing = vec![
         "Where in an engine a first token waited: its own queue and its prefill are one figure, because the engine reports the first token, not when it began.".to_string(),
         "Time between dualpool and a client: clocks stop when a token leaves dualpool.".to_string(),

@@ -43,7 +43,7 @@ fn named(arm: &Arm) -> String {
     format!("{}  {}", arm.letter, arm.name)
 }
 
-pub fn arms(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+pub(super) fn arms(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let source = if artifacts.summary.is_some() { "" } else { " Computed from the raw records of what was finished." };
     let (columns, rows) = table(arms);
     let headings: Vec<Heading> = std::iter::once(("arm", "")).chain(columns.iter().map(|c| (c.heading, c.unit))).collect();
@@ -75,7 +75,7 @@ fn figures(entries: &[Entry]) -> Markup {
     }
 }
 
-pub fn handoffs(arms: &[Arm]) -> Markup {
+pub(super) fn handoffs(arms: &[Arm]) -> Markup {
     let any = |a: &&Arm| a.figures.handoffs.count + a.figures.handoffs.recomputed > 0;
     let headings = [
         ("arm", ""),
@@ -107,7 +107,7 @@ pub fn handoffs(arms: &[Arm]) -> Markup {
     }
 }
 
-pub fn engines(arms: &[Arm]) -> Markup {
+pub(super) fn engines(arms: &[Arm]) -> Markup {
     let headings = [("arm", ""), ("engine", ""), ("role", ""), ("legs", ""), ("TPOT", "ms/token"), ("output", "tokens per busy s")];
     let rows = arms.iter().flat_map(|arm| {
         arm.figures.engines.iter().map(move |e| {
@@ -123,7 +123,7 @@ pub fn engines(arms: &[Arm]) -> Markup {
 }
 
 /// Where a router is what is measured.
-pub fn routing(arms: &[Arm]) -> Markup {
+pub(super) fn routing(arms: &[Arm]) -> Markup {
     if arms.iter().all(|a| a.figures.routing.is_none()) {
         return Markup::default();
     }
@@ -158,7 +158,7 @@ pub fn routing(arms: &[Arm]) -> Markup {
     }
 }
 
-pub fn search(artifacts: &Artifacts) -> Markup {
+pub(super) fn search(artifacts: &Artifacts) -> Markup {
     let intro = "A simulation on engines that cost what the router learned of these shortlisted the arrangements; short trials on the \
                  engines chose among them. Scores: higher is better. Arrangements without requests were not on the shortlist.";
     let headings =
@@ -187,7 +187,7 @@ pub fn search(artifacts: &Artifacts) -> Markup {
 }
 
 /// What tells whether the figures can be trusted.
-pub fn soundness(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
+pub(super) fn soundness(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let mut said = Vec::new();
     match &artifacts.summary {
         Some(summary) => {

@@ -12,7 +12,7 @@ const POINTS: usize = 240;
 const SHARE_MAX: f64 = 0.9999;
 
 /// What a plot of a distribution asks for.
-pub trait Distribution {
+pub(crate) trait Distribution {
     fn count(&self) -> u64;
     /// The smallest value that at least this share of all does not exceed.
     fn quantile(&self, share: f64) -> Option<f64>;

@@ -18,7 +18,7 @@ const POINTS: usize = 240;
 const SHARE_MAX: f64 = 0.999;
 
 /// Three panels: TTFT of short and of long prompts, and ITL.
-pub fn ecdfs(m: &mut Svg, arms: &[Arm], objectives: Option<SummaryObjectives>) {
+pub(crate) fn ecdfs(m: &mut Svg, arms: &[Arm], objectives: Option<SummaryObjectives>) {
     let of = |series: Series| -> Vec<Vec<f64>> {
         arms.iter().map(|arm| sorted(arm.requests.iter().flat_map(|r| series.of(r)))).collect()
     };

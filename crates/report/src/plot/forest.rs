@@ -15,7 +15,7 @@ const GAP: f64 = 30.0;
 const PANEL: f64 = (WIDTH - GAP) / 2.0;
 
 /// All comparisons given must have the same baseline.
-pub fn forest(m: &mut Svg, arms: &[Arm], comparisons: &[&Comparison]) {
+pub(crate) fn forest(m: &mut Svg, arms: &[Arm], comparisons: &[&Comparison]) {
     let mut metrics: Vec<&str> = Vec::new();
     for c in comparisons {
         if !metrics.contains(&c.metric.as_str()) {

@@ -39,7 +39,7 @@ struct Lane<'a> {
 }
 
 /// The lanes of one repetition of one arm; `end` is where the time axis ends, the same for all arms.
-pub fn lanes(m: &mut Svg, arm: &Arm, end: Micros) {
+pub(crate) fn lanes(m: &mut Svg, arm: &Arm, end: Micros) {
     let mut engines: BTreeMap<EngineId, Vec<Bar>> = BTreeMap::new();
     let repetition = arm.pictured();
     for request in arm.requests.iter().filter(|r| Some(r.repetition) == repetition) {

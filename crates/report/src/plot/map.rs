@@ -28,7 +28,7 @@ impl Grid {
 }
 
 /// Each cell has the colours and letters of the arms that lead there, the stronger the higher their goodput.
-pub fn leader_map(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
+pub(crate) fn leader_map(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
     let (columns, rows) = (map.ttft_ms.len(), map.itl_ms.len());
     let left = 92.0;
     let grid = Grid { left, top: 8.0, cell: ((WIDTH - left - 4.0) / columns as f64, 36.0), rows };
@@ -94,7 +94,7 @@ fn leader_cell(m: &mut Svg, grid: &Grid, map: &ObjectiveMap, arms: &[&Arm], (col
 }
 
 /// The goodput of each arm at every point of the map, in percent.
-pub fn goodput_maps(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
+pub(crate) fn goodput_maps(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
     const COLUMNS: usize = 2;
     let (columns, rows) = (map.ttft_ms.len(), map.itl_ms.len());
     let panel = WIDTH / COLUMNS as f64;

@@ -9,19 +9,19 @@ pub mod picture;
 mod queue;
 mod stages;
 
-pub use curve::{Curve, Distribution};
-pub use ecdf::ecdfs;
-pub use forest::forest;
-pub use lanes::lanes;
-pub use map::{goodput_maps, leader_map};
-pub use queue::queues;
-pub use stages::stages;
+pub(crate) use curve::{Curve, Distribution};
+pub(crate) use ecdf::ecdfs;
+pub(crate) use forest::forest;
+pub(crate) use lanes::lanes;
+pub(crate) use map::{goodput_maps, leader_map};
+pub(crate) use queue::queues;
+pub(crate) use stages::stages;
 
 use super::svg::Svg;
 use super::words::figure;
 
 /// Width of every plot, in the SVG's own pixels; the page scales it.
-pub const WIDTH: f64 = 1120.0;
+pub(crate) const WIDTH: f64 = 1120.0;
 /// Of the style sheet's text in plots, in pixels.
 const CHARACTER_WIDTH: f64 = 6.6;
 
@@ -34,7 +34,7 @@ pub struct Key<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scale {
+pub(crate) enum Scale {
     Linear,
     Log,
     /// For shares from 0: the distance to 1 on a log scale, so that 90, 99 and 99.9% are evenly apart and tails can be read.
@@ -43,7 +43,7 @@ pub enum Scale {
 
 /// Maps `low..high` to the pixels `from..to`.
 #[derive(Clone, Copy, Debug)]
-pub struct Axis {
+pub(crate) struct Axis {
     pub scale: Scale,
     pub low: f64,
     pub high: f64,
@@ -53,7 +53,7 @@ pub struct Axis {
 
 impl Axis {
     /// The pixel of a value; values outside are drawn on the edge.
-    pub fn at(&self, value: f64) -> f64 {
+    pub(crate) fn at(&self, value: f64) -> f64 {
         let (low, high, value) = (self.warp(self.low), self.warp(self.high), self.warp(value));
         let part = if high > low { (value - low) / (high - low) } else { 0.5 };
         self.from + (self.to - self.from) * part.clamp(0.0, 1.0)
@@ -68,7 +68,7 @@ impl Axis {
     }
 
     /// Round values within the axis, `most` at most.
-    pub fn ticks(&self, most: usize) -> Vec<f64> {
+    pub(crate) fn ticks(&self, most: usize) -> Vec<f64> {
         let mut ticks = match self.scale {
             Scale::Linear => linear_ticks(self.low, self.high, most),
             Scale::Log => log_ticks(self.low, self.high, most),
@@ -103,25 +103,25 @@ fn log_ticks(low: f64, high: f64, most: usize) -> Vec<f64> {
 }
 
 /// Low and high end of values, widened a little; none when there is no positive one.
-pub fn log_range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+pub(crate) fn log_range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let (low, high) = values.filter(|v| *v > 0.0).fold((f64::INFINITY, 0f64), |(l, h), v| (l.min(v), h.max(v)));
     (low <= high).then_some((low / 1.1, high * 1.1))
 }
 
 /// A drawing with the words that say what it shows.
-pub fn drawing(m: &mut Svg, height: f64, title: &str, inner: impl FnOnce(&mut Svg)) {
+pub(crate) fn drawing(m: &mut Svg, height: f64, title: &str, inner: impl FnOnce(&mut Svg)) {
     let view = format!("0 0 {WIDTH} {height}");
     m.el("svg", &[("xmlns", &"http://www.w3.org/2000/svg"), ("viewBox", &view), ("role", &"img"), ("aria-label", &title)], inner);
 }
 
 #[derive(Clone, Copy)]
-pub enum Anchor {
+pub(crate) enum Anchor {
     Start,
     Middle,
     End,
 }
 
-pub fn label(m: &mut Svg, x: f64, y: f64, anchor: Anchor, class: &str, text: impl std::fmt::Display) {
+pub(crate) fn label(m: &mut Svg, x: f64, y: f64, anchor: Anchor, class: &str, text: impl std::fmt::Display) {
     let anchor = match anchor {
         Anchor::Start => "start",
         Anchor::Middle => "middle",
@@ -130,23 +130,23 @@ pub fn label(m: &mut Svg, x: f64, y: f64, anchor: Anchor, class: &str, text: imp
     m.leaf("text", &[("x", &x), ("y", &y), ("text-anchor", &anchor), ("class", &class)], text);
 }
 
-pub fn line(m: &mut Svg, (x1, y1): (f64, f64), (x2, y2): (f64, f64), class: &str) {
+pub(crate) fn line(m: &mut Svg, (x1, y1): (f64, f64), (x2, y2): (f64, f64), class: &str) {
     m.void("line", &[("x1", &x1), ("y1", &y1), ("x2", &x2), ("y2", &y2), ("class", &class)]);
 }
 
-pub fn rect(m: &mut Svg, (x, y): (f64, f64), (width, height): (f64, f64), class: &str) {
+pub(crate) fn rect(m: &mut Svg, (x, y): (f64, f64), (width, height): (f64, f64), class: &str) {
     m.void("rect", &[("x", &x), ("y", &y), ("width", &width.max(0.0)), ("height", &height.max(0.0)), ("class", &class)]);
 }
 
 /// A line through points.
-pub fn path(m: &mut Svg, points: &[(f64, f64)], class: &str) {
+pub(crate) fn path(m: &mut Svg, points: &[(f64, f64)], class: &str) {
     let tenth = |v: f64| (v * 10.0).round() / 10.0;
     let points: Vec<String> = points.iter().map(|&(x, y)| format!("{},{}", tenth(x), tenth(y))).collect();
     m.void("polyline", &[("points", &points.join(" ")), ("class", &class)]);
 }
 
 /// Vertical grid lines with their values below, and the axis' name under them.
-pub fn x_axis(m: &mut Svg, axis: &Axis, (top, bottom): (f64, f64), name: &str, write: fn(f64) -> String) {
+pub(crate) fn x_axis(m: &mut Svg, axis: &Axis, (top, bottom): (f64, f64), name: &str, write: fn(f64) -> String) {
     let most = ((axis.to - axis.from) / 55.0) as usize;
     for tick in axis.ticks(most) {
         let x = axis.at(tick);
@@ -158,7 +158,7 @@ pub fn x_axis(m: &mut Svg, axis: &Axis, (top, bottom): (f64, f64), name: &str, w
 }
 
 /// Horizontal grid lines with their values at the left.
-pub fn y_axis(m: &mut Svg, axis: &Axis, (left, right): (f64, f64), write: fn(f64) -> String) {
+pub(crate) fn y_axis(m: &mut Svg, axis: &Axis, (left, right): (f64, f64), write: fn(f64) -> String) {
     let most = ((axis.from - axis.to) / 28.0) as usize;
     for tick in axis.ticks(most) {
         let y = axis.at(tick);
@@ -168,7 +168,7 @@ pub fn y_axis(m: &mut Svg, axis: &Axis, (left, right): (f64, f64), write: fn(f64
 }
 
 /// A tick's value: no more digits than it has.
-pub fn plain(value: f64) -> String {
+pub(crate) fn plain(value: f64) -> String {
     if value.fract().abs() < 1e-9 { format!("{value:.0}") } else { figure(value).trim_end_matches('0').to_string() }
 }
 

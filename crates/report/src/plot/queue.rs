@@ -16,7 +16,7 @@ const PANEL: f64 = WIDTH / COLUMNS as f64;
 /// Of each pool: when, and how deep.
 pub(super) type Depths = BTreeMap<Role, Vec<(f64, f64)>>;
 
-pub fn queues(m: &mut Svg, arms: &[&Arm]) {
+pub(crate) fn queues(m: &mut Svg, arms: &[&Arm]) {
     let panels: Vec<(Key, &str, Depths)> = arms.iter().map(|arm| (arm.key(), arm.name, depths(arm))).collect();
     let name = "s since the start of the repetition";
     drawing(m, height(panels.len()), "Queue depth over time per pool and arm", |m| grid(m, name, &panels));

@@ -15,7 +15,7 @@ const PANEL: f64 = WIDTH / 2.0 - 20.0;
 /// The stages that end with the first token.
 const BEFORE_FIRST_TOKEN: usize = 2;
 
-pub fn stages(m: &mut Svg, arms: &[Arm]) {
+pub(crate) fn stages(m: &mut Svg, arms: &[Arm]) {
     let height = TOP + ROW * arms.len() as f64 + 42.0;
     drawing(m, height, "Mean time to the second token by stage", |m| {
         for (i, class) in [Class::Short, Class::Long].into_iter().enumerate() {

@@ -26,11 +26,11 @@ struct Pool {
 }
 
 impl Depths {
-    pub fn new(sample_every: Micros) -> Depths {
+    pub(super) fn new(sample_every: Micros) -> Depths {
         Depths { width: sample_every, pools: BTreeMap::new(), moment: Micros::ZERO, sums: BTreeMap::new() }
     }
 
-    pub fn add(&mut self, sample: &EngineSample) {
+    pub(super) fn add(&mut self, sample: &EngineSample) {
         if sample.at_us != self.moment {
             self.settle();
             self.moment = sample.at_us;
@@ -54,7 +54,7 @@ impl Depths {
     }
 
     /// The mean over all moments in which the pool was looked at.
-    pub fn mean(&mut self) -> PerRole {
+    pub(super) fn mean(&mut self) -> PerRole {
         self.settle();
         let of = |role| {
             let stretches = &self.pools.get(&role)?.stretches;
@@ -65,7 +65,7 @@ impl Depths {
     }
 
     /// Seconds, and the depth there. Stretches in which nothing was looked at are left out.
-    pub fn points(&mut self) -> BTreeMap<Role, Vec<[f64; 2]>> {
+    pub(super) fn points(&mut self) -> BTreeMap<Role, Vec<[f64; 2]>> {
         self.settle();
         let width = self.width.as_secs();
         let points = |pool: &Pool| -> Vec<[f64; 2]> {

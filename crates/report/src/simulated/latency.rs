@@ -21,7 +21,7 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    pub fn add(&mut self, latency: Micros) {
+    pub(crate) fn add(&mut self, latency: Micros) {
         // It grows as it must, up to the largest number there is. Where that fails the greatest of all stands for it.
         if self.0.record(latency.0).is_err() {
             self.0.saturating_record(latency.0);
@@ -29,7 +29,7 @@ impl Latencies {
     }
 
     /// The quantiles alone.
-    pub fn summary(&self) -> Latency {
+    pub(crate) fn summary(&self) -> Latency {
         let count = self.0.len();
         let ms = |us: u64| us as f64 / 1e3;
         let quantile = |q: f64| (count > 0).then(|| ms(self.0.value_at_quantile(q)));
@@ -43,7 +43,7 @@ impl Latencies {
     }
 
     /// With the distribution.
-    pub fn drawn(&self) -> Latency {
+    pub(crate) fn drawn(&self) -> Latency {
         let curve = Curve::of(self.0.len(), |share| self.0.value_at_quantile(share) as f64 / 1e3);
         Latency { curve: Some(curve), ..self.summary() }
     }

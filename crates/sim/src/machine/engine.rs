@@ -23,7 +23,7 @@ pub(super) struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    pub fn new(settings: &'a VirtualSettings, tuning: Tuning) -> Engine<'a> {
+    pub(super) fn new(settings: &'a VirtualSettings, tuning: Tuning) -> Engine<'a> {
         let mut scheduler = Scheduler::new(settings);
         scheduler.tune(tuning);
         Engine {
@@ -40,19 +40,19 @@ impl<'a> Engine<'a> {
     }
 
     /// Nothing is computed, waits or is held.
-    pub fn is_at_rest(&self) -> bool {
+    pub(super) fn is_at_rest(&self) -> bool {
         !self.alive || (!self.busy && self.scheduler.is_idle())
     }
 
     /// Brings its queue up to date, with what the router counts now.
-    pub fn has_depth(&mut self, depth: u64, now: Time) {
+    pub(super) fn has_depth(&mut self, depth: u64, now: Time) {
         self.depth_area += u128::from(self.depth) * u128::from(now.since(self.depth_since).0);
         (self.depth, self.depth_since) = (depth, now);
         self.totals.queue_max = self.totals.queue_max.max(depth);
     }
 
     /// What it did in all, when all is over.
-    pub fn totals(&self, ended: Micros) -> EngineTotals {
+    pub(super) fn totals(&self, ended: Micros) -> EngineTotals {
         let stats = self.scheduler.stats();
         EngineTotals {
             steps: stats.steps,

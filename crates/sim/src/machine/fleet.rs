@@ -32,7 +32,7 @@ pub(super) struct Fleet<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    pub fn new(simulation: &Simulation<'a>) -> Fleet<'a> {
+    pub(super) fn new(simulation: &Simulation<'a>) -> Fleet<'a> {
         let Simulation { engines, arrangement, faults, seed, .. } = *simulation;
         let mut mishaps = Mishaps::new(faults, seed);
         let mut agenda = Agenda::new();
@@ -58,12 +58,12 @@ impl<'a> Fleet<'a> {
     }
 
     /// Time goes on to this moment, and never back.
-    pub fn time_is(&mut self, at: Time) {
+    pub(super) fn time_is(&mut self, at: Time) {
         self.now = self.now.max(at);
     }
 
     /// A request comes, which its client may give up later. Returns how many are in flight with it.
-    pub fn arrives(&mut self, request: RequestId) -> u64 {
+    pub(super) fn arrives(&mut self, request: RequestId) -> u64 {
         self.in_flight.insert(request);
         if let Some(after) = self.mishaps.client_leaves() {
             self.agenda.schedule(self.now.plus(after), Due::Leaves(request));

@@ -66,7 +66,7 @@ impl Fold for Verdict {
 
 impl Verdict {
     /// What must not be, in a simulation of this scenario that is over.
-    pub fn violations(&self, scenario: &Scenario, totals: &Totals) -> Vec<Violation> {
+    pub(super) fn violations(&self, scenario: &Scenario, totals: &Totals) -> Vec<Violation> {
         let mut found = Vec::new();
         for index in 0..scenario.requests.len() as u32 {
             let times = self.ends.get(&RequestId(index.into())).copied().unwrap_or(0);

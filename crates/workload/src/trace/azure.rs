@@ -20,14 +20,14 @@ pub(super) struct Columns([usize; 3]);
 
 impl Columns {
     /// Reads a header: these three columns in any order, and no others, for another column may change what these mean.
-    pub fn of(header: &str) -> Option<Columns> {
+    pub(super) fn of(header: &str) -> Option<Columns> {
         let names: Vec<&str> = fields(header).collect();
         let place = |column: &str| names.iter().position(|name| name.eq_ignore_ascii_case(column));
         let places = [place(COLUMNS[0])?, place(COLUMNS[1])?, place(COLUMNS[2])?];
         (names.len() == COLUMNS.len()).then_some(Columns(places))
     }
 
-    pub fn row(self, line: u64, text: &str) -> Result<TraceRow, String> {
+    pub(super) fn row(self, line: u64, text: &str) -> Result<TraceRow, String> {
         let mut fields = fields(text);
         let (Some(first), Some(second), Some(third), None) = (fields.next(), fields.next(), fields.next(), fields.next()) else {
             return Err(format!("{} has {} columns in place of 3", quoted(text), text.split(',').count()));

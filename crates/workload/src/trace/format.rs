@@ -43,7 +43,7 @@ pub(super) enum FirstLine {
 
 impl Parser {
     /// Judges a file by its first line. Where that is of no known format, says what it is.
-    pub fn of(first: &str) -> Result<(Parser, FirstLine), String> {
+    pub(super) fn of(first: &str) -> Result<(Parser, FirstLine), String> {
         if !first.starts_with('{') {
             let columns = azure::Columns::of(first).ok_or_else(|| quoted(first))?;
             return Ok((Parser::Azure(columns), FirstLine::Header));
@@ -64,7 +64,7 @@ impl Parser {
         Err(format!("an object with the keys {}", quoted(&keys.join(", "))))
     }
 
-    pub fn row(&self, line: u64, text: &str) -> Result<TraceRow, String> {
+    pub(super) fn row(&self, line: u64, text: &str) -> Result<TraceRow, String> {
         match *self {
             Parser::Azure(columns) => columns.row(line, text),
             Parser::Mooncake => mooncake::row(line, text),
@@ -72,7 +72,7 @@ impl Parser {
         }
     }
 
-    pub fn format(&self) -> Format {
+    pub(super) fn format(&self) -> Format {
         match self {
             Parser::Azure(_) => Format::AzureCsv,
             Parser::Mooncake => Format::MooncakeJsonl,
@@ -81,7 +81,7 @@ impl Parser {
     }
 
     /// The tokens that a hash id stands for.
-    pub fn block_tokens(&self) -> u32 {
+    pub(super) fn block_tokens(&self) -> u32 {
         match *self {
             Parser::Azure(_) | Parser::Mooncake => mooncake::BLOCK_TOKENS,
             Parser::Own { block_tokens } => block_tokens,

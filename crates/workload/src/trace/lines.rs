@@ -14,7 +14,7 @@ pub(super) enum NoText {
 }
 
 impl NoText {
-    pub fn reason(self) -> String {
+    pub(super) fn reason(self) -> String {
         match self {
             NoText::NotUtf8 => "it is not text in UTF-8".into(),
             NoText::TooLong => format!("it is longer than {LINE_BYTES_MAX} bytes"),
@@ -31,17 +31,17 @@ pub(super) struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    pub fn new(reader: R) -> Lines<R> {
+    pub(super) fn new(reader: R) -> Lines<R> {
         Lines { reader, number: 0, buffer: Vec::new() }
     }
 
     /// Of the line last read.
-    pub fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.number
     }
 
     /// The next line that is not blank, without its end and without space around it, after its number.
-    pub fn next(&mut self) -> io::Result<Option<(u64, Result<&str, NoText>)>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<(u64, Result<&str, NoText>)>> {
         loop {
             self.buffer.clear();
             let read = self.reader.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut self.buffer)?;

@@ -48,15 +48,15 @@ impl Ord for ByTime {
 }
 
 impl<R: BufRead> InOrder<R> {
-    pub fn new(rows: Rows<R>) -> InOrder<R> {
+    pub(super) fn new(rows: Rows<R>) -> InOrder<R> {
         InOrder { rows, window: BinaryHeap::new(), given: Micros::ZERO, latest: Micros::ZERO, out_of_order: 0, ended: false }
     }
 
-    pub fn rows(&self) -> &Rows<R> {
+    pub(super) fn rows(&self) -> &Rows<R> {
         &self.rows
     }
 
-    pub fn out_of_order(&self) -> u64 {
+    pub(super) fn out_of_order(&self) -> u64 {
         self.out_of_order
     }
 

@@ -1,4 +1,5 @@
 //! Requests from seeds and from traces.
+#![allow(unreachable_pub, reason = "nothing reaches into a test from outside")]
 
 mod generated;
 mod traces;

@@ -41,7 +41,7 @@ pub(super) enum Demand {
 }
 
 impl Demand {
-    pub fn new(kind: WorkloadKind, settings: &Settings) -> Demand {
+    pub(super) fn new(kind: WorkloadKind, settings: &Settings) -> Demand {
         let chosen = &settings.dynamic_router;
         match kind {
             WorkloadKind::Mixed => Demand::Mixed(Mixed { requests: chosen.requests, ..Mixed::default() }),
@@ -62,7 +62,7 @@ impl Demand {
     }
 
     /// Refuses what no engine with such a context could serve, and a trace that cannot be read.
-    pub fn check(&self, model: ModelLimits) -> anyhow::Result<()> {
+    pub(super) fn check(&self, model: ModelLimits) -> anyhow::Result<()> {
         match self {
             Demand::Mixed(mixed) => drop(mixed.items(model, 0).map_err(Failure::from).context("mixed")?),
             Demand::TwoWave(waves) => drop(waves.items(model, 0).map_err(Failure::from).context("two_wave_imbalance")?),
@@ -73,7 +73,7 @@ impl Demand {
     }
 
     /// How its requests arrive, as artifacts say it.
-    pub fn arrivals(&self) -> &'static str {
+    pub(super) fn arrivals(&self) -> &'static str {
         match self {
             Demand::Mixed(_) | Demand::Sessions(_) => "poisson",
             Demand::TwoWave(_) => "planned",
@@ -82,7 +82,7 @@ impl Demand {
     }
 
     /// About this share of the requests, at least one whole of what they come in.
-    pub fn scaled(&self, share: f64) -> Demand {
+    pub(super) fn scaled(&self, share: f64) -> Demand {
         let scale = |count: u32| ((f64::from(count) * share).round() as u32).max(1);
         match self.clone() {
             Demand::Mixed(mixed) => Demand::Mixed(Mixed { requests: scale(mixed.requests), ..mixed }),
@@ -95,12 +95,12 @@ impl Demand {
     }
 
     /// Whether it is offered at a rate of its own, which has to be found.
-    pub fn has_rate(&self) -> bool {
+    pub(super) fn has_rate(&self) -> bool {
         matches!(self, Demand::Mixed(_) | Demand::Sessions(_))
     }
 
     /// The same at so many requests per second, where it has a rate.
-    pub fn at_rate(&self, rps: f64) -> Demand {
+    pub(super) fn at_rate(&self, rps: f64) -> Demand {
         match self.clone() {
             Demand::Mixed(mixed) => Demand::Mixed(Mixed { rate: rps, ..mixed }),
             Demand::Sessions(sessions) => {
@@ -113,12 +113,12 @@ impl Demand {
 
     /// What to multiply the workload's own times by on engines that take `probe` for a prompt of `PROBE_TOKENS`; none where it has none:
     /// a trace's times are the trace's.
-    pub fn pace(&self, probe: Micros) -> Option<f64> {
+    pub(super) fn pace(&self, probe: Micros) -> Option<f64> {
         let has_times = matches!(self, Demand::TwoWave(_) | Demand::Sessions(_));
         has_times.then(|| (probe.0.max(1) as f64 / PROBE.0 as f64).clamp(1e-4, 1e4))
     }
 
-    pub fn paced(&self, pace: f64) -> Demand {
+    pub(super) fn paced(&self, pace: f64) -> Demand {
         let stretched = |span: Micros| Micros((span.0 as f64 * pace).round() as u64);
         match self.clone() {
             Demand::TwoWave(waves) => Demand::TwoWave(TwoWave { pace, ..waves }),
@@ -133,7 +133,7 @@ impl Demand {
     }
 
     /// The requests in order of arrival, and what became of the rows of a trace.
-    pub fn items(&self, model: ModelLimits, seed: u64) -> anyhow::Result<(Vec<WorkItem>, Option<ReplayReport>)> {
+    pub(super) fn items(&self, model: ModelLimits, seed: u64) -> anyhow::Result<(Vec<WorkItem>, Option<ReplayReport>)> {
         Ok(match self {
             Demand::Mixed(mixed) => (mixed.items(model, seed).map_err(Failure::from)?.collect(), None),
             Demand::TwoWave(waves) => (waves.items(model, seed).map_err(Failure::from)?.collect(), None),

@@ -17,7 +17,7 @@ const CONTEXT_UNIT: f64 = 1e3;
 const ATTENTION_UNIT: f64 = 1e5;
 
 /// None when there are no steps to fit to.
-pub fn fit(steps: &[TracedStep]) -> Option<Timing> {
+pub(super) fn fit(steps: &[TracedStep]) -> Option<Timing> {
     let points: Vec<Point<6>> = spread(steps).into_iter().map(point).collect();
     let [step_us, decode_step_us, decode_us, context, prefill_us, attention] = fit::fit(&points)?;
     Some(Timing {
@@ -32,7 +32,7 @@ pub fn fit(steps: &[TracedStep]) -> Option<Timing> {
 }
 
 /// Shares by which the timing is off, ascending; over as many steps of each kind as the fit looks at.
-pub fn errors(timing: &Timing, steps: &[TracedStep]) -> Vec<f64> {
+pub(super) fn errors(timing: &Timing, steps: &[TracedStep]) -> Vec<f64> {
     let off = |step: &TracedStep| (timing.step(&step.work).0 as f64 / step.took_us - 1.0).abs();
     let mut errors: Vec<f64> = spread(steps).into_iter().filter(|step| step.took_us > 0.0).map(off).collect();
     errors.sort_by(f64::total_cmp);

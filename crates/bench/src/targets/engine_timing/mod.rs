@@ -148,7 +148,7 @@ impl Observed {
     }
 
     /// Adds what the same engines recorded later.
-    pub fn extend(&mut self, later: Observed) {
+    pub(super) fn extend(&mut self, later: Observed) {
         for (name, steps) in later.stages {
             match self.stages.iter_mut().find(|(stage, _)| *stage == name) {
                 Some((_, before)) => before.extend(steps),
@@ -160,7 +160,7 @@ impl Observed {
     }
 
     /// None where no step was recorded.
-    pub fn fitted(&self) -> Option<Fitted> {
+    pub(super) fn fitted(&self) -> Option<Fitted> {
         let (mut learnt, mut held_out) = (Vec::new(), Vec::new());
         for (name, steps) in &self.stages {
             let held = steps.iter().copied().enumerate().filter(|(i, _)| i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1);

@@ -28,7 +28,7 @@ const SMALL_STEPS: Tuning = Tuning { max_num_batched_tokens: Some(224), long_pre
 
 /// One run over all engines.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub(super) struct Stage {
     pub name: String,
     pub tuning: Tuning,
     pub pace: Pace,
@@ -36,7 +36,13 @@ pub struct Stage {
 }
 
 /// Stages that need no knowledge of the engines, for so many of them. `share` scales how often things are repeated.
-pub fn controlled(engines: u32, model: ModelLimits, seats: u32, seed: u64, share: f64) -> Result<Vec<Stage>, ParameterError> {
+pub(super) fn controlled(
+    engines: u32,
+    model: ModelLimits,
+    seats: u32,
+    seed: u64,
+    share: f64,
+) -> Result<Vec<Stage>, ParameterError> {
     let times = |n: u32| ((f64::from(n) * share).ceil() as u32).max(1);
     let fits = |prompt: u32, outputs: u32| prompt + outputs <= model.max_model_len;
     let mut stages = Vec::new();
@@ -62,7 +68,13 @@ pub fn controlled(engines: u32, model: ModelLimits, seats: u32, seed: u64, share
 }
 
 /// The mixed stage, at a rate that these costs make bearable.
-pub fn mixed(engines: u32, model: ModelLimits, costs: &CostModel, seed: u64, share: f64) -> Result<Vec<Stage>, ParameterError> {
+pub(super) fn mixed(
+    engines: u32,
+    model: ModelLimits,
+    costs: &CostModel,
+    seed: u64,
+    share: f64,
+) -> Result<Vec<Stage>, ParameterError> {
     let most = |n: u32| n.min(model.max_model_len / 2).max(1);
     let lengths = |median: u32, min: u32, max: u32| Lengths { median: most(median), spread: 1.0, min: most(min), max: most(max) };
     let mut mixed = Mixed {

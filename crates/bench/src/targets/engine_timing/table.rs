@@ -7,7 +7,7 @@ use crate::columns::rendered;
 const COLUMNS_MIN: u16 = 60;
 
 /// The calibration as text of at most `columns` columns.
-pub fn table(timing: &EngineTiming, columns: u16) -> String {
+pub(super) fn table(timing: &EngineTiming, columns: u16) -> String {
     let columns = columns.max(COLUMNS_MIN);
     let environment = &timing.environment;
     let of = &timing.engine.timing;

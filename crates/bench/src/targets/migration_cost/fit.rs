@@ -11,7 +11,7 @@ use crate::fit;
 
 /// What was measured of one plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Observed {
+pub(super) struct Observed {
     pub bytes: Bytes,
     pub ranges: u32,
     pub us: f64,
@@ -24,7 +24,7 @@ const BYTES_UNIT: f64 = 1_048_576.0;
 const RANGES_UNIT: f64 = 1_000.0;
 
 /// None without points, or when none of them took any time.
-pub fn fit(points: &[Observed]) -> Option<ClassCost> {
+pub(super) fn fit(points: &[Observed]) -> Option<ClassCost> {
     let points: Vec<_> = points.iter().map(|point| (features(point), point.us)).collect();
     let [submit_us, thousand_ranges_us, mib_us] = fit::fit(&points)?;
     let bytes_per_s = if mib_us > 0.0 { (BYTES_UNIT / mib_us * 1e6).min(BYTES_PER_S_MAX) } else { BYTES_PER_S_MAX };
@@ -32,7 +32,7 @@ pub fn fit(points: &[Observed]) -> Option<ClassCost> {
 }
 
 /// Share by which each prediction is off, ascending.
-pub fn errors(cost: &ClassCost, points: &[Observed]) -> Vec<f64> {
+pub(super) fn errors(cost: &ClassCost, points: &[Observed]) -> Vec<f64> {
     let error = |point: &Observed| (cost.predict_us(point.bytes, point.ranges) / point.us - 1.0).abs();
     let mut errors: Vec<f64> = points.iter().map(error).collect();
     errors.sort_by(f64::total_cmp);

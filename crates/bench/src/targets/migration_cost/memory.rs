@@ -19,14 +19,14 @@ use dualpool_machine::CoreSet;
 use dualpool_types::{Bytes, Program};
 
 /// Memory as an engine would register it, and its keeper: the memory is gone when the keeper is.
-pub struct Lent {
+pub(super) struct Lent {
     pub memory: Memory,
     /// A process for GPU memory, because CUDA lets no process import its own. A memfd needs none: it lives as long as it is open or mapped.
     pub keeper: Option<Store>,
 }
 
 /// `program` is started for the process that holds GPU memory.
-pub fn lend(spot: &Spot, bytes: Bytes, program: &Program) -> anyhow::Result<Lent> {
+pub(super) fn lend(spot: &Spot, bytes: Bytes, program: &Program) -> anyhow::Result<Lent> {
     match spot {
         Spot::Cores(set) => {
             let fd = touched(set, bytes).with_context(|| format!("cannot get {bytes} of memory on {set}"))?;

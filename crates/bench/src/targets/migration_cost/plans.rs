@@ -10,20 +10,20 @@ use dualpool_types::{BlockId, Bytes, EngineId, Rng, seeded};
 
 /// So many separate byte ranges of so many bytes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Shape {
+pub(super) struct Shape {
     pub range_bytes: Bytes,
     pub ranges: u32,
 }
 
 impl Shape {
-    pub fn bytes(&self) -> Bytes {
+    pub(super) fn bytes(&self) -> Bytes {
         Bytes(self.range_bytes.0 * u64::from(self.ranges))
     }
 }
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scale {
+pub(super) struct Scale {
     /// Memory at each end. Several times the processor's caches, because blocks of a hand-off are rarely in them.
     pub memory: Bytes,
     /// The largest plan, and the one large copy that the ceiling is taken from.
@@ -34,11 +34,11 @@ pub struct Scale {
 }
 
 impl Scale {
-    pub const FULL: Scale = Scale { memory: Bytes(256 << 20), plan_max: Bytes(64 << 20), repeats: 25, held_out: 24 };
+    pub(super) const FULL: Scale = Scale { memory: Bytes(256 << 20), plan_max: Bytes(64 << 20), repeats: 25, held_out: 24 };
     /// A few seconds: fewer repeats of the same.
-    pub const QUICK: Scale = Scale { repeats: 7, ..Scale::FULL };
+    pub(super) const QUICK: Scale = Scale { repeats: 7, ..Scale::FULL };
 
-    pub fn ceiling(&self) -> Shape {
+    pub(super) fn ceiling(&self) -> Shape {
         Shape { range_bytes: self.plan_max, ranges: 1 }
     }
 }
@@ -48,13 +48,13 @@ const RANGES: [u32; 7] = [1, 4, 16, 64, 256, 1024, 4096];
 /// Held-out sizes are multiples of this, as KV of any model is.
 const SIZE_STEP: u64 = 256;
 
-pub fn grid(scale: &Scale) -> Vec<Shape> {
+pub(super) fn grid(scale: &Scale) -> Vec<Shape> {
     let all = RANGE_BYTES.iter().flat_map(|&bytes| RANGES.iter().map(move |&ranges| Shape { range_bytes: Bytes(bytes), ranges }));
     all.filter(|shape| shape.bytes() <= scale.plan_max).collect()
 }
 
 /// Plans whose range size is in no plan of the grid.
-pub fn held_out(scale: &Scale, seed: u64) -> Vec<Shape> {
+pub(super) fn held_out(scale: &Scale, seed: u64) -> Vec<Shape> {
     let mut rng = seeded(seed, "held-out plans");
     let mut shapes = Vec::new();
     while shapes.len() < scale.held_out as usize {
@@ -70,7 +70,7 @@ pub fn held_out(scale: &Scale, seed: u64) -> Vec<Shape> {
 }
 
 /// A KV layout in which a plan over blocks that are no neighbours has exactly this shape.
-pub fn map(engine: EngineId, shape: &Shape, scale: &Scale) -> Result<KvMap, MapError> {
+pub(super) fn map(engine: EngineId, shape: &Shape, scale: &Scale) -> Result<KvMap, MapError> {
     let (range, memory) = (shape.range_bytes.0, scale.memory.0);
     let layer = Layer {
         name: "calibration".into(),
@@ -92,7 +92,7 @@ pub fn map(engine: EngineId, shape: &Shape, scale: &Scale) -> Result<KvMap, MapE
 }
 
 /// Blocks drawn at random, no two of them neighbours: even ones only.
-pub fn pairs(source_blocks: u32, target_blocks: u32, ranges: u32, rng: &mut Rng) -> Vec<BlockPair> {
+pub(super) fn pairs(source_blocks: u32, target_blocks: u32, ranges: u32, rng: &mut Rng) -> Vec<BlockPair> {
     let mut even = |blocks: u32| {
         let mut picked = rand::seq::index::sample(rng, blocks.div_ceil(2) as usize, ranges as usize).into_vec();
         picked.shuffle(rng);

@@ -14,11 +14,11 @@ use dualpool_types::{Bytes, EngineId, Rng, seeded};
 use super::plans::{self, Scale, Shape};
 
 /// The ends of the link, as the transport knows them.
-pub const FROM: EngineId = EngineId(0);
-pub const TO: EngineId = EngineId(1);
+pub(super) const FROM: EngineId = EngineId(0);
+pub(super) const TO: EngineId = EngineId(1);
 
 #[derive(Debug, thiserror::Error)]
-pub enum SweepError {
+pub(super) enum SweepError {
     #[error(transparent)]
     Map(#[from] MapError),
     #[error(transparent)]
@@ -80,7 +80,7 @@ struct Case {
 }
 
 /// Measures all shapes in all classes that the transport has for this link. `round` is told before each round; the first is the warm-up.
-pub fn sweep(
+pub(super) fn sweep(
     transport: &mut dyn Transport,
     shapes: &[Shape],
     scale: &Scale,

@@ -13,7 +13,7 @@ const COLUMNS_MIN: u16 = 60;
 const CACHED: f64 = 1.1;
 
 /// The calibration as text of at most `columns` columns.
-pub fn table(cost: &MigrationCost, columns: u16) -> String {
+pub(super) fn table(cost: &MigrationCost, columns: u16) -> String {
     let (columns, machine) = (columns.max(COLUMNS_MIN), &cost.machine);
     let threads = cost.machine.threads.map_or("unknown".into(), |count| count.to_string());
     let mut text = format!(

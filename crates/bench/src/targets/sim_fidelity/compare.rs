@@ -17,7 +17,7 @@ const METRICS: [(&str, Values); 3] = [
 ];
 
 /// All figures that both have.
-pub fn figures(case: &Case, measured: &[RequestRecord], simulated: &[RequestRecord]) -> Vec<Figure> {
+pub(super) fn figures(case: &Case, measured: &[RequestRecord], simulated: &[RequestRecord]) -> Vec<Figure> {
     let mut figures = Vec::new();
     for (metric, values) in METRICS {
         let (measured, simulated) = (values(measured), values(simulated));
@@ -33,7 +33,7 @@ pub fn figures(case: &Case, measured: &[RequestRecord], simulated: &[RequestReco
 }
 
 /// One line per metric and quantile.
-pub fn summary(figures: &[Figure]) -> Vec<Summary> {
+pub(super) fn summary(figures: &[Figure]) -> Vec<Summary> {
     let mut lines = Vec::new();
     for (metric, _) in METRICS {
         for q in QUANTILES {

@@ -15,7 +15,7 @@ const QUICK_SCALE: f64 = 0.4;
 
 /// A workload and an arrangement.
 #[derive(Clone, Debug)]
-pub struct Case {
+pub(super) struct Case {
     pub workload: &'static str,
     pub policy: PolicyKind,
     /// Its name is the case's.
@@ -23,7 +23,7 @@ pub struct Case {
     pub items: Vec<WorkItem>,
 }
 
-pub fn cases(
+pub(super) fn cases(
     pools: &Pools,
     engines: &[EngineInfo],
     model: ModelLimits,

@@ -7,7 +7,7 @@ use crate::columns::rendered;
 const COLUMNS_MIN: u16 = 60;
 
 /// The comparison as text of at most `columns` columns.
-pub fn table(fidelity: &SimFidelity, columns: u16) -> String {
+pub(super) fn table(fidelity: &SimFidelity, columns: u16) -> String {
     let columns = columns.max(COLUMNS_MIN);
     let environment = &fidelity.environment;
     let metric = |name: &str, q: f64| format!("{} p{:.0}", name.trim_end_matches("_ms").to_uppercase(), q * 100.0);

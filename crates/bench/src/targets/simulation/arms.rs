@@ -6,14 +6,14 @@ use dualpool_sim::scenario::{Scenario, ScenarioError};
 use dualpool_types::{Arrangement, PolicyKind};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
+pub(super) enum Mode {
     /// Round robin over all engines alike.
     Baseline,
     /// As the scenario arranges its fleet.
     Optimized,
 }
 
-pub fn policy(name: &str) -> Result<PolicyKind, String> {
+pub(super) fn policy(name: &str) -> Result<PolicyKind, String> {
     let known = || PolicyKind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
     PolicyKind::ALL
         .into_iter()
@@ -22,7 +22,7 @@ pub fn policy(name: &str) -> Result<PolicyKind, String> {
 }
 
 /// The mode asked for, or both when nothing is, and then an arm per policy.
-pub fn of(scenario: &Scenario, mode: Option<Mode>, policies: &[PolicyKind]) -> Result<Vec<Arrangement>, ScenarioError> {
+pub(super) fn of(scenario: &Scenario, mode: Option<Mode>, policies: &[PolicyKind]) -> Result<Vec<Arrangement>, ScenarioError> {
     let modes: &[Mode] = match (mode, policies.is_empty()) {
         (Some(Mode::Baseline), _) => &[Mode::Baseline],
         (Some(Mode::Optimized), _) => &[Mode::Optimized],

@@ -8,9 +8,9 @@ use dualpool_types::{Failure, Micros, Time};
 use super::output::Output;
 
 /// How often queue depths are looked at, in the model's time.
-pub const SAMPLE_EVERY: Micros = Micros(100_000);
+pub(super) const SAMPLE_EVERY: Micros = Micros(100_000);
 
-pub struct Recorder<'a> {
+pub(super) struct Recorder<'a> {
     run: Run,
     requests: Requests,
     samples: Samples,
@@ -21,7 +21,7 @@ pub struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    pub fn new(arm: &str, output: &'a mut Output) -> Recorder<'a> {
+    pub(super) fn new(arm: &str, output: &'a mut Output) -> Recorder<'a> {
         Recorder {
             run: Run::of(arm),
             requests: Requests::default(),
@@ -32,7 +32,7 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    pub fn finish(self) -> Result<Tally, Failure> {
+    pub(super) fn finish(self) -> Result<Tally, Failure> {
         self.failed.map_or(Ok(self.tally), Err)
     }
 

@@ -13,7 +13,7 @@ use dualpool_types::records::{NoteRecord, RequestRecord, replace_json};
 
 use crate::folder::{DECISIONS, FolderError, create_records};
 
-pub struct Output {
+pub(super) struct Output {
     lines: Option<BufWriter<Stdout>>,
     folder: Option<Folder>,
 }
@@ -42,12 +42,12 @@ struct Line<'a, T> {
 
 impl Output {
     /// Fails when the folder cannot be written or holds a run already.
-    pub fn open(lines: bool, dir: Option<&Path>) -> Result<Output, FolderError> {
+    pub(super) fn open(lines: bool, dir: Option<&Path>) -> Result<Output, FolderError> {
         let folder = dir.map(Folder::create).transpose()?;
         Ok(Output { lines: lines.then(|| BufWriter::new(stdout())), folder })
     }
 
-    pub fn request(&mut self, record: &RequestRecord) -> Result<(), Failure> {
+    pub(super) fn request(&mut self, record: &RequestRecord) -> Result<(), Failure> {
         if self.lines.is_none() && self.folder.is_none() {
             return Ok(());
         }
@@ -56,13 +56,13 @@ impl Output {
         self.folder.as_mut().map_or(Ok(()), |folder| folder.wrote(|folder| write(&mut folder.requests, &request)))
     }
 
-    pub fn note(&mut self, note: &NoteRecord) -> Result<(), Failure> {
+    pub(super) fn note(&mut self, note: &NoteRecord) -> Result<(), Failure> {
         self.say(&NoteLine { kind: "note", simulated: true, note })?;
         self.folder.as_mut().map_or(Ok(()), |folder| folder.wrote(|folder| folder.note(note)))
     }
 
     /// The figures, and the end of all files.
-    pub fn finish(mut self, simulated: &Simulated) -> Result<(), Failure> {
+    pub(super) fn finish(mut self, simulated: &Simulated) -> Result<(), Failure> {
         self.say(&Line { kind: "summary", of: simulated })?;
         if let Some(lines) = &mut self.lines {
             shown(lines.flush())?;

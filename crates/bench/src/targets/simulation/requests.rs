@@ -11,7 +11,7 @@ use dualpool_workload::WorkItem;
 use dualpool_workload::trace::{Replay, ReplayOptions, TraceError, open};
 
 /// Where requests come from; every arm opens it anew and gets the same ones.
-pub enum Source {
+pub(super) enum Source {
     /// From the scenario's traffic.
     Made,
     Trace {
@@ -22,7 +22,7 @@ pub enum Source {
 }
 
 impl Source {
-    pub fn open(&self, scenario: &Scenario, seed: u64) -> Result<Requests, Failure> {
+    pub(super) fn open(&self, scenario: &Scenario, seed: u64) -> Result<Requests, Failure> {
         let objectives = scenario.objectives.objectives();
         let items = match self {
             Source::Made => Items::Made(Box::new(scenario.traffic.items(scenario, seed)?)),
@@ -41,7 +41,7 @@ impl Source {
         Ok(Requests { items, objectives, failed: None })
     }
 
-    pub fn words(&self, scenario: &Scenario) -> String {
+    pub(super) fn words(&self, scenario: &Scenario) -> String {
         match self {
             Source::Made => scenario.traffic.words(),
             Source::Trace { file, speed, .. } if *speed == 1.0 => format!("trace {}", file.display()),
@@ -56,7 +56,7 @@ enum Items {
 }
 
 /// The requests of one arm. Ends with the first error, which `end` returns.
-pub struct Requests {
+pub(super) struct Requests {
     items: Items,
     objectives: Objectives,
     failed: Option<TraceError>,
@@ -64,7 +64,7 @@ pub struct Requests {
 
 impl Requests {
     /// What became of a trace's rows, once all requests were taken.
-    pub fn end(self) -> Result<Option<Replayed>, TraceError> {
+    pub(super) fn end(self) -> Result<Option<Replayed>, TraceError> {
         if let Some(error) = self.failed {
             return Err(error);
         }

@@ -10,7 +10,7 @@ use super::requests::Source;
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "Traffic")]
-pub struct TrafficFlags {
+pub(super) struct TrafficFlags {
     /// Requests per second, on average.
     #[arg(long, value_name = "RPS", allow_negative_numbers = true, conflicts_with = "trace")]
     arrival_rate: Option<f64>,
@@ -75,7 +75,7 @@ impl FromStr for Lengths {
 
 impl TrafficFlags {
     /// Changes the scenario's traffic.
-    pub fn apply(&self, scenario: &mut Scenario) -> Result<(), ScenarioError> {
+    pub(super) fn apply(&self, scenario: &mut Scenario) -> Result<(), ScenarioError> {
         let traffic = &mut scenario.traffic;
         traffic.requests = self.requests.unwrap_or(traffic.requests);
         // A length of the whole traffic leaves no phases that differ in it.
@@ -117,7 +117,7 @@ impl TrafficFlags {
     }
 
     /// Where the requests come from.
-    pub fn source(&self, scenario: &Scenario) -> Result<Source, Failure> {
+    pub(super) fn source(&self, scenario: &Scenario) -> Result<Source, Failure> {
         let limit = self.limit.or(self.requests);
         let source = match &self.trace {
             Some(file) => Source::Trace { file: file.clone(), speed: self.replay_speed.unwrap_or(1.0), limit },

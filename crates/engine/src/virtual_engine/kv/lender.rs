@@ -19,7 +19,7 @@ use super::store::{Content, KvPlace, Store};
 
 /// What became of a fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fetched {
+pub(crate) enum Fetched {
     /// The blocks hold the KV of these tokens.
     Kv(Fingerprint),
     /// They were not fetched; the engine computes.
@@ -30,7 +30,7 @@ pub enum Fetched {
 
 /// Clones share it.
 #[derive(Clone)]
-pub struct Lender(Arc<Shared>);
+pub(crate) struct Lender(Arc<Shared>);
 
 struct Shared {
     engine: EngineId,
@@ -52,7 +52,7 @@ struct State {
 impl Lender {
     /// Makes the memory and registers it. Blocks: a leg that is aborted while its KV is on its way has given its blocks back to the
     /// scheduler, not to the mover yet; so there are twice as many as the scheduler counts.
-    pub fn open(
+    pub(crate) fn open(
         socket: &Path,
         engine: EngineId,
         settings: &VirtualSettings,
@@ -80,7 +80,7 @@ impl Lender {
     }
 
     /// The leg is over and its KV is kept. Returns false when it cannot be: the caller lets go of it.
-    pub async fn hold(&self, leg: LegId, tokens: u32, kv: Fingerprint) -> bool {
+    pub(crate) async fn hold(&self, leg: LegId, tokens: u32, kv: Fingerprint) -> bool {
         let Some(blocks) = self.0.take_blocks(tokens) else { return false };
         let contents = contents(&blocks, kv);
         let filled = self.with_store(move |store| store.fill(&contents)).await;
@@ -100,19 +100,19 @@ impl Lender {
         false
     }
 
-    pub fn released(&self, leg: LegId) {
+    pub(crate) fn released(&self, leg: LegId) {
         if self.0.forget(leg) {
             self.0.say(&ToBroker::Released { leg: LegName(leg) });
         }
     }
 
     /// The leg ended before it asked for what it was to fetch.
-    pub fn skip(&self, leg: LegId, source: KvSource) {
+    pub(crate) fn skip(&self, leg: LegId, source: KvSource) {
         self.0.say(&ToBroker::Skip { leg: LegName(leg), source: wire(source) });
     }
 
     /// Has the KV of the source copied into blocks of this engine, and compares it with what these tokens must have given.
-    pub async fn fetch(&self, leg: LegId, source: KvSource, expected: Fingerprint) -> Fetched {
+    pub(crate) async fn fetch(&self, leg: LegId, source: KvSource, expected: Fingerprint) -> Fetched {
         let Some(blocks) = self.0.take_blocks(source.tokens) else { return Fetched::Nothing };
         let outcome = self.copied(leg, source, &blocks).await;
         let fetched = match outcome {
@@ -155,7 +155,7 @@ impl Lender {
     }
 
     /// Ends the link, waits until the memory is not mapped elsewhere any more, and frees it.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.0.link.give_up();
         let reader = lock(&self.0.reader).take();
         if let Some(reader) = reader

@@ -20,14 +20,14 @@ use dualpool_types::EngineId;
 const REPLY_WAIT_S: i64 = 60;
 const SEND_WAIT_S: i64 = 2;
 
-pub struct Link {
+pub(super) struct Link {
     scheduler: OwnedFd,
     worker: OwnedFd,
 }
 
 impl Link {
     /// Connects both halves and registers the memory; `fd` goes along.
-    pub fn open(path: &Path, engine: EngineId, register: Register, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<Link> {
+    pub(super) fn open(path: &Path, engine: EngineId, register: Register, fd: Option<BorrowedFd<'_>>) -> anyhow::Result<Link> {
         let link = Link { scheduler: connected(path)?, worker: connected(path)? };
         for (socket, half) in [(&link.scheduler, Half::Scheduler), (&link.worker, Half::Worker)] {
             let vllm = format!("none ({engine} is a virtual engine)");
@@ -41,7 +41,7 @@ impl Link {
     }
 
     /// As the half that may say it. Any thread may call it: a message is sent whole or not at all.
-    pub fn send(&self, message: &ToBroker) -> anyhow::Result<()> {
+    pub(super) fn send(&self, message: &ToBroker) -> anyhow::Result<()> {
         let socket = match message {
             ToBroker::Held { .. } | ToBroker::Skip { .. } => &self.scheduler,
             _ => &self.worker,
@@ -51,7 +51,7 @@ impl Link {
 
     /// The next message to the worker half; none once the broker has closed its end. Waits for it. An error is a message that cannot
     /// be read; others may follow.
-    pub fn receive(&self, buffer: &mut [u8]) -> serde_json::Result<Option<ToEngine>> {
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> serde_json::Result<Option<ToEngine>> {
         loop {
             match recv(self.worker.as_raw_fd(), buffer, MsgFlags::empty()) {
                 Ok(length) if length > 0 => return serde_json::from_slice(&buffer[..length]).map(Some),
@@ -63,7 +63,7 @@ impl Link {
     }
 
     /// Ends this side. The broker then stops its copies from and to this engine, and closes the other side.
-    pub fn give_up(&self) {
+    pub(super) fn give_up(&self) {
         for socket in [&self.scheduler, &self.worker] {
             // Gone already: just as well.
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
@@ -72,7 +72,7 @@ impl Link {
 }
 
 /// A buffer for `Link::receive`.
-pub fn buffer() -> Vec<u8> {
+pub(super) fn buffer() -> Vec<u8> {
     vec![0; MESSAGE_BYTES_MAX]
 }
 

@@ -18,7 +18,7 @@ use super::shape::{LAYERS, Shape};
 use super::store::Content;
 
 /// The subcommand that runs `serve`; its one argument is the memory to hold.
-pub const SUBCOMMAND: &str = "hold-gpu-memory";
+pub(super) const SUBCOMMAND: &str = "hold-gpu-memory";
 /// How long the process may take for an answer, the first of which waits for the driver to start, and to end once it is told to.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -8,7 +8,7 @@ use dualpool_kv::wire::{Group, Layer, MemoryKind, Register};
 use dualpool_types::BlockId;
 
 /// Two, so that a block is more than one byte range.
-pub const LAYERS: u32 = 2;
+pub(super) const LAYERS: u32 = 2;
 /// Per layer. Real models have some hundreds; little memory is enough to find a byte that went astray.
 const TOKEN_BYTES: u64 = 64;
 
@@ -61,12 +61,16 @@ impl Shape {
     /// What stands in a block of a layer when its content is `seed`. Blocks, layers and contents all differ from each other.
     pub fn content(&self, seed: u64, layer: u32) -> Vec<u8> {
         let first = mixed(seed ^ mixed(u64::from(layer) + 1));
-        (0..self.block_bytes() / 8).flat_map(|word| mixed(first.wrapping_add(word)).to_le_bytes()).collect()
+        let mut bytes = Vec::with_capacity(self.block_bytes() as usize);
+        for word in 0..self.block_bytes() / 8 {
+            bytes.extend_from_slice(&mixed(first.wrapping_add(word)).to_le_bytes());
+        }
+        bytes
     }
 }
 
 /// Spreads every bit of the input over the output (the finaliser of SplitMix64, Steele et al. 2014).
-pub fn mixed(x: u64) -> u64 {
+pub(super) fn mixed(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

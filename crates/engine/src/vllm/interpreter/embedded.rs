@@ -12,7 +12,7 @@ use crate::vllm::error::StartError;
 use crate::vllm::venv::Venv;
 
 /// The environment at this path, if this program's libpython can run it.
-pub fn inspect(venv: &Path) -> Result<Venv, StartError> {
+pub(crate) fn inspect(venv: &Path) -> Result<Venv, StartError> {
     let root = std::path::absolute(venv).map_err(|e| StartError::NoPython { python: venv.to_path_buf(), why: e.to_string() })?;
     let python = root.join("bin/python");
     if let Err(error) = std::fs::metadata(&python) {
@@ -35,7 +35,7 @@ fn linked_python() -> String {
 }
 
 /// Where the package `dualpool` lies: engine processes import it by path.
-pub fn python_files() -> Result<Option<PathBuf>, StartError> {
+pub(super) fn python_files() -> Result<Option<PathBuf>, StartError> {
     let folder = std::env::var_os("DUALPOOL_PYTHON_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../python"), PathBuf::from);
     match folder.join("dualpool/pump.py").is_file() {
@@ -45,7 +45,7 @@ pub fn python_files() -> Result<Option<PathBuf>, StartError> {
 }
 
 /// Makes the calling thread Python's main thread, and lets the interpreter lock go.
-pub fn initialize(python: &Path) -> Result<(), StartError> {
+pub(super) fn initialize(python: &Path) -> Result<(), StartError> {
     let broken = |why: &str| StartError::Interpreter { why: why.to_owned() };
     let python = CString::new(python.as_os_str().as_encoded_bytes()).map_err(|_| broken("a path with a zero byte"))?;
     // SAFETY: called once in this process (`get` sees to it), before any other use of Python. Both structures are plain C data

@@ -49,7 +49,7 @@ impl Host {
 }
 
 /// The caller's environment; no other one can be had in its process.
-pub fn inspect(venv: &Path) -> Result<Venv, StartError> {
+pub(crate) fn inspect(venv: &Path) -> Result<Venv, StartError> {
     let host = Host::get()?;
     let same = venv == host.home || venv.canonicalize().ok() == host.home.canonicalize().ok();
     if !same {
@@ -59,11 +59,11 @@ pub fn inspect(venv: &Path) -> Result<Venv, StartError> {
 }
 
 /// Where the package `dualpool` lies: engine processes import it by path.
-pub fn python_files() -> Result<Option<PathBuf>, StartError> {
+pub(super) fn python_files() -> Result<Option<PathBuf>, StartError> {
     Ok(Host::get()?.files.clone())
 }
 
 /// Nothing to do: it runs.
-pub fn initialize(_: &Path) -> Result<(), StartError> {
+pub(super) fn initialize(_: &Path) -> Result<(), StartError> {
     Ok(())
 }
