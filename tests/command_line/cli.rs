@@ -78,7 +78,7 @@ fn config_shows_each_value_with_its_origin() {
     assert_eq!(line("workload.load"), ["0.9", "--load"]);
     assert_eq!(line("engine.block_size"), ["64", "DUALPOOL_ENGINE__BLOCK_SIZE"]);
     assert_eq!(line("engine.max_num_seqs"), ["8", "./dualpool.toml"]);
-    assert_eq!(line("run.repetitions"), ["3", "default"]);
+    assert_eq!(line("run.repetitions"), ["0", "default"]);
 }
 
 #[test]

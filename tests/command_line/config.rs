@@ -158,8 +158,8 @@ fn the_reference_of_settings_is_what_the_code_says() {
 fn all_problems_are_named_at_once() {
     let message = refusal(&env(&[("DUALPOOL_ENGINE__MODLE", "x"), ("DUALPOOL_WORKLOAD__LAOD", "x")]));
     assert!(message.contains("`engine.modle`") && message.contains("`workload.laod`"), "{message}");
-    let message = refusal(&env(&[("DUALPOOL_WORKLOAD__LOAD", "7"), ("DUALPOOL_RUN__REPETITIONS", "0")]));
-    assert!(message.contains("`workload.load` is 7") && message.contains("`run.repetitions` is 0"), "{message}");
+    let message = refusal(&env(&[("DUALPOOL_WORKLOAD__LOAD", "7"), ("DUALPOOL_RUN__BUDGET_S", "0")]));
+    assert!(message.contains("`workload.load` is 7") && message.contains("`run.budget_s` is 0"), "{message}");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn impossible_values_are_refused() {
         "workload.long_prompt_tokens",
         "workload.short_prompt_tokens",
         "workload.max_tokens",
-        "run.repetitions",
+        "run.budget_s",
         "telemetry.sample_ms",
     ] {
         refuses(key, "0", &["is 0", "at least 1"]);
@@ -226,7 +226,7 @@ fn impossible_values_are_refused() {
     refuses("engine.block_size", "48", &["multiple of 32"]);
     refuses("engine.model", "", &["folder"]);
     refuses("telemetry.log", "dualpool=loud", &["filter"]);
-    refuses("run.bootstrap_resamples", "3", &["at least 100"]);
+    refuses("run.repetition_requests", "3", &["at least 12"]);
 }
 
 #[test]

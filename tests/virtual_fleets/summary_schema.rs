@@ -75,7 +75,8 @@ fn the_schema_refuses_what_is_not_a_summary() {
     assert!(!violations(&serde_json::json!({"target": "dual_pool"})).is_empty());
     let comparison = |verdict: &str| {
         serde_json::json!({
-            "baseline": "a", "candidate": "b", "metric": "itl_ms.p99", "ratio": null, "ci_low": 0.5, "ci_high": null, "verdict": verdict
+            "baseline": "a", "candidate": "b", "metric": "itl_ms.p99", "planned": false, "repetitions": 6, "ratio": null,
+            "difference": null, "ci_low": 0.5, "ci_high": null, "p_value": null, "visible": null, "verdict": verdict
         })
     };
     let summary = |verdict: &str| {

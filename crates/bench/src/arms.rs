@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use dualpool_machine::PoolSettings;
 use dualpool_router::RouterSettings;
-use dualpool_types::arm::{Arm, Layout, control_of};
+use dualpool_types::arm::{Arm, Layout, control_of, controlled};
 use dualpool_types::{Arrangement, EngineId, Failure, PolicyKind, Tuning};
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -87,6 +87,22 @@ pub fn servable(pools: &Pools, arms: &[Arm], kv_transfer: bool) -> Result<(Vec<A
 /// As a list in a message.
 pub(crate) fn names(arms: &[Arm]) -> String {
     arms.iter().map(|arm| arm.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// What a run is about, before what it is good to know.
+const IMPORTANCE: [Arm; 4] = [Arm::OneEngine, Arm::SharedTuned, Arm::DualPool, Arm::Auto];
+
+/// Leaves so many of the arms, those that matter most; the others' names are returned. A control goes before any arm.
+pub(crate) fn least_important(arms: &mut Vec<Arrangement>, left: usize) -> Vec<String> {
+    let rank = |name: &str| {
+        let known = IMPORTANCE.iter().position(|arm| arm.name() == name).unwrap_or(IMPORTANCE.len());
+        (controlled(name).is_some(), known)
+    };
+    let mut ranked: Vec<String> = arms.iter().map(|arm| arm.name.clone()).collect();
+    ranked.sort_by_key(|name| rank(name));
+    let left_out = ranked.split_off(left.min(ranked.len()));
+    arms.retain(|arm| !left_out.contains(&arm.name));
+    left_out
 }
 
 /// The same arrangement under the name of the arm's control.

@@ -6,6 +6,7 @@
 //! figures and verdicts of `summary.json`, and `expectations` holds them against what was accepted before.
 
 pub mod arms;
+mod budget;
 mod cancel;
 mod columns;
 mod drive;

@@ -14,7 +14,7 @@ use dualpool_types::{
 
 use super::Artifacts;
 use super::figures::figures;
-use super::metric::{self, Better};
+use super::metric::{self, Better, Unit};
 
 /// How an invented arm serves: medians in ms.
 #[derive(Clone, Copy)]
@@ -336,7 +336,7 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
     samples
 }
 
-/// Ratios of the figures with an invented interval of 12 % to both sides.
+/// Ratios of the figures with an invented interval of 12 % to both sides, of shares 4 points.
 fn comparisons(arms: &[ArmSummary]) -> Vec<Comparison> {
     let metrics = [
         metric::GOODPUT,
@@ -353,20 +353,28 @@ fn comparisons(arms: &[ArmSummary]) -> Vec<Comparison> {
             arms.iter().filter(|a| a.name != baseline.name && (!a.control || controlled(&a.name) == Some(baseline.name.as_str())))
         {
             for metric in metrics {
-                let ratio = (metric.read)(candidate).zip((metric.read)(baseline)).map(|(c, b)| c / b);
-                let higher = metric.better == Better::Higher;
-                let (low, high) = (ratio.map(|r| r * 0.88), ratio.map(|r| r * 1.12));
+                let both = (metric.read)(candidate).zip((metric.read)(baseline));
+                let (share, higher) = (metric.unit == Unit::Share, metric.better == Better::Higher);
+                let effect = both.map(|(c, b)| if share { c - b } else { c / b });
+                let even = if share { 0.0 } else { 1.0 };
+                let at = |end: f64| effect.map(|effect| if share { effect + end / 3.0 } else { effect * (1.0 + end) });
+                let (low, high) = (at(-0.12), at(0.12));
                 let verdict = match (low, high) {
-                    (Some(low), _) if low > 1.0 => [Verdict::Worse, Verdict::Better][usize::from(higher)],
-                    (_, Some(high)) if high < 1.0 => [Verdict::Better, Verdict::Worse][usize::from(higher)],
-                    (Some(_), Some(_)) => Verdict::NoDifferenceShown,
+                    (Some(low), _) if low > even => [Verdict::Worse, Verdict::Better][usize::from(higher)],
+                    (_, Some(high)) if high < even => [Verdict::Better, Verdict::Worse][usize::from(higher)],
+                    (Some(_), Some(_)) => Verdict::Undecided,
                     _ => Verdict::NotMeasured,
                 };
                 comparisons.push(Comparison {
                     baseline: baseline.name.clone(),
                     candidate: candidate.name.clone(),
                     metric: metric.key.into(),
-                    ratio,
+                    planned: false,
+                    repetitions: 3,
+                    ratio: effect.filter(|_| !share),
+                    difference: effect.filter(|_| share),
+                    p_value: None,
+                    visible: None,
                     ci_low: low,
                     ci_high: high,
                     verdict,

@@ -1,11 +1,11 @@
 //! What a user should serve with, and why.
 //!
 //! The rules:
-//! 1. The goal is goodput at the user's objectives. Arms that failed requests are not candidates while another arm failed none. A
+//! 1. The goal is the share of requests within the user's objectives. Arms that failed requests are not candidates while another arm failed none. A
 //!    control is never one. An exact run says nothing of speed, so nothing is recommended from it.
-//! 2. The candidate with the highest goodput leads. Every candidate that it was not shown to beat is as good: their comparison on
-//!    `goodput_share` says `no difference shown`, or, where the run holds no such comparison, their goodput is at most `TIE_SHARE` apart.
-//! 3. Of those that are as good, the simplest is recommended: one pool before two, no KV moves before KV moves, default scheduler
+//! 2. The candidate with the highest share leads. Every candidate that it was not shown to beat stays in the choice, be it equivalent or
+//!    undecided; where the run holds no such comparison, those stay whose shares are at most `TIE_SHARE` apart.
+//! 3. Of those that stay, the simplest is recommended: one pool before two, no KV moves before KV moves, default scheduler
 //!    settings before tuned ones. A split has to earn its place.
 //!
 //! What the choice costs (figures shown to be worse), what would change it (other objectives), and what makes the run a weak
@@ -23,8 +23,8 @@ use super::verdicts::{finding, pairs};
 use super::words::{count, figure, ms, percent};
 use super::{Artifacts, metric};
 
-/// Fewer repetitions than this make intervals that hardly mean anything.
-const REPETITIONS_MIN: u32 = 3;
+/// Fewer repetitions than this decide nothing.
+const REPETITIONS_MIN: u32 = 6;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recommendation {
@@ -48,7 +48,7 @@ pub fn recommend(artifacts: &Artifacts) -> Recommendation {
     let sound: Vec<&Arm> = measured.iter().copied().filter(|a| a.figures.errors.is_empty()).collect();
     let candidates = if sound.is_empty() { &measured } else { &sound };
     let Some(leader) = candidates.iter().copied().min_by_key(|a| Reverse(ordered(goodput(a)))) else {
-        let reasons = vec!["No arm has a goodput figure, so nothing can be recommended.".to_string()];
+        let reasons = vec!["No arm has a share of requests within objectives, so nothing can be recommended.".to_string()];
         return Recommendation { arm: None, reasons, caveats: caveats(artifacts, summary, None) };
     };
     let as_good: Vec<&Arm> = candidates.iter().copied().filter(|a| a.name == leader.name || !beats(leader, a, summary)).collect();
@@ -114,27 +114,43 @@ fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], su
     let others: Vec<&str> = as_good.iter().map(|a| a.name).filter(|name| *name != choice.name).collect();
     if !others.is_empty() {
         reasons.push(format!(
-            "No difference in goodput is shown between {} and {}; {} is the simplest of them.",
+            "{} is the simplest of those that none is shown to beat: {}.",
             choice.name,
-            others.join(", "),
-            choice.name
+            others.iter().map(|other| standing(choice.name, other, summary)).collect::<Vec<_>>().join(", ")
         ));
     }
-    let who = if choice.name == leader.name { choice.name.to_string() } else { format!("{} (as good)", leader.name) };
+    let who = if choice.name == leader.name { choice.name.to_string() } else { format!("{}, which leads by the figures,", leader.name) };
     let beaten: Vec<&Arm> = candidates.iter().copied().filter(|c| !as_good.iter().any(|a| a.name == c.name)).collect();
     let (paired, unpaired): (Vec<&Arm>, Vec<&Arm>) = beaten.into_iter().partition(|a| compared(leader, a, summary).is_some());
     let names = |arms: &[&Arm]| arms.iter().map(|a| a.name).collect::<Vec<_>>().join(", ");
     if !paired.is_empty() {
-        reasons.push(format!("{who} is shown to have a higher goodput than {}.", names(&paired)));
+        reasons.push(format!("{who} is shown to keep more requests within objectives than {}.", names(&paired)));
     }
     if !unpaired.is_empty() {
         reasons.push(format!(
-            "{who} has a higher goodput than {}, by the figures alone: they were not compared in pairs.",
+            "{who} keeps more requests within objectives than {}, by the figures alone: they were not compared in pairs.",
             names(&unpaired)
         ));
     }
     reasons.extend(findings(choice, summary, Verdict::Better).map(|(against, what)| format!("Against {against}: {what}.")));
     reasons
+}
+
+/// How another arm stands to the choice: `auto (undecided; it could gain up to 5.8 points)`.
+fn standing(choice: &str, other: &str, summary: &Summary) -> String {
+    let of = |c: &&Comparison| c.metric == metric::GOODPUT.key;
+    let as_candidate = summary.comparisons.iter().filter(of).find(|c| c.candidate == other && c.baseline == choice);
+    let as_baseline = summary.comparisons.iter().filter(of).find(|c| c.candidate == choice && c.baseline == other);
+    let verdict = as_candidate.or(as_baseline).map(|c| c.verdict);
+    let gain = as_candidate.and_then(|c| c.ci_high).or(as_baseline.and_then(|c| c.ci_low).map(|low| -low));
+    match (verdict, gain) {
+        (Some(Verdict::Equivalent), _) => format!("{other} (as good)"),
+        (Some(Verdict::Undecided), Some(gain)) if gain > 0.0 => {
+            format!("{other} (undecided; it could gain up to {:.1} points)", gain * 1e2)
+        }
+        (Some(Verdict::Undecided | Verdict::TooFew), _) => format!("{other} (undecided)"),
+        _ => other.to_string(),
+    }
 }
 
 /// What the choice showed against each baseline, other than goodput: `(baseline, findings)`.
@@ -170,7 +186,7 @@ fn caveats(artifacts: &Artifacts, summary: &Summary, choice: Option<&Arm>) -> Ve
     if summary.repetitions < REPETITIONS_MIN || artifacts.run.quick {
         let quick = if artifacts.run.quick { "A quick run: " } else { "" };
         let repetitions = count(summary.repetitions.into(), "repetition");
-        caveats.push(format!("{quick}{repetitions} per arm, so intervals are wide and small differences stay hidden."));
+        caveats.push(format!("{quick}{repetitions} per arm decide nothing; a verdict takes {REPETITIONS_MIN} at least."));
     }
     if artifacts.run.environment.backend.contains("virtual") {
         caveats.push(
@@ -260,7 +276,7 @@ mod tests {
     fn all_alike() -> Artifacts {
         let mut artifacts = fixture::small();
         for arm in ["shared_least_load", "shared_tuned", "full_disaggregation", "dual_pool"] {
-            set(&mut artifacts, arm, 0.9, Verdict::NoDifferenceShown);
+            set(&mut artifacts, arm, 0.9, Verdict::Undecided);
         }
         artifacts
     }
@@ -269,7 +285,7 @@ mod tests {
     fn no_difference_leads_to_the_simplest() {
         let said = recommend(&all_alike());
         assert_eq!(said.arm.as_deref(), Some("shared_least_load"));
-        assert!(said.reasons.join(" ").contains("No difference in goodput is shown"), "{said:?}");
+        assert!(said.reasons.join(" ").contains("is the simplest of those that none is shown to beat"), "{said:?}");
     }
 
     #[test]
@@ -279,8 +295,8 @@ mod tests {
         let said = recommend(&artifacts);
         assert_eq!(said.arm.as_deref(), Some("dual_pool"));
         let reasons = said.reasons.join(" ");
-        assert!(reasons.contains("dual_pool is shown to have a higher goodput than shared_least_load, shared_tuned."), "{reasons}");
-        assert!(reasons.contains("a higher goodput than full_disaggregation, by the figures alone"), "{reasons}");
+        assert!(reasons.contains("dual_pool is shown to keep more requests within objectives than shared_least_load, shared_tuned."), "{reasons}");
+        assert!(reasons.contains("more requests within objectives than full_disaggregation, by the figures alone"), "{reasons}");
     }
 
     #[test]
@@ -288,7 +304,7 @@ mod tests {
         let mut artifacts = all_alike();
         set(&mut artifacts, "shared_least_load", 0.5, Verdict::Worse);
         set(&mut artifacts, "full_disaggregation", 0.5, Verdict::Worse);
-        set(&mut artifacts, "dual_pool", 0.99, Verdict::NoDifferenceShown);
+        set(&mut artifacts, "dual_pool", 0.99, Verdict::Undecided);
         assert_eq!(recommend(&artifacts).arm.as_deref(), Some("shared_tuned"));
     }
 

@@ -27,7 +27,7 @@ const fn of(metric: Metric) -> Figure {
 }
 
 const COLUMNS: [Column; 11] = [
-    Column { heading: "goodput", unit: "%", figures: &[of(metric::GOODPUT)], shown: always },
+    Column { heading: "within objectives", unit: "%", figures: &[of(metric::GOODPUT)], shown: always },
     Column {
         heading: "short TTFT",
         unit: "p50/p95 ms",

@@ -83,7 +83,7 @@ fn entries(cell: &[Entry]) -> String {
 fn verdicts(summary: &Summary, out: &mut Paragraphs) {
     let apart: Vec<&Comparison> = summary.comparisons.iter().filter(|c| !is_control(c)).collect();
     out.blank();
-    out.line("Verdicts (ratio of candidate to baseline, 95% interval of a paired bootstrap)");
+    out.line("Verdicts (candidate to baseline, with 95% intervals over repetitions)");
     if apart.is_empty() {
         out.item("No comparison was made.");
     }

@@ -204,6 +204,18 @@ pub fn baselines() -> impl Iterator<Item = &'static str> {
     TABLE.iter().filter(|row| row.is_baseline).map(|row| row.name).chain(PLAIN.into_iter().map(PolicyKind::name))
 }
 
+/// Of these arms, the place of the baseline that is hardest to beat.
+pub fn strongest_baseline<'a>(arms: impl Iterator<Item = &'a str>) -> Option<usize> {
+    let arms: Vec<&str> = arms.collect();
+    let strongest = [Arm::SharedTuned.name(), Arm::SharedLeastLoad.name(), PolicyKind::LeastLoad.name()];
+    strongest.into_iter().chain(baselines()).find_map(|name| arms.iter().position(|arm| *arm == name))
+}
+
+/// The arms that a user would serve with if they win.
+pub fn tried_candidates() -> impl Iterator<Item = &'static str> {
+    [Arm::DualPool.name(), Arm::Auto.name(), RouterArm::Configured.name()].into_iter()
+}
+
 const CONTROL_SUFFIX: &str = "_control";
 
 /// What an arm of an artifact of schema version 1 is called now; a control is named after its arm, as ever.

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use dualpool_types::Arm;
 use dualpool_types::arm::UnknownArm;
+use crate::budget::REQUESTS_MIN;
 use dualpool_types::settings::{Rule, Section, count, described, each_once, rule};
 
 /// How much a run measures, and where it leaves it.
@@ -16,18 +17,23 @@ pub struct RunSettings {
     /// Arms of `dual_pool`, in order. `shared_tuned` if it is among them, else the first one, is the reference: it runs a second
     /// time as the A/A control, and the other arms' output tokens are compared with its own.
     pub arms: Vec<String>,
-    /// How often each arm runs, each time with requests of its own. `run.quick` lowers it to 2 at most, `run.exact` to 1.
+    /// Seconds that a run may take once its engines are up: warm-up, calibration, search and measurement. Too little time leaves out
+    /// arms first, then requests. Not a bound where `run.repetitions` says how many there are to be.
+    #[serde(deserialize_with = "seconds")]
+    pub budget_s: u64,
+    /// How often each arm runs, each time with requests of its own; 0 = until what the run was planned for is decided, or the time is
+    /// over. `run.quick` makes it 2 at most, `run.exact` 1.
     pub repetitions: u32,
-    /// Shorter run: at most two repetitions of a quarter of the requests and a search with a third of its time. Intervals are
-    /// wider. Calibrations take fewer measurements.
+    /// The requests of a repetition, at most: as many of the workload's, in the same proportions.
+    pub repetition_requests: u32,
+    /// Shorter run: two repetitions of a third of the requests, which decide nothing, and a search with a third of its time.
+    /// Calibrations take fewer measurements.
     pub quick: bool,
     /// Check that all arms give the same tokens: a quarter of the requests, one at a time, each with empty caches. Any difference,
     /// and any hand-off whose KV was computed again, fails the run. Nothing is compared for speed.
     pub exact: bool,
     /// Folder for the artifacts; it may not hold a run yet. Empty = `artifacts/<target>/<UTC time>-<id>`.
     pub out: PathBuf,
-    /// Resamples behind each bootstrap interval.
-    pub bootstrap_resamples: u32,
     /// Seconds that the search may take on the engines to tune the arms that are to be tuned. With less time it tries fewer
     /// candidates.
     pub search_budget_s: u64,
@@ -45,15 +51,33 @@ impl RunSettings {
     }
 }
 
+/// A number of seconds, or a number with a unit: `90s`, `4m`, `1h`.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        Seconds(u64),
+        WithUnit(String),
+    }
+    let text = match Given::deserialize(deserializer)? {
+        Given::Seconds(seconds) => return Ok(seconds),
+        Given::WithUnit(text) => text,
+    };
+    let unit = [("s", 1), ("m", 60), ("h", 3_600)].into_iter().find_map(|(unit, each)| Some((text.strip_suffix(unit)?, each)));
+    let seconds = unit.and_then(|(number, each)| number.trim().parse::<u64>().ok()?.checked_mul(each));
+    seconds.ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no time; write seconds, or such as 90s, 4m or 1h")))
+}
+
 impl Default for RunSettings {
     fn default() -> Self {
         RunSettings {
             arms: Arm::by_default().map(|arm| arm.name().to_string()).collect(),
-            repetitions: 3,
+            budget_s: 600,
+            repetitions: 0,
+            repetition_requests: 36,
             quick: false,
             exact: false,
             out: PathBuf::new(),
-            bootstrap_resamples: 2000,
             search_budget_s: 90,
             expectations: "expectations".into(),
             update_expectations: false,
@@ -74,9 +98,14 @@ impl Section for RunSettings {
                 renamed.map_or(allowed.clone(), |why| format!("{allowed}; {why}")),
                 !self.arms.is_empty() && known && each_once(&self.arms),
             ),
-            count("run.repetitions", self.repetitions),
+            count("run.budget_s", self.budget_s),
+            described("run.repetitions", "a whole number of at least 0"),
+            rule(
+                "run.repetition_requests",
+                format!("a whole number of at least {REQUESTS_MIN}"),
+                self.repetition_requests >= REQUESTS_MIN,
+            ),
             described("run.out", "the path of a folder, or empty for a new one"),
-            rule("run.bootstrap_resamples", "a whole number of at least 100", self.bootstrap_resamples >= 100),
             count("run.search_budget_s", self.search_budget_s),
             rule("run.expectations", "the path of a folder, or `none`", !self.expectations.as_os_str().is_empty()),
         ]

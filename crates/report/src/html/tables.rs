@@ -162,7 +162,7 @@ pub(super) fn search(artifacts: &Artifacts) -> Markup {
     let intro = "A simulation on engines that cost what the router learned of these shortlisted the arrangements; short trials on the \
                  engines chose among them. Scores: higher is better. Arrangements without requests were not on the shortlist.";
     let headings =
-        [("arrangement", ""), ("forecast", "score"), ("requests", ""), ("goodput", "%"), ("trial", "score"), ("chosen for", "")];
+        [("arrangement", ""), ("forecast", "score"), ("requests", ""), ("within objectives", "%"), ("trial", "score"), ("chosen for", "")];
     let score = |score: f64| format!("{score:.3}");
     let rows = html! {
         @for trial in &artifacts.run.search {

@@ -8,15 +8,17 @@ use async_trait::async_trait;
 
 use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
-use dualpool_types::artifact::{Environment, RunInfo, RunMix};
+use dualpool_report::measure::{quantile, sorted};
+use dualpool_types::artifact::{Environment, RunInfo, RunMix, RunRepetition};
 use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
-use dualpool_workload::{Arrivals, WorkItem, Workload, mix_name};
+use dualpool_workload::{Arrivals, Workload, mix_name};
 
 use crate::arms::{self, Pools};
+use crate::budget::{Budget, fit};
 use crate::drive::{ArmRunner, DriveError, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::phases::Phases;
-use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired};
+use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::search::{self, SearchResult, TrialSetup};
 use crate::target::{Call, Flags, Prepared, Target};
 use crate::{Cancel, Settings, folder, pair, saturation};
@@ -27,6 +29,12 @@ const QUICK_SEARCH: f64 = 1.0 / 3.0;
 /// Shares of a repetition's requests for the warm-up and the calibration.
 const WARM_UP_SCALE: f64 = 0.1;
 const CALIBRATION_SCALE: f64 = 0.5;
+
+/// What the search may take of the time that is left.
+const SEARCH_SHARE: f64 = 0.3;
+
+/// Nearer to saturation than this, queues are not told from queues that grow without end.
+const LOAD_MAX: f64 = 0.9;
 
 /// A step that is to keep the ITL objective is sized for this share of it; the rest is for what the cost model does not know.
 const STEP_SHARE_OF_ITL: f64 = 0.9;
@@ -113,9 +121,8 @@ struct Split<'a> {
     kv_transfer: bool,
     /// The arms that were asked for, less those that these engines cannot serve.
     arms: Vec<Arm>,
-    /// The mix as it was asked for; the workload of one repetition is a share of it under `--quick` and `--exact`.
+    /// The workload as it was asked for; a repetition has a share of its requests.
     mix: Workload,
-    workload: Workload,
     effort: Effort,
 }
 
@@ -141,8 +148,8 @@ impl<'a> Split<'a> {
                 arms::names(&dropped)
             ));
         }
-        let effort = Effort::of(run);
         let mix = Workload::new(&settings.workload);
+        let effort = Effort::of(run, mix.requests(), mix.is_steady());
         Ok(Split {
             settings,
             pools,
@@ -150,19 +157,59 @@ impl<'a> Split<'a> {
             kv_transfer,
             arms,
             engine,
-            workload: if effort.scale < 1.0 { mix.scaled(effort.scale) } else { mix.clone() },
             mix,
             effort,
         })
     }
 
     /// A few requests through every engine and, where KV can move, through every hand-off: first steps and first copies are slow.
-    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<(), DriveError> {
+    /// Returns how long a request takes when a few others are on its engine.
+    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<Micros, DriveError> {
         let items = self.mix.scaled(WARM_UP_SCALE).upfront().generate(self.vocab_size, self.seed("warm-up"), None);
+        let mut took = Vec::new();
         for arm in [Arm::SharedRoundRobin, Arm::FullDisaggregation].into_iter().take(1 + usize::from(self.kv_transfer)) {
-            runner.run(arm.name(), &self.pools.arm(arm, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+            let recording = runner.run(arm.name(), &self.pools.arm(arm, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+            took.extend(recording.requests.iter().map(|request| (request.ended_us - request.arrived_us).as_ms()));
         }
-        Ok(())
+        Ok(Micros::from_ms(quantile(&sorted(took.into_iter()), 0.5).unwrap_or_default()))
+    }
+
+    /// So many of the requests that were asked for, in the same proportions.
+    fn share(&self, requests: u32) -> Workload {
+        let share = f64::from(requests) / self.mix.requests().max(1) as f64;
+        if share < 1.0 { self.mix.scaled(share) } else { self.mix.clone() }
+    }
+
+    /// Leaves out what there is no time for, and decides on the lead-in. `took`: what a request takes.
+    fn cut(&self, runner: &ArmRunner<'_>, budget: Option<Budget>, took: Micros, run: &mut RunInfo) {
+        let Some(rate) = run.rate_rps else { return };
+        let load = run.saturation_rps.map_or(self.settings.workload.load, |saturation| rate / saturation).clamp(0.0, LOAD_MAX);
+        // A queue's memory: the nearer to saturation, the longer.
+        let settling_s = took.as_secs() / (1.0 - load);
+        let span_s = |requests: u32| f64::from(requests) / rate;
+        let steady = self.mix.is_steady();
+        let lead_in_s = |requests: u32| if steady { settling_s.min(span_s(requests)) } else { 0.0 };
+        let idle_s = runner.findings().idle().as_secs_f64();
+        let run_of = |requests: u32| Duration::from_secs_f64(lead_in_s(requests) + span_s(requests) + settling_s + idle_s);
+        let mut requests = self.effort.requests;
+        if let Some(budget) = budget {
+            let fitting = fit(budget.left(), run.arms.len(), requests, run_of);
+            let left_out = arms::least_important(&mut run.arms, fitting.arms);
+            if !left_out.is_empty() {
+                let names = left_out.join(", ");
+                runner.note(format!("There is no time for all arms, so these were left out: {names}. More time: --budget."));
+            }
+            if fitting.requests < requests {
+                runner.note(format!(
+                    "There is no time for {requests} requests in a repetition, so it has {}. More time: --budget.",
+                    fitting.requests
+                ));
+            }
+            requests = fitting.requests;
+        }
+        if steady {
+            run.repetition = Some(RunRepetition { requests: self.share(requests).requests() as u32, lead_in_s: lead_in_s(requests) });
+        }
     }
 
     /// The rate that the user asked for.
@@ -175,7 +222,8 @@ impl<'a> Split<'a> {
         let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
         let arms = SATURATING.map(|arm| self.pools.arm(arm, &BTreeMap::new()));
         let mut mixes = Vec::new();
-        for ((mix, part), (_, served)) in self.mix.parts().zip(self.workload.parts()) {
+        let served = self.share(self.effort.requests);
+        for ((mix, part), (_, served)) in self.mix.parts().zip(served.parts()) {
             let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
             let saturation_rps = saturation::find(runner, &arms, &items).await?;
             mixes.push(RunMix { name: mix_name(mix).into(), requests: served.requests() as u32, saturation_rps });
@@ -183,10 +231,17 @@ impl<'a> Split<'a> {
         Ok(mixes)
     }
 
-    async fn search(&self, runner: &ArmRunner<'_>, arms: &[Arm], run: &RunInfo) -> Result<SearchResult, DriveError> {
+    async fn search(
+        &self,
+        runner: &ArmRunner<'_>,
+        arms: &[Arm],
+        budget: Option<Budget>,
+        run: &RunInfo,
+    ) -> Result<SearchResult, DriveError> {
         let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
         let rate_expected = rate.or(run.saturation_rps).or(self.rate_given()).unwrap_or(1.0);
-        let budget = Duration::from_secs(self.settings.run.search_budget_s);
+        let given = Duration::from_secs(self.settings.run.search_budget_s);
+        let budget = budget.map_or(given, |budget| given.min(budget.left().mul_f64(SEARCH_SHARE)));
         let quick = self.settings.run.quick;
         let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
         let trials = TrialSetup {
@@ -225,9 +280,15 @@ impl Measurement for Split<'_> {
         self.effort
     }
 
-    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+    async fn arrange(
+        &self,
+        runner: &ArmRunner<'_>,
+        budget: Option<Budget>,
+        run: &mut RunInfo,
+        phases: &mut Phases<'_>,
+    ) -> Result<(), DriveError> {
         phases.begin("warm-up", 1 + u32::from(self.kv_transfer));
-        self.warm_up(runner).await?;
+        let took = self.warm_up(runner).await?;
         if self.settings.run.exact {
             // Engines stay as they were started: in bf16 the size of a prefill step alone can change a token.
             let arms = [Arm::OneEngine].into_iter().chain(self.arms.iter().copied());
@@ -250,16 +311,25 @@ impl Measurement for Split<'_> {
         let mut found = SearchResult::default();
         if !arms.is_empty() {
             phases.begin("search", 0);
-            found = self.search(runner, &arms, run).await?;
+            found = self.search(runner, &arms, budget, run).await?;
         }
         run.search = found.candidates;
         let arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
         run.arms = pair::with_control(arms);
+        self.cut(runner, budget, took, run);
         runner.keep_costs().await
     }
 
-    fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError> {
-        Ok(paced(&self.workload, run).generate(self.vocab_size, seed, run.rate_rps))
+    fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError> {
+        let made = |requests: u32, seed: u64| paced(&self.share(requests), run).generate(self.vocab_size, seed, run.rate_rps);
+        let (Some(RunRepetition { requests, lead_in_s }), Some(rate)) = (run.repetition, run.rate_rps) else {
+            return Ok(Repetition::whole(made(self.effort.requests, seed)));
+        };
+        let around = (lead_in_s * rate).ceil() as u32;
+        let of = |requests: u32, purpose: &str| made(requests, pair::seeds(seed, purpose, 1)[0]);
+        let stretches = [of(around, "lead-in"), made(requests, seed), of(around, "lead-out")];
+        let spans = stretches.each_ref().map(|items| Micros::from_secs(items.len() as f64 / rate));
+        Ok(Repetition::amid(stretches, spans))
     }
 }
 
