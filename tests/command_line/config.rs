@@ -205,9 +205,10 @@ fn impossible_values_are_refused() {
         refuses(key, "0", &["is 0", "at least 1"]);
     }
     for key in ["objectives.ttft_short_ms", "objectives.ttft_long_ms", "objectives.itl_ms"] {
-        refuses(key, "0", &["over 0"]);
+        refuses(key, "-1", &["over 0", "0 to measure it"]);
         refuses(key, "inf", &["over 0"]);
     }
+    refuses("objectives.ttft_slack", "0", &["over 0"]);
     refuses("objectives.ttft_ms", "-1", &["over 0", "0 to go by"]);
     refuses("router.admission.queue_max", "100001", &["from 0 to 100000"]);
     refuses("router.admission.patience_ms", "5,4,6", &["three whole numbers", "at least the one before it"]);

@@ -121,11 +121,14 @@ mod tests {
 
     #[test]
     fn engines_that_cannot_move_kv_drop_the_arms_that_need_it() {
-        let arms: Vec<Arm> = Arm::by_default().collect();
+        let arms: Vec<Arm> = Arm::nameable().collect();
         assert_eq!(servable(&pools(), &arms, true).unwrap(), (arms.clone(), vec![]));
         let (kept, dropped) = servable(&pools(), &arms, false).unwrap();
         assert_eq!(dropped, [Arm::FullDisaggregation, Arm::DualPool]);
-        assert_eq!(kept, [Arm::SharedRoundRobin, Arm::SharedLeastLoad, Arm::SharedTuned, Arm::Dedicated, Arm::BestFound]);
+        assert_eq!(
+            kept,
+            [Arm::SharedRoundRobin, Arm::SharedLeastLoad, Arm::SharedTuned, Arm::Dedicated, Arm::BestFound, Arm::Auto]
+        );
         let error = servable(&pools(), &[Arm::DualPool], false).unwrap_err().to_string();
         assert!(error.contains("(dual_pool)"), "{error}");
     }

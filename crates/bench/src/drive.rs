@@ -123,7 +123,7 @@ fn longest_pause(recording: &Recording) -> Micros {
 /// Runs arrangements, all of them by the same rules, and remembers what went wrong in any.
 pub(super) struct ArmRunner<'a> {
     fleet: &'a Fleet,
-    objectives: &'a ObjectiveSettings,
+    objectives: Mutex<ObjectiveSettings>,
     cancel: &'a Cancel,
     progress: &'a dyn Progress,
     /// When the machine stood still for this long, the run says nothing about its arm.
@@ -182,7 +182,14 @@ impl Findings {
 impl<'a> ArmRunner<'a> {
     pub(crate) fn new(fleet: &'a Fleet, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> ArmRunner<'a> {
         let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
-        ArmRunner { fleet, objectives: &settings.objectives, cancel, progress, pause_min, findings: Mutex::default() }
+        ArmRunner {
+            fleet,
+            objectives: Mutex::new(settings.objectives.clone()),
+            cancel,
+            progress,
+            pause_min,
+            findings: Mutex::default(),
+        }
     }
 
     pub(crate) fn findings(&self) -> Findings {
@@ -198,6 +205,15 @@ impl<'a> ArmRunner<'a> {
     fn lock(&self) -> MutexGuard<'_, Findings> {
         // Every change is one assignment, so what is seen is whole even if a thread panicked while it held the lock.
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The objectives of all requests from now on.
+    pub(crate) fn set_objectives(&self, objectives: ObjectiveSettings) {
+        *self.objectives.lock().unwrap_or_else(PoisonError::into_inner) = objectives;
+    }
+
+    pub(crate) fn objectives(&self) -> ObjectiveSettings {
+        self.objectives.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the router has learned of these engines so far.
@@ -250,12 +266,7 @@ impl<'a> ArmRunner<'a> {
         }
     }
 
-    async fn once(
-        &self,
-        arrangement: &Arrangement,
-        repetition: u32,
-        work: &Work<'_>,
-    ) -> Result<Recording, DriveError> {
+    async fn once(&self, arrangement: &Arrangement, repetition: u32, work: &Work<'_>) -> Result<Recording, DriveError> {
         let (arm, began) = (&arrangement.name, Instant::now());
         let arranged = tokio::time::timeout(ARRANGE_MAX, self.arrange(arrangement)).await;
         let arranged = arranged.unwrap_or_else(|_| Err(anyhow!("the engines were not idle and arranged within {ARRANGE_MAX:?}")));
@@ -345,7 +356,7 @@ impl<'a> ArmRunner<'a> {
                 }
             }
             // Submitted here and followed in a task: requests that are due together reach the router in the workload's order.
-            let request = request(item, self.objectives, Some(start.time.plus(item.at)));
+            let request = request(item, &self.objectives(), Some(start.time.plus(item.at)));
             let (replies, index) = (self.fleet.submit(request).await, item.index);
             clients.spawn(async move {
                 follow(replies).await;
@@ -361,7 +372,7 @@ impl<'a> ArmRunner<'a> {
 
     async fn one_by_one(&self, arm: &str, items: &[WorkItem]) -> Result<(), DriveError> {
         for (done, item) in items.iter().enumerate() {
-            let over = follow(self.fleet.submit(request(item, self.objectives, None)).await);
+            let over = follow(self.fleet.submit(request(item, &self.objectives(), None)).await);
             if tokio::time::timeout(OVERTIME_MAX, over).await.is_err() {
                 return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: items.len() - done, requests: items.len() });
             }

@@ -17,6 +17,7 @@ mod fit;
 pub mod flags;
 pub mod folder;
 mod identical;
+mod idle;
 mod pair;
 mod phases;
 pub mod profile;

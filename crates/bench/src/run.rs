@@ -223,7 +223,8 @@ impl Paired {
         let expectations = Expectations::read(&settings.run, &environment)?;
         expectations.announce(progress);
         let time_for_each = Duration::from_secs(settings.run.budget_s) / workloads.len().max(1) as u32;
-        let mut context = RunContext { settings: &settings, time_for_each, command, environment, notes, expectations, progress, cancel };
+        let mut context =
+            RunContext { settings: &settings, time_for_each, command, environment, notes, expectations, progress, cancel };
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut stopped = None;
         for workload in workloads {

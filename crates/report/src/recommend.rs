@@ -119,7 +119,8 @@ fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], su
             others.iter().map(|other| standing(choice.name, other, summary)).collect::<Vec<_>>().join(", ")
         ));
     }
-    let who = if choice.name == leader.name { choice.name.to_string() } else { format!("{}, which leads by the figures,", leader.name) };
+    let who =
+        if choice.name == leader.name { choice.name.to_string() } else { format!("{}, which leads by the figures,", leader.name) };
     let beaten: Vec<&Arm> = candidates.iter().copied().filter(|c| !as_good.iter().any(|a| a.name == c.name)).collect();
     let (paired, unpaired): (Vec<&Arm>, Vec<&Arm>) = beaten.into_iter().partition(|a| compared(leader, a, summary).is_some());
     let names = |arms: &[&Arm]| arms.iter().map(|a| a.name).collect::<Vec<_>>().join(", ");
@@ -295,7 +296,10 @@ mod tests {
         let said = recommend(&artifacts);
         assert_eq!(said.arm.as_deref(), Some("dual_pool"));
         let reasons = said.reasons.join(" ");
-        assert!(reasons.contains("dual_pool is shown to keep more requests within objectives than shared_least_load, shared_tuned."), "{reasons}");
+        assert!(
+            reasons.contains("dual_pool is shown to keep more requests within objectives than shared_least_load, shared_tuned."),
+            "{reasons}"
+        );
         assert!(reasons.contains("more requests within objectives than full_disaggregation, by the figures alone"), "{reasons}");
     }
 

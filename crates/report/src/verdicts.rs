@@ -90,7 +90,13 @@ mod tests {
             visible: None,
             verdict,
         };
-        let share = Comparison { ratio: None, difference: Some(0.031), ci_low: Some(-0.004), ci_high: Some(0.066), ..c("goodput_share", 1.0, Verdict::Better) };
+        let share = Comparison {
+            ratio: None,
+            difference: Some(0.031),
+            ci_low: Some(-0.004),
+            ci_high: Some(0.066),
+            ..c("goodput_share", 1.0, Verdict::Better)
+        };
         let all = [
             c("throughput_rps", 1.0, Verdict::Equivalent),
             c("itl_ms.p50", 1.0, Verdict::Undecided),

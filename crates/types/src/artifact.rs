@@ -45,6 +45,12 @@ pub struct RunInfo {
     /// After how many repetitions the planned comparisons were looked at; a verdict may have been reached at any of them.
     #[serde(default)]
     pub looks: Vec<u32>,
+    /// What idle engines did, where objectives were derived from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<RunIdle>,
+    /// The objectives of the requests, given or derived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objectives: Option<SummaryObjectives>,
     /// What a repetition consists of, where its workload can be cut and begun anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition: Option<RunRepetition>,
@@ -91,6 +97,8 @@ impl RunInfo {
             arms: Vec::new(),
             seeds: Vec::new(),
             looks: Vec::new(),
+            idle: None,
+            objectives: None,
             repetition: None,
             rate_rps: None,
             saturation_rps: None,
@@ -105,6 +113,19 @@ impl RunInfo {
             interrupted: false,
         }
     }
+}
+
+/// What the engines do when they have next to nothing to do; objectives that were not given are multiples of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunIdle {
+    /// The median time to first token of a short prompt that is alone on its engine, in milliseconds.
+    pub ttft_short_ms: f64,
+    /// The median time to first token of a long prompt that is alone on its engine, in milliseconds.
+    pub ttft_long_ms: f64,
+    /// The median gap between tokens of a request that is alone on its engine, in milliseconds.
+    pub itl_alone_ms: f64,
+    /// The median gap between tokens of four requests that decode together on each engine, in milliseconds.
+    pub itl_together_ms: f64,
 }
 
 /// What a repetition consists of.

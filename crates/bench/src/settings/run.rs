@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::budget::REQUESTS_MIN;
 use dualpool_types::Arm;
 use dualpool_types::arm::UnknownArm;
-use crate::budget::REQUESTS_MIN;
 use dualpool_types::settings::{Rule, Section, count, described, each_once, rule};
+
+/// What stands for every arm that can be named.
+const ALL_ARMS: &str = "all";
 
 /// How much a run measures, and where it leaves it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
-    /// Arms of `dual_pool`, in order. `shared_tuned` if it is among them, else the first one, is the reference: it runs a second
+    /// Arms of `dual_pool`, in order, or `all`. `shared_tuned` if it is among them, else the first one, is the reference: it runs a second
     /// time as the A/A control, and the other arms' output tokens are compared with its own.
     pub arms: Vec<String>,
     /// Seconds that a run may take once its engines are up: warm-up, calibration, search and measurement. Too little time leaves out
@@ -45,6 +48,14 @@ pub struct RunSettings {
 }
 
 impl RunSettings {
+    /// The arms that were asked for.
+    pub fn chosen_arms(&self) -> Result<Vec<Arm>, UnknownArm> {
+        match &self.arms[..] {
+            [all] if all == ALL_ARMS => Ok(Arm::nameable().collect()),
+            names => names.iter().map(|name| Arm::find(name)).collect(),
+        }
+    }
+
     /// The folder of expectations; none where the run is held against nothing.
     pub fn expectations_folder(&self) -> Option<&Path> {
         (self.expectations.as_path() != Path::new("none")).then_some(&self.expectations)
@@ -88,10 +99,10 @@ impl Default for RunSettings {
 impl Section for RunSettings {
     fn rules(&self) -> Vec<Rule> {
         let names: Vec<&str> = Arm::nameable().map(Arm::name).collect();
-        let known = self.arms.iter().all(|arm| Arm::find(arm).is_ok());
+        let known = self.chosen_arms().is_ok();
         let renamed =
             self.arms.iter().filter_map(|arm| Arm::find(arm).err()).find(|error| matches!(error, UnknownArm::Renamed { .. }));
-        let allowed = format!("at least one of {}, each once", names.join(", "));
+        let allowed = format!("`all`, or at least one of {}, each once", names.join(", "));
         vec![
             rule(
                 "run.arms",

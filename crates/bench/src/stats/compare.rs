@@ -277,8 +277,7 @@ mod tests {
     }
 
     fn compare(arms: &[(&str, Vec<RequestRecord>)]) -> Vec<Comparison> {
-        let arms: Vec<Arm<'_>> =
-            arms.iter().map(|(name, requests)| Arm { name, repetitions: by_repetition(requests) }).collect();
+        let arms: Vec<Arm<'_>> = arms.iter().map(|(name, requests)| Arm { name, repetitions: by_repetition(requests) }).collect();
         comparisons(&arms, &looks(arms[0].repetitions.len() as u32), true)
     }
 

@@ -61,11 +61,11 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         arrivals: if settings.run.exact { ONE_BY_ONE } else { arrivals }.to_string(),
         rate_rps: run.rate_rps,
         repetitions: complete.len() as u32,
-        objectives: SummaryObjectives {
+        objectives: run.objectives.unwrap_or(SummaryObjectives {
             ttft_short_ms: settings.objectives.ttft_ms_of(Class::Short),
             ttft_long_ms: settings.objectives.ttft_ms_of(Class::Long),
             itl_ms: settings.objectives.itl_ms,
-        },
+        }),
         arms,
         expectations: run.expected.as_ref().map(|expected| held(expected, &comparisons)),
         comparisons,
@@ -168,7 +168,8 @@ mod tests {
         };
         assert_eq!(summary.comparisons.len(), 2 * 9, "two pairs, without waves and below saturation");
         for c in summary.comparisons.iter().filter(|c| c.difference.is_none()) {
-            let ratio = |n| value(&of_one(&c.candidate, n), &c.metric).unwrap() / value(&of_one(&c.baseline, n), &c.metric).unwrap();
+            let ratio =
+                |n| value(&of_one(&c.candidate, n), &c.metric).unwrap() / value(&of_one(&c.baseline, n), &c.metric).unwrap();
             let expected = (0..3).map(|n| ratio(n).ln()).sum::<f64>() / 3.0;
             assert!((c.ratio.unwrap() - expected.exp()).abs() < 1e-9, "{c:?}: the repetitions give {}", expected.exp());
             assert!(c.ci_low <= c.ci_high);

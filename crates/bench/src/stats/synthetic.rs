@@ -28,7 +28,14 @@ pub(crate) fn noisy(name: &str, repetitions: u32, requests: u32, stretch: f64, s
 
 /// Requests that share the queue of two engines, each of which serves six at a time and is the slower the more it serves. Arrivals and sizes are
 /// those of the repetition, the same in every arm; each run as a whole is faster or slower by about `runs_differ_by`.
-pub(crate) fn queue(name: &str, repetitions: u32, requests: u32, stretch: f64, runs_differ_by: f64, seed: u64) -> Vec<RequestRecord> {
+pub(crate) fn queue(
+    name: &str,
+    repetitions: u32,
+    requests: u32,
+    stretch: f64,
+    runs_differ_by: f64,
+    seed: u64,
+) -> Vec<RequestRecord> {
     let (mut of_run, spread) = (seeded(seed, "runs"), LogNormal::<f64>::new(0.0, runs_differ_by).expect("no negative deviation"));
     let mut records = Vec::new();
     for repetition in 0..repetitions {

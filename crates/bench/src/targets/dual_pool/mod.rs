@@ -11,17 +11,18 @@ use dualpool_fleet::Progress;
 use dualpool_report::measure::{quantile, sorted};
 use dualpool_types::artifact::{Environment, RunInfo, RunMix, RunRepetition};
 use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
-use dualpool_workload::{Arrivals, Workload, mix_name};
+use dualpool_workload::{Arrivals, ModelLimits, Workload, mix_name};
 
 use crate::arms::{self, Pools};
 use crate::budget::{Budget, fit};
 use crate::drive::{ArmRunner, DriveError, Work};
 use crate::flags::{SettingFlag, flag};
+use crate::idle;
 use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::search::{self, SearchResult, TrialSetup};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Cancel, Settings, folder, pair, saturation};
+use crate::{Cancel, RunSettings, Settings, folder, pair, saturation};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -97,7 +98,7 @@ const FLAGS: [SettingFlag; 10] = [
     flag("decode-requests", "workload.decode_requests", "N", "Requests with a short prompt"),
     flag("continue-requests", "workload.continue_requests", "N", "Further requests with a short prompt"),
     flag("max-tokens", "workload.max_tokens", "TOKENS", "Output tokens of a request"),
-    flag("arms", "run.arms", "LIST", "Arms to run, in order"),
+    flag("arms", "run.arms", "LIST", "Arms to run, in order, or all"),
     flag("search-budget-s", "run.search_budget_s", "S", "Time for the search that tunes the arms which are to be tuned"),
 ];
 
@@ -133,8 +134,8 @@ impl<'a> Split<'a> {
         dualpool_workload::check(&settings.workload, engine.max_model_len).map_err(Failure::from)?;
         let run = &settings.run;
         let kv_transfer = engines.iter().all(|e| e.kv_transfer);
-        let asked = run.arms.iter().map(|name| Arm::find(name)).collect::<Result<Vec<Arm>, _>>()?;
-        if asked.contains(&Arm::Auto) {
+        let asked = run.chosen_arms()?;
+        if run.arms != RunSettings::default().arms && run.arms.iter().any(|name| name == Arm::Auto.name()) {
             runner.note(format!(
                 "`{}` is the arm that adapts while it serves; the winner of the search, which was called so before, is `{}`.",
                 Arm::Auto.name(),
@@ -208,7 +209,8 @@ impl<'a> Split<'a> {
             requests = fitting.requests;
         }
         if steady {
-            run.repetition = Some(RunRepetition { requests: self.share(requests).requests() as u32, lead_in_s: lead_in_s(requests) });
+            run.repetition =
+                Some(RunRepetition { requests: self.share(requests).requests() as u32, lead_in_s: lead_in_s(requests) });
         }
     }
 
@@ -255,13 +257,13 @@ impl<'a> Split<'a> {
         };
         // Fitted on these engines while they warmed up and were calibrated.
         let costs = runner.costs().await?;
-        let step = Micros::from_ms(self.settings.objectives.itl_ms * STEP_SHARE_OF_ITL);
+        let step = Micros::from_ms(runner.objectives().itl_ms * STEP_SHARE_OF_ITL);
         let short = self.settings.workload.short_prompt_tokens;
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
         candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
         let seeds = pair::seeds(self.settings.workload.seed, "forecast", search::FORECAST_REPETITIONS);
         let workloads: Vec<_> = seeds.iter().map(|&seed| mix.generate(self.vocab_size, seed, rate)).collect();
-        let (engine, wanted) = (self.engine.clone(), self.settings.objectives.clone());
+        let (engine, wanted) = (self.engine.clone(), runner.objectives());
         // A second or two of one core: on a thread of its own, so that nothing else waits for it.
         let work = move || search::forecast(candidates, &engine, costs, &workloads, &wanted);
         let forecasts = tokio::task::spawn_blocking(work).await.map_err(anyhow::Error::from).and_then(|made| Ok(made?));
@@ -295,6 +297,9 @@ impl Measurement for Split<'_> {
             run.arms = pair::with_control(arms.map(|arm| self.pools.arm(arm, &BTreeMap::new())).collect());
             return runner.keep_costs().await;
         }
+        let in_turn = self.pools.arm(Arm::SharedRoundRobin, &BTreeMap::new());
+        let model = ModelLimits { vocab_size: self.vocab_size, max_model_len: self.engine.max_model_len };
+        idle::settle_objectives(runner, &in_turn, self.settings, model, run, phases).await?;
         let arms: Vec<Arm> = Arm::searched_for().filter(|arm| self.arms.contains(arm)).collect();
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
         let given = self.rate_given();

@@ -20,6 +20,7 @@ use dualpool_workload::{ModelLimits, WorkItem};
 use crate::budget::Budget;
 use crate::drive::{ArmRunner, DriveError, Pace, Work};
 use crate::flags::{SettingFlag, flag};
+use crate::idle;
 use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::target::{Call, Flags, Prepared, Target};
@@ -225,6 +226,8 @@ impl Measurement for Routed<'_> {
         self.warm_up(runner).await?;
         let mut pace = None;
         if !self.settings.run.exact {
+            let in_turn = self.arm("idle", PolicyKind::RoundRobin);
+            idle::settle_objectives(runner, &in_turn, self.settings, self.model, run, phases).await?;
             let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
             let to_find = self.demand.has_rate() && given.is_none();
             phases.begin("calibration", 1 + if to_find { SATURATING.len() as u32 } else { 0 });
