@@ -105,6 +105,13 @@ pub(crate) fn least_important(arms: &mut Vec<Arrangement>, left: usize) -> Vec<S
     left_out
 }
 
+/// The arm whose output tokens the others' are compared with, and which a control repeats: what `--exact` compares with, else the baseline that
+/// matters most, else the first arm.
+pub(crate) fn reference(arms: &[Arrangement]) -> Option<&Arrangement> {
+    let named = |arm: Arm| arms.iter().find(|a| a.name == arm.name());
+    named(Arm::OneEngine).or_else(|| named(Arm::SharedTuned)).or(arms.first())
+}
+
 /// The same arrangement under the name of the arm's control.
 pub fn control(arm: &Arrangement) -> Arrangement {
     Arrangement { name: control_of(&arm.name), ..arm.clone() }

@@ -6,7 +6,7 @@ use rand::seq::SliceRandom as _;
 
 use dualpool_types::artifact::RunInfo;
 use dualpool_types::records::{EngineSample, RequestRecord};
-use dualpool_types::{Arm, Arrangement, seeded};
+use dualpool_types::{Arrangement, seeded};
 
 use super::arms;
 use super::budget::Budget;
@@ -24,11 +24,9 @@ pub(super) struct Measured {
     pub stopped: Option<DriveError>,
 }
 
-/// The arms with the reference's control behind them. The reference is what `--exact` compares with, else the baseline that matters
-/// most, else the first arm.
+/// The arms with the reference's control behind them.
 pub(super) fn with_control(mut measured: Vec<Arrangement>) -> Vec<Arrangement> {
-    let named = |arm: Arm| measured.iter().find(|a| a.name == arm.name());
-    if let Some(reference) = named(Arm::OneEngine).or_else(|| named(Arm::SharedTuned)).or(measured.first()) {
+    if let Some(reference) = arms::reference(&measured) {
         measured.push(arms::control(reference));
     }
     measured

@@ -93,7 +93,7 @@ impl Repetition {
             for item in stretch {
                 items.push(WorkItem { index: items.len() as u32, at: begin + item.at, ..item });
             }
-            begin = begin + span;
+            begin += span;
         }
         Repetition { items, counted }
     }

@@ -85,7 +85,7 @@ fn routed(arms: &[Arm]) -> bool {
 }
 
 /// What explains the headings, below the table.
-const LEGEND: &str = "* best of the column, controls aside. goodput: share of requests within all their objectives. queue: mean depth \
+const LEGEND: &str = "* best of the column, controls aside. within objectives: share of requests that met all of theirs. queue: mean depth \
 (waiting + running) of the prefill and the decode pool, or of all engines where they are shared. hand-offs: KV moves, all repetitions. n/m: not measured.";
 
 /// What explains the further headings where a router is what is measured.

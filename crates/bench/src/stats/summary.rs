@@ -13,8 +13,8 @@ use dualpool_workload::{arrivals_name, mix_name};
 
 use super::compare::{Arm, all_decided, comparisons};
 use super::expected::held;
-use crate::Settings;
 use crate::identical::identical;
+use crate::{Settings, arms};
 
 /// The arrivals of an exact run, whatever the settings say.
 const ONE_BY_ONE: &str = "one_by_one";
@@ -46,7 +46,7 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
             ArmSummary { routing, ..figures(&arm.name, control, &requests, &samples, &run.environment) }
         })
         .collect();
-    let reference = run.arms.iter().find_map(|arm| controlled(&arm.name)).unwrap_or_default();
+    let reference = arms::reference(&run.arms).map_or("", |arm| arm.name.as_str());
     // Requests that are alone on the engines say nothing of what an arm is for.
     let comparisons = if settings.run.exact { Vec::new() } else { compared(run, &requests, &complete) };
     let (served, arrivals) = match &run.workload {
