@@ -278,7 +278,7 @@ const SMALL: [&str; 16] = [
 
 #[test]
 fn a_run_prints_its_table_and_leaves_artifacts_that_report_reads() {
-    let mut program = dualpool(&SMALL);
+    let mut program = dualpool(&[&SMALL[..], &["--repetitions", "2"]].concat());
     let output = program.output();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let table = text(&output.stdout);

@@ -62,6 +62,9 @@ pub(super) async fn settle_objectives(
     Ok(())
 }
 
+/// What is shorter is about timers and not about engines.
+const TIMER_MS: f64 = 5.0;
+
 /// Measures it, with all engines dealt to in turn by this arrangement.
 async fn measure(
     runner: &ArmRunner<'_>,
@@ -93,7 +96,7 @@ async fn measure(
 
 /// The objectives that were given, and in place of those that were not, what idle engines do times the slack.
 fn objectives(given: &ObjectiveSettings, idle: &RunIdle) -> ObjectiveSettings {
-    let or = |given: f64, derived: f64| if given > 0.0 { given } else { rounded(derived) };
+    let or = |given: f64, derived: f64| if given > 0.0 { given } else { rounded(derived.max(TIMER_MS)) };
     ObjectiveSettings {
         ttft_short_ms: or(given.ttft_short_ms, idle.ttft_short_ms * given.ttft_slack),
         ttft_long_ms: or(given.ttft_long_ms, idle.ttft_long_ms * given.ttft_slack),
@@ -131,5 +134,7 @@ mod tests {
         assert_eq!((objectives.ttft_short_ms, objectives.ttft_long_ms), (110.0, 1234.5));
         assert!((objectives.itl_ms - 80.0).abs() < 1e-9, "{}", objectives.itl_ms);
         assert!((rounded(0.01234) - 0.012).abs() < 1e-12);
+        let instant = RunIdle { ttft_short_ms: 0.0, ttft_long_ms: 0.0, itl_alone_ms: 0.0, itl_together_ms: 0.0 };
+        assert_eq!(super::objectives(&ObjectiveSettings::default(), &instant).itl_ms, TIMER_MS);
     }
 }
