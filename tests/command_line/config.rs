@@ -199,7 +199,7 @@ fn impossible_values_are_refused() {
         "workload.long_prompt_tokens",
         "workload.short_prompt_tokens",
         "workload.max_tokens",
-        "run.budget_s",
+        "run.search_budget_s",
         "telemetry.sample_ms",
     ] {
         refuses(key, "0", &["is 0", "at least 1"]);
@@ -227,6 +227,8 @@ fn impossible_values_are_refused() {
     refuses("engine.block_size", "48", &["multiple of 32"]);
     refuses("engine.model", "", &["folder"]);
     refuses("telemetry.log", "dualpool=loud", &["filter"]);
+    refuses("run.budget_s", "0", &["4m"]);
+    refuses("run.budget_s", "4x", &["4m"]);
     refuses("run.repetition_requests", "3", &["at least 12"]);
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::drive::DriveError;
 use crate::stats::REPETITIONS_MIN;
 
 /// A repetition with fewer requests than this says next to nothing.
@@ -26,6 +27,11 @@ impl Budget {
         self.began.elapsed()
     }
 
+    /// What is said when it was not enough to begin with.
+    pub(super) fn over(&self) -> DriveError {
+        DriveError::NoTime { budget_s: self.total.as_secs() }
+    }
+
     pub(super) fn left(&self) -> Duration {
         self.total.saturating_sub(self.spent())
     }
@@ -41,9 +47,9 @@ pub(super) struct Fit {
 }
 
 /// How much of a measurement fits: as many repetitions as a verdict takes are to be had. First arms are left out, down to two, then requests,
-/// down to `REQUESTS_MIN`. `run_of` says how long one arm takes for so many requests.
-pub(super) fn fit(left: Duration, arms: usize, requests: u32, run_of: impl Fn(u32) -> Duration) -> Fit {
-    let fits = |arms: usize, requests: u32| run_of(requests) * REPETITIONS_MIN * arms as u32 <= left;
+/// down to `REQUESTS_MIN`. `run_of` says how many seconds one arm takes for so many requests.
+pub(super) fn fit(left: Duration, arms: usize, requests: u32, run_of: impl Fn(u32) -> f64) -> Fit {
+    let fits = |arms: usize, requests: u32| run_of(requests) * f64::from(REPETITIONS_MIN) * arms as f64 <= left.as_secs_f64();
     let fewest = arms.min(ARMS_MIN);
     if let Some(arms) = (fewest..=arms).rev().find(|&arms| fits(arms, requests)) {
         return Fit { arms, requests };
@@ -59,7 +65,7 @@ mod tests {
     #[test]
     fn arms_go_before_requests_and_both_have_an_end() {
         // A second for ten requests, and one for each run.
-        let run_of = |requests: u32| Duration::from_millis(1_000 + u64::from(requests) * 100);
+        let run_of = |requests: u32| 1.0 + f64::from(requests) / 10.0;
         let fitting = |s| fit(Duration::from_secs(s), 5, 30, run_of);
         assert_eq!(fitting(120), Fit { arms: 5, requests: 30 });
         assert_eq!(fitting(119), Fit { arms: 4, requests: 30 });
@@ -67,5 +73,6 @@ mod tests {
         assert_eq!(fitting(36), Fit { arms: 2, requests: 20 });
         assert_eq!(fitting(1), Fit { arms: 2, requests: 12 });
         assert_eq!(fit(Duration::ZERO, 1, 5, run_of), Fit { arms: 1, requests: 5 });
+        assert_eq!(fit(Duration::from_secs(60), 5, 30, |_| f64::INFINITY), Fit { arms: 2, requests: 12 });
     }
 }

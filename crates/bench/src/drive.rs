@@ -95,6 +95,11 @@ pub(super) enum DriveError {
     KvCut { arm: String, engine: EngineId },
     #[error("arm `{arm}`: {left} {} s after the last request was over", SETTLE_MAX.as_secs())]
     Unsettled { arm: String, left: Unsettled },
+    #[error(
+        "the budget of {budget_s} s was over before the measurement began: these engines take longer to warm up and to be calibrated; \
+         allow more with --budget"
+    )]
+    NoTime { budget_s: u64 },
     #[error("the router's cost model cannot be read or set: {0}")]
     Costs(anyhow::Error),
     #[error("the search's simulation failed: {0}")]
@@ -315,6 +320,13 @@ impl<'a> ArmRunner<'a> {
             self.fleet.set_costs(costs).await?;
         }
         self.fleet.reset_prefix_caches().await
+    }
+
+    /// Lets the engines come to rest after a run that was given up.
+    pub(crate) async fn cut_short(&self, arm: &str) {
+        // What stays is counted, and the run as a whole fails for it.
+        let _ = self.settle(arm).await;
+        drop(self.fleet.recorded().await);
     }
 
     /// Waits until no request is in flight and no block is held. Blocks that stay are counted and no error here: what was measured

@@ -88,7 +88,13 @@ pub(super) async fn measure(
             let of = if let Until::Repetitions(all) = until { format!(" of {all}") } else { String::new() };
             let what = format!("{} (repetition {}{of})", arm.name, repetition + 1);
             let work = Work { items: &items, counted: counted.clone(), pace: measurement.effort().pace };
-            match runner.run(&what, arm, repetition, work).await {
+            let left = if let Until::Decided(budget) = until { budget.left() } else { Duration::MAX };
+            let Ok(ran) = tokio::time::timeout(left, runner.run(&what, arm, repetition, work)).await else {
+                runner.cut_short(&arm.name).await;
+                runner.note(format!("The time was over during {what}, which does not count. More time: --budget."));
+                return Ok(measured);
+            };
+            match ran {
                 Ok(recording) => {
                     folder.append(&recording)?;
                     measured.requests.extend(recording.requests);

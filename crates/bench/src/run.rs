@@ -333,7 +333,12 @@ impl RunContext<'_> {
         folder.write_run(&run)?;
         folder.show_samples(fleet).await;
 
-        let mut measured = match measurement.arrange(&runner, budget, &mut run, &mut phases).await {
+        let arranging = measurement.arrange(&runner, budget, &mut run, &mut phases);
+        let arranged = match budget {
+            Some(budget) => tokio::time::timeout(budget.left(), arranging).await.unwrap_or_else(|_| Err(budget.over())),
+            None => arranging.await,
+        };
+        let mut measured = match arranged {
             Ok(()) => {
                 // An exact run compares tokens, and has no ratios.
                 run.expected = if self.settings.run.exact { None } else { self.expectations.of_workload(&run) };

@@ -46,7 +46,7 @@ const FULL: Service = Service {
 const DUAL: Service =
     Service { policy: PolicyKind::DualPool, short_ttft: 80.0, long_ttft: 1450.0, itl: 25.0, stall_share: 0.02, stall: 75.0 };
 
-/// Four arms and a control, 24 requests, 2 repetitions.
+/// Four arms and a control, 24 requests, 6 repetitions.
 pub(crate) fn small() -> Artifacts {
     let arms = [
         ("shared_least_load", LEAST_LOAD),
@@ -55,10 +55,10 @@ pub(crate) fn small() -> Artifacts {
         ("dual_pool", DUAL),
         ("shared_tuned_control", TUNED),
     ];
-    artifacts(&arms, 24, 2)
+    artifacts(&arms, 24, 6)
 }
 
-/// All seven arms and a control, 108 requests, 3 repetitions.
+/// All seven arms and a control, 36 requests, 9 repetitions.
 pub(crate) fn large() -> Artifacts {
     let arms = [
         ("shared_round_robin", ROUND_ROBIN),
@@ -70,7 +70,7 @@ pub(crate) fn large() -> Artifacts {
         ("best_found", DUAL),
         ("shared_tuned_control", TUNED),
     ];
-    artifacts(&arms, 108, 3)
+    artifacts(&arms, 36, 9)
 }
 
 /// Writes a run folder as the harness does.
@@ -122,7 +122,7 @@ fn artifacts(arms: &[(&str, Service)], requests_per_run: u32, repetitions: u32) 
         rate_rps: Some(14.0),
         repetitions,
         objectives: SummaryObjectives { ttft_short_ms: 500.0, ttft_long_ms: 3000.0, itl_ms: 200.0 },
-        comparisons: comparisons(&summaries),
+        comparisons: comparisons(&summaries, repetitions),
         identical_requests: arms.iter().skip(1).map(|(name, _)| *name).zip(1..).map(identical).collect(),
         arms: summaries,
         exact: false,
@@ -337,7 +337,7 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
 }
 
 /// Ratios of the figures with an invented interval of 12 % to both sides, of shares 4 points.
-fn comparisons(arms: &[ArmSummary]) -> Vec<Comparison> {
+fn comparisons(arms: &[ArmSummary], repetitions: u32) -> Vec<Comparison> {
     let metrics = [
         metric::GOODPUT,
         metric::SHORT_TTFT_P95,
@@ -370,7 +370,7 @@ fn comparisons(arms: &[ArmSummary]) -> Vec<Comparison> {
                     candidate: candidate.name.clone(),
                     metric: metric.key.into(),
                     planned: false,
-                    repetitions: 3,
+                    repetitions,
                     ratio: effect.filter(|_| !share),
                     difference: effect.filter(|_| share),
                     p_value: None,

@@ -23,6 +23,9 @@ use super::verdicts::{finding, pairs};
 use super::words::{count, figure, ms, percent};
 use super::{Artifacts, metric};
 
+/// An arrangement that keeps fewer of its requests within objectives is none to serve with.
+const SERVED_MIN: f64 = 0.5;
+
 /// Fewer repetitions than this decide nothing.
 const REPETITIONS_MIN: u32 = 6;
 
@@ -51,6 +54,22 @@ pub fn recommend(artifacts: &Artifacts) -> Recommendation {
         let reasons = vec!["No arm has a share of requests within objectives, so nothing can be recommended.".to_string()];
         return Recommendation { arm: None, reasons, caveats: caveats(artifacts, summary, None) };
     };
+    let caveats_of = |choice| caveats(artifacts, summary, choice);
+    if summary.repetitions < REPETITIONS_MIN {
+        let repetitions = count(summary.repetitions.into(), "repetition");
+        let mend = "measure longer, with --budget or --repetitions";
+        let reason = format!("{repetitions} per arm decide nothing; a verdict takes {REPETITIONS_MIN} at least: {mend}.");
+        return Recommendation { arm: None, reasons: vec![reason], caveats: caveats_of(None) };
+    }
+    if goodput(leader) < SERVED_MIN {
+        let reasons = vec![
+            within(candidates, summary),
+            "No arm keeps half of its requests within these objectives, so none is to be served with: offer less (--load), ask for less, \
+             or add engines. The objective map shows what can be had."
+                .to_string(),
+        ];
+        return Recommendation { arm: None, reasons, caveats: caveats_of(None) };
+    }
     let as_good: Vec<&Arm> = candidates.iter().copied().filter(|a| a.name == leader.name || !beats(leader, a, summary)).collect();
     // `as_good` holds the leader at least, and ties keep the order of the run.
     let choice = as_good.iter().copied().min_by_key(|a| complexity(a)).unwrap_or(leader);
@@ -95,22 +114,19 @@ fn complexity(arm: &Arm) -> (u8, usize) {
     (arrangement.policy.plainness(), arrangement.tunings.iter().filter(|t| **t != Tuning::default()).count())
 }
 
-fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], summary: &Summary) -> Vec<String> {
+fn within(candidates: &[&Arm], summary: &Summary) -> String {
     let o = summary.objectives;
-    let mut reasons = vec![format!(
+    format!(
         "Within your objectives (first token of short prompts in {} ms, of long ones in {} ms, no gap over {} ms): {}.",
         ms(o.ttft_short_ms),
         ms(o.ttft_long_ms),
         ms(o.itl_ms),
         candidates.iter().map(|a| format!("{} {}%", a.name, percent(goodput(a)))).collect::<Vec<_>>().join(", "),
-    )];
-    if goodput(leader) == 0.0 {
-        reasons.push(format!(
-            "No arrangement met these objectives even once, so {} is named only because it is the simplest. The objective map shows what can be had.",
-            choice.name
-        ));
-        return reasons;
-    }
+    )
+}
+
+fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], summary: &Summary) -> Vec<String> {
+    let mut reasons = vec![within(candidates, summary)];
     let others: Vec<&str> = as_good.iter().map(|a| a.name).filter(|name| *name != choice.name).collect();
     if !others.is_empty() {
         reasons.push(format!(
@@ -184,10 +200,8 @@ fn caveats(artifacts: &Artifacts, summary: &Summary, choice: Option<&Arm>) -> Ve
     if artifacts.run.interrupted {
         caveats.push("The run was stopped early.".into());
     }
-    if summary.repetitions < REPETITIONS_MIN || artifacts.run.quick {
-        let quick = if artifacts.run.quick { "A quick run: " } else { "" };
-        let repetitions = count(summary.repetitions.into(), "repetition");
-        caveats.push(format!("{quick}{repetitions} per arm decide nothing; a verdict takes {REPETITIONS_MIN} at least."));
+    if artifacts.run.quick {
+        caveats.push("A quick run: it shows that all works, and no more.".into());
     }
     if artifacts.run.environment.backend.contains("virtual") {
         caveats.push(
@@ -342,8 +356,17 @@ mod tests {
             arm.goodput_share = Some(0.0);
         }
         let said = recommend(&artifacts);
-        assert_eq!(said.arm.as_deref(), Some("shared_least_load"));
-        assert!(said.reasons.join(" ").contains("No arrangement met these objectives"), "{said:?}");
+        assert_eq!(said.arm, None);
+        assert!(said.reasons.join(" ").contains("No arm keeps half of its requests"), "{said:?}");
+    }
+
+    #[test]
+    fn too_few_repetitions_recommend_nothing() {
+        let mut artifacts = all_alike();
+        summary(&mut artifacts).repetitions = 5;
+        let said = recommend(&artifacts);
+        assert_eq!(said.arm, None);
+        assert!(said.reasons[0].contains("5 repetitions per arm decide nothing"), "{said:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 
-use dualpool_types::artifact::{Comparison, Held, Summary};
+use dualpool_types::artifact::{Comparison, Held, Summary, Verdict};
 
 use super::Artifacts;
 use super::arms::{Arm, arms};
@@ -131,7 +131,11 @@ pub(crate) fn lost(arms: &[Arm]) -> Vec<String> {
 
 /// What the A/A control says of the machine.
 pub(crate) fn control(summary: &Summary) -> String {
-    let compared = summary.comparisons.iter().filter(|c| is_control(c)).count();
+    let judged = |c: &&Comparison| is_control(c) && !matches!(c.verdict, Verdict::TooFew | Verdict::NotMeasured);
+    let compared = summary.comparisons.iter().filter(judged).count();
+    if compared == 0 && summary.comparisons.iter().any(is_control) {
+        return "A/A control: too few values to tell.".to_string();
+    }
     let differences: Vec<String> = control_differences(summary).map(finding).collect();
     match (compared, differences.is_empty()) {
         (0, _) => "A/A control: not measured.".to_string(),

@@ -10,6 +10,9 @@ use dualpool_types::Arm;
 use dualpool_types::arm::UnknownArm;
 use dualpool_types::settings::{Rule, Section, count, described, each_once, rule};
 
+/// A week.
+const BUDGET_S_MAX: u64 = 604_800;
+
 /// What stands for every arm that can be named.
 const ALL_ARMS: &str = "all";
 
@@ -109,7 +112,11 @@ impl Section for RunSettings {
                 renamed.map_or(allowed.clone(), |why| format!("{allowed}; {why}")),
                 !self.arms.is_empty() && known && each_once(&self.arms),
             ),
-            count("run.budget_s", self.budget_s),
+            rule(
+                "run.budget_s",
+                "a number of seconds from 1 to 604800, or a time such as 90s, 4m or 1h",
+                (1..=BUDGET_S_MAX).contains(&self.budget_s),
+            ),
             described("run.repetitions", "a whole number of at least 0"),
             rule(
                 "run.repetition_requests",

@@ -191,7 +191,7 @@ impl<'a> Split<'a> {
         let steady = self.mix.is_steady();
         let lead_in_s = |requests: u32| if steady { settling_s.min(span_s(requests)) } else { 0.0 };
         let idle_s = runner.findings().idle().as_secs_f64();
-        let run_of = |requests: u32| Duration::from_secs_f64(lead_in_s(requests) + span_s(requests) + settling_s + idle_s);
+        let run_of = |requests: u32| lead_in_s(requests) + span_s(requests) + settling_s + idle_s;
         let mut requests = self.effort.requests;
         if let Some(budget) = budget {
             let fitting = fit(budget.left(), run.arms.len(), requests, run_of);
