@@ -41,13 +41,16 @@ fn headline(artifacts: &Artifacts) -> String {
     if let Some(s) = &artifacts.summary {
         let rate = s.rate_rps.map_or(String::new(), |rps| format!(" at {rps:.1} requests/s"));
         line += &format!(", mix {}, {}{rate}, {} per arm", s.mix, s.arrivals, count(s.repetitions.into(), "repetition"));
-        let o = s.objectives;
-        line += &format!(
-            "; objectives: short TTFT {} ms, long TTFT {} ms, ITL {} ms",
-            ms(o.ttft_short_ms),
-            ms(o.ttft_long_ms),
-            ms(o.itl_ms)
-        );
+        // An exact run asks for tokens, not for service.
+        if !s.exact {
+            let o = s.objectives;
+            line += &format!(
+                "; objectives: short TTFT {} ms, long TTFT {} ms, ITL {} ms",
+                ms(o.ttft_short_ms),
+                ms(o.ttft_long_ms),
+                ms(o.itl_ms)
+            );
+        }
     }
     line
 }

@@ -62,9 +62,9 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         rate_rps: run.rate_rps,
         repetitions: complete.len() as u32,
         objectives: run.objectives.unwrap_or(SummaryObjectives {
-            ttft_short_ms: settings.objectives.ttft_ms_of(Class::Short),
-            ttft_long_ms: settings.objectives.ttft_ms_of(Class::Long),
-            itl_ms: settings.objectives.itl_ms,
+            ttft_short_ms: settings.objectives.of(Class::Short).ttft_us_max.as_ms(),
+            ttft_long_ms: settings.objectives.of(Class::Long).ttft_us_max.as_ms(),
+            itl_ms: settings.objectives.of(Class::Short).itl_us_max.as_ms(),
         }),
         arms,
         expectations: run.expected.as_ref().map(|expected| held(expected, &comparisons)),
