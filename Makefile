@@ -22,7 +22,7 @@ build: setup ## target/release/dualpool
 	cargo build --release
 
 demo: build ## run the main benchmark on this machine and print its table and the path of its report
-	target/release/dualpool run dual_pool
+	target/release/dualpool run dual_pool --budget 4m
 
 test: test-tools setup ## style checks, then every test
 	@echo '[test] 1/6 format';          cargo fmt --all --check

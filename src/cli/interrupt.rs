@@ -1,4 +1,4 @@
-//! Ctrl-C: the first one ends the run in order, the second one at once.
+//! Ctrl-C, SIGTERM, and SIGHUP of a terminal that is closed: the first one ends the run in order, the second one at once.
 
 use std::time::Duration;
 
@@ -14,16 +14,18 @@ use crate::config::UNDER_PROFILER;
 /// A profiler gets the user's Ctrl-C as well, and ends what it watches in its own way: its signal comes within this time.
 const ECHO_MAX: Duration = Duration::from_secs(2);
 
-/// Throws `cancel` on the first Ctrl-C or SIGTERM, and ends the process on the second, which under a profiler is the next one after
+/// Throws `cancel` on the first of these, and ends the process on the second, which under a profiler is the next one after
 /// `ECHO_MAX`. Engines end with the process that started them, however it ends.
 pub(super) fn watch(cancel: Cancel, terminal: Terminal) -> std::io::Result<()> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
+    let mut hang_ups = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         let mut next = async || {
             tokio::select! {
                 _ = interrupts.recv() => {}
                 _ = terminations.recv() => {}
+                _ = hang_ups.recv() => {}
             }
         };
         next().await;

@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(allowed("router.resumes_max").as_deref(), Some("a whole number of at least 0"));
         assert_eq!(allowed("pools.device").as_deref(), Some("auto, cpu, gpu or virtual"));
         assert_eq!(allowed("workload.arrivals").as_deref(), Some("all_upfront or poisson"));
-        assert_eq!(allowed("run.repetitions").as_deref(), Some("a whole number of at least 1"));
+        assert_eq!(allowed("run.search_budget_s").as_deref(), Some("a whole number of at least 1"));
         assert_eq!(allowed("run.magic"), None);
     }
 }

@@ -78,7 +78,7 @@ fn config_shows_each_value_with_its_origin() {
     assert_eq!(line("workload.load"), ["0.9", "--load"]);
     assert_eq!(line("engine.block_size"), ["64", "DUALPOOL_ENGINE__BLOCK_SIZE"]);
     assert_eq!(line("engine.max_num_seqs"), ["8", "./dualpool.toml"]);
-    assert_eq!(line("run.repetitions"), ["3", "default"]);
+    assert_eq!(line("run.repetitions"), ["0", "default"]);
 }
 
 #[test]
@@ -278,7 +278,7 @@ const SMALL: [&str; 16] = [
 
 #[test]
 fn a_run_prints_its_table_and_leaves_artifacts_that_report_reads() {
-    let mut program = dualpool(&SMALL);
+    let mut program = dualpool(&[&SMALL[..], &["--repetitions", "2"]].concat());
     let output = program.output();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let table = text(&output.stdout);

@@ -158,8 +158,8 @@ fn the_reference_of_settings_is_what_the_code_says() {
 fn all_problems_are_named_at_once() {
     let message = refusal(&env(&[("DUALPOOL_ENGINE__MODLE", "x"), ("DUALPOOL_WORKLOAD__LAOD", "x")]));
     assert!(message.contains("`engine.modle`") && message.contains("`workload.laod`"), "{message}");
-    let message = refusal(&env(&[("DUALPOOL_WORKLOAD__LOAD", "7"), ("DUALPOOL_RUN__REPETITIONS", "0")]));
-    assert!(message.contains("`workload.load` is 7") && message.contains("`run.repetitions` is 0"), "{message}");
+    let message = refusal(&env(&[("DUALPOOL_WORKLOAD__LOAD", "7"), ("DUALPOOL_RUN__BUDGET_S", "0")]));
+    assert!(message.contains("`workload.load` is 7") && message.contains("`run.budget_s` is 0"), "{message}");
 }
 
 #[test]
@@ -199,15 +199,16 @@ fn impossible_values_are_refused() {
         "workload.long_prompt_tokens",
         "workload.short_prompt_tokens",
         "workload.max_tokens",
-        "run.repetitions",
+        "run.search_budget_s",
         "telemetry.sample_ms",
     ] {
         refuses(key, "0", &["is 0", "at least 1"]);
     }
     for key in ["objectives.ttft_short_ms", "objectives.ttft_long_ms", "objectives.itl_ms"] {
-        refuses(key, "0", &["over 0"]);
+        refuses(key, "-1", &["over 0", "0 to measure it"]);
         refuses(key, "inf", &["over 0"]);
     }
+    refuses("objectives.ttft_slack", "0", &["over 0"]);
     refuses("objectives.ttft_ms", "-1", &["over 0", "0 to go by"]);
     refuses("router.admission.queue_max", "100001", &["from 0 to 100000"]);
     refuses("router.admission.patience_ms", "5,4,6", &["three whole numbers", "at least the one before it"]);
@@ -226,7 +227,9 @@ fn impossible_values_are_refused() {
     refuses("engine.block_size", "48", &["multiple of 32"]);
     refuses("engine.model", "", &["folder"]);
     refuses("telemetry.log", "dualpool=loud", &["filter"]);
-    refuses("run.bootstrap_resamples", "3", &["at least 100"]);
+    refuses("run.budget_s", "0", &["4m"]);
+    refuses("run.budget_s", "4x", &["4m"]);
+    refuses("run.repetition_requests", "3", &["at least 12"]);
 }
 
 #[test]

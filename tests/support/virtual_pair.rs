@@ -43,7 +43,6 @@ pub fn settings(out: &Path) -> Settings {
     let mut settings = Settings::default();
     settings.run.quick = true;
     settings.run.out = out.join("run");
-    settings.run.bootstrap_resamples = 200;
     settings.run.search_budget_s = 6;
     settings.telemetry.sample_ms = 5;
     for objective in

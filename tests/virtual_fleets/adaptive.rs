@@ -71,7 +71,8 @@ fn machine() -> VirtualSettings {
 
 #[test]
 fn auto_beats_every_static_arrangement_where_the_mix_changes_twice() {
-    let (costs, wanted) = (CostModel::default(), ObjectiveSettings::default());
+    let costs = CostModel::default();
+    let wanted = ObjectiveSettings { ttft_short_ms: 500.0, ttft_long_ms: 3_000.0, itl_ms: 200.0, ..ObjectiveSettings::default() };
     let pools = Pools::new(&PoolSettings::default(), &RouterSettings::default(), 2).unwrap();
     let step = costs.batched_tokens_within(Micros::from_ms(wanted.itl_ms * 0.9));
     let candidates = search::candidates(&pools, &engine(), 64, step);

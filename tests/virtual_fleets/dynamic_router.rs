@@ -75,7 +75,12 @@ fn sound(outcome: &Outcome) {
     }
     let pairs: BTreeSet<(&str, &str)> =
         outcome.summary.comparisons.iter().map(|c| (c.baseline.as_str(), c.candidate.as_str())).collect();
-    let against = [("least_load", "dynamic_router"), ("round_robin", "dynamic_router"), ("round_robin", "round_robin_control")];
+    let against = [
+        ("least_load", "dynamic_router"),
+        ("round_robin", "dynamic_router"),
+        ("round_robin", "round_robin_control"),
+        ("round_robin", "least_load"),
+    ];
     assert_eq!(pairs, BTreeSet::from(against));
     assert!(outcome.dir.join("report.html").exists());
     let printed = dualpool_report::print(&artifacts, 120);

@@ -19,7 +19,10 @@ fn violations(summary: &Value) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = virtual_pair::settings(dir.path());
+    let mut settings = virtual_pair::settings(dir.path());
+    // All that stay what they are.
+    let wanted: Vec<&str> = Arm::nameable().filter(|arm| *arm != Arm::Auto).map(Arm::name).collect();
+    settings.run.arms = wanted.iter().map(ToString::to_string).collect();
     let fleet = virtual_pair::fleet(virtual_pair::engines(), &settings);
     let environment = environment::gather(&fleet, &settings);
     let outcome = dual_pool::run(&fleet, environment, &settings, vec!["dualpool".into()], &Silent, &Cancel::new()).await.unwrap();
@@ -31,8 +34,9 @@ async fn a_run_leaves_a_summary_that_fits_the_schema_and_can_be_rebuilt() {
     assert_eq!(schemas::all_fit(&outcome.dir), ["requests.jsonl", "run.json", "samples.jsonl", "summary.json"]);
 
     let names: Vec<&str> = summary["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
-    assert_eq!(names[..7], Arm::by_default().map(Arm::name).collect::<Vec<_>>());
-    assert_eq!(names[7..], ["shared_tuned_control"]);
+    let (control, arms) = names.split_last().unwrap();
+    assert_eq!(arms, wanted);
+    assert_eq!(*control, "shared_tuned_control");
     assert_eq!(summary["repetitions"], 2);
     assert_eq!(summary["held_blocks_after"], 0);
     assert_eq!(outcome.faults, Vec::<String>::new());
@@ -75,7 +79,8 @@ fn the_schema_refuses_what_is_not_a_summary() {
     assert!(!violations(&serde_json::json!({"target": "dual_pool"})).is_empty());
     let comparison = |verdict: &str| {
         serde_json::json!({
-            "baseline": "a", "candidate": "b", "metric": "itl_ms.p99", "ratio": null, "ci_low": 0.5, "ci_high": null, "verdict": verdict
+            "baseline": "a", "candidate": "b", "metric": "itl_ms.p99", "planned": false, "repetitions": 6, "ratio": null,
+            "difference": null, "ci_low": 0.5, "ci_high": null, "p_value": null, "visible": null, "verdict": verdict
         })
     };
     let summary = |verdict: &str| {

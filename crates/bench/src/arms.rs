@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use dualpool_machine::PoolSettings;
 use dualpool_router::RouterSettings;
-use dualpool_types::arm::{Arm, Layout, control_of};
+use dualpool_types::arm::{Arm, Layout, control_of, controlled};
 use dualpool_types::{Arrangement, EngineId, Failure, PolicyKind, Tuning};
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -89,6 +89,29 @@ pub(crate) fn names(arms: &[Arm]) -> String {
     arms.iter().map(|arm| arm.name()).collect::<Vec<_>>().join(", ")
 }
 
+/// What a run is about, before what it is good to know.
+const IMPORTANCE: [Arm; 4] = [Arm::OneEngine, Arm::SharedTuned, Arm::DualPool, Arm::Auto];
+
+/// Leaves so many of the arms, those that matter most; the others' names are returned. A control goes before any arm.
+pub(crate) fn least_important(arms: &mut Vec<Arrangement>, left: usize) -> Vec<String> {
+    let rank = |name: &str| {
+        let known = IMPORTANCE.iter().position(|arm| arm.name() == name).unwrap_or(IMPORTANCE.len());
+        (controlled(name).is_some(), known)
+    };
+    let mut ranked: Vec<String> = arms.iter().map(|arm| arm.name.clone()).collect();
+    ranked.sort_by_key(|name| rank(name));
+    let left_out = ranked.split_off(left.min(ranked.len()));
+    arms.retain(|arm| !left_out.contains(&arm.name));
+    left_out
+}
+
+/// The arm whose output tokens the others' are compared with, and which a control repeats: what `--exact` compares with, else the baseline that
+/// matters most, else the first arm.
+pub(crate) fn reference(arms: &[Arrangement]) -> Option<&Arrangement> {
+    let named = |arm: Arm| arms.iter().find(|a| a.name == arm.name());
+    named(Arm::OneEngine).or_else(|| named(Arm::SharedTuned)).or(arms.first())
+}
+
 /// The same arrangement under the name of the arm's control.
 pub fn control(arm: &Arrangement) -> Arrangement {
     Arrangement { name: control_of(&arm.name), ..arm.clone() }
@@ -105,11 +128,14 @@ mod tests {
 
     #[test]
     fn engines_that_cannot_move_kv_drop_the_arms_that_need_it() {
-        let arms: Vec<Arm> = Arm::by_default().collect();
+        let arms: Vec<Arm> = Arm::nameable().collect();
         assert_eq!(servable(&pools(), &arms, true).unwrap(), (arms.clone(), vec![]));
         let (kept, dropped) = servable(&pools(), &arms, false).unwrap();
         assert_eq!(dropped, [Arm::FullDisaggregation, Arm::DualPool]);
-        assert_eq!(kept, [Arm::SharedRoundRobin, Arm::SharedLeastLoad, Arm::SharedTuned, Arm::Dedicated, Arm::BestFound]);
+        assert_eq!(
+            kept,
+            [Arm::SharedRoundRobin, Arm::SharedLeastLoad, Arm::SharedTuned, Arm::Dedicated, Arm::BestFound, Arm::Auto]
+        );
         let error = servable(&pools(), &[Arm::DualPool], false).unwrap_err().to_string();
         assert!(error.contains("(dual_pool)"), "{error}");
     }

@@ -1,12 +1,13 @@
 //! One run: an arrangement serves one workload once.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
 use thiserror::Error;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use dualpool_fleet::Progress;
@@ -35,15 +36,22 @@ const PAUSE_MIN: Micros = Micros(1_000_000);
 const PAUSE_SAMPLES_MIN: u64 = 10;
 
 /// What one run serves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Work<'a> {
-    pub items: &'a [WorkItem],
-    pub pace: Pace,
+    pub(super) items: &'a [WorkItem],
+    /// Of these, the ones that are recorded. What comes before them fills the queues; what comes behind them keeps the queues filled, and is
+    /// given up once the last of these has ended.
+    pub(super) counted: Range<u32>,
+    pub(super) pace: Pace,
 }
 
 impl<'a> Work<'a> {
+    pub(super) fn all(items: &'a [WorkItem], pace: Pace) -> Work<'a> {
+        Work { items, counted: 0..items.len() as u32, pace }
+    }
+
     pub(crate) fn open_loop(items: &'a [WorkItem]) -> Work<'a> {
-        Work { items, pace: Pace::OpenLoop }
+        Work::all(items, Pace::OpenLoop)
     }
 }
 
@@ -87,6 +95,11 @@ pub(super) enum DriveError {
     KvCut { arm: String, engine: EngineId },
     #[error("arm `{arm}`: {left} {} s after the last request was over", SETTLE_MAX.as_secs())]
     Unsettled { arm: String, left: Unsettled },
+    #[error(
+        "the budget of {budget_s} s was over before the measurement began: these engines take longer to warm up and to be calibrated; \
+         allow more with --budget"
+    )]
+    NoTime { budget_s: u64 },
     #[error("the router's cost model cannot be read or set: {0}")]
     Costs(anyhow::Error),
     #[error("the search's simulation failed: {0}")]
@@ -115,7 +128,7 @@ fn longest_pause(recording: &Recording) -> Micros {
 /// Runs arrangements, all of them by the same rules, and remembers what went wrong in any.
 pub(super) struct ArmRunner<'a> {
     fleet: &'a Fleet,
-    objectives: &'a ObjectiveSettings,
+    objectives: Mutex<ObjectiveSettings>,
     cancel: &'a Cancel,
     progress: &'a dyn Progress,
     /// When the machine stood still for this long, the run says nothing about its arm.
@@ -128,10 +141,14 @@ pub(super) struct ArmRunner<'a> {
 pub(super) struct Findings {
     /// What every run starts with from now on, so that no arm builds on what the one before it taught the router.
     costs: Option<CostModel>,
+    /// What each arm's router has learned in its runs since then, by arm.
+    learned: BTreeMap<String, CostModel>,
     notes: Vec<String>,
     drained: BTreeMap<EngineId, DrainedRuns>,
     held_blocks: u64,
     leases_expired: u64,
+    /// The longest time that a run took beyond its requests: to arrange the engines, and to settle.
+    idle: Duration,
 }
 
 /// Runs in which an engine took no requests for a while, because the user had it drained.
@@ -157,6 +174,10 @@ impl Findings {
         self.drained.iter().map(drained).chain(self.notes.iter().cloned()).collect()
     }
 
+    pub(crate) fn idle(&self) -> Duration {
+        self.idle
+    }
+
     /// KV blocks held after any of the runs, the most of any, and holds that nothing but their lease ended: 0 is right.
     pub(crate) fn held_after(&self) -> u64 {
         self.held_blocks + self.leases_expired
@@ -166,7 +187,14 @@ impl Findings {
 impl<'a> ArmRunner<'a> {
     pub(crate) fn new(fleet: &'a Fleet, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> ArmRunner<'a> {
         let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
-        ArmRunner { fleet, objectives: &settings.objectives, cancel, progress, pause_min, findings: Mutex::default() }
+        ArmRunner {
+            fleet,
+            objectives: Mutex::new(settings.objectives.clone()),
+            cancel,
+            progress,
+            pause_min,
+            findings: Mutex::default(),
+        }
     }
 
     pub(crate) fn findings(&self) -> Findings {
@@ -184,12 +212,21 @@ impl<'a> ArmRunner<'a> {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The objectives of all requests from now on.
+    pub(crate) fn set_objectives(&self, objectives: ObjectiveSettings) {
+        *self.objectives.lock().unwrap_or_else(PoisonError::into_inner) = objectives;
+    }
+
+    pub(crate) fn objectives(&self) -> ObjectiveSettings {
+        self.objectives.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What the router has learned of these engines so far.
     pub(crate) async fn costs(&self) -> Result<CostModel, DriveError> {
         self.fleet.costs().await.map_err(DriveError::Costs)
     }
 
-    /// Every run from now on starts with what the router has learned until now.
+    /// Every run from now on starts with what the router has learned until now, as long as its arm has learned nothing of its own.
     pub(crate) async fn keep_costs(&self) -> Result<(), DriveError> {
         let costs = self.costs().await?;
         self.lock().costs = Some(costs);
@@ -206,14 +243,14 @@ impl<'a> ArmRunner<'a> {
         work: Work<'_>,
     ) -> Result<Recording, DriveError> {
         self.progress.step(what);
-        let recording = self.once(arrangement, repetition, work).await?;
+        let recording = self.once(arrangement, repetition, &work).await?;
         let pause = longest_pause(&recording);
         if pause < self.pause_min {
             self.note_drained(what, &recording);
             return Ok(recording);
         }
         self.note(format!("The machine stood still for {pause} during {what}; that run was made again."));
-        let repeated = self.once(arrangement, repetition, work).await?;
+        let repeated = self.once(arrangement, repetition, &work).await?;
         self.note_drained(what, &repeated);
         let again = longest_pause(&repeated);
         if again >= self.pause_min {
@@ -234,13 +271,8 @@ impl<'a> ArmRunner<'a> {
         }
     }
 
-    async fn once(
-        &self,
-        arrangement: &Arrangement,
-        repetition: u32,
-        Work { items, pace }: Work<'_>,
-    ) -> Result<Recording, DriveError> {
-        let arm = &arrangement.name;
+    async fn once(&self, arrangement: &Arrangement, repetition: u32, work: &Work<'_>) -> Result<Recording, DriveError> {
+        let (arm, began) = (&arrangement.name, Instant::now());
         let arranged = tokio::time::timeout(ARRANGE_MAX, self.arrange(arrangement)).await;
         let arranged = arranged.unwrap_or_else(|_| Err(anyhow!("the engines were not idle and arranged within {ARRANGE_MAX:?}")));
         arranged.map_err(|source| DriveError::Arrange { arm: arm.clone(), source })?;
@@ -248,7 +280,7 @@ impl<'a> ArmRunner<'a> {
         let start = Start::soon();
         self.fleet.record(arm, repetition, start.time).await;
         let served = tokio::select! {
-            served = self.serve(arm, items, pace, start) => served,
+            served = self.serve(arm, work, start) => served,
             () = self.cancel.cancelled() => Err(DriveError::Cancelled),
         };
         // Also after a failure: the requests it dropped are over, and their blocks given back, before anyone goes on.
@@ -262,20 +294,39 @@ impl<'a> ArmRunner<'a> {
             return Err(DriveError::KvCut { arm: arm.clone(), engine });
         }
         settled?;
-        if recording.requests.len() != items.len() {
-            return Err(DriveError::Lost { arm: arm.clone(), recorded: recording.requests.len(), requests: items.len() });
+        only_counted(&mut recording, &work.counted);
+        if recording.requests.len() != work.counted.len() {
+            return Err(DriveError::Lost { arm: arm.clone(), recorded: recording.requests.len(), requests: work.counted.len() });
         }
-        recording.requests.sort_by_key(|r| r.index);
+        let learned = self.costs().await?;
+        let busy = recording.requests.iter().map(|r| r.ended_us).max().unwrap_or_default();
+        let idle = began.elapsed().saturating_sub(busy.into());
+        let mut findings = self.lock();
+        findings.idle = findings.idle.max(idle);
+        if findings.costs.is_some() {
+            findings.learned.insert(arm.clone(), learned);
+        }
+        drop(findings);
         Ok(recording)
     }
 
     async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
         self.fleet.arrange(arrangement).await?;
-        let costs = self.lock().costs;
+        let costs = {
+            let findings = self.lock();
+            findings.learned.get(&arrangement.name).copied().or(findings.costs)
+        };
         if let Some(costs) = costs {
             self.fleet.set_costs(costs).await?;
         }
         self.fleet.reset_prefix_caches().await
+    }
+
+    /// Lets the engines come to rest after a run that was given up.
+    pub(crate) async fn cut_short(&self, arm: &str) {
+        // What stays is counted, and the run as a whole fails for it.
+        let _ = self.settle(arm).await;
+        drop(self.fleet.recorded().await);
     }
 
     /// Waits until no request is in flight and no block is held. Blocks that stay are counted and no error here: what was measured
@@ -290,23 +341,41 @@ impl<'a> ArmRunner<'a> {
         if left.in_flight > 0 { Err(DriveError::Unsettled { arm: arm.to_string(), left }) } else { Ok(()) }
     }
 
-    async fn serve(&self, arm: &str, items: &[WorkItem], pace: Pace, start: Start) -> Result<(), DriveError> {
-        match pace {
-            Pace::OpenLoop => self.open_loop(arm, items, start).await,
-            Pace::OneByOne => self.one_by_one(arm, items).await,
+    async fn serve(&self, arm: &str, work: &Work<'_>, start: Start) -> Result<(), DriveError> {
+        match work.pace {
+            Pace::OpenLoop => self.open_loop(arm, work, start).await,
+            Pace::OneByOne => self.one_by_one(arm, work.items).await,
         }
     }
 
-    async fn open_loop(&self, arm: &str, items: &[WorkItem], start: Start) -> Result<(), DriveError> {
+    async fn open_loop(&self, arm: &str, Work { items, counted, .. }: &Work<'_>, start: Start) -> Result<(), DriveError> {
         // Bounded by the workload; dropping the set cancels what is still running.
-        let mut clients = JoinSet::new();
-        for item in items {
-            tokio::time::sleep_until(start.instant + Duration::from(item.at)).await;
+        let mut clients: JoinSet<u32> = JoinSet::new();
+        let mut open = counted.len();
+        let mut ended = |index: Option<Result<u32, JoinError>>| {
+            open -= usize::from(index.is_some_and(|index| index.is_ok_and(|index| counted.contains(&index))));
+            open == 0
+        };
+        for item in *items {
+            let due = tokio::time::sleep_until(start.instant + Duration::from(item.at));
+            tokio::pin!(due);
+            loop {
+                tokio::select! {
+                    // What is due is sent before what has ended is counted.
+                    biased;
+                    () = &mut due => break,
+                    index = clients.join_next(), if !clients.is_empty() => if ended(index) { return Ok(()) },
+                }
+            }
             // Submitted here and followed in a task: requests that are due together reach the router in the workload's order.
-            let request = request(item, self.objectives, Some(start.time.plus(item.at)));
-            clients.spawn(follow(self.fleet.submit(request).await));
+            let request = request(item, &self.objectives(), Some(start.time.plus(item.at)));
+            let (replies, index) = (self.fleet.submit(request).await, item.index);
+            clients.spawn(async move {
+                follow(replies).await;
+                index
+            });
         }
-        let all_over = async { while clients.join_next().await.is_some() {} };
+        let all_over = async { while !clients.is_empty() && !ended(clients.join_next().await) {} };
         if tokio::time::timeout(OVERTIME_MAX, all_over).await.is_err() {
             return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: clients.len(), requests: items.len() });
         }
@@ -315,7 +384,7 @@ impl<'a> ArmRunner<'a> {
 
     async fn one_by_one(&self, arm: &str, items: &[WorkItem]) -> Result<(), DriveError> {
         for (done, item) in items.iter().enumerate() {
-            let over = follow(self.fleet.submit(request(item, self.objectives, None)).await);
+            let over = follow(self.fleet.submit(request(item, &self.objectives(), None)).await);
             if tokio::time::timeout(OVERTIME_MAX, over).await.is_err() {
                 return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: items.len() - done, requests: items.len() });
             }
@@ -325,6 +394,17 @@ impl<'a> ArmRunner<'a> {
             self.fleet.reset_prefix_caches().await.map_err(failed)?;
         }
         Ok(())
+    }
+}
+
+/// Leaves of a recording the requests that count, in the workload's order, and the samples from the first one's arrival to the last one's end.
+fn only_counted(recording: &mut Recording, counted: &Range<u32>) {
+    recording.requests.retain(|request| counted.contains(&request.index));
+    recording.requests.sort_by_key(|request| request.index);
+    let first = recording.requests.iter().map(|request| request.arrived_us).min();
+    let last = recording.requests.iter().map(|request| request.ended_us).max();
+    if let (Some(first), Some(last), true) = (first, last, counted.start > 0) {
+        recording.samples.retain(|sample| (first..=last).contains(&sample.at_us));
     }
 }
 

@@ -1,16 +1,16 @@
 //! What makes a run a failed one, whatever its figures say.
 
 use dualpool_types::RequestError;
-use dualpool_types::arm::controlled;
 use dualpool_types::artifact::{RunInfo, Summary};
 use dualpool_types::records::{Outcome, RequestRecord};
 
+use super::arms;
 use super::identical::{Difference, first_difference};
 
 /// Under `--exact` every arm must give what the reference gave: the arm that the control repeats.
 pub(super) fn exact(run: &RunInfo, requests: &[RequestRecord]) -> Result<(), Difference> {
     let requests: Vec<&RequestRecord> = requests.iter().collect();
-    let reference = run.arms.iter().find_map(|arm| controlled(&arm.name)).unwrap_or_default();
+    let reference = arms::reference(&run.arms).map_or("", |arm| arm.name.as_str());
     first_difference(&requests, reference).map_or(Ok(()), Err)
 }
 

@@ -6,6 +6,7 @@
 //! figures and verdicts of `summary.json`, and `expectations` holds them against what was accepted before.
 
 pub mod arms;
+mod budget;
 mod cancel;
 mod columns;
 mod drive;
@@ -16,6 +17,7 @@ mod fit;
 pub mod flags;
 pub mod folder;
 mod identical;
+mod idle;
 mod pair;
 mod phases;
 pub mod profile;

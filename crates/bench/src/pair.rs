@@ -1,15 +1,19 @@
 //! The measurement: every arm serves the same requests on the same engines, in an order that favours none, with an A/A control among them.
 
-use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+use rand::seq::SliceRandom as _;
 
 use dualpool_types::artifact::RunInfo;
 use dualpool_types::records::{EngineSample, RequestRecord};
-use dualpool_types::{Arm, Arrangement, seeded};
+use dualpool_types::{Arrangement, seeded};
 
 use super::arms;
+use super::budget::Budget;
 use super::drive::{ArmRunner, DriveError, Work};
 use super::folder::{FolderError, RunFolder};
-use super::run::Measurement;
+use super::run::{Measurement, Repetition};
+use super::stats::{self, REPETITIONS_MIN, next_look};
 
 /// All that the measured runs recorded.
 #[derive(Debug, Default)]
@@ -20,31 +24,18 @@ pub(super) struct Measured {
     pub stopped: Option<DriveError>,
 }
 
-/// The arms with the reference's control behind them. The reference is what `--exact` compares with, else the baseline that matters
-/// most, else the first arm.
+/// The arms with the reference's control behind them.
 pub(super) fn with_control(mut measured: Vec<Arrangement>) -> Vec<Arrangement> {
-    let named = |arm: Arm| measured.iter().find(|a| a.name == arm.name());
-    if let Some(reference) = named(Arm::OneEngine).or_else(|| named(Arm::SharedTuned)).or(measured.first()) {
+    if let Some(reference) = arms::reference(&measured) {
         measured.push(arms::control(reference));
     }
     measured
 }
 
-/// The order of `arms` arms in one of the repetitions. Over all of them together each arm stands equally early and late (to one place),
-/// so that what drifts steadily weighs on all alike: forth and back where repetitions come in pairs; where their number is odd, the
-/// first three make a round of their own.
-fn order(arms: usize, repetition: u32, repetitions: u32) -> Vec<usize> {
+/// The order of the arms in a repetition, drawn at random: no arm is always early, late or behind the same other one.
+fn order(arms: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..arms).collect();
-    // Arms at even places come first and in reverse, then the others in reverse: with the place in the first repetition that sums to
-    // as many different numbers as there are arms, and the third one goes through them from the largest down.
-    let second = |arm: usize| if arm.is_multiple_of(2) { arms.saturating_sub(1) / 2 - arm / 2 } else { arms - 1 - arm / 2 };
-    match repetition {
-        1 if repetitions % 2 == 1 => order.sort_by_key(|&arm| second(arm)),
-        2 if repetitions % 2 == 1 => order.sort_by_key(|&arm| Reverse(arm + second(arm))),
-        // Pairs that begin at 0, or at 3 behind the round of three.
-        _ if (repetition + repetitions) % 2 == 1 && repetition > 0 => order.reverse(),
-        _ => {}
-    }
+    order.shuffle(&mut seeded(seed, "order"));
     order
 }
 
@@ -54,31 +45,74 @@ pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
     (0..count).map(|_| u64::from(rand::Rng::random::<u32>(&mut rng))).collect()
 }
 
-/// Runs every arm of `run` for every seed of it, on the requests of `measurement`. What an arm recorded is in the folder as soon as it is over,
-/// and when a run fails, what there is by then is returned.
+/// The seed of a repetition's workload.
+fn seed_of(workload_seed: u64, repetition: u32) -> u64 {
+    seeds(workload_seed, "repetitions", repetition + 1).pop().unwrap_or(workload_seed)
+}
+
+/// How long a measurement goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    /// So many repetitions.
+    Repetitions(u32),
+    /// All planned comparisons are decided, or the next repetition would not be over in time.
+    Decided(Budget),
+}
+
+/// Runs every arm of `run` repetition by repetition, on the requests of `measurement`, and looks at the planned comparisons on the way. What an
+/// arm recorded is in the folder as soon as it is over, and when a run fails, what there is by then is returned.
 pub(super) async fn measure(
     measurement: &dyn Measurement,
-    run: &RunInfo,
+    run: &mut RunInfo,
+    workload_seed: u64,
+    until: Until,
     runner: &ArmRunner<'_>,
     folder: &mut RunFolder,
 ) -> Result<Measured, FolderError> {
     let mut measured = Measured::default();
-    let repetitions = run.seeds.len();
-    for (repetition, &seed) in (0u32..).zip(&run.seeds) {
-        let items = match measurement.items(run, seed) {
-            Ok(items) => items,
+    let mut longest = Duration::ZERO;
+    for repetition in 0.. {
+        match until {
+            Until::Repetitions(all) if repetition >= all => break,
+            Until::Decided(budget) if repetition > 0 && budget.left() < longest => break,
+            _ => {}
+        }
+        let (seed, began) = (seed_of(workload_seed, repetition), Instant::now());
+        run.seeds.push(seed);
+        let Repetition { items, counted } = match measurement.repetition(run, seed) {
+            Ok(repetition) => repetition,
             Err(error) => return Ok(Measured { stopped: Some(error), ..measured }),
         };
-        for arm in order(run.arms.len(), repetition, repetitions as u32) {
+        for arm in order(run.arms.len(), seed) {
             let arm = &run.arms[arm];
-            let what = format!("{} (repetition {} of {repetitions})", arm.name, repetition + 1);
-            match runner.run(&what, arm, repetition, Work { items: &items, pace: measurement.effort().pace }).await {
+            let of = if let Until::Repetitions(all) = until { format!(" of {all}") } else { String::new() };
+            let what = format!("{} (repetition {}{of})", arm.name, repetition + 1);
+            let work = Work { items: &items, counted: counted.clone(), pace: measurement.effort().pace };
+            let left = if let Until::Decided(budget) = until { budget.left() } else { Duration::MAX };
+            let Ok(ran) = tokio::time::timeout(left, runner.run(&what, arm, repetition, work)).await else {
+                runner.cut_short(&arm.name).await;
+                runner.note(format!("The time was over during {what}, which does not count. More time: --budget."));
+                return Ok(measured);
+            };
+            match ran {
                 Ok(recording) => {
                     folder.append(&recording)?;
                     measured.requests.extend(recording.requests);
                     measured.samples.extend(recording.samples);
                 }
                 Err(error) => return Ok(Measured { stopped: Some(error), ..measured }),
+            }
+        }
+        longest = longest.max(began.elapsed());
+        let (done, last_look) = (repetition + 1, run.looks.last().copied().unwrap_or(0));
+        let ends = match until {
+            Until::Repetitions(all) => done == all,
+            Until::Decided(budget) => budget.left() < longest,
+        };
+        if done >= REPETITIONS_MIN && (ends || done >= next_look(last_look)) {
+            run.looks.push(done);
+            if matches!(until, Until::Decided(_)) && stats::decided(run, &measured.requests) {
+                break;
             }
         }
     }
@@ -90,28 +124,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_arm_stands_equally_early_and_late() {
-        for (arms, repetitions) in (1..10).flat_map(|arms| (2..8).map(move |repetitions| (arms, repetitions))) {
-            let mut places = vec![0; arms];
-            for repetition in 0..repetitions {
-                for (place, arm) in order(arms, repetition, repetitions).into_iter().enumerate() {
-                    places[arm] += place;
-                }
-            }
-            let (most, least) = (places.iter().max().unwrap(), places.iter().min().unwrap());
-            assert!(most - least <= 1, "{arms} arms, {repetitions} repetitions: {places:?}");
-        }
-    }
-
-    #[test]
-    fn every_repetition_has_every_arm_once_and_the_first_is_as_asked() {
-        assert_eq!(order(4, 0, 3), [0, 1, 2, 3]);
-        assert_eq!(order(4, 1, 2), [3, 2, 1, 0]);
-        for repetition in 0..5 {
-            let mut all = order(7, repetition, 5);
+    fn every_arm_runs_once_in_an_order_that_the_seed_decides() {
+        for seed in 0..20 {
+            let mut all = order(7, seed);
+            assert_eq!(all, order(7, seed));
             all.sort_unstable();
             assert_eq!(all, [0, 1, 2, 3, 4, 5, 6]);
         }
+        let first: std::collections::BTreeSet<usize> = (0..100).map(|seed| order(7, seed)[0]).collect();
+        assert_eq!(first.len(), 7, "each is first at times");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! Each workload has its arms and a folder of its own. Most targets have one.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -17,43 +19,83 @@ use dualpool_types::records::RequestRecord;
 use dualpool_types::{EngineInfo, Failure, Micros};
 use dualpool_workload::WorkItem;
 
+use super::budget::{Budget, REQUESTS_MIN};
 use super::drive::{ArmRunner, DriveError, Pace};
 use super::expectations::Expectations;
 use super::faults::{exact, faults};
 use super::folder::{FolderError, Identity, RunFolder};
-use super::pair::{self, Measured};
+use super::pair::{self, Measured, Until};
 use super::phases::Phases;
 use super::{Cancel, stats};
 use crate::target::{Done, OnFleet, Session, View};
 use crate::{RunSettings, Settings};
 
-/// `--quick`: at most this many repetitions, of this share of the requests.
+/// `--quick`: at most this many repetitions.
 const QUICK_REPETITIONS: u32 = 2;
+
+/// And of a workload that is not the same all the way, this share of its course.
 const QUICK_SCALE: f64 = 0.25;
 
-/// The share of a repetition's requests for the sequential runs of `--exact`.
+/// The share of the workload's requests for the sequential runs of `--exact`.
 const EXACT_SCALE: f64 = 0.25;
 
 /// How much a run does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Effort {
-    pub repetitions: u32,
-    /// The share of the requests that a repetition has.
-    pub scale: f64,
+    /// None: until it is decided, or time is over.
+    pub(crate) repetitions: Option<u32>,
+    /// The requests of a repetition, at most.
+    pub(crate) requests: u32,
     pub pace: Pace,
 }
 
 impl Effort {
-    pub(crate) fn of(run: &RunSettings) -> Effort {
+    /// Of a workload with so many requests. One that is not the same all the way has its whole course in each repetition.
+    pub(crate) fn of(run: &RunSettings, requests: usize, steady: bool) -> Effort {
+        let fixed = Some(run.repetitions).filter(|&repetitions| repetitions > 0);
+        let all = u32::try_from(requests).unwrap_or(u32::MAX);
         Effort {
             repetitions: match (run.exact, run.quick) {
-                (true, _) => 1,
-                (false, true) => run.repetitions.min(QUICK_REPETITIONS),
-                (false, false) => run.repetitions,
+                (true, _) => Some(1),
+                (false, true) => Some(fixed.unwrap_or(QUICK_REPETITIONS).min(QUICK_REPETITIONS)),
+                (false, false) => fixed,
             },
-            scale: if run.quick { QUICK_SCALE } else { 1.0 } * if run.exact { EXACT_SCALE } else { 1.0 },
+            requests: match (run.exact, run.quick) {
+                (true, _) => (f64::from(all) * EXACT_SCALE).ceil() as u32,
+                (false, true) if steady => REQUESTS_MIN.min(all),
+                (false, true) => (f64::from(all) * QUICK_SCALE).ceil() as u32,
+                (false, false) if steady => run.repetition_requests.min(all),
+                (false, false) => all,
+            },
             pace: if run.exact { Pace::OneByOne } else { Pace::OpenLoop },
         }
+    }
+}
+
+/// The requests of one repetition, and which of them count.
+pub(super) struct Repetition {
+    pub(super) items: Vec<WorkItem>,
+    pub(super) counted: Range<u32>,
+}
+
+impl Repetition {
+    /// All of them count: the workload has a course of its own.
+    pub(super) fn whole(items: Vec<WorkItem>) -> Repetition {
+        Repetition { counted: 0..items.len() as u32, items }
+    }
+
+    /// Of three stretches of the same traffic, each of which goes on for so long, the middle one counts.
+    pub(super) fn amid(stretches: [Vec<WorkItem>; 3], spans: [Micros; 3]) -> Repetition {
+        let lead_in = stretches[0].len() as u32;
+        let counted = lead_in..lead_in + stretches[1].len() as u32;
+        let (mut items, mut begin) = (Vec::new(), Micros::ZERO);
+        for (stretch, span) in stretches.into_iter().zip(spans) {
+            for item in stretch {
+                items.push(WorkItem { index: items.len() as u32, at: begin + item.at, ..item });
+            }
+            begin += span;
+        }
+        Repetition { items, counted }
     }
 }
 
@@ -74,10 +116,16 @@ pub(super) trait Measurement: Send + Sync {
     fn effort(&self) -> Effort;
 
     /// Warms the engines up and decides on arms and rate; what it comes to stands in `run`.
-    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError>;
+    async fn arrange(
+        &self,
+        runner: &ArmRunner<'_>,
+        budget: Option<Budget>,
+        run: &mut RunInfo,
+        phases: &mut Phases<'_>,
+    ) -> Result<(), DriveError>;
 
-    /// The requests of the repetition with this seed.
-    fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError>;
+    /// The repetition with this seed.
+    fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError>;
 }
 
 /// What one workload of a run came to.
@@ -174,7 +222,9 @@ impl Paired {
         let Paired { settings, command, workloads, mut earlier, notes, .. } = self;
         let expectations = Expectations::read(&settings.run, &environment)?;
         expectations.announce(progress);
-        let mut context = RunContext { settings: &settings, command, environment, notes, expectations, progress, cancel };
+        let time_for_each = Duration::from_secs(settings.run.budget_s) / workloads.len().max(1) as u32;
+        let mut context =
+            RunContext { settings: &settings, time_for_each, command, environment, notes, expectations, progress, cancel };
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut stopped = None;
         for workload in workloads {
@@ -254,6 +304,8 @@ fn summary(dir: &Path) -> anyhow::Result<String> {
 /// What all workloads of a run have in common.
 struct RunContext<'a> {
     settings: &'a Settings,
+    /// Of the budget, the part that each workload has.
+    time_for_each: Duration,
     command: Vec<String>,
     environment: Environment,
     notes: Vec<String>,
@@ -275,18 +327,30 @@ impl RunContext<'_> {
             }
         };
         let mut phases = Phases::new(self.progress, name);
-        let mut run = self.run_info(&folder, measurement.effort());
+        let budget = measurement.effort().repetitions.is_none().then(|| Budget::begin(self.time_for_each));
+        let mut run = self.run_info(&folder);
         // Written before there is much to say, so that a program that follows the run knows its engines.
         folder.write_run(&run)?;
         folder.show_samples(fleet).await;
 
-        let mut measured = match measurement.arrange(&runner, &mut run, &mut phases).await {
+        let arranging = measurement.arrange(&runner, budget, &mut run, &mut phases);
+        let arranged = match budget {
+            Some(budget) => tokio::time::timeout(budget.left(), arranging).await.unwrap_or_else(|_| Err(budget.over())),
+            None => arranging.await,
+        };
+        let mut measured = match arranged {
             Ok(()) => {
                 // An exact run compares tokens, and has no ratios.
                 run.expected = if self.settings.run.exact { None } else { self.expectations.of_workload(&run) };
                 folder.write_run(&run)?;
-                phases.begin("measurement", run.arms.len() as u32 * measurement.effort().repetitions);
-                pair::measure(measurement.as_ref(), &run, &runner, &mut folder).await?
+                let repetitions = measurement.effort().repetitions;
+                phases.begin("measurement", run.arms.len() as u32 * repetitions.unwrap_or(0));
+                let until = match (repetitions, budget) {
+                    (None, Some(budget)) => Until::Decided(budget),
+                    (repetitions, _) => Until::Repetitions(repetitions.unwrap_or(1)),
+                };
+                let seed = self.settings.workload.seed;
+                pair::measure(measurement.as_ref(), &mut run, seed, until, &runner, &mut folder).await?
             }
             Err(stopped) => Measured { stopped: Some(stopped), ..Measured::default() },
         };
@@ -315,19 +379,18 @@ impl RunContext<'_> {
         Ok(Outcome { dir: folder.dir().to_path_buf(), summary, interrupted: run.interrupted, faults })
     }
 
-    fn run_info(&self, folder: &RunFolder, effort: Effort) -> RunInfo {
+    fn run_info(&self, folder: &RunFolder) -> RunInfo {
         RunInfo {
             command: self.command.clone(),
             // Settings are plain data with string keys: they always have a JSON form.
             settings: serde_json::to_value(self.settings).unwrap_or_default(),
-            seeds: pair::seeds(self.settings.workload.seed, "repetitions", effort.repetitions),
             quick: self.settings.run.quick,
             ..RunInfo::begun(folder.target(), folder.id(), folder.started_at(), self.environment.clone())
         }
     }
 }
 
-/// The bootstrap takes a second or two of one core: on a thread of its own, so that nothing else waits for it.
+/// Sorting takes a while on one core: on a thread of its own, so that nothing else waits for it.
 async fn summarise(run: RunInfo, measured: Measured) -> anyhow::Result<(Summary, Vec<RequestRecord>, RunInfo)> {
     let work =
         move || stats::summarise(&run, &measured.requests, &measured.samples).map(|summary| (summary, measured.requests, run));

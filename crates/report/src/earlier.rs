@@ -224,7 +224,7 @@ mod tests {
         age(&dir.path().join("summary.json"), &[("\"dual_pool\"", "\"auto\"")]);
         let read = load(dir.path()).unwrap();
         let found = |name: &str| read.requests.iter().filter(|request| request.arm == name).count();
-        assert_eq!((found("best_found"), found("auto")), (48, 0));
+        assert_eq!((found("best_found"), found("auto")), (144, 0));
         let summary = read.summary.unwrap();
         assert!(summary.arms.iter().any(|arm| arm.name == "best_found") && summary.identical_requests.contains_key("best_found"));
     }

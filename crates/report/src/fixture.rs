@@ -14,7 +14,7 @@ use dualpool_types::{
 
 use super::Artifacts;
 use super::figures::figures;
-use super::metric::{self, Better};
+use super::metric::{self, Better, Unit};
 
 /// How an invented arm serves: medians in ms.
 #[derive(Clone, Copy)]
@@ -46,7 +46,7 @@ const FULL: Service = Service {
 const DUAL: Service =
     Service { policy: PolicyKind::DualPool, short_ttft: 80.0, long_ttft: 1450.0, itl: 25.0, stall_share: 0.02, stall: 75.0 };
 
-/// Four arms and a control, 24 requests, 2 repetitions.
+/// Four arms and a control, 24 requests, 6 repetitions.
 pub(crate) fn small() -> Artifacts {
     let arms = [
         ("shared_least_load", LEAST_LOAD),
@@ -55,10 +55,10 @@ pub(crate) fn small() -> Artifacts {
         ("dual_pool", DUAL),
         ("shared_tuned_control", TUNED),
     ];
-    artifacts(&arms, 24, 2)
+    artifacts(&arms, 24, 6)
 }
 
-/// All seven arms and a control, 108 requests, 3 repetitions.
+/// All seven arms and a control, 36 requests, 9 repetitions.
 pub(crate) fn large() -> Artifacts {
     let arms = [
         ("shared_round_robin", ROUND_ROBIN),
@@ -70,7 +70,7 @@ pub(crate) fn large() -> Artifacts {
         ("best_found", DUAL),
         ("shared_tuned_control", TUNED),
     ];
-    artifacts(&arms, 108, 3)
+    artifacts(&arms, 36, 9)
 }
 
 /// Writes a run folder as the harness does.
@@ -122,7 +122,7 @@ fn artifacts(arms: &[(&str, Service)], requests_per_run: u32, repetitions: u32) 
         rate_rps: Some(14.0),
         repetitions,
         objectives: SummaryObjectives { ttft_short_ms: 500.0, ttft_long_ms: 3000.0, itl_ms: 200.0 },
-        comparisons: comparisons(&summaries),
+        comparisons: comparisons(&summaries, repetitions),
         identical_requests: arms.iter().skip(1).map(|(name, _)| *name).zip(1..).map(identical).collect(),
         arms: summaries,
         exact: false,
@@ -336,8 +336,8 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
     samples
 }
 
-/// Ratios of the figures with an invented interval of 12 % to both sides.
-fn comparisons(arms: &[ArmSummary]) -> Vec<Comparison> {
+/// Ratios of the figures with an invented interval of 12 % to both sides, of shares 4 points.
+fn comparisons(arms: &[ArmSummary], repetitions: u32) -> Vec<Comparison> {
     let metrics = [
         metric::GOODPUT,
         metric::SHORT_TTFT_P95,
@@ -353,20 +353,28 @@ fn comparisons(arms: &[ArmSummary]) -> Vec<Comparison> {
             arms.iter().filter(|a| a.name != baseline.name && (!a.control || controlled(&a.name) == Some(baseline.name.as_str())))
         {
             for metric in metrics {
-                let ratio = (metric.read)(candidate).zip((metric.read)(baseline)).map(|(c, b)| c / b);
-                let higher = metric.better == Better::Higher;
-                let (low, high) = (ratio.map(|r| r * 0.88), ratio.map(|r| r * 1.12));
+                let both = (metric.read)(candidate).zip((metric.read)(baseline));
+                let (share, higher) = (metric.unit == Unit::Share, metric.better == Better::Higher);
+                let effect = both.map(|(c, b)| if share { c - b } else { c / b });
+                let even = if share { 0.0 } else { 1.0 };
+                let at = |end: f64| effect.map(|effect| if share { effect + end / 3.0 } else { effect * (1.0 + end) });
+                let (low, high) = (at(-0.12), at(0.12));
                 let verdict = match (low, high) {
-                    (Some(low), _) if low > 1.0 => [Verdict::Worse, Verdict::Better][usize::from(higher)],
-                    (_, Some(high)) if high < 1.0 => [Verdict::Better, Verdict::Worse][usize::from(higher)],
-                    (Some(_), Some(_)) => Verdict::NoDifferenceShown,
+                    (Some(low), _) if low > even => [Verdict::Worse, Verdict::Better][usize::from(higher)],
+                    (_, Some(high)) if high < even => [Verdict::Better, Verdict::Worse][usize::from(higher)],
+                    (Some(_), Some(_)) => Verdict::Undecided,
                     _ => Verdict::NotMeasured,
                 };
                 comparisons.push(Comparison {
                     baseline: baseline.name.clone(),
                     candidate: candidate.name.clone(),
                     metric: metric.key.into(),
-                    ratio,
+                    planned: false,
+                    repetitions,
+                    ratio: effect.filter(|_| !share),
+                    difference: effect.filter(|_| share),
+                    p_value: None,
+                    visible: None,
                     ci_low: low,
                     ci_high: high,
                     verdict,

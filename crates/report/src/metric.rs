@@ -72,7 +72,7 @@ impl Unit {
 /// How a metric is taken from an arm's records.
 #[derive(Clone, Copy, Debug)]
 pub enum Taken {
-    /// The nearest-rank quantile over the pooled values of all repetitions.
+    /// The nearest-rank quantile over the pooled values of the records.
     Quantile(Series, f64),
     /// The share of the requests that were within all their objectives.
     Goodput,
@@ -174,6 +174,11 @@ impl Metric {
         self.better == Better::Higher
     }
 
+    /// Whether it is of a repetition as a whole: below saturation the workload decides it, not the arm.
+    pub fn of_whole(&self) -> bool {
+        matches!(self.taken, Taken::Whole { .. })
+    }
+
     /// Whether it is only of workloads that come in waves.
     pub fn of_waves(&self) -> bool {
         matches!(self.taken, Taken::Quantile(Series::BackgroundTtft | Series::ForegroundTtft, _))
@@ -201,7 +206,7 @@ const fn depth(
 
 pub const GOODPUT: Metric = Metric {
     key: "goodput_share",
-    name: "goodput",
+    name: "within objectives",
     unit: Unit::Share,
     better: Better::Higher,
     taken: Taken::Goodput,

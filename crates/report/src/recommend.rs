@@ -1,11 +1,11 @@
 //! What a user should serve with, and why.
 //!
 //! The rules:
-//! 1. The goal is goodput at the user's objectives. Arms that failed requests are not candidates while another arm failed none. A
+//! 1. The goal is the share of requests within the user's objectives. Arms that failed requests are not candidates while another arm failed none. A
 //!    control is never one. An exact run says nothing of speed, so nothing is recommended from it.
-//! 2. The candidate with the highest goodput leads. Every candidate that it was not shown to beat is as good: their comparison on
-//!    `goodput_share` says `no difference shown`, or, where the run holds no such comparison, their goodput is at most `TIE_SHARE` apart.
-//! 3. Of those that are as good, the simplest is recommended: one pool before two, no KV moves before KV moves, default scheduler
+//! 2. The candidate with the highest share leads. Every candidate that it was not shown to beat stays in the choice, be it equivalent or
+//!    undecided; where the run holds no such comparison, those stay whose shares are at most `TIE_SHARE` apart.
+//! 3. Of those that stay, the simplest is recommended: one pool before two, no KV moves before KV moves, default scheduler
 //!    settings before tuned ones. A split has to earn its place.
 //!
 //! What the choice costs (figures shown to be worse), what would change it (other objectives), and what makes the run a weak
@@ -23,8 +23,11 @@ use super::verdicts::{finding, pairs};
 use super::words::{count, figure, ms, percent};
 use super::{Artifacts, metric};
 
-/// Fewer repetitions than this make intervals that hardly mean anything.
-const REPETITIONS_MIN: u32 = 3;
+/// An arrangement that keeps fewer of its requests within objectives is none to serve with.
+const SERVED_MIN: f64 = 0.5;
+
+/// Fewer repetitions than this decide nothing.
+const REPETITIONS_MIN: u32 = 6;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recommendation {
@@ -48,9 +51,25 @@ pub fn recommend(artifacts: &Artifacts) -> Recommendation {
     let sound: Vec<&Arm> = measured.iter().copied().filter(|a| a.figures.errors.is_empty()).collect();
     let candidates = if sound.is_empty() { &measured } else { &sound };
     let Some(leader) = candidates.iter().copied().min_by_key(|a| Reverse(ordered(goodput(a)))) else {
-        let reasons = vec!["No arm has a goodput figure, so nothing can be recommended.".to_string()];
+        let reasons = vec!["No arm has a share of requests within objectives, so nothing can be recommended.".to_string()];
         return Recommendation { arm: None, reasons, caveats: caveats(artifacts, summary, None) };
     };
+    let caveats_of = |choice| caveats(artifacts, summary, choice);
+    if summary.repetitions < REPETITIONS_MIN {
+        let repetitions = count(summary.repetitions.into(), "repetition");
+        let mend = "measure longer, with --budget or --repetitions";
+        let reason = format!("{repetitions} per arm decide nothing; a verdict takes {REPETITIONS_MIN} at least: {mend}.");
+        return Recommendation { arm: None, reasons: vec![reason], caveats: caveats_of(None) };
+    }
+    if goodput(leader) < SERVED_MIN {
+        let reasons = vec![
+            within(candidates, summary),
+            "No arm keeps half of its requests within these objectives, so none is to be served with: offer less (--load), ask for less, \
+             or add engines. The objective map shows what can be had."
+                .to_string(),
+        ];
+        return Recommendation { arm: None, reasons, caveats: caveats_of(None) };
+    }
     let as_good: Vec<&Arm> = candidates.iter().copied().filter(|a| a.name == leader.name || !beats(leader, a, summary)).collect();
     // `as_good` holds the leader at least, and ties keep the order of the run.
     let choice = as_good.iter().copied().min_by_key(|a| complexity(a)).unwrap_or(leader);
@@ -95,46 +114,60 @@ fn complexity(arm: &Arm) -> (u8, usize) {
     (arrangement.policy.plainness(), arrangement.tunings.iter().filter(|t| **t != Tuning::default()).count())
 }
 
-fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], summary: &Summary) -> Vec<String> {
+fn within(candidates: &[&Arm], summary: &Summary) -> String {
     let o = summary.objectives;
-    let mut reasons = vec![format!(
+    format!(
         "Within your objectives (first token of short prompts in {} ms, of long ones in {} ms, no gap over {} ms): {}.",
         ms(o.ttft_short_ms),
         ms(o.ttft_long_ms),
         ms(o.itl_ms),
         candidates.iter().map(|a| format!("{} {}%", a.name, percent(goodput(a)))).collect::<Vec<_>>().join(", "),
-    )];
-    if goodput(leader) == 0.0 {
-        reasons.push(format!(
-            "No arrangement met these objectives even once, so {} is named only because it is the simplest. The objective map shows what can be had.",
-            choice.name
-        ));
-        return reasons;
-    }
+    )
+}
+
+fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], summary: &Summary) -> Vec<String> {
+    let mut reasons = vec![within(candidates, summary)];
     let others: Vec<&str> = as_good.iter().map(|a| a.name).filter(|name| *name != choice.name).collect();
     if !others.is_empty() {
         reasons.push(format!(
-            "No difference in goodput is shown between {} and {}; {} is the simplest of them.",
+            "{} is the simplest of those that none is shown to beat: {}.",
             choice.name,
-            others.join(", "),
-            choice.name
+            others.iter().map(|other| standing(choice.name, other, summary)).collect::<Vec<_>>().join(", ")
         ));
     }
-    let who = if choice.name == leader.name { choice.name.to_string() } else { format!("{} (as good)", leader.name) };
+    let who =
+        if choice.name == leader.name { choice.name.to_string() } else { format!("{}, which leads by the figures,", leader.name) };
     let beaten: Vec<&Arm> = candidates.iter().copied().filter(|c| !as_good.iter().any(|a| a.name == c.name)).collect();
     let (paired, unpaired): (Vec<&Arm>, Vec<&Arm>) = beaten.into_iter().partition(|a| compared(leader, a, summary).is_some());
     let names = |arms: &[&Arm]| arms.iter().map(|a| a.name).collect::<Vec<_>>().join(", ");
     if !paired.is_empty() {
-        reasons.push(format!("{who} is shown to have a higher goodput than {}.", names(&paired)));
+        reasons.push(format!("{who} is shown to keep more requests within objectives than {}.", names(&paired)));
     }
     if !unpaired.is_empty() {
         reasons.push(format!(
-            "{who} has a higher goodput than {}, by the figures alone: they were not compared in pairs.",
+            "{who} keeps more requests within objectives than {}, by the figures alone: they were not compared in pairs.",
             names(&unpaired)
         ));
     }
     reasons.extend(findings(choice, summary, Verdict::Better).map(|(against, what)| format!("Against {against}: {what}.")));
     reasons
+}
+
+/// How another arm stands to the choice: `auto (undecided; it could gain up to 5.8 points)`.
+fn standing(choice: &str, other: &str, summary: &Summary) -> String {
+    let of = |c: &&Comparison| c.metric == metric::GOODPUT.key;
+    let as_candidate = summary.comparisons.iter().filter(of).find(|c| c.candidate == other && c.baseline == choice);
+    let as_baseline = summary.comparisons.iter().filter(of).find(|c| c.candidate == choice && c.baseline == other);
+    let verdict = as_candidate.or(as_baseline).map(|c| c.verdict);
+    let gain = as_candidate.and_then(|c| c.ci_high).or(as_baseline.and_then(|c| c.ci_low).map(|low| -low));
+    match (verdict, gain) {
+        (Some(Verdict::Equivalent), _) => format!("{other} (as good)"),
+        (Some(Verdict::Undecided), Some(gain)) if gain > 0.0 => {
+            format!("{other} (undecided; it could gain up to {:.1} points)", gain * 1e2)
+        }
+        (Some(Verdict::Undecided | Verdict::TooFew), _) => format!("{other} (undecided)"),
+        _ => other.to_string(),
+    }
 }
 
 /// What the choice showed against each baseline, other than goodput: `(baseline, findings)`.
@@ -167,10 +200,8 @@ fn caveats(artifacts: &Artifacts, summary: &Summary, choice: Option<&Arm>) -> Ve
     if artifacts.run.interrupted {
         caveats.push("The run was stopped early.".into());
     }
-    if summary.repetitions < REPETITIONS_MIN || artifacts.run.quick {
-        let quick = if artifacts.run.quick { "A quick run: " } else { "" };
-        let repetitions = count(summary.repetitions.into(), "repetition");
-        caveats.push(format!("{quick}{repetitions} per arm, so intervals are wide and small differences stay hidden."));
+    if artifacts.run.quick {
+        caveats.push("A quick run: it shows that all works, and no more.".into());
     }
     if artifacts.run.environment.backend.contains("virtual") {
         caveats.push(
@@ -260,7 +291,7 @@ mod tests {
     fn all_alike() -> Artifacts {
         let mut artifacts = fixture::small();
         for arm in ["shared_least_load", "shared_tuned", "full_disaggregation", "dual_pool"] {
-            set(&mut artifacts, arm, 0.9, Verdict::NoDifferenceShown);
+            set(&mut artifacts, arm, 0.9, Verdict::Undecided);
         }
         artifacts
     }
@@ -269,7 +300,7 @@ mod tests {
     fn no_difference_leads_to_the_simplest() {
         let said = recommend(&all_alike());
         assert_eq!(said.arm.as_deref(), Some("shared_least_load"));
-        assert!(said.reasons.join(" ").contains("No difference in goodput is shown"), "{said:?}");
+        assert!(said.reasons.join(" ").contains("is the simplest of those that none is shown to beat"), "{said:?}");
     }
 
     #[test]
@@ -279,8 +310,11 @@ mod tests {
         let said = recommend(&artifacts);
         assert_eq!(said.arm.as_deref(), Some("dual_pool"));
         let reasons = said.reasons.join(" ");
-        assert!(reasons.contains("dual_pool is shown to have a higher goodput than shared_least_load, shared_tuned."), "{reasons}");
-        assert!(reasons.contains("a higher goodput than full_disaggregation, by the figures alone"), "{reasons}");
+        assert!(
+            reasons.contains("dual_pool is shown to keep more requests within objectives than shared_least_load, shared_tuned."),
+            "{reasons}"
+        );
+        assert!(reasons.contains("more requests within objectives than full_disaggregation, by the figures alone"), "{reasons}");
     }
 
     #[test]
@@ -288,7 +322,7 @@ mod tests {
         let mut artifacts = all_alike();
         set(&mut artifacts, "shared_least_load", 0.5, Verdict::Worse);
         set(&mut artifacts, "full_disaggregation", 0.5, Verdict::Worse);
-        set(&mut artifacts, "dual_pool", 0.99, Verdict::NoDifferenceShown);
+        set(&mut artifacts, "dual_pool", 0.99, Verdict::Undecided);
         assert_eq!(recommend(&artifacts).arm.as_deref(), Some("shared_tuned"));
     }
 
@@ -322,8 +356,17 @@ mod tests {
             arm.goodput_share = Some(0.0);
         }
         let said = recommend(&artifacts);
-        assert_eq!(said.arm.as_deref(), Some("shared_least_load"));
-        assert!(said.reasons.join(" ").contains("No arrangement met these objectives"), "{said:?}");
+        assert_eq!(said.arm, None);
+        assert!(said.reasons.join(" ").contains("No arm keeps half of its requests"), "{said:?}");
+    }
+
+    #[test]
+    fn too_few_repetitions_recommend_nothing() {
+        let mut artifacts = all_alike();
+        summary(&mut artifacts).repetitions = 5;
+        let said = recommend(&artifacts);
+        assert_eq!(said.arm, None);
+        assert!(said.reasons[0].contains("5 repetitions per arm decide nothing"), "{said:?}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ const fn of(metric: Metric) -> Figure {
 }
 
 const COLUMNS: [Column; 11] = [
-    Column { heading: "goodput", unit: "%", figures: &[of(metric::GOODPUT)], shown: always },
+    Column { heading: "within objectives", unit: "%", figures: &[of(metric::GOODPUT)], shown: always },
     Column {
         heading: "short TTFT",
         unit: "p50/p95 ms",
@@ -85,7 +85,7 @@ fn routed(arms: &[Arm]) -> bool {
 }
 
 /// What explains the headings, below the table.
-const LEGEND: &str = "* best of the column, controls aside. goodput: share of requests within all their objectives. queue: mean depth \
+const LEGEND: &str = "* best of the column, controls aside. within objectives: share of requests that met all of theirs. queue: mean depth \
 (waiting + running) of the prefill and the decode pool, or of all engines where they are shared. hand-offs: KV moves, all repetitions. n/m: not measured.";
 
 /// What explains the further headings where a router is what is measured.

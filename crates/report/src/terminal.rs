@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent, presets};
 
-use dualpool_types::artifact::{Comparison, Held, Summary};
+use dualpool_types::artifact::{Comparison, Held, Summary, Verdict};
 
 use super::Artifacts;
 use super::arms::{Arm, arms};
@@ -41,13 +41,16 @@ fn headline(artifacts: &Artifacts) -> String {
     if let Some(s) = &artifacts.summary {
         let rate = s.rate_rps.map_or(String::new(), |rps| format!(" at {rps:.1} requests/s"));
         line += &format!(", mix {}, {}{rate}, {} per arm", s.mix, s.arrivals, count(s.repetitions.into(), "repetition"));
-        let o = s.objectives;
-        line += &format!(
-            "; objectives: short TTFT {} ms, long TTFT {} ms, ITL {} ms",
-            ms(o.ttft_short_ms),
-            ms(o.ttft_long_ms),
-            ms(o.itl_ms)
-        );
+        // An exact run asks for tokens, not for service.
+        if !s.exact {
+            let o = s.objectives;
+            line += &format!(
+                "; objectives: short TTFT {} ms, long TTFT {} ms, ITL {} ms",
+                ms(o.ttft_short_ms),
+                ms(o.ttft_long_ms),
+                ms(o.itl_ms)
+            );
+        }
     }
     line
 }
@@ -83,7 +86,7 @@ fn entries(cell: &[Entry]) -> String {
 fn verdicts(summary: &Summary, out: &mut Paragraphs) {
     let apart: Vec<&Comparison> = summary.comparisons.iter().filter(|c| !is_control(c)).collect();
     out.blank();
-    out.line("Verdicts (ratio of candidate to baseline, 95% interval of a paired bootstrap)");
+    out.line("Verdicts (candidate to baseline, with 95% intervals over repetitions)");
     if apart.is_empty() {
         out.item("No comparison was made.");
     }
@@ -131,7 +134,11 @@ pub(crate) fn lost(arms: &[Arm]) -> Vec<String> {
 
 /// What the A/A control says of the machine.
 pub(crate) fn control(summary: &Summary) -> String {
-    let compared = summary.comparisons.iter().filter(|c| is_control(c)).count();
+    let judged = |c: &&Comparison| is_control(c) && !matches!(c.verdict, Verdict::TooFew | Verdict::NotMeasured);
+    let compared = summary.comparisons.iter().filter(judged).count();
+    if compared == 0 && summary.comparisons.iter().any(is_control) {
+        return "A/A control: too few values to tell.".to_string();
+    }
     let differences: Vec<String> = control_differences(summary).map(finding).collect();
     match (compared, differences.is_empty()) {
         (0, _) => "A/A control: not measured.".to_string(),

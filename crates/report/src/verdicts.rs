@@ -14,20 +14,24 @@ pub(crate) fn higher_is_better(key: &str) -> bool {
     Metric::find(key).is_some_and(|metric| metric.better == Better::Higher)
 }
 
-/// `0.61x (0.52-0.70)`; none when there is no ratio.
-pub(crate) fn ratio(comparison: &Comparison) -> Option<String> {
+/// `0.61x (0.52-0.70)`, or of shares `+3.1 points (+0.4 to +5.8)`; none where nothing was measured.
+pub(crate) fn effect(comparison: &Comparison) -> Option<String> {
+    let interval = comparison.ci_low.zip(comparison.ci_high);
+    if let Some(difference) = comparison.difference {
+        let said = format!("{:+.1} points", difference * 1e2);
+        return Some(interval.map_or(said.clone(), |(low, high)| format!("{said} ({:+.1} to {:+.1})", low * 1e2, high * 1e2)));
+    }
     let ratio = comparison.ratio?;
-    Some(match (comparison.ci_low, comparison.ci_high) {
-        (Some(low), Some(high)) => format!("{ratio:.2}x ({low:.2}-{high:.2})"),
-        _ => format!("{ratio:.2}x"),
-    })
+    Some(interval.map_or(format!("{ratio:.2}x"), |(low, high)| format!("{ratio:.2}x ({low:.2}-{high:.2})")))
 }
 
 pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Better => "better",
         Verdict::Worse => "worse",
-        Verdict::NoDifferenceShown => "no difference shown",
+        Verdict::Equivalent => "as good",
+        Verdict::Undecided => "undecided",
+        Verdict::TooFew => "too few values to tell",
         Verdict::NotMeasured => "not measured",
     }
 }
@@ -35,17 +39,17 @@ pub(crate) fn verdict(verdict: Verdict) -> &'static str {
 /// `short TTFT p95 0.61x (0.52-0.70) better`.
 pub(crate) fn finding(comparison: &Comparison) -> String {
     let name = label(&comparison.metric);
-    match ratio(comparison) {
-        Some(ratio) => format!("{name} {ratio} {}", verdict(comparison.verdict)),
+    match effect(comparison) {
+        Some(effect) => format!("{name} {effect} {}", verdict(comparison.verdict)),
         None => format!("{name} {}", verdict(comparison.verdict)),
     }
 }
 
-/// All that one arm showed against another, in one sentence: what is better, what is worse, then what shows no difference.
+/// All that one arm showed against another, in one sentence: what is better, what is worse, then what is neither.
 pub(crate) fn sentence(comparisons: &[&Comparison]) -> String {
     let of = |verdict: Verdict| comparisons.iter().filter(move |c| c.verdict == verdict);
     let mut parts: Vec<String> = of(Verdict::Better).chain(of(Verdict::Worse)).map(|c| finding(c)).collect();
-    for rest in [Verdict::NoDifferenceShown, Verdict::NotMeasured] {
+    for rest in [Verdict::Equivalent, Verdict::Undecided, Verdict::TooFew, Verdict::NotMeasured] {
         let names: Vec<String> = of(rest).map(|c| label(&c.metric)).collect();
         if !names.is_empty() {
             parts.push(format!("{}: {}", names.join(", "), verdict(rest)));
@@ -76,13 +80,27 @@ mod tests {
             baseline: "shared_tuned".into(),
             candidate: "dual_pool".into(),
             metric: metric.into(),
+            planned: false,
+            repetitions: 6,
             ratio: Some(ratio),
+            difference: None,
             ci_low: Some(ratio * 0.9),
             ci_high: Some(ratio * 1.1),
+            p_value: None,
+            visible: None,
             verdict,
         };
+        let share = Comparison {
+            ratio: None,
+            difference: Some(0.031),
+            ci_low: Some(-0.004),
+            ci_high: Some(0.066),
+            ..c("goodput_share", 1.0, Verdict::Better)
+        };
         let all = [
-            c("throughput_rps", 1.0, Verdict::NoDifferenceShown),
+            c("throughput_rps", 1.0, Verdict::Equivalent),
+            c("itl_ms.p50", 1.0, Verdict::Undecided),
+            share,
             c("ttft_ms.long.p95", 1.5, Verdict::Worse),
             c("ttft_ms.short.p95", 0.61, Verdict::Better),
             c("some.new.key", 1.0, Verdict::NotMeasured),
@@ -90,8 +108,8 @@ mod tests {
         let said = sentence(&all.iter().collect::<Vec<_>>());
         assert_eq!(
             said,
-            "short TTFT p95 0.61x (0.55-0.67) better; long TTFT p95 1.50x (1.35-1.65) worse; \
-             throughput: no difference shown; some.new.key: not measured"
+            "within objectives +3.1 points (-0.4 to +6.6) better; short TTFT p95 0.61x (0.55-0.67) better; \
+             long TTFT p95 1.50x (1.35-1.65) worse; throughput: as good; ITL p50: undecided; some.new.key: not measured"
         );
     }
 }

@@ -65,6 +65,10 @@ const fn baseline(row: Row) -> Row {
     Row { is_baseline: true, ..row }
 }
 
+const fn on_request(row: Row) -> Row {
+    Row { runs: Runs::OnRequest, ..row }
+}
+
 const fn searched(row: Row, accepts: fn(PolicyKind) -> bool) -> Row {
     Row { searched: Some(accepts), ..row }
 }
@@ -73,15 +77,15 @@ const fn searched(row: Row, accepts: fn(PolicyKind) -> bool) -> Row {
 #[rustfmt::skip]
 const TABLE: [Row; 9] = [
     baseline(row(Arm::SharedRoundRobin, "shared_round_robin", PolicyKind::RoundRobin, Layout::Shared)),
-    baseline(row(Arm::SharedLeastLoad, "shared_least_load", PolicyKind::LeastLoad, Layout::Shared)),
+    on_request(baseline(row(Arm::SharedLeastLoad, "shared_least_load", PolicyKind::LeastLoad, Layout::Shared))),
     baseline(searched(row(Arm::SharedTuned, "shared_tuned", PolicyKind::Balanced, Layout::Shared),
         |policy| matches!(policy, PolicyKind::RoundRobin | PolicyKind::LeastLoad | PolicyKind::Balanced))),
     row(Arm::Dedicated, "dedicated", PolicyKind::Dedicated, Layout::Pools),
-    row(Arm::FullDisaggregation, "full_disaggregation", PolicyKind::FullDisaggregation, Layout::Pools),
+    on_request(row(Arm::FullDisaggregation, "full_disaggregation", PolicyKind::FullDisaggregation, Layout::Pools)),
     searched(row(Arm::DualPool, "dual_pool", PolicyKind::DualPool, Layout::Pools), |policy| matches!(policy, PolicyKind::DualPool)),
     // Where nothing was searched, it has no ground to split.
-    searched(row(Arm::BestFound, "best_found", PolicyKind::LeastLoad, Layout::Shared), |_| true),
-    Row { runs: Runs::OnRequest, ..row(Arm::Auto, "auto", PolicyKind::Auto, Layout::Shared) },
+    on_request(searched(row(Arm::BestFound, "best_found", PolicyKind::LeastLoad, Layout::Shared), |_| true)),
+    row(Arm::Auto, "auto", PolicyKind::Auto, Layout::Shared),
     Row { runs: Runs::AsReference, ..row(Arm::OneEngine, "one_engine", PolicyKind::Dedicated, Layout::DecodePool) },
 ];
 
@@ -202,6 +206,18 @@ impl RouterArm {
 /// The arms that others are compared with, of all targets.
 pub fn baselines() -> impl Iterator<Item = &'static str> {
     TABLE.iter().filter(|row| row.is_baseline).map(|row| row.name).chain(PLAIN.into_iter().map(PolicyKind::name))
+}
+
+/// Of these arms, the place of the baseline that is hardest to beat.
+pub fn strongest_baseline<'a>(arms: impl Iterator<Item = &'a str>) -> Option<usize> {
+    let arms: Vec<&str> = arms.collect();
+    let strongest = [Arm::SharedTuned.name(), Arm::SharedLeastLoad.name(), PolicyKind::LeastLoad.name()];
+    strongest.into_iter().chain(baselines()).find_map(|name| arms.iter().position(|arm| *arm == name))
+}
+
+/// The arms that a user would serve with if they win.
+pub fn tried_candidates() -> impl Iterator<Item = &'static str> {
+    [Arm::DualPool.name(), Arm::Auto.name(), RouterArm::Configured.name()].into_iter()
 }
 
 const CONTROL_SUFFIX: &str = "_control";

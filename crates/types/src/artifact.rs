@@ -40,8 +40,20 @@ pub struct RunInfo {
     pub workload: Option<RunWorkload>,
     /// The arms.
     pub arms: Vec<Arrangement>,
-    /// The seed of each repetition's workload.
+    /// The seed of each repetition's workload, of those that were begun.
     pub seeds: Vec<u64>,
+    /// After how many repetitions the planned comparisons were looked at; a verdict may have been reached at any of them.
+    #[serde(default)]
+    pub looks: Vec<u32>,
+    /// What idle engines did, where objectives were derived from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<RunIdle>,
+    /// The objectives of the requests, given or derived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objectives: Option<SummaryObjectives>,
+    /// What a repetition consists of, where its workload can be cut and begun anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repetition: Option<RunRepetition>,
     /// The offered requests per second; null where there is no fixed rate.
     pub rate_rps: Option<f64>,
     /// The requests per second that the fleet completes when all are sent at once; null where it was not measured.
@@ -84,6 +96,10 @@ impl RunInfo {
             workload: None,
             arms: Vec::new(),
             seeds: Vec::new(),
+            looks: Vec::new(),
+            idle: None,
+            objectives: None,
+            repetition: None,
             rate_rps: None,
             saturation_rps: None,
             mixes: Vec::new(),
@@ -97,6 +113,29 @@ impl RunInfo {
             interrupted: false,
         }
     }
+}
+
+/// What the engines do when they have next to nothing to do; objectives that were not given are multiples of it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunIdle {
+    /// The median time to first token of a short prompt that is alone on its engine, in milliseconds.
+    pub ttft_short_ms: f64,
+    /// The median time to first token of a long prompt that is alone on its engine, in milliseconds.
+    pub ttft_long_ms: f64,
+    /// The median gap between tokens of a request that is alone on its engine, in milliseconds.
+    pub itl_alone_ms: f64,
+    /// The median gap between tokens of four requests that decode together on each engine, in milliseconds.
+    pub itl_together_ms: f64,
+}
+
+/// What a repetition consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunRepetition {
+    /// The requests that count.
+    pub requests: u32,
+    /// Seconds of the same traffic before the first request that counts, until queues are as they stay. As much follows, at most, until the last
+    /// request that counts has ended. Neither leaves records.
+    pub lead_in_s: f64,
 }
 
 /// A mix that a workload which changes its mix consists of.
@@ -507,7 +546,7 @@ pub struct ErrorCount {
     pub count: u32,
 }
 
-/// A candidate against a baseline on one metric.
+/// A candidate against a baseline on one metric, from one paired value per repetition.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Comparison {
     /// The arm that the candidate is compared with.
@@ -516,17 +555,34 @@ pub struct Comparison {
     pub candidate: String,
     /// The name of the figure, such as `ttft_ms.short.p95`.
     pub metric: String,
-    /// The figure of the candidate divided by that of the baseline; null where there is none.
+    /// Whether it was planned before the run. All others explore: of those that they call different, one in twenty is not.
+    #[serde(default)]
+    pub planned: bool,
+    /// The number of repetitions in which both arms have a value.
+    #[serde(default)]
+    pub repetitions: u32,
+    /// The mean over the repetitions of the candidate's figure divided by the baseline's, as a geometric mean; null where there is none, and of
+    /// shares.
     pub ratio: Option<f64>,
-    /// The lower end of the ratio's 95 % interval.
+    /// Of shares: the mean over the repetitions of the candidate's share less the baseline's, from -1 to 1; null of all other metrics.
+    #[serde(default)]
+    pub difference: Option<f64>,
+    /// The lower end of the 95 % interval of the ratio or the difference.
     pub ci_low: Option<f64>,
-    /// The upper end of the ratio's 95 % interval.
+    /// The upper end of the 95 % interval of the ratio or the difference.
     pub ci_high: Option<f64>,
-    /// What the interval says, against that of the A/A control.
+    /// How often repetitions of two identical arms come out as far apart as these or farther, from 0 to 1.
+    #[serde(default)]
+    pub p_value: Option<f64>,
+    /// The smallest ratio above 1, or the smallest difference above 0, that as many repetitions which scatter as these show in four of five
+    /// runs.
+    #[serde(default)]
+    pub visible: Option<f64>,
+    /// What may be said.
     pub verdict: Verdict,
 }
 
-/// What a comparison came to; docs/artifacts.md says when.
+/// What a comparison came to; docs/measuring.md says when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -534,8 +590,13 @@ pub enum Verdict {
     Better,
     /// The candidate is worse.
     Worse,
-    /// No difference was shown, which does not say that there is none.
-    NoDifferenceShown,
-    /// There were not enough samples on one side.
+    /// The two differ by less than what matters.
+    Equivalent,
+    /// Neither a difference was shown nor that there is none.
+    #[serde(alias = "no_difference_shown")]
+    Undecided,
+    /// There are too few repetitions, or too few values beyond the quantile.
+    TooFew,
+    /// There is nothing to compare, or one of the arms failed requests.
     NotMeasured,
 }

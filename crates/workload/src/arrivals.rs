@@ -1,6 +1,6 @@
 //! When requests arrive.
 
-use rand_distr::{Distribution, Exp};
+use rand::Rng as _;
 
 use dualpool_types::{Micros, Rng};
 
@@ -14,21 +14,15 @@ pub fn arrivals_name(arrivals: Arrivals) -> &'static str {
     }
 }
 
-/// The arrival time of each of `groups` groups of requests. With clumps there are fewer groups than requests, and the gaps between
-/// groups grow by as much, so that `rate` stays the rate of requests.
+/// The arrival time of each of `groups` groups of requests, in rising order. Poisson arrivals are drawn given their number: uniformly over
+/// the time that so many requests take at this rate, so that the rate is what was asked for and not merely close to it.
 pub(super) fn times(arrivals: Arrivals, groups: usize, requests: usize, rate: Option<f64>, rng: &mut Rng) -> Vec<Micros> {
     let rate = match (arrivals, rate) {
         (Arrivals::Poisson, Some(rate)) if rate.is_finite() && rate > 0.0 => rate,
         _ => return vec![Micros::ZERO; groups],
     };
-    let group_rate = rate * groups as f64 / requests.max(1) as f64;
-    // A positive finite rate times a positive share is a valid rate; without any group there is nothing to draw.
-    let Ok(gaps) = Exp::new(group_rate) else { return Vec::new() };
-    let mut at = 0.0;
-    (0..groups)
-        .map(|_| {
-            at += gaps.sample(rng);
-            Micros::from_secs(at)
-        })
-        .collect()
+    let span_s = requests as f64 / rate;
+    let mut times: Vec<Micros> = (0..groups).map(|_| Micros::from_secs(rng.random::<f64>() * span_s)).collect();
+    times.sort_unstable();
+    times
 }

@@ -84,6 +84,11 @@ impl Workload {
         Workload { parts: parts.collect(), arrivals: self.arrivals }
     }
 
+    /// Whether any stretch of it is like any other: one mix, in which requests arrive one by one.
+    pub fn is_steady(&self) -> bool {
+        self.arrivals == Arrivals::Poisson && self.parts.len() == 1 && self.parts.iter().all(|part| part.shape.clump <= 1)
+    }
+
     pub fn requests(&self) -> usize {
         self.parts.iter().map(|part| part.shape.requests()).sum()
     }
@@ -191,7 +196,7 @@ mod tests {
             format!("{:016x}", hash.digest())
         };
         let digests = [Mix::Balanced, Mix::DecodeHeavy, Mix::LongContext, Mix::Burst].map(digest);
-        assert_eq!(digests, ["afd0d874f101ad29", "7641f11599a5b8f0", "10ec1ec38470797d", "0e762919486418d3"]);
+        assert_eq!(digests, ["460b4a62827b6d00", "4ae0f26480f85269", "68eb32f1ce071d4a", "189c381111f03d57"]);
     }
 
     #[test]

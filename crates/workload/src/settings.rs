@@ -87,25 +87,40 @@ pub struct ObjectiveSettings {
     /// TTFT objective of all requests, in milliseconds from arrival to first token. 0 = by the prompt's class, `ttft_short_ms` or
     /// `ttft_long_ms`.
     pub ttft_ms: f64,
-    /// TTFT objective of requests with a short prompt, in milliseconds.
+    /// TTFT objective of requests with a short prompt, in milliseconds. 0 = `ttft_slack` times what an idle engine of this machine takes,
+    /// measured before the run.
     pub ttft_short_ms: f64,
-    /// TTFT objective of requests with a long prompt, in milliseconds.
+    /// TTFT objective of requests with a long prompt, in milliseconds. 0 = `ttft_slack` times what an idle engine takes.
     pub ttft_long_ms: f64,
     /// ITL objective, in milliseconds: no gap between two tokens of a request may be longer. The search also sizes engine steps by
-    /// it.
+    /// it. 0 = `itl_slack` times the gap when an engine decodes a few requests and nothing else.
     pub itl_ms: f64,
+    /// TTFT objectives that are not given, in multiples of the TTFT of an idle engine.
+    pub ttft_slack: f64,
+    /// An ITL objective that is not given, in multiples of the ITL of an engine that decodes a few requests. It is about the longest gap, in
+    /// which a step with other requests' prompts fits.
+    pub itl_slack: f64,
 }
+
+/// Longer than any request lives.
+const NO_OBJECTIVE: Micros = Micros(86_400_000_000);
 
 impl Default for ObjectiveSettings {
     fn default() -> Self {
-        ObjectiveSettings { ttft_ms: 0.0, ttft_short_ms: 500.0, ttft_long_ms: 3000.0, itl_ms: 200.0 }
+        ObjectiveSettings { ttft_ms: 0.0, ttft_short_ms: 0.0, ttft_long_ms: 0.0, itl_ms: 0.0, ttft_slack: 5.0, itl_slack: 10.0 }
     }
 }
 
 impl ObjectiveSettings {
-    /// What a request of this class asks for.
+    /// What a request of this class asks for. An objective that is yet to be measured is as good as none.
     pub fn of(&self, class: Class) -> Objectives {
-        Objectives { ttft_us_max: Micros::from_ms(self.ttft_ms_of(class)), itl_us_max: Micros::from_ms(self.itl_ms) }
+        let or_none = |ms: f64| if ms > 0.0 { Micros::from_ms(ms) } else { NO_OBJECTIVE };
+        Objectives { ttft_us_max: or_none(self.ttft_ms_of(class)), itl_us_max: or_none(self.itl_ms) }
+    }
+
+    /// Whether any of them is yet to be measured.
+    pub fn is_open(&self) -> bool {
+        self.itl_ms == 0.0 || [Class::Short, Class::Long].into_iter().any(|class| self.ttft_ms_of(class) == 0.0)
     }
 
     /// TTFT after a prompt of this class.
@@ -166,6 +181,11 @@ impl WorkloadSettings {
     }
 }
 
+/// A time that may be left to a measurement.
+fn measured(key: &'static str, ms: f64) -> Rule {
+    rule(key, "a number over 0, or 0 to measure it on this machine", ms == 0.0 || is_positive(ms))
+}
+
 impl Section for ObjectiveSettings {
     fn rules(&self) -> Vec<Rule> {
         let by_length = self.ttft_ms == 0.0;
@@ -175,9 +195,11 @@ impl Section for ObjectiveSettings {
                 "a number over 0, or 0 to go by the prompt's length",
                 by_length || is_positive(self.ttft_ms),
             ),
-            positive("objectives.ttft_short_ms", self.ttft_short_ms),
-            positive("objectives.ttft_long_ms", self.ttft_long_ms),
-            positive("objectives.itl_ms", self.itl_ms),
+            measured("objectives.ttft_short_ms", self.ttft_short_ms),
+            measured("objectives.ttft_long_ms", self.ttft_long_ms),
+            measured("objectives.itl_ms", self.itl_ms),
+            positive("objectives.ttft_slack", self.ttft_slack),
+            positive("objectives.itl_slack", self.itl_slack),
         ]
     }
 }

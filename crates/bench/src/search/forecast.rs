@@ -77,7 +77,14 @@ mod tests {
         let candidates = candidates::candidates(&fleet::pools(), &engine, 64, 200);
         let workload = Workload::new(&WorkloadSettings::default());
         let workloads: Vec<_> = (0..2).map(|seed| workload.generate(1000, seed, Some(7.5))).collect();
-        forecast(candidates, &engine, costs, &workloads, &ObjectiveSettings { itl_ms, ..Default::default() }).unwrap()
+        forecast(
+            candidates,
+            &engine,
+            costs,
+            &workloads,
+            &ObjectiveSettings { ttft_short_ms: 500.0, ttft_long_ms: 3_000.0, itl_ms, ..Default::default() },
+        )
+        .unwrap()
     }
 
     #[test]

@@ -146,7 +146,7 @@ fn untried(runner: &ArmRunner<'_>, field: &[Candidate]) {
     let names: Vec<&str> = field.iter().filter(|t| t.rounds.is_empty()).map(|t| t.arrangement.name.as_str()).collect();
     if !names.is_empty() {
         runner.note(format!(
-            "The search had time for {} of {} candidates; not tried: {}. More time: run.search_budget_s.",
+            "The search had time for {} of {} candidates; not tried: {}. More time: --budget, --search-budget-s.",
             field.len() - names.len(),
             field.len(),
             names.join(", ")

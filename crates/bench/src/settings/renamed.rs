@@ -18,6 +18,9 @@ const RENAMED: [(&str, &str); 6] = [
     ("router.migration.moves_max", "router.migration.per_request_max"),
 ];
 
+/// Settings that are no more, and that older runs have.
+const GONE: [&str; 1] = ["run.bootstrap_resamples"];
+
 /// What a setting is called now that was once called this.
 pub fn renamed(key: &str) -> Option<&'static str> {
     RENAMED.iter().find(|(old, _)| *old == key).map(|&(_, new)| new)
@@ -25,7 +28,11 @@ pub fn renamed(key: &str) -> Option<&'static str> {
 
 /// The same settings by the names they have now.
 pub(crate) fn with_present_names<V>(settings: BTreeMap<String, V>) -> BTreeMap<String, V> {
-    settings.into_iter().map(|(key, value)| (renamed(&key).map_or(key, String::from), value)).collect()
+    settings
+        .into_iter()
+        .filter(|(key, _)| !GONE.contains(&key.as_str()))
+        .map(|(key, value)| (renamed(&key).map_or(key, String::from), value))
+        .collect()
 }
 
 impl Settings {

@@ -57,7 +57,12 @@ mod tests {
             ratio: Some(ratio),
             ci_low: Some(ci_low),
             ci_high: Some(ci_high),
-            verdict: Verdict::NoDifferenceShown,
+            planned: false,
+            repetitions: 6,
+            difference: None,
+            p_value: None,
+            visible: None,
+            verdict: Verdict::Undecided,
         }
     }
 

@@ -2,25 +2,26 @@
 
 use dualpool_report::metric::{self, Metric};
 
-/// What requests experience: many values per run.
-pub const REQUEST_METRICS: [Metric; 9] = [
+/// In the order in which they are reported.
+const COMPARED: [Metric; 13] = [
     metric::FOREGROUND_TTFT_P50,
     metric::FOREGROUND_TTFT_P95,
     metric::SHORT_TTFT_P95,
     metric::TTFT_P50,
     metric::TTFT_P95,
+    metric::LONG_TTFT_P50,
     metric::LONG_TTFT_P95,
     metric::ITL_P50,
+    metric::ITL_P95,
     metric::ITL_P99,
     metric::GOODPUT,
+    metric::THROUGHPUT,
+    metric::COMPLETION,
 ];
 
-/// What belongs to a run as a whole: one value per repetition.
-pub const RUN_METRICS: [Metric; 2] = [metric::THROUGHPUT, metric::COMPLETION];
-
-/// All of them, in the order in which they are reported.
 pub(super) fn compared() -> impl Iterator<Item = &'static Metric> {
-    REQUEST_METRICS.iter().chain(&RUN_METRICS)
+    const ALL: &[Metric] = &COMPARED;
+    ALL.iter()
 }
 
 #[cfg(test)]
@@ -29,9 +30,7 @@ mod tests {
     use dualpool_report::metric::{Better, Taken};
 
     #[test]
-    fn each_is_of_the_kind_that_its_list_is_of_and_better_one_way() {
-        assert!(REQUEST_METRICS.iter().all(|metric| matches!(metric.taken, Taken::Quantile(..) | Taken::Goodput)));
-        assert!(RUN_METRICS.iter().all(|metric| matches!(metric.taken, Taken::Whole { .. })));
-        assert!(compared().all(|metric| metric.better != Better::Neither));
+    fn each_can_be_taken_of_one_repetition_and_is_better_one_way() {
+        assert!(compared().all(|metric| !matches!(metric.taken, Taken::Records(_)) && metric.better != Better::Neither));
     }
 }

@@ -4,16 +4,16 @@
 //! One rule for quantiles, everywhere: the nearest rank, the smallest measured value that at least that share of the values does
 //! not exceed. A quantile is then always a value that a request had.
 
-mod bootstrap;
 mod compare;
+mod estimate;
 mod expected;
-mod interval;
+mod looks;
 mod metric;
-mod observed;
 mod summary;
 
 #[cfg(test)]
 pub(super) mod synthetic;
 
-pub use metric::{REQUEST_METRICS, RUN_METRICS};
+pub use looks::{REPETITIONS_MIN, next_look};
+pub(super) use summary::decided;
 pub use summary::{SummaryError, rebuild, summarise};

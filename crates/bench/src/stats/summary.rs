@@ -11,12 +11,10 @@ use dualpool_types::artifact::{ArmSummary, Comparison, RUN_SCHEMA_VERSION, RunIn
 use dualpool_types::records::{EngineSample, RequestRecord};
 use dualpool_workload::{arrivals_name, mix_name};
 
-use super::bootstrap::{Population, Stratum};
-use super::compare::{Arm, comparisons};
+use super::compare::{Arm, all_decided, comparisons};
 use super::expected::held;
-use super::observed::Observed;
-use crate::Settings;
 use crate::identical::identical;
+use crate::{Settings, arms};
 
 /// The arrivals of an exact run, whatever the settings say.
 const ONE_BY_ONE: &str = "one_by_one";
@@ -48,9 +46,9 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
             ArmSummary { routing, ..figures(&arm.name, control, &requests, &samples, &run.environment) }
         })
         .collect();
-    let reference = run.arms.iter().find_map(|arm| controlled(&arm.name)).unwrap_or_default();
+    let reference = arms::reference(&run.arms).map_or("", |arm| arm.name.as_str());
     // Requests that are alone on the engines say nothing of what an arm is for.
-    let comparisons = if settings.run.exact { Vec::new() } else { compared(run, &requests, &complete, &settings) };
+    let comparisons = if settings.run.exact { Vec::new() } else { compared(run, &requests, &complete) };
     let (served, arrivals) = match &run.workload {
         Some(workload) => (workload.name.as_str(), workload.arrivals.as_str()),
         None => (mix_name(settings.workload.mix), arrivals_name(settings.workload.arrivals)),
@@ -63,11 +61,11 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         arrivals: if settings.run.exact { ONE_BY_ONE } else { arrivals }.to_string(),
         rate_rps: run.rate_rps,
         repetitions: complete.len() as u32,
-        objectives: SummaryObjectives {
-            ttft_short_ms: settings.objectives.ttft_ms_of(Class::Short),
-            ttft_long_ms: settings.objectives.ttft_ms_of(Class::Long),
-            itl_ms: settings.objectives.itl_ms,
-        },
+        objectives: run.objectives.unwrap_or(SummaryObjectives {
+            ttft_short_ms: settings.objectives.of(Class::Short).ttft_us_max.as_ms(),
+            ttft_long_ms: settings.objectives.of(Class::Long).ttft_us_max.as_ms(),
+            itl_ms: settings.objectives.of(Class::Short).itl_us_max.as_ms(),
+        }),
         arms,
         expectations: run.expected.as_ref().map(|expected| held(expected, &comparisons)),
         comparisons,
@@ -84,33 +82,32 @@ pub fn rebuild(dir: &Path) -> Result<Summary, SummaryError> {
     summarise(&artifacts.run, &artifacts.requests, &artifacts.samples)
 }
 
-fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32], settings: &Settings) -> Vec<Comparison> {
-    let of = |arm: &str| -> Vec<Vec<&RequestRecord>> {
-        let in_repetition = |n: u32| requests.iter().copied().filter(move |r| r.repetition == n);
-        complete.iter().map(|&n| in_repetition(n).filter(|r| r.arm == arm).collect()).collect()
-    };
-    // All arms of a repetition have the same requests, so the first arm's stand for all.
-    let Some(first) = run.arms.first() else { return Vec::new() };
-    let strata = |requests: &Vec<&RequestRecord>| requests.iter().map(|r| (r.class, r.wave)).collect();
-    let strata: Vec<Vec<Stratum>> = of(&first.name).iter().map(strata).collect();
-    let mut slots = 0;
-    let mut first_slot = Vec::new();
-    for repetition in &strata {
-        first_slot.push(slots as u32);
-        slots += repetition.len();
-    }
-    let arms: Vec<Arm> = run
+/// Whether what a run was made to find out is decided by these records, with a look after the last complete repetition.
+pub(crate) fn decided(run: &RunInfo, requests: &[RequestRecord]) -> bool {
+    let complete = complete_repetitions(&run.arms, requests);
+    let requests: Vec<&RequestRecord> = requests.iter().filter(|r| complete.contains(&r.repetition)).collect();
+    all_decided(&compared(run, &requests, &complete))
+}
+
+fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32]) -> Vec<Comparison> {
+    let of = |arm: &str, n: u32| requests.iter().copied().filter(|r| r.repetition == n && r.arm == arm).collect();
+    let arms: Vec<Arm<'_>> = run
         .arms
         .iter()
-        .map(|arm| Arm { name: arm.name.clone(), observed: Observed::new(&of(&arm.name), &first_slot, slots) })
+        .map(|arm| Arm { name: &arm.name, repetitions: complete.iter().map(|&n| of(&arm.name, n)).collect() })
         .collect();
-    comparisons(&arms, &Population::new(&strata), settings.run.bootstrap_resamples, settings.workload.seed)
+    let saturated = match (run.rate_rps, run.saturation_rps) {
+        (Some(rate), Some(saturation)) => rate >= saturation,
+        (Some(_), None) => false,
+        (None, _) => run.workload.is_none(),
+    };
+    comparisons(&arms, &run.looks, saturated)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{REQUEST_METRICS, RUN_METRICS, synthetic};
+    use crate::stats::synthetic;
     use dualpool_types::artifact::{Environment, EnvironmentEngine, Verdict};
     use dualpool_types::{Arrangement, PolicyKind};
 
@@ -128,8 +125,7 @@ mod tests {
             tunings: vec![],
             long_prompt_tokens_min: 256,
         };
-        let mut settings = Settings::default();
-        settings.run.bootstrap_resamples = 200;
+        let settings = Settings::default();
         let environment = Environment {
             dualpool: "0".into(),
             backend: "virtual".into(),
@@ -161,16 +157,21 @@ mod tests {
 
     const ARMS: [&str; 3] = ["shared_tuned", "dual_pool", "shared_tuned_control"];
 
-    /// The comparison's ratio is that of the two figures in the same summary, so a reader can check it with a pocket calculator.
+    /// The comparison's ratio is the mean of the repetitions' own, so a reader can check it with a pocket calculator.
     #[test]
-    fn ratios_are_those_of_the_figures_beside_them() {
-        let summary = summarise(&run(&ARMS), &records(&ARMS), &[]).unwrap();
-        let arm = |name: &str| summary.arms.iter().find(|a| a.name == name).unwrap();
-        let all = REQUEST_METRICS.iter().chain(&RUN_METRICS).filter(|metric| !metric.of_waves()).count();
-        assert_eq!(summary.comparisons.len(), 2 * all);
-        for c in &summary.comparisons {
-            let expected = value(arm(&c.candidate), &c.metric).unwrap() / value(arm(&c.baseline), &c.metric).unwrap();
-            assert!((c.ratio.unwrap() - expected).abs() < 1e-9, "{c:?}: the figures give {expected}");
+    fn ratios_are_those_of_the_repetitions() {
+        let (run, records) = (run(&ARMS), records(&ARMS));
+        let summary = summarise(&run, &records, &[]).unwrap();
+        let of_one = |arm: &str, n: u32| {
+            let own: Vec<&RequestRecord> = records.iter().filter(|r| r.arm == arm && r.repetition == n).collect();
+            figures(arm, false, &own, &[], &run.environment)
+        };
+        assert_eq!(summary.comparisons.len(), 2 * 9, "two pairs, without waves and below saturation");
+        for c in summary.comparisons.iter().filter(|c| c.difference.is_none()) {
+            let ratio =
+                |n| value(&of_one(&c.candidate, n), &c.metric).unwrap() / value(&of_one(&c.baseline, n), &c.metric).unwrap();
+            let expected = (0..3).map(|n| ratio(n).ln()).sum::<f64>() / 3.0;
+            assert!((c.ratio.unwrap() - expected.exp()).abs() < 1e-9, "{c:?}: the repetitions give {}", expected.exp());
             assert!(c.ci_low <= c.ci_high);
         }
     }

@@ -1,11 +1,10 @@
 //! Records with known times, for tests of what is computed from records.
 
+use rand::Rng as _;
 use rand_distr::{Distribution, LogNormal};
 
 use dualpool_types::records::{LegRecord, Outcome, RequestRecord};
 use dualpool_types::{Class, EngineId, Micros, Objectives, RequestId, Role, seeded};
-
-use super::bootstrap::{Population, Stratum};
 
 /// An arm's requests, whose TTFT and ITL are `stretch` times the plain ones: 40 to 99 ms to the first token, 10 to 19 ms between
 /// tokens. Objectives are 200 ms and 60 ms; every fifth request is long.
@@ -27,6 +26,37 @@ pub(crate) fn noisy(name: &str, repetitions: u32, requests: u32, stretch: f64, s
     })
 }
 
+/// Requests that share the queue of two engines, each of which serves six at a time and is the slower the more it serves. Arrivals and sizes are
+/// those of the repetition, the same in every arm; each run as a whole is faster or slower by about `runs_differ_by`.
+pub(crate) fn queue(
+    name: &str,
+    repetitions: u32,
+    requests: u32,
+    stretch: f64,
+    runs_differ_by: f64,
+    seed: u64,
+) -> Vec<RequestRecord> {
+    let (mut of_run, spread) = (seeded(seed, "runs"), LogNormal::<f64>::new(0.0, runs_differ_by).expect("no negative deviation"));
+    let mut records = Vec::new();
+    for repetition in 0..repetitions {
+        let pace = stretch * spread.sample(&mut of_run);
+        let mut shared = seeded(u64::from(repetition), "queue");
+        let mut arrivals: Vec<f64> = (0..requests).map(|_| shared.random::<f64>() * f64::from(requests) * 100.0).collect();
+        arrivals.sort_by(f64::total_cmp);
+        let mut free = [0.0_f64; 12];
+        for (index, arrived_ms) in (0..).zip(arrivals) {
+            let busy = free.iter().filter(|&&until| until > arrived_ms).count() as f64;
+            let noise = 1.0 + 0.3 * of_run.random::<f64>();
+            let (prefill, itl) = (pace * noise * 60.0, pace * noise * (10.0 + 2.0 * busy));
+            let Some(server) = free.iter_mut().min_by(|a, b| a.total_cmp(b)) else { continue };
+            let wait = (*server - arrived_ms).max(0.0);
+            *server = arrived_ms + wait + prefill + 8.0 * itl * 8.0;
+            records.push(record_at(name, repetition, index, arrived_ms, wait + prefill, itl));
+        }
+    }
+    records
+}
+
 fn build(name: &str, repetitions: u32, requests: u32, mut times_ms: impl FnMut(u32, u32) -> (f64, f64)) -> Vec<RequestRecord> {
     let mut records = Vec::new();
     for repetition in 0..repetitions {
@@ -39,7 +69,11 @@ fn build(name: &str, repetitions: u32, requests: u32, mut times_ms: impl FnMut(u
 }
 
 fn record(arm: &str, repetition: u32, index: u32, ttft_ms: f64, itl_ms: f64) -> RequestRecord {
-    let arrived_us = Micros(u64::from(index) * 100_000);
+    record_at(arm, repetition, index, f64::from(index) * 100.0, ttft_ms, itl_ms)
+}
+
+fn record_at(arm: &str, repetition: u32, index: u32, arrived_ms: f64, ttft_ms: f64, itl_ms: f64) -> RequestRecord {
+    let arrived_us = Micros::from_ms(arrived_ms);
     let token_us: Vec<Micros> = (0..8).map(|i| arrived_us + Micros::from_ms(ttft_ms + itl_ms * f64::from(i))).collect();
     let ended_us = token_us[7];
     RequestRecord {
@@ -75,12 +109,4 @@ fn record(arm: &str, repetition: u32, index: u32, ttft_ms: f64, itl_ms: f64) -> 
 pub(crate) fn by_repetition(requests: &[RequestRecord]) -> Vec<Vec<&RequestRecord>> {
     let repetitions = requests.iter().map(|r| r.repetition + 1).max().unwrap_or(0);
     (0..repetitions).map(|n| requests.iter().filter(|r| r.repetition == n).collect()).collect()
-}
-
-/// What the bootstrap draws from, for arms with the same requests as this one: population, first slots, number of slots.
-pub(super) fn population(requests: &[RequestRecord]) -> (Population, Vec<u32>, usize) {
-    let repetitions = by_repetition(requests);
-    let strata: Vec<Vec<Stratum>> = repetitions.iter().map(|r| r.iter().map(|r| (r.class, r.wave)).collect()).collect();
-    let first_slot = (0..repetitions.len()).map(|r| (r * repetitions[0].len()) as u32).collect();
-    (Population::new(&strata), first_slot, requests.len())
 }

@@ -49,7 +49,7 @@ pub(super) fn comparisons(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     html! {
         (section(
             "Comparisons",
-            "Ratio of each arm to the baseline with its 95% interval (paired bootstrap). Filled: a difference is shown. Hollow: none is shown. \
+            "Ratio of each arm to the baseline with its 95% interval (Student's t over repetitions). Filled: a difference is shown. Hollow: none is shown. \
              The control is the baseline run a second time: its distance from 1 is what chance does.",
         ))
         @if all.is_empty() {

@@ -159,7 +159,7 @@ pub(super) fn not_measured(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
 }
 
 fn unmeasured_comparisons(summary: &Summary) -> Vec<String> {
-    let unmeasured = summary.comparisons.iter().filter(|c| c.verdict == Verdict::NotMeasured);
+    let unmeasured = summary.comparisons.iter().filter(|c| matches!(c.verdict, Verdict::NotMeasured | Verdict::TooFew));
     unmeasured
         .map(|c| format!("{} of {} against {}: too few samples, or failed requests.", label(&c.metric), c.candidate, c.baseline))
         .collect()

@@ -161,8 +161,14 @@ pub(super) fn routing(arms: &[Arm]) -> Markup {
 pub(super) fn search(artifacts: &Artifacts) -> Markup {
     let intro = "A simulation on engines that cost what the router learned of these shortlisted the arrangements; short trials on the \
                  engines chose among them. Scores: higher is better. Arrangements without requests were not on the shortlist.";
-    let headings =
-        [("arrangement", ""), ("forecast", "score"), ("requests", ""), ("goodput", "%"), ("trial", "score"), ("chosen for", "")];
+    let headings = [
+        ("arrangement", ""),
+        ("forecast", "score"),
+        ("requests", ""),
+        ("within objectives", "%"),
+        ("trial", "score"),
+        ("chosen for", ""),
+    ];
     let score = |score: f64| format!("{score:.3}");
     let rows = html! {
         @for trial in &artifacts.run.search {

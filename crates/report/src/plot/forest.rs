@@ -6,7 +6,7 @@ use dualpool_types::artifact::{Comparison, Verdict};
 use super::{Anchor, Axis, CHARACTER_WIDTH, Scale, WIDTH, drawing, label, line, log_range, plain};
 use crate::arms::Arm;
 use crate::svg::Svg;
-use crate::verdicts::{higher_is_better, label as name, ratio};
+use crate::verdicts::{effect, higher_is_better, label as name};
 
 const ROW: f64 = 20.0;
 const HEAD: f64 = 26.0;
@@ -27,7 +27,8 @@ pub(crate) fn forest(m: &mut Svg, arms: &[Arm], comparisons: &[&Comparison]) {
     let height = |panels: &[Vec<&Comparison>]| HEAD + ROW * panels.iter().map(Vec::len).max().unwrap_or(0) as f64 + FOOT;
     let total = panels.chunks(2).map(height).sum();
     // One scale for all panels, so that an effect of one size looks the same wherever it is.
-    let bounds = comparisons.iter().flat_map(|c| [c.ratio, c.ci_low, c.ci_high]).flatten().chain([0.5, 2.0]);
+    let bounds = comparisons.iter().filter(|c| c.ratio.is_some()).flat_map(|c| [c.ratio, c.ci_low, c.ci_high]);
+    let bounds = bounds.flatten().chain([0.5, 2.0]);
     let range = log_range(bounds).map_or((0.5, 2.0), |(low, high)| (low.max(0.02), high.min(50.0)));
     drawing(m, total, "Ratios of each arm to the baseline, with 95% intervals", |m| {
         let mut top = 0.0;
@@ -63,7 +64,8 @@ fn draw(m: &mut Svg, (left, top): (f64, f64), range: (f64, f64), arms: &[Arm], r
         let shown = matches!(c.verdict, Verdict::Better | Verdict::Worse);
         let emphasis = if shown { "row strong" } else { "row faint" };
         let Some(value) = c.ratio else {
-            label(m, left + PANEL, y + 4.0, Anchor::End, "row faint", "not measured");
+            // Points of a share have no place on an axis of ratios.
+            label(m, left + PANEL, y + 4.0, Anchor::End, emphasis, effect(c).unwrap_or_else(|| "not measured".into()));
             continue;
         };
         if let (Some(low), Some(high)) = (c.ci_low, c.ci_high) {
@@ -75,7 +77,7 @@ fn draw(m: &mut Svg, (left, top): (f64, f64), range: (f64, f64), arms: &[Arm], r
         }
         let fill = if shown { "point shown" } else { "point" };
         m.void("circle", &[("cx", &x.at(value)), ("cy", &y), ("r", &3.2), ("class", &format!("{fill} {class}"))]);
-        label(m, left + PANEL, y + 4.0, Anchor::End, emphasis, ratio(c).unwrap_or_default());
+        label(m, left + PANEL, y + 4.0, Anchor::End, emphasis, effect(c).unwrap_or_default());
     }
 }
 

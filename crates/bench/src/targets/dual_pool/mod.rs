@@ -8,18 +8,21 @@ use async_trait::async_trait;
 
 use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
-use dualpool_types::artifact::{Environment, RunInfo, RunMix};
+use dualpool_report::measure::{quantile, sorted};
+use dualpool_types::artifact::{Environment, RunInfo, RunMix, RunRepetition};
 use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
-use dualpool_workload::{Arrivals, WorkItem, Workload, mix_name};
+use dualpool_workload::{Arrivals, ModelLimits, Workload, mix_name};
 
 use crate::arms::{self, Pools};
+use crate::budget::{Budget, fit};
 use crate::drive::{ArmRunner, DriveError, Work};
 use crate::flags::{SettingFlag, flag};
+use crate::idle;
 use crate::phases::Phases;
-use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired};
+use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::search::{self, SearchResult, TrialSetup};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Cancel, Settings, folder, pair, saturation};
+use crate::{Cancel, RunSettings, Settings, folder, pair, saturation};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -27,6 +30,12 @@ const QUICK_SEARCH: f64 = 1.0 / 3.0;
 /// Shares of a repetition's requests for the warm-up and the calibration.
 const WARM_UP_SCALE: f64 = 0.1;
 const CALIBRATION_SCALE: f64 = 0.5;
+
+/// What the search may take of the time that is left.
+const SEARCH_SHARE: f64 = 0.3;
+
+/// Nearer to saturation than this, queues are not told from queues that grow without end.
+const LOAD_MAX: f64 = 0.9;
 
 /// A step that is to keep the ITL objective is sized for this share of it; the rest is for what the cost model does not know.
 const STEP_SHARE_OF_ITL: f64 = 0.9;
@@ -89,7 +98,7 @@ const FLAGS: [SettingFlag; 10] = [
     flag("decode-requests", "workload.decode_requests", "N", "Requests with a short prompt"),
     flag("continue-requests", "workload.continue_requests", "N", "Further requests with a short prompt"),
     flag("max-tokens", "workload.max_tokens", "TOKENS", "Output tokens of a request"),
-    flag("arms", "run.arms", "LIST", "Arms to run, in order"),
+    flag("arms", "run.arms", "LIST", "Arms to run, in order, or all"),
     flag("search-budget-s", "run.search_budget_s", "S", "Time for the search that tunes the arms which are to be tuned"),
 ];
 
@@ -113,9 +122,8 @@ struct Split<'a> {
     kv_transfer: bool,
     /// The arms that were asked for, less those that these engines cannot serve.
     arms: Vec<Arm>,
-    /// The mix as it was asked for; the workload of one repetition is a share of it under `--quick` and `--exact`.
+    /// The workload as it was asked for; a repetition has a share of its requests.
     mix: Workload,
-    workload: Workload,
     effort: Effort,
 }
 
@@ -126,8 +134,8 @@ impl<'a> Split<'a> {
         dualpool_workload::check(&settings.workload, engine.max_model_len).map_err(Failure::from)?;
         let run = &settings.run;
         let kv_transfer = engines.iter().all(|e| e.kv_transfer);
-        let asked = run.arms.iter().map(|name| Arm::find(name)).collect::<Result<Vec<Arm>, _>>()?;
-        if asked.contains(&Arm::Auto) {
+        let asked = run.chosen_arms()?;
+        if run.arms != RunSettings::default().arms && run.arms.iter().any(|name| name == Arm::Auto.name()) {
             runner.note(format!(
                 "`{}` is the arm that adapts while it serves; the winner of the search, which was called so before, is `{}`.",
                 Arm::Auto.name(),
@@ -141,8 +149,8 @@ impl<'a> Split<'a> {
                 arms::names(&dropped)
             ));
         }
-        let effort = Effort::of(run);
         let mix = Workload::new(&settings.workload);
+        let effort = Effort::of(run, mix.requests(), mix.is_steady());
         Ok(Split {
             settings,
             pools,
@@ -150,19 +158,60 @@ impl<'a> Split<'a> {
             kv_transfer,
             arms,
             engine,
-            workload: if effort.scale < 1.0 { mix.scaled(effort.scale) } else { mix.clone() },
             mix,
             effort,
         })
     }
 
     /// A few requests through every engine and, where KV can move, through every hand-off: first steps and first copies are slow.
-    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<(), DriveError> {
+    /// Returns how long a request takes when a few others are on its engine.
+    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<Micros, DriveError> {
         let items = self.mix.scaled(WARM_UP_SCALE).upfront().generate(self.vocab_size, self.seed("warm-up"), None);
+        let mut took = Vec::new();
         for arm in [Arm::SharedRoundRobin, Arm::FullDisaggregation].into_iter().take(1 + usize::from(self.kv_transfer)) {
-            runner.run(arm.name(), &self.pools.arm(arm, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+            let recording = runner.run(arm.name(), &self.pools.arm(arm, &BTreeMap::new()), 0, Work::open_loop(&items)).await?;
+            took.extend(recording.requests.iter().map(|request| (request.ended_us - request.arrived_us).as_ms()));
         }
-        Ok(())
+        Ok(Micros::from_ms(quantile(&sorted(took.into_iter()), 0.5).unwrap_or_default()))
+    }
+
+    /// So many of the requests that were asked for, in the same proportions.
+    fn share(&self, requests: u32) -> Workload {
+        let share = f64::from(requests) / self.mix.requests().max(1) as f64;
+        if share < 1.0 { self.mix.scaled(share) } else { self.mix.clone() }
+    }
+
+    /// Leaves out what there is no time for, and decides on the lead-in. `took`: what a request takes.
+    fn cut(&self, runner: &ArmRunner<'_>, budget: Option<Budget>, took: Micros, run: &mut RunInfo) {
+        let Some(rate) = run.rate_rps else { return };
+        let load = run.saturation_rps.map_or(self.settings.workload.load, |saturation| rate / saturation).clamp(0.0, LOAD_MAX);
+        // A queue's memory: the nearer to saturation, the longer.
+        let settling_s = took.as_secs() / (1.0 - load);
+        let span_s = |requests: u32| f64::from(requests) / rate;
+        let steady = self.mix.is_steady();
+        let lead_in_s = |requests: u32| if steady { settling_s.min(span_s(requests)) } else { 0.0 };
+        let idle_s = runner.findings().idle().as_secs_f64();
+        let run_of = |requests: u32| lead_in_s(requests) + span_s(requests) + settling_s + idle_s;
+        let mut requests = self.effort.requests;
+        if let Some(budget) = budget {
+            let fitting = fit(budget.left(), run.arms.len(), requests, run_of);
+            let left_out = arms::least_important(&mut run.arms, fitting.arms);
+            if !left_out.is_empty() {
+                let names = left_out.join(", ");
+                runner.note(format!("There is no time for all arms, so these were left out: {names}. More time: --budget."));
+            }
+            if fitting.requests < requests {
+                runner.note(format!(
+                    "There is no time for {requests} requests in a repetition, so it has {}. More time: --budget.",
+                    fitting.requests
+                ));
+            }
+            requests = fitting.requests;
+        }
+        if steady {
+            run.repetition =
+                Some(RunRepetition { requests: self.share(requests).requests() as u32, lead_in_s: lead_in_s(requests) });
+        }
     }
 
     /// The rate that the user asked for.
@@ -175,7 +224,8 @@ impl<'a> Split<'a> {
         let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
         let arms = SATURATING.map(|arm| self.pools.arm(arm, &BTreeMap::new()));
         let mut mixes = Vec::new();
-        for ((mix, part), (_, served)) in self.mix.parts().zip(self.workload.parts()) {
+        let served = self.share(self.effort.requests);
+        for ((mix, part), (_, served)) in self.mix.parts().zip(served.parts()) {
             let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
             let saturation_rps = saturation::find(runner, &arms, &items).await?;
             mixes.push(RunMix { name: mix_name(mix).into(), requests: served.requests() as u32, saturation_rps });
@@ -183,10 +233,17 @@ impl<'a> Split<'a> {
         Ok(mixes)
     }
 
-    async fn search(&self, runner: &ArmRunner<'_>, arms: &[Arm], run: &RunInfo) -> Result<SearchResult, DriveError> {
+    async fn search(
+        &self,
+        runner: &ArmRunner<'_>,
+        arms: &[Arm],
+        budget: Option<Budget>,
+        run: &RunInfo,
+    ) -> Result<SearchResult, DriveError> {
         let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
         let rate_expected = rate.or(run.saturation_rps).or(self.rate_given()).unwrap_or(1.0);
-        let budget = Duration::from_secs(self.settings.run.search_budget_s);
+        let given = Duration::from_secs(self.settings.run.search_budget_s);
+        let budget = budget.map_or(given, |budget| given.min(budget.left().mul_f64(SEARCH_SHARE)));
         let quick = self.settings.run.quick;
         let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
         let trials = TrialSetup {
@@ -200,13 +257,13 @@ impl<'a> Split<'a> {
         };
         // Fitted on these engines while they warmed up and were calibrated.
         let costs = runner.costs().await?;
-        let step = Micros::from_ms(self.settings.objectives.itl_ms * STEP_SHARE_OF_ITL);
+        let step = Micros::from_ms(runner.objectives().itl_ms * STEP_SHARE_OF_ITL);
         let short = self.settings.workload.short_prompt_tokens;
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
         candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
         let seeds = pair::seeds(self.settings.workload.seed, "forecast", search::FORECAST_REPETITIONS);
         let workloads: Vec<_> = seeds.iter().map(|&seed| mix.generate(self.vocab_size, seed, rate)).collect();
-        let (engine, wanted) = (self.engine.clone(), self.settings.objectives.clone());
+        let (engine, wanted) = (self.engine.clone(), runner.objectives());
         // A second or two of one core: on a thread of its own, so that nothing else waits for it.
         let work = move || search::forecast(candidates, &engine, costs, &workloads, &wanted);
         let forecasts = tokio::task::spawn_blocking(work).await.map_err(anyhow::Error::from).and_then(|made| Ok(made?));
@@ -225,15 +282,24 @@ impl Measurement for Split<'_> {
         self.effort
     }
 
-    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+    async fn arrange(
+        &self,
+        runner: &ArmRunner<'_>,
+        budget: Option<Budget>,
+        run: &mut RunInfo,
+        phases: &mut Phases<'_>,
+    ) -> Result<(), DriveError> {
         phases.begin("warm-up", 1 + u32::from(self.kv_transfer));
-        self.warm_up(runner).await?;
+        let took = self.warm_up(runner).await?;
         if self.settings.run.exact {
             // Engines stay as they were started: in bf16 the size of a prefill step alone can change a token.
             let arms = [Arm::OneEngine].into_iter().chain(self.arms.iter().copied());
             run.arms = pair::with_control(arms.map(|arm| self.pools.arm(arm, &BTreeMap::new())).collect());
             return runner.keep_costs().await;
         }
+        let in_turn = self.pools.arm(Arm::SharedRoundRobin, &BTreeMap::new());
+        let model = ModelLimits { vocab_size: self.vocab_size, max_model_len: self.engine.max_model_len };
+        idle::settle_objectives(runner, &in_turn, self.settings, model, run, phases).await?;
         let arms: Vec<Arm> = Arm::searched_for().filter(|arm| self.arms.contains(arm)).collect();
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
         let given = self.rate_given();
@@ -250,16 +316,25 @@ impl Measurement for Split<'_> {
         let mut found = SearchResult::default();
         if !arms.is_empty() {
             phases.begin("search", 0);
-            found = self.search(runner, &arms, run).await?;
+            found = self.search(runner, &arms, budget, run).await?;
         }
         run.search = found.candidates;
         let arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
         run.arms = pair::with_control(arms);
+        self.cut(runner, budget, took, run);
         runner.keep_costs().await
     }
 
-    fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError> {
-        Ok(paced(&self.workload, run).generate(self.vocab_size, seed, run.rate_rps))
+    fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError> {
+        let made = |requests: u32, seed: u64| paced(&self.share(requests), run).generate(self.vocab_size, seed, run.rate_rps);
+        let (Some(RunRepetition { requests, lead_in_s }), Some(rate)) = (run.repetition, run.rate_rps) else {
+            return Ok(Repetition::whole(made(self.effort.requests, seed)));
+        };
+        let around = (lead_in_s * rate).ceil() as u32;
+        let of = |requests: u32, purpose: &str| made(requests, pair::seeds(seed, purpose, 1)[0]);
+        let stretches = [of(around, "lead-in"), made(requests, seed), of(around, "lead-out")];
+        let spans = stretches.each_ref().map(|items| Micros::from_secs(items.len() as f64 / rate));
+        Ok(Repetition::amid(stretches, spans))
     }
 }
 

@@ -17,10 +17,12 @@ use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
 use dualpool_types::{Arrangement, Class, EngineInfo, Failure, Micros, PolicyKind, RouterArm, Tuning, UserError};
 use dualpool_workload::{ModelLimits, WorkItem};
 
+use crate::budget::Budget;
 use crate::drive::{ArmRunner, DriveError, Pace, Work};
 use crate::flags::{SettingFlag, flag};
+use crate::idle;
 use crate::phases::Phases;
-use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired};
+use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::target::{Call, Flags, Prepared, Target};
 use crate::{Cancel, RunSettings, Settings, WorkloadKind, pair, saturation};
 use demand::{Demand, PROBE_TOKENS, upfront};
@@ -133,9 +135,10 @@ impl Benchmark for Served {
             runner.note("engine.enable_prefix_caching is false: no turn finds anything of the one before.".to_string());
         }
         let arms = settings.dynamic_router.arms.iter().map(|name| RouterArm::find(name)).collect::<Result<_, _>>()?;
-        let effort = Effort::of(&settings.run);
-        let demand = whole.scaled(effort.scale);
-        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, demand }))
+        let requests = whole.items(model, 0)?.0.len();
+        let effort = Effort::of(&settings.run, requests, self.0 == WorkloadKind::Mixed);
+        let demand = whole.scaled(f64::from(effort.requests) / requests.max(1) as f64);
+        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, whole, demand }))
     }
 }
 
@@ -147,6 +150,8 @@ struct Routed<'a> {
     model: ModelLimits,
     arms: Vec<RouterArm>,
     effort: Effort,
+    /// The workload as it was asked for, and what a repetition has of it.
+    whole: Demand,
     demand: Demand,
 }
 
@@ -183,7 +188,7 @@ impl Routed<'_> {
         let prompt = |i: u32| (0..tokens).map(|n| low + (n.wrapping_mul(31).wrapping_add(i)) % (high - low)).collect();
         let items: Vec<WorkItem> =
             (0..(PROBES * self.engines) as u32).map(|i| WorkItem::new(i, Micros::ZERO, prompt(i), 1, Class::Long)).collect();
-        let work = Work { items: &items, pace: Pace::OneByOne };
+        let work = Work::all(&items, Pace::OneByOne);
         let recording = runner.run("one long prompt at a time", &self.arm("probe", PolicyKind::RoundRobin), 0, work).await?;
         let ttfts = sorted(recording.requests.iter().filter_map(ttft_ms));
         let middle = quantile(&ttfts, 0.5).ok_or(DriveError::NoSaturation)?;
@@ -192,7 +197,7 @@ impl Routed<'_> {
     }
 
     async fn saturation(&self, runner: &ArmRunner<'_>) -> Result<f64, DriveError> {
-        let items = upfront(self.made(&self.demand.scaled(SATURATING_SHARE), "saturation")?);
+        let items = upfront(self.made(&self.whole.scaled(SATURATING_SHARE), "saturation")?);
         let arms = SATURATING.map(|policy| self.arm(policy.name(), policy));
         saturation::find(runner, &arms, &items).await
     }
@@ -210,11 +215,19 @@ impl Measurement for Routed<'_> {
         self.effort
     }
 
-    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+    async fn arrange(
+        &self,
+        runner: &ArmRunner<'_>,
+        _budget: Option<Budget>,
+        run: &mut RunInfo,
+        phases: &mut Phases<'_>,
+    ) -> Result<(), DriveError> {
         phases.begin("warm-up", 1);
         self.warm_up(runner).await?;
         let mut pace = None;
         if !self.settings.run.exact {
+            let in_turn = self.arm("idle", PolicyKind::RoundRobin);
+            idle::settle_objectives(runner, &in_turn, self.settings, self.model, run, phases).await?;
             let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
             let to_find = self.demand.has_rate() && given.is_none();
             phases.begin("calibration", 1 + if to_find { SATURATING.len() as u32 } else { 0 });
@@ -233,10 +246,10 @@ impl Measurement for Routed<'_> {
         runner.keep_costs().await
     }
 
-    fn items(&self, run: &RunInfo, seed: u64) -> Result<Vec<WorkItem>, DriveError> {
+    fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError> {
         let pace = run.workload.as_ref().and_then(|workload| workload.pace);
         let demand = pace.map_or(self.demand.clone(), |pace| self.demand.paced(pace));
         let demand = run.rate_rps.map_or(demand.clone(), |rate| demand.at_rate(rate));
-        demand.items(self.model, seed).map(|(items, _)| items).map_err(DriveError::Workload)
+        demand.items(self.model, seed).map(|(items, _)| Repetition::whole(items)).map_err(DriveError::Workload)
     }
 }

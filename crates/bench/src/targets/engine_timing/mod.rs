@@ -220,7 +220,7 @@ pub(super) async fn observe(
     }
     if count > 1 && engines.iter().all(|engine| engine.kv_transfer) {
         let stage = Stage { name: "hand-offs".into(), ..plan::mixed(count, model, &costs, seed ^ 1, share / 2.0)?.swap_remove(0) };
-        let records = runner.run(&stage.name, &pools(count)?, 0, Work { items: &stage.items, pace: stage.pace }).await?.requests;
+        let records = runner.run(&stage.name, &pools(count)?, 0, Work::all(&stage.items, stage.pace)).await?.requests;
         let copied = records.iter().flat_map(|record| record.handoffs.iter().map(move |handoff| (record, handoff)));
         observed.copies = copied
             .filter_map(|(record, handoff)| {
@@ -236,7 +236,7 @@ pub(super) async fn observe(
 /// All engines in turn, so that each has as much to do.
 async fn serve(runner: &ArmRunner<'_>, engines: u32, stage: &Stage) -> Result<Vec<RequestRecord>, DriveError> {
     let arrangement = Arrangement::shared(&stage.name, PolicyKind::RoundRobin, engines as usize, stage.tuning);
-    Ok(runner.run(&stage.name, &arrangement, 0, Work { items: &stage.items, pace: stage.pace }).await?.requests)
+    Ok(runner.run(&stage.name, &arrangement, 0, Work::all(&stage.items, stage.pace)).await?.requests)
 }
 
 /// Half of the engines prefill, the others decode.

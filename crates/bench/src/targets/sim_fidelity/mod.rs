@@ -90,7 +90,7 @@ impl OnFleet for Check {
         let cases = plan::cases(&pools, engines, model, &costs, seed, self.settings.run.quick)?;
         let mut measured = Vec::new();
         for case in &cases {
-            let work = Work { items: &case.items, pace: Pace::OpenLoop };
+            let work = Work::all(&case.items, Pace::OpenLoop);
             let recording = runner.run(&case.arrangement.name, &case.arrangement, 0, work).await?;
             self.folder.append(&recording)?;
             measured.push(recording.requests);
