@@ -31,14 +31,19 @@ fn completion_rate(requests: &[RequestRecord]) -> f64 {
     if end.0 > 0 { done as f64 / end.as_secs() } else { 0.0 }
 }
 
-/// A rate to three digits after the point: what is offered is what the artifacts say, to the last bit.
+/// A rate to three digits after the point: what is offered is what the artifacts say, to the last bit. It is never 0: nothing would arrive.
 pub(super) fn round(rate: f64) -> f64 {
-    (rate * 1e3).round() / 1e3
+    (rate * 1e3).round().max(1.0) / 1e3
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_rounded_and_never_nothing() {
+        assert_eq!([round(3.50671), round(1e-9)], [3.507, 0.001]);
+    }
 
     #[test]
     fn mixes_are_served_one_after_the_other() {
