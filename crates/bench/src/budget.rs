@@ -23,17 +23,13 @@ impl Budget {
         Budget { began: Instant::now(), total }
     }
 
-    pub(super) fn spent(&self) -> Duration {
-        self.began.elapsed()
-    }
-
     /// What is said when it was not enough to begin with.
     pub(super) fn over(&self) -> DriveError {
         DriveError::NoTime { budget_s: self.total.as_secs() }
     }
 
     pub(super) fn left(&self) -> Duration {
-        self.total.saturating_sub(self.spent())
+        self.total.saturating_sub(self.began.elapsed())
     }
 }
 

@@ -17,6 +17,7 @@ use dualpool_types::{Arrangement, Clock, EngineId, Failure, Micros, MonotonicClo
 use dualpool_workload::{ObjectiveSettings, WorkItem};
 
 use super::Cancel;
+use super::budget::Budget;
 use crate::Settings;
 
 /// How long after its last arrival a run may take before it is given up.
@@ -128,7 +129,6 @@ fn longest_pause(recording: &Recording) -> Micros {
 /// Runs arrangements, all of them by the same rules, and remembers what went wrong in any.
 pub(super) struct ArmRunner<'a> {
     fleet: &'a Fleet,
-    objectives: Mutex<ObjectiveSettings>,
     cancel: &'a Cancel,
     progress: &'a dyn Progress,
     /// When the machine stood still for this long, the run says nothing about its arm.
@@ -139,6 +139,9 @@ pub(super) struct ArmRunner<'a> {
 /// What all runs so far came to, besides their recordings.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Findings {
+    /// What every request asks for.
+    objectives: ObjectiveSettings,
+    budget: Option<Budget>,
     /// What every run starts with from now on, so that no arm builds on what the one before it taught the router.
     costs: Option<CostModel>,
     /// What each arm's router has learned in its runs since then, by arm.
@@ -189,11 +192,10 @@ impl<'a> ArmRunner<'a> {
         let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
         ArmRunner {
             fleet,
-            objectives: Mutex::new(settings.objectives.clone()),
             cancel,
             progress,
             pause_min,
-            findings: Mutex::default(),
+            findings: Mutex::new(Findings { objectives: settings.objectives.clone(), ..Findings::default() }),
         }
     }
 
@@ -214,11 +216,21 @@ impl<'a> ArmRunner<'a> {
 
     /// The objectives of all requests from now on.
     pub(crate) fn set_objectives(&self, objectives: ObjectiveSettings) {
-        *self.objectives.lock().unwrap_or_else(PoisonError::into_inner) = objectives;
+        self.lock().objectives = objectives;
     }
 
     pub(crate) fn objectives(&self) -> ObjectiveSettings {
-        self.objectives.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().objectives.clone()
+    }
+
+    /// From now on the run has so much time.
+    pub(crate) fn begin_budget(&self, budget: Budget) {
+        self.lock().budget = Some(budget);
+    }
+
+    /// The time that is left to the run; none where it may take as long as it takes.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        self.lock().budget
     }
 
     /// What the router has learned of these engines so far.

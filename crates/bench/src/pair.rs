@@ -41,13 +41,12 @@ fn order(arms: usize, seed: u64) -> Vec<usize> {
 
 /// One workload seed per repetition. They fit in 32 bits, so that every JSON reader keeps them whole.
 pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
-    let mut rng = seeded(seed, purpose);
-    (0..count).map(|_| u64::from(rand::Rng::random::<u32>(&mut rng))).collect()
+    seeds_without_end(seed, purpose).take(count as usize).collect()
 }
 
-/// The seed of a repetition's workload.
-fn seed_of(workload_seed: u64, repetition: u32) -> u64 {
-    seeds(workload_seed, "repetitions", repetition + 1).pop().unwrap_or(workload_seed)
+fn seeds_without_end(seed: u64, purpose: &str) -> impl Iterator<Item = u64> {
+    let mut rng = seeded(seed, purpose);
+    std::iter::repeat_with(move || u64::from(rand::Rng::random::<u32>(&mut rng)))
 }
 
 /// How long a measurement goes on.
@@ -57,6 +56,23 @@ pub(super) enum Until {
     Repetitions(u32),
     /// All planned comparisons are decided, or the next repetition would not be over in time.
     Decided(Budget),
+}
+
+impl Until {
+    /// Whether it ends after so many repetitions, the longest of which took so long.
+    fn ends(self, done: u32, longest: Duration) -> bool {
+        match self {
+            Until::Repetitions(all) => done >= all,
+            Until::Decided(budget) => budget.left() < longest,
+        }
+    }
+
+    fn left(self) -> Duration {
+        match self {
+            Until::Repetitions(_) => Duration::MAX,
+            Until::Decided(budget) => budget.left(),
+        }
+    }
 }
 
 /// Runs every arm of `run` repetition by repetition, on the requests of `measurement`, and looks at the planned comparisons on the way. What an
@@ -71,13 +87,8 @@ pub(super) async fn measure(
 ) -> Result<Measured, FolderError> {
     let mut measured = Measured::default();
     let mut longest = Duration::ZERO;
-    for repetition in 0.. {
-        match until {
-            Until::Repetitions(all) if repetition >= all => break,
-            Until::Decided(budget) if repetition > 0 && budget.left() < longest => break,
-            _ => {}
-        }
-        let (seed, began) = (seed_of(workload_seed, repetition), Instant::now());
+    for (repetition, seed) in (0..).zip(seeds_without_end(workload_seed, "repetitions")) {
+        let began = Instant::now();
         run.seeds.push(seed);
         let Repetition { items, counted } = match measurement.repetition(run, seed) {
             Ok(repetition) => repetition,
@@ -88,8 +99,7 @@ pub(super) async fn measure(
             let of = if let Until::Repetitions(all) = until { format!(" of {all}") } else { String::new() };
             let what = format!("{} (repetition {}{of})", arm.name, repetition + 1);
             let work = Work { items: &items, counted: counted.clone(), pace: measurement.effort().pace };
-            let left = if let Until::Decided(budget) = until { budget.left() } else { Duration::MAX };
-            let Ok(ran) = tokio::time::timeout(left, runner.run(&what, arm, repetition, work)).await else {
+            let Ok(ran) = tokio::time::timeout(until.left(), runner.run(&what, arm, repetition, work)).await else {
                 runner.cut_short(&arm.name).await;
                 runner.note(format!("The time was over during {what}, which does not count. More time: --budget."));
                 return Ok(measured);
@@ -105,15 +115,13 @@ pub(super) async fn measure(
         }
         longest = longest.max(began.elapsed());
         let (done, last_look) = (repetition + 1, run.looks.last().copied().unwrap_or(0));
-        let ends = match until {
-            Until::Repetitions(all) => done == all,
-            Until::Decided(budget) => budget.left() < longest,
-        };
+        let mut ends = until.ends(done, longest);
         if done >= REPETITIONS_MIN && (ends || done >= next_look(last_look)) {
             run.looks.push(done);
-            if matches!(until, Until::Decided(_)) && stats::decided(run, &measured.requests) {
-                break;
-            }
+            ends |= matches!(until, Until::Decided(_)) && stats::decided(run, &measured.requests);
+        }
+        if ends {
+            break;
         }
     }
     Ok(measured)

@@ -116,13 +116,7 @@ pub(super) trait Measurement: Send + Sync {
     fn effort(&self) -> Effort;
 
     /// Warms the engines up and decides on arms and rate; what it comes to stands in `run`.
-    async fn arrange(
-        &self,
-        runner: &ArmRunner<'_>,
-        budget: Option<Budget>,
-        run: &mut RunInfo,
-        phases: &mut Phases<'_>,
-    ) -> Result<(), DriveError>;
+    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError>;
 
     /// The repetition with this seed.
     fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError>;
@@ -327,28 +321,27 @@ impl RunContext<'_> {
             }
         };
         let mut phases = Phases::new(self.progress, name);
-        let budget = measurement.effort().repetitions.is_none().then(|| Budget::begin(self.time_for_each));
+        let repetitions = measurement.effort().repetitions;
+        let until = repetitions.map_or_else(|| Until::Decided(Budget::begin(self.time_for_each)), Until::Repetitions);
         let mut run = self.run_info(&folder);
         // Written before there is much to say, so that a program that follows the run knows its engines.
         folder.write_run(&run)?;
         folder.show_samples(fleet).await;
 
-        let arranging = measurement.arrange(&runner, budget, &mut run, &mut phases);
-        let arranged = match budget {
-            Some(budget) => tokio::time::timeout(budget.left(), arranging).await.unwrap_or_else(|_| Err(budget.over())),
-            None => arranging.await,
+        let arranged = match until {
+            Until::Repetitions(_) => measurement.arrange(&runner, &mut run, &mut phases).await,
+            Until::Decided(budget) => {
+                runner.begin_budget(budget);
+                let arranging = measurement.arrange(&runner, &mut run, &mut phases);
+                tokio::time::timeout(budget.left(), arranging).await.unwrap_or_else(|_| Err(budget.over()))
+            }
         };
         let mut measured = match arranged {
             Ok(()) => {
                 // An exact run compares tokens, and has no ratios.
                 run.expected = if self.settings.run.exact { None } else { self.expectations.of_workload(&run) };
                 folder.write_run(&run)?;
-                let repetitions = measurement.effort().repetitions;
                 phases.begin("measurement", run.arms.len() as u32 * repetitions.unwrap_or(0));
-                let until = match (repetitions, budget) {
-                    (None, Some(budget)) => Until::Decided(budget),
-                    (repetitions, _) => Until::Repetitions(repetitions.unwrap_or(1)),
-                };
                 let seed = self.settings.workload.seed;
                 pair::measure(measurement.as_ref(), &mut run, seed, until, &runner, &mut folder).await?
             }

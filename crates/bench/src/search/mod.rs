@@ -36,7 +36,7 @@ const LEADERS: usize = 2;
 /// Time between the last arrival of a trial and its end, about: what a trial costs beyond its arrivals.
 const DRAIN: Duration = Duration::from_millis(1500);
 
-/// A forecast weighs as much as this many requests of trials. TrialSetup know the engines and see few requests, of a burst perhaps a single
+/// A forecast weighs as much as this many requests of trials. Trials know the engines and see few requests, of a burst perhaps a single
 /// clump; the forecast sees hundreds and knows the engines by five figures. Each keeps the other one's luck from deciding alone.
 const FORECAST_REQUESTS: f64 = 50.0;
 
@@ -162,7 +162,7 @@ impl TrialSetup<'_> {
         self.workload.scaled(scale).generate(self.vocab_size, seed, self.rate)
     }
 
-    /// TrialSetup of the smallest size that go into a round.
+    /// Trials of the smallest size that go into a round.
     fn fitting(&self, round_share: f64) -> usize {
         let smallest = self.whole_s() * SCALE_MIN + DRAIN.as_secs_f64();
         (self.budget.as_secs_f64() * round_share / smallest) as usize
@@ -187,7 +187,7 @@ fn ranked(field: &[Candidate], arm: Arm) -> Vec<usize> {
     ranked
 }
 
-/// Those that go on to the next round. A arm with one candidate has nothing left to find out.
+/// Those that go on to the next round. An arm with one candidate has nothing left to find out.
 fn leaders(field: &[Candidate], arms: &[Arm]) -> Vec<usize> {
     let mut leaders: Vec<usize> = arms
         .iter()

@@ -14,7 +14,7 @@ use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
 use dualpool_workload::{Arrivals, ModelLimits, Workload, mix_name};
 
 use crate::arms::{self, Pools};
-use crate::budget::{Budget, fit};
+use crate::budget::fit;
 use crate::drive::{ArmRunner, DriveError, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::idle;
@@ -182,7 +182,7 @@ impl<'a> Split<'a> {
     }
 
     /// Leaves out what there is no time for, and decides on the lead-in. `took`: what a request takes.
-    fn cut(&self, runner: &ArmRunner<'_>, budget: Option<Budget>, took: Micros, run: &mut RunInfo) {
+    fn cut(&self, runner: &ArmRunner<'_>, took: Micros, run: &mut RunInfo) {
         let Some(rate) = run.rate_rps else { return };
         let load = run.saturation_rps.map_or(self.settings.workload.load, |saturation| rate / saturation).clamp(0.0, LOAD_MAX);
         // A queue's memory: the nearer to saturation, the longer.
@@ -193,7 +193,7 @@ impl<'a> Split<'a> {
         let idle_s = runner.findings().idle().as_secs_f64();
         let run_of = |requests: u32| lead_in_s(requests) + span_s(requests) + settling_s + idle_s;
         let mut requests = self.effort.requests;
-        if let Some(budget) = budget {
+        if let Some(budget) = runner.budget() {
             let fitting = fit(budget.left(), run.arms.len(), requests, run_of);
             let left_out = arms::least_important(&mut run.arms, fitting.arms);
             if !left_out.is_empty() {
@@ -233,17 +233,11 @@ impl<'a> Split<'a> {
         Ok(mixes)
     }
 
-    async fn search(
-        &self,
-        runner: &ArmRunner<'_>,
-        arms: &[Arm],
-        budget: Option<Budget>,
-        run: &RunInfo,
-    ) -> Result<SearchResult, DriveError> {
+    async fn search(&self, runner: &ArmRunner<'_>, arms: &[Arm], run: &RunInfo) -> Result<SearchResult, DriveError> {
         let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
         let rate_expected = rate.or(run.saturation_rps).or(self.rate_given()).unwrap_or(1.0);
         let given = Duration::from_secs(self.settings.run.search_budget_s);
-        let budget = budget.map_or(given, |budget| given.min(budget.left().mul_f64(SEARCH_SHARE)));
+        let budget = runner.budget().map_or(given, |budget| given.min(budget.left().mul_f64(SEARCH_SHARE)));
         let quick = self.settings.run.quick;
         let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
         let trials = TrialSetup {
@@ -282,13 +276,7 @@ impl Measurement for Split<'_> {
         self.effort
     }
 
-    async fn arrange(
-        &self,
-        runner: &ArmRunner<'_>,
-        budget: Option<Budget>,
-        run: &mut RunInfo,
-        phases: &mut Phases<'_>,
-    ) -> Result<(), DriveError> {
+    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
         phases.begin("warm-up", 1 + u32::from(self.kv_transfer));
         let took = self.warm_up(runner).await?;
         if self.settings.run.exact {
@@ -316,12 +304,12 @@ impl Measurement for Split<'_> {
         let mut found = SearchResult::default();
         if !arms.is_empty() {
             phases.begin("search", 0);
-            found = self.search(runner, &arms, budget, run).await?;
+            found = self.search(runner, &arms, run).await?;
         }
         run.search = found.candidates;
         let arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
         run.arms = pair::with_control(arms);
-        self.cut(runner, budget, took, run);
+        self.cut(runner, took, run);
         runner.keep_costs().await
     }
 

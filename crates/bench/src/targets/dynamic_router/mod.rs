@@ -17,7 +17,6 @@ use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
 use dualpool_types::{Arrangement, Class, EngineInfo, Failure, Micros, PolicyKind, RouterArm, Tuning, UserError};
 use dualpool_workload::{ModelLimits, WorkItem};
 
-use crate::budget::Budget;
 use crate::drive::{ArmRunner, DriveError, Pace, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::idle;
@@ -215,13 +214,7 @@ impl Measurement for Routed<'_> {
         self.effort
     }
 
-    async fn arrange(
-        &self,
-        runner: &ArmRunner<'_>,
-        _budget: Option<Budget>,
-        run: &mut RunInfo,
-        phases: &mut Phases<'_>,
-    ) -> Result<(), DriveError> {
+    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
         phases.begin("warm-up", 1);
         self.warm_up(runner).await?;
         let mut pace = None;
