@@ -98,6 +98,15 @@ fn summary(document: &mut Value) {
         rename(stages, "way_in", "submit");
         rename(stages, "way_out", "deliver");
     }
+    // Nothing was planned then, and every repetition counted.
+    let repetitions = document["repetitions"].clone();
+    for comparison in items(document, "comparisons") {
+        reword(comparison, "verdict", "no_difference_shown", "undecided");
+        if let Some(comparison) = comparison.as_object_mut() {
+            comparison.entry("planned").or_insert(false.into());
+            comparison.entry("repetitions").or_insert(repetitions.clone());
+        }
+    }
 }
 
 fn simulation(document: &mut Value) {
@@ -197,6 +206,7 @@ mod tests {
         age(&file("requests.jsonl"), &[&kinds[..], &[("byte_ranges", "runs")]].concat());
         age(&file("samples.jsonl"), &[("transfers_in", "moves_in")]);
         age(&file("summary.json"), &[("\"schema_version\": 3,", ""), ("\"submit\"", "\"way_in\""), ("\"deliver\"", "\"way_out\"")]);
+        age(&file("summary.json"), &[("\"undecided\"", "\"no_difference_shown\""), ("\"planned\": false,", "")]);
         dir
     }
 

@@ -556,27 +556,22 @@ pub struct Comparison {
     /// The name of the figure, such as `ttft_ms.short.p95`.
     pub metric: String,
     /// Whether it was planned before the run. All others explore: of those that they call different, one in twenty is not.
-    #[serde(default)]
     pub planned: bool,
     /// The number of repetitions in which both arms have a value.
-    #[serde(default)]
     pub repetitions: u32,
     /// The mean over the repetitions of the candidate's figure divided by the baseline's, as a geometric mean; null where there is none, and of
     /// shares.
     pub ratio: Option<f64>,
     /// Of shares: the mean over the repetitions of the candidate's share less the baseline's, from -1 to 1; null of all other metrics.
-    #[serde(default)]
     pub difference: Option<f64>,
     /// The lower end of the 95 % interval of the ratio or the difference.
     pub ci_low: Option<f64>,
     /// The upper end of the 95 % interval of the ratio or the difference.
     pub ci_high: Option<f64>,
     /// How often repetitions of two identical arms come out as far apart as these or farther, from 0 to 1.
-    #[serde(default)]
     pub p_value: Option<f64>,
     /// The smallest ratio above 1, or the smallest difference above 0, that as many repetitions which scatter as these show in four of five
     /// runs.
-    #[serde(default)]
     pub visible: Option<f64>,
     /// What may be said.
     pub verdict: Verdict,
@@ -593,7 +588,6 @@ pub enum Verdict {
     /// The two differ by less than what matters.
     Equivalent,
     /// Neither a difference was shown nor that there is none.
-    #[serde(alias = "no_difference_shown")]
     Undecided,
     /// There are too few repetitions, or too few values beyond the quantile.
     TooFew,
