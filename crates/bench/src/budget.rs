@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use dualpool_report::REPETITIONS_MIN;
+
 use super::drive::DriveError;
-use crate::stats::REPETITIONS_MIN;
 
 /// A repetition with fewer requests than this says next to nothing.
 pub(super) const REQUESTS_MIN: u32 = 12;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom as _;
 
+use dualpool_report::REPETITIONS_MIN;
 use dualpool_types::artifact::RunInfo;
 use dualpool_types::records::{EngineSample, RequestRecord};
 use dualpool_types::{Arrangement, seeded};
@@ -13,7 +14,7 @@ use super::budget::Budget;
 use super::drive::{ArmRunner, DriveError, Work};
 use super::folder::{FolderError, RunFolder};
 use super::run::{Measurement, Repetition};
-use super::stats::{self, REPETITIONS_MIN, next_look};
+use super::stats::{self, next_look};
 
 /// All that the measured runs recorded.
 #[derive(Debug, Default)]

@@ -37,6 +37,6 @@ pub use objective_map::{Leaders, ObjectiveMap};
 pub use overview::{Overview, load_workloads, workload_folders};
 pub(crate) use plot::Curve;
 pub use plot::picture;
-pub use recommend::{Recommendation, recommend};
+pub use recommend::{REPETITIONS_MIN, Recommendation, recommend};
 pub use routing::routing;
 pub use terminal::print;

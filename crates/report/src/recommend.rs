@@ -27,7 +27,7 @@ use super::{Artifacts, metric};
 const SERVED_MIN: f64 = 0.5;
 
 /// Fewer repetitions than this decide nothing.
-const REPETITIONS_MIN: u32 = 6;
+pub const REPETITIONS_MIN: u32 = 6;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recommendation {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use dualpool_report::REPETITIONS_MIN;
 use dualpool_report::measure::{is_done, quantile, sorted};
 use dualpool_report::metric::{self, Better, Metric, Records, Series, Taken, Unit};
 use dualpool_types::Micros;
@@ -14,7 +15,7 @@ use dualpool_types::artifact::{Comparison, Verdict};
 use dualpool_types::records::RequestRecord;
 
 use super::estimate::Estimate;
-use super::looks::{ERROR, REPETITIONS_MIN, different, discovered, equivalent, spent};
+use super::looks::{ERROR, different, discovered, equivalent, spent};
 use super::metric::compared;
 
 /// A difference within this share (of latencies) or these points (of shares) does not matter.

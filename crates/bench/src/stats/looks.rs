@@ -3,14 +3,13 @@
 //! A test that is repeated with every repetition finds a difference between identical arms sooner or later. So the share of error that a run may
 //! make is spent over its looks: what is left of it shrinks and is never used up, so that a run can always be gone on with.
 
+use dualpool_report::REPETITIONS_MIN;
+
 use super::estimate::Estimate;
 
 /// The share of runs in which any planned comparison may be called different where nothing is, and of the comparisons that explore and are
 /// called different, the share that are not.
 pub(super) const ERROR: f64 = 0.05;
-
-/// Fewer repetitions than this decide nothing.
-pub const REPETITIONS_MIN: u32 = 6;
 
 /// The looks of a run that goes on: every further one has a third more repetitions.
 const LOOKS: [u32; 5] = [REPETITIONS_MIN, 9, 12, 18, 24];

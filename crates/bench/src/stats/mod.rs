@@ -14,6 +14,6 @@ mod summary;
 #[cfg(test)]
 pub(super) mod synthetic;
 
-pub use looks::{REPETITIONS_MIN, next_look};
+pub use looks::next_look;
 pub(super) use summary::decided;
 pub use summary::{SummaryError, rebuild, summarise};
