@@ -107,9 +107,7 @@ impl clap::Args for SettingFlags {
             match flag.value {
                 // Where the default is no value but a rule, the help says it itself.
                 Some(name) if flag.help.contains("[default") => arg(flag).value_name(name).help(flag.help),
-                Some(name) => {
-                    arg(flag).value_name(name).help(format!("{} [default: {}]", flag.help, shown.trim_matches(['"', '[', ']'])))
-                }
+                Some(name) => arg(flag).value_name(name).help(format!("{} [default: {}]", flag.help, as_given(&shown))),
                 None => arg(flag).action(ArgAction::SetTrue).help(flag.help),
             }
         };
@@ -123,6 +121,11 @@ impl clap::Args for SettingFlags {
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
+}
+
+/// A default as its flag would be given it: `["a", "b"]` is `a,b`.
+fn as_given(written: &str) -> String {
+    written.trim_matches(['"', '[', ']']).replace("\", \"", ",")
 }
 
 fn arg(flag: &SettingFlag) -> Arg {
@@ -167,6 +170,11 @@ mod tests {
             assert_eq!(flag.value.is_none(), is_switch, "--{}", flag.flag);
             assert!(flags[..i].iter().all(|other| other.key != flag.key && other.flag != flag.flag), "--{}", flag.flag);
         }
+    }
+
+    #[test]
+    fn defaults_are_shown_as_they_are_given() {
+        assert_eq!([r#"["a", "b"]"#, r#""auto""#, "[0]", "0.7"].map(as_given), ["a,b", "auto", "0", "0.7"]);
     }
 
     #[test]
