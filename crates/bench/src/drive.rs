@@ -13,11 +13,13 @@ use tokio::time::Instant;
 use dualpool_fleet::Progress;
 use dualpool_fleet::{Facts, Fleet, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool_router::CostModel;
+use dualpool_types::artifact::Signals;
 use dualpool_types::{Arrangement, Clock, EngineId, Failure, Micros, MonotonicClock, Sampling, Time};
 use dualpool_workload::{ObjectiveSettings, WorkItem};
 
 use super::Cancel;
-use super::budget::Budget;
+use super::budget::{Budget, minutes};
+use super::disturbance::{Watch, limits, pause_of, worst};
 use crate::Settings;
 
 /// How long after its last arrival a run may take before it is given up.
@@ -31,10 +33,6 @@ const ARRANGE_MAX: Duration = Duration::from_secs(30);
 
 /// Time between the decision to start and the first planned arrival: the submitting task is running by then.
 const HEAD_START: Duration = Duration::from_millis(20);
-
-/// A machine that took no sample for this long, and for this many sample periods, stood still.
-const PAUSE_MIN: Micros = Micros(1_000_000);
-const PAUSE_SAMPLES_MIN: u64 = 10;
 
 /// What one run serves.
 #[derive(Clone, Debug)]
@@ -120,19 +118,12 @@ impl From<DriveError> for Failure {
     }
 }
 
-/// The longest time between two samples of the engines. They are taken by a timer, so when it is many periods long, the whole machine
-/// stood still (a paused virtual machine, a starved process), whatever arm was on.
-fn longest_pause(recording: &Recording) -> Micros {
-    recording.samples.windows(2).map(|pair| pair[1].at_us - pair[0].at_us).max().unwrap_or_default()
-}
-
 /// Runs arrangements, all of them by the same rules, and remembers what went wrong in any.
 pub(super) struct ArmRunner<'a> {
     fleet: &'a Fleet,
     cancel: &'a Cancel,
     progress: &'a dyn Progress,
-    /// When the machine stood still for this long, the run says nothing about its arm.
-    pause_min: Micros,
+    sample_ms: u64,
     findings: Mutex<Findings>,
 }
 
@@ -142,6 +133,10 @@ pub(super) struct Findings {
     /// What every request asks for.
     objectives: ObjectiveSettings,
     budget: Option<Budget>,
+    /// When the run is over, as far as its repetitions so far tell.
+    expected_end: Option<Instant>,
+    /// The worst that happened on the machine in all runs so far that are not measured.
+    before: Signals,
     /// What every run starts with from now on, so that no arm builds on what the one before it taught the router.
     costs: Option<CostModel>,
     /// What each arm's router has learned in its runs since then, by arm.
@@ -189,12 +184,11 @@ impl Findings {
 
 impl<'a> ArmRunner<'a> {
     pub(crate) fn new(fleet: &'a Fleet, settings: &'a Settings, cancel: &'a Cancel, progress: &'a dyn Progress) -> ArmRunner<'a> {
-        let pause_min = PAUSE_MIN.max(Micros(settings.telemetry.sample_ms * 1_000 * PAUSE_SAMPLES_MIN));
         ArmRunner {
             fleet,
             cancel,
             progress,
-            pause_min,
+            sample_ms: settings.telemetry.sample_ms,
             findings: Mutex::new(Findings { objectives: settings.objectives.clone(), ..Findings::default() }),
         }
     }
@@ -245,8 +239,8 @@ impl<'a> ArmRunner<'a> {
         Ok(())
     }
 
-    /// Serves a workload once, and once more when the machine stood still meanwhile. `what` is the run's name for the user. The
-    /// records are in the order of the workload.
+    /// Serves a workload once that is not measured, and once more when the machine stood still meanwhile. `what` is the run's name for the
+    /// user. The records are in the order of the workload.
     pub(crate) async fn run(
         &self,
         what: &str,
@@ -254,21 +248,52 @@ impl<'a> ArmRunner<'a> {
         repetition: u32,
         work: Work<'_>,
     ) -> Result<Recording, DriveError> {
-        self.progress.step(what);
-        let recording = self.once(arrangement, repetition, &work).await?;
-        let pause = longest_pause(&recording);
-        if pause < self.pause_min {
-            self.note_drained(what, &recording);
-            return Ok(recording);
+        let (mut recording, mut signals) = self.measure(what, arrangement, repetition, work.clone()).await?;
+        if let Some(pause) = pause_of(&signals, self.sample_ms) {
+            self.note(format!("The machine stood still for {pause:.0} ms during {what}; that run was made again."));
+            (recording, signals) = self.measure(what, arrangement, repetition, work).await?;
+            if let Some(again) = pause_of(&signals, self.sample_ms) {
+                self.note(format!("It stood still again, for {again:.0} ms, while {what} was repeated."));
+            }
         }
-        self.note(format!("The machine stood still for {pause} during {what}; that run was made again."));
-        let repeated = self.once(arrangement, repetition, &work).await?;
-        self.note_drained(what, &repeated);
-        let again = longest_pause(&repeated);
-        if again >= self.pause_min {
-            self.note(format!("It stood still again, for {again}, while {what} was repeated: that pause is in the figures."));
+        let mut findings = self.lock();
+        findings.before = worst(&findings.before, &signals);
+        drop(findings);
+        Ok(recording)
+    }
+
+    /// Serves a workload once, whatever happens on the machine meanwhile; what does is told.
+    pub(crate) async fn measure(
+        &self,
+        what: &str,
+        arrangement: &Arrangement,
+        repetition: u32,
+        work: Work<'_>,
+    ) -> Result<(Recording, Signals), DriveError> {
+        self.progress.step(&self.with_time_left(what));
+        let (recording, signals) = self.once(arrangement, repetition, &work).await?;
+        self.note_drained(what, &recording);
+        Ok((recording, signals))
+    }
+
+    /// `dual_pool (repetition 3), 2 min 10 s left`
+    fn with_time_left(&self, what: &str) -> String {
+        let findings = self.lock();
+        let expected = || findings.expected_end.map(|end| ("about ", end.saturating_duration_since(Instant::now())));
+        match findings.budget.map(|budget| ("at most ", budget.left())).or_else(expected) {
+            Some((how, left)) => format!("{what}, {how}{} left", minutes(left)),
+            None => what.to_string(),
         }
-        Ok(repeated)
+    }
+
+    /// The run is over at that time, as far as its repetitions so far tell.
+    pub(crate) fn expect_end(&self, end: Instant) {
+        self.lock().expected_end = Some(end);
+    }
+
+    /// What is still no disturbance, by what happened until now.
+    pub(crate) fn limits(&self) -> Signals {
+        limits(&self.lock().before, self.sample_ms)
     }
 
     fn note_drained(&self, what: &str, recording: &Recording) {
@@ -283,12 +308,13 @@ impl<'a> ArmRunner<'a> {
         }
     }
 
-    async fn once(&self, arrangement: &Arrangement, repetition: u32, work: &Work<'_>) -> Result<Recording, DriveError> {
+    async fn once(&self, arrangement: &Arrangement, repetition: u32, work: &Work<'_>) -> Result<(Recording, Signals), DriveError> {
         let (arm, began) = (&arrangement.name, Instant::now());
         let arranged = tokio::time::timeout(ARRANGE_MAX, self.arrange(arrangement)).await;
         let arranged = arranged.unwrap_or_else(|_| Err(anyhow!("the engines were not idle and arranged within {ARRANGE_MAX:?}")));
         arranged.map_err(|source| DriveError::Arrange { arm: arm.clone(), source })?;
 
+        let watch = Watch::begin();
         let start = Start::soon();
         self.fleet.record(arm, repetition, start.time).await;
         let served = tokio::select! {
@@ -298,7 +324,7 @@ impl<'a> ArmRunner<'a> {
         // Also after a failure: the requests it dropped are over, and their blocks given back, before anyone goes on.
         let settled = self.settle(arm).await;
         let mut recording = self.fleet.recorded().await;
-        served?;
+        let signals = watch.end(&recording, &served?);
         if let Some(&engine) = self.fleet.dead_engines().await.first() {
             return Err(DriveError::EngineDied { arm: arm.clone(), engine });
         }
@@ -319,7 +345,7 @@ impl<'a> ArmRunner<'a> {
             findings.learned.insert(arm.clone(), learned);
         }
         drop(findings);
-        Ok(recording)
+        Ok((recording, signals))
     }
 
     async fn arrange(&self, arrangement: &Arrangement) -> anyhow::Result<()> {
@@ -353,14 +379,15 @@ impl<'a> ArmRunner<'a> {
         if left.in_flight > 0 { Err(DriveError::Unsettled { arm: arm.to_string(), left }) } else { Ok(()) }
     }
 
-    async fn serve(&self, arm: &str, work: &Work<'_>, start: Start) -> Result<(), DriveError> {
+    /// Returns how long after its planned time each request was sent.
+    async fn serve(&self, arm: &str, work: &Work<'_>, start: Start) -> Result<Vec<Duration>, DriveError> {
         match work.pace {
             Pace::OpenLoop => self.open_loop(arm, work, start).await,
-            Pace::OneByOne => self.one_by_one(arm, work.items).await,
+            Pace::OneByOne => self.one_by_one(arm, work.items).await.map(|()| Vec::new()),
         }
     }
 
-    async fn open_loop(&self, arm: &str, Work { items, counted, .. }: &Work<'_>, start: Start) -> Result<(), DriveError> {
+    async fn open_loop(&self, arm: &str, Work { items, counted, .. }: &Work<'_>, start: Start) -> Result<Vec<Duration>, DriveError> {
         // Bounded by the workload; dropping the set cancels what is still running.
         let mut clients: JoinSet<u32> = JoinSet::new();
         let mut open = counted.len();
@@ -368,17 +395,20 @@ impl<'a> ArmRunner<'a> {
             open -= usize::from(index.is_some_and(|index| index.is_ok_and(|index| counted.contains(&index))));
             open == 0
         };
+        let mut late = Vec::with_capacity(items.len());
         for item in *items {
-            let due = tokio::time::sleep_until(start.instant + Duration::from(item.at));
+            let at = start.instant + Duration::from(item.at);
+            let due = tokio::time::sleep_until(at);
             tokio::pin!(due);
             loop {
                 tokio::select! {
                     // What is due is sent before what has ended is counted.
                     biased;
                     () = &mut due => break,
-                    index = clients.join_next(), if !clients.is_empty() => if ended(index) { return Ok(()) },
+                    index = clients.join_next(), if !clients.is_empty() => if ended(index) { return Ok(late) },
                 }
             }
+            late.push(at.elapsed());
             // Submitted here and followed in a task: requests that are due together reach the router in the workload's order.
             let request = request(item, &self.objectives(), Some(start.time.plus(item.at)));
             let (replies, index) = (self.fleet.submit(request).await, item.index);
@@ -391,7 +421,7 @@ impl<'a> ArmRunner<'a> {
         if tokio::time::timeout(OVERTIME_MAX, all_over).await.is_err() {
             return Err(DriveError::Overtime { arm: arm.to_string(), unfinished: clients.len(), requests: items.len() });
         }
-        Ok(())
+        Ok(late)
     }
 
     async fn one_by_one(&self, arm: &str, items: &[WorkItem]) -> Result<(), DriveError> {
@@ -440,32 +470,5 @@ async fn follow(mut replies: ReplyStream) {
         if matches!(reply, Reply::End(_)) {
             break;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dualpool_types::Role;
-    use dualpool_types::records::EngineSample;
-
-    #[test]
-    fn the_longest_pause_is_the_widest_gap_between_samples() {
-        let sample = |at_ms: u64, engine: u16| EngineSample {
-            arm: "a".into(),
-            repetition: 0,
-            at_us: Micros(at_ms * 1000),
-            engine: EngineId(engine),
-            role: Role::Shared,
-            waiting: 0,
-            running: 0,
-            kv_usage: None,
-            prefix_hits: None,
-            transfers_in: 0,
-        };
-        let samples = [0, 50, 100, 9700, 9750].into_iter().flat_map(|at| [sample(at, 0), sample(at, 1)]).collect();
-        let pause = |samples| longest_pause(&Recording { samples, ..Recording::default() });
-        assert_eq!(pause(samples), Micros(9_600_000));
-        assert_eq!(pause(vec![]), Micros::ZERO);
     }
 }

@@ -9,6 +9,7 @@ pub mod arms;
 mod budget;
 mod cancel;
 mod columns;
+mod disturbance;
 mod drive;
 pub mod environment;
 pub mod expectations;

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom as _;
 
-use dualpool_report::REPETITIONS_MIN;
-use dualpool_types::artifact::RunInfo;
+use dualpool_report::{REPETITIONS_MIN, complete_repetitions};
+use dualpool_types::artifact::{RepetitionSignals, RunDisturbance, RunInfo, Signals};
 use dualpool_types::records::{EngineSample, RequestRecord};
 use dualpool_types::{Arrangement, seeded};
 
 use super::arms;
 use super::budget::Budget;
+use super::disturbance::{described, disturbed_by, worst};
 use super::drive::{ArmRunner, DriveError, Work};
 use super::folder::{FolderError, RunFolder};
 use super::run::{Measurement, Repetition};
@@ -86,46 +87,152 @@ pub(super) async fn measure(
     runner: &ArmRunner<'_>,
     folder: &mut RunFolder,
 ) -> Result<Measured, FolderError> {
-    let mut measured = Measured::default();
-    let mut longest = Duration::ZERO;
-    for (repetition, seed) in (0..).zip(seeds_without_end(workload_seed, "repetitions")) {
-        let began = Instant::now();
-        run.seeds.push(seed);
-        let Repetition { items, counted } = match measurement.repetition(run, seed) {
-            Ok(repetition) => repetition,
-            Err(error) => return Ok(Measured { stopped: Some(error), ..measured }),
-        };
-        for arm in order(run.arms.len(), seed) {
-            let arm = &run.arms[arm];
-            let of = if let Until::Repetitions(all) = until { format!(" of {all}") } else { String::new() };
-            let what = format!("{} (repetition {}{of})", arm.name, repetition + 1);
-            let work = Work { items: &items, counted: counted.clone(), pace: measurement.effort().pace };
-            let Ok(ran) = tokio::time::timeout(until.left(), runner.run(&what, arm, repetition, work)).await else {
-                runner.cut_short(&arm.name).await;
-                runner.note(format!("The time was over during {what}, which does not count. More time: --budget."));
-                return Ok(measured);
-            };
-            match ran {
-                Ok(recording) => {
-                    folder.append(&recording)?;
-                    measured.requests.extend(recording.requests);
-                    measured.samples.extend(recording.samples);
-                }
-                Err(error) => return Ok(Measured { stopped: Some(error), ..measured }),
+    let mut course = Course { measurement, run, until, runner, folder, measured: Measured::default() };
+    match course.go(workload_seed).await {
+        Ok(()) | Err(Stop::TimeOver) => {}
+        Err(Stop::Failed(why)) => course.measured.stopped = Some(why),
+        Err(Stop::Folder(error)) => return Err(error),
+    }
+    Ok(course.measured)
+}
+
+/// Why a measurement does not go on.
+enum Stop {
+    /// What was under way does not count.
+    TimeOver,
+    Failed(DriveError),
+    Folder(FolderError),
+}
+
+impl From<DriveError> for Stop {
+    fn from(error: DriveError) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+impl From<FolderError> for Stop {
+    fn from(error: FolderError) -> Stop {
+        Stop::Folder(error)
+    }
+}
+
+struct Course<'a, 'r> {
+    measurement: &'a dyn Measurement,
+    run: &'a mut RunInfo,
+    until: Until,
+    runner: &'a ArmRunner<'r>,
+    folder: &'a mut RunFolder,
+    measured: Measured,
+}
+
+impl Course<'_, '_> {
+    async fn go(&mut self, workload_seed: u64) -> Result<(), Stop> {
+        if self.measurement.effort().opens {
+            self.open(seeds(workload_seed, "opening", 1)[0]).await?;
+        }
+        self.run.disturbance = Some(RunDisturbance { limits: self.runner.limits(), repetitions: Vec::new() });
+        let (began, mut longest) = (Instant::now(), Duration::ZERO);
+        for (done, seed) in (1..).zip(seeds_without_end(workload_seed, "repetitions")) {
+            longest = longest.max(self.undisturbed(seed, longest).await?);
+            let ends = self.until.ends(done, longest);
+            if let Until::Repetitions(all) = self.until {
+                self.runner.expect_end((began + began.elapsed().mul_f64(f64::from(all) / f64::from(done))).into());
+            }
+            if self.look(ends) || ends {
+                break;
             }
         }
-        longest = longest.max(began.elapsed());
-        let (done, last_look) = (repetition + 1, run.looks.last().copied().unwrap_or(0));
-        let mut ends = until.ends(done, longest);
-        if done >= REPETITIONS_MIN && (ends || done >= next_look(last_look)) {
-            run.looks.push(done);
-            ends |= matches!(until, Until::Decided(_)) && stats::decided(run, &measured.requests);
+        Ok(())
+    }
+
+    /// A few requests through every arm that do not count: they leave its router and its engines as they stay.
+    async fn open(&mut self, seed: u64) -> Result<(), Stop> {
+        let opening = self.measurement.repetition(self.run, seed)?.opening();
+        for arm in order(self.run.arms.len(), seed) {
+            let arm = &self.run.arms[arm];
+            let what = format!("{} (opening, not counted)", arm.name);
+            self.in_time(&what, arm, self.runner.run(&what, arm, 0, self.work(&opening))).await?;
         }
-        if ends {
-            break;
+        Ok(())
+    }
+
+    /// A repetition of these requests, made again while something disturbs it and there is time. Returns how long the longest try took.
+    async fn undisturbed(&mut self, seed: u64, mut longest: Duration) -> Result<Duration, Stop> {
+        let repeats = self.measurement.effort().repeats;
+        for again in 0.. {
+            let (repetition, began) = (self.run.seeds.len() as u32, Instant::now());
+            self.run.seeds.push(seed);
+            let signals = self.repetition(repetition, seed).await?;
+            longest = longest.max(began.elapsed());
+            let Some(disturbance) = &mut self.run.disturbance else { break };
+            let disturbed_by = if repeats.is_some() { disturbed_by(&signals, &disturbance.limits) } else { Vec::new() };
+            let why = described(&signals, &disturbance.limits);
+            let disturbed = !disturbed_by.is_empty();
+            disturbance.repetitions.push(RepetitionSignals { repetition, signals, disturbed_by });
+            self.folder.write_run(self.run)?;
+            if !disturbed {
+                break;
+            }
+            let goes_on = again < repeats.unwrap_or(0) && self.until.left() > longest;
+            let then = if goes_on { "it is made again" } else { "it does not count" };
+            self.runner.note(format!("Repetition {} was disturbed, by {why}; {then}.", repetition + 1));
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(longest)
+    }
+
+    /// Every arm once. What happened on the machine meanwhile, at worst.
+    async fn repetition(&mut self, number: u32, seed: u64) -> Result<Signals, Stop> {
+        let requests = self.measurement.repetition(self.run, seed)?;
+        let mut signals = Signals::default();
+        for arm in order(self.run.arms.len(), seed) {
+            let arm = &self.run.arms[arm];
+            let of = if let Until::Repetitions(all) = self.until { format!(" of {all}") } else { String::new() };
+            let what = format!("{} (repetition {}{of})", arm.name, number + 1);
+            let (recording, happened) =
+                self.in_time(&what, arm, self.runner.measure(&what, arm, number, self.work(&requests))).await?;
+            signals = worst(&signals, &happened);
+            self.folder.append(&recording)?;
+            self.measured.requests.extend(recording.requests);
+            self.measured.samples.extend(recording.samples);
+        }
+        Ok(signals)
+    }
+
+    fn work<'w>(&self, requests: &'w Repetition) -> Work<'w> {
+        let Repetition { items, counted } = requests;
+        Work { items, counted: counted.clone(), pace: self.measurement.effort().pace }
+    }
+
+    /// Gives a run up when the time is over.
+    async fn in_time<T>(
+        &self,
+        what: &str,
+        arm: &Arrangement,
+        run: impl Future<Output = Result<T, DriveError>>,
+    ) -> Result<T, Stop> {
+        match tokio::time::timeout(self.until.left(), run).await {
+            Ok(ran) => Ok(ran?),
+            Err(_) => {
+                self.runner.cut_short(&arm.name).await;
+                self.runner.note(format!("The time was over during {what}, which does not count. More time: --budget."));
+                Err(Stop::TimeOver)
+            }
         }
     }
-    Ok(measured)
+
+    /// Looks at the planned comparisons, if it is time to. Returns whether all are decided, of a run that is made to decide them.
+    fn look(&mut self, last: bool) -> bool {
+        let counted = complete_repetitions(self.run, &self.measured.requests).len() as u32;
+        let last_look = self.run.looks.last().copied().unwrap_or(0);
+        if counted < REPETITIONS_MIN || counted <= last_look || !(last || counted >= next_look(last_look)) {
+            return false;
+        }
+        self.run.looks.push(counted);
+        matches!(self.until, Until::Decided(_)) && stats::decided(self.run, &self.measured.requests)
+    }
 }
 
 #[cfg(test)]

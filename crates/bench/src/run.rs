@@ -39,6 +39,12 @@ const QUICK_SCALE: f64 = 0.25;
 /// The share of the workload's requests for the sequential runs of `--exact`.
 const EXACT_SCALE: f64 = 0.25;
 
+/// Of a repetition, the part that an arm serves first without its counting.
+const OPENING_PART: usize = 4;
+
+/// A disturbed repetition is made again so often, at most.
+const REPEATS_MAX: u32 = 2;
+
 /// How much a run does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Effort {
@@ -47,6 +53,10 @@ pub(super) struct Effort {
     /// The requests of a repetition, at most.
     pub(crate) requests: u32,
     pub pace: Pace,
+    /// Each arm serves a few requests first that do not count, so that its router and its engines are as they stay.
+    pub(crate) opens: bool,
+    /// How often a disturbed repetition is made again, at most; none where it counts all the same.
+    pub(crate) repeats: Option<u32>,
 }
 
 impl Effort {
@@ -68,6 +78,8 @@ impl Effort {
                 (false, false) => all,
             },
             pace: if run.exact { Pace::OneByOne } else { Pace::OpenLoop },
+            opens: !(run.exact || run.quick),
+            repeats: (run.repeat_disturbed && !run.exact && !run.quick).then_some(REPEATS_MAX),
         }
     }
 }
@@ -82,6 +94,13 @@ impl Repetition {
     /// All of them count: the workload has a course of its own.
     pub(super) fn whole(items: Vec<WorkItem>) -> Repetition {
         Repetition { counted: 0..items.len() as u32, items }
+    }
+
+    /// Its first requests, a quarter of them, but a dozen where there are so many.
+    pub(super) fn opening(mut self) -> Repetition {
+        let all = self.items.len();
+        self.items.truncate((all / OPENING_PART).max(REQUESTS_MIN as usize));
+        Repetition::whole(self.items)
     }
 
     /// Of three stretches of the same traffic, each of which goes on for so long, the middle one counts.

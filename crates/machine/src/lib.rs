@@ -1,5 +1,6 @@
 //! The devices of this machine, and which of them each engine gets.
 
+mod activity;
 mod affinity;
 mod cores;
 mod gpu;
@@ -9,6 +10,7 @@ mod place;
 mod settings;
 pub mod topology;
 
+pub use activity::{Activity, Shares};
 pub use affinity::Affinity;
 pub use cores::{CoreSet, CoresError, machine_core_sets, split_cores};
 pub use gpu::{Gpu, Gpus};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dualpool_types::Arrangement;
 use dualpool_types::arm::controlled;
-use dualpool_types::artifact::ArmSummary;
+use dualpool_types::artifact::{ArmSummary, RunInfo};
 use dualpool_types::records::{EngineSample, RequestRecord};
 
 use super::Artifacts;
@@ -29,8 +29,8 @@ pub struct Arm<'a> {
 }
 
 /// The repetitions in which every one of these arms has records: those that count. An arm's records come all at once, when its run is
-/// over, and a repetition that was cut short would weigh on some arms and not on others.
-pub fn complete_repetitions(arms: &[Arrangement], requests: &[RequestRecord]) -> Vec<u32> {
+/// over, and a repetition that was cut short would weigh on some arms and not on others. Nor do disturbed ones count.
+pub fn complete_repetitions(run: &RunInfo, requests: &[RequestRecord]) -> Vec<u32> {
     let mut seen: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
     for r in requests {
         let seen = seen.entry(r.repetition).or_default();
@@ -38,8 +38,9 @@ pub fn complete_repetitions(arms: &[Arrangement], requests: &[RequestRecord]) ->
             seen.push(&r.arm);
         }
     }
-    let complete = |seen: &[&str]| arms.iter().all(|arm| seen.contains(&arm.name.as_str()));
-    seen.into_iter().filter(|(_, seen)| complete(seen)).map(|(repetition, _)| repetition).collect()
+    let complete = |seen: &[&str]| run.arms.iter().all(|arm| seen.contains(&arm.name.as_str()));
+    let counts = |&(repetition, ref seen): &(u32, Vec<&str>)| complete(seen) && !run.is_disturbed(repetition);
+    seen.into_iter().filter(counts).map(|(repetition, _)| repetition).collect()
 }
 
 /// Arms in the order of the summary, then of the run's plan, then of appearance. Arms without any request are left out when there
@@ -55,7 +56,7 @@ pub(crate) fn arms(artifacts: &Artifacts) -> Vec<Arm<'_>> {
             names.push(name);
         }
     }
-    let counted = artifacts.summary.as_ref().map(|_| complete_repetitions(&artifacts.run.arms, &artifacts.requests));
+    let counted = artifacts.summary.as_ref().map(|_| complete_repetitions(&artifacts.run, &artifacts.requests));
     let mut arms: Vec<Arm> = names.into_iter().map(|name| arm(artifacts, name, counted.as_deref())).collect();
     for (i, arm) in arms.iter_mut().filter(|a| !a.control).enumerate() {
         (arm.letter, arm.class) = (letter(i), class(i));

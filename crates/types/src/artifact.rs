@@ -45,6 +45,9 @@ pub struct RunInfo {
     /// After how many repetitions the planned comparisons were looked at; a verdict may have been reached at any of them.
     #[serde(default)]
     pub looks: Vec<u32>,
+    /// What happened on the machine beside the repetitions, and which of them do not count for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disturbance: Option<RunDisturbance>,
     /// What idle engines did, where objectives were derived from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<RunIdle>,
@@ -83,6 +86,12 @@ pub struct RunInfo {
 }
 
 impl RunInfo {
+    /// Whether something beside the run kept the machine busy during this repetition, so that it does not count.
+    pub fn is_disturbed(&self, repetition: u32) -> bool {
+        let all = self.disturbance.iter().flat_map(|disturbance| &disturbance.repetitions);
+        all.filter(|of| of.repetition == repetition).any(|of| !of.disturbed_by.is_empty())
+    }
+
     /// A run that has begun, and of which no more is known yet.
     pub fn begun(target: &str, id: &str, started_at: &str, environment: Environment) -> RunInfo {
         RunInfo {
@@ -97,6 +106,7 @@ impl RunInfo {
             arms: Vec::new(),
             seeds: Vec::new(),
             looks: Vec::new(),
+            disturbance: None,
             idle: None,
             objectives: None,
             repetition: None,
@@ -111,6 +121,75 @@ impl RunInfo {
             drained: Vec::new(),
             quick: false,
             interrupted: false,
+        }
+    }
+}
+
+/// What happened on the machine beside the repetitions of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunDisturbance {
+    /// What the machine did before the measurement, in the run's own warm-up, calibration and search, or a bit more: a repetition with more of
+    /// anything is disturbed.
+    pub limits: Signals,
+    /// The repetitions that all arms were over with.
+    pub repetitions: Vec<RepetitionSignals>,
+}
+
+/// What happened beside one repetition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RepetitionSignals {
+    /// The repetition, counted from 0.
+    pub repetition: u32,
+    /// Of each signal the worst of its arms.
+    #[serde(flatten)]
+    pub signals: Signals,
+    /// The signals over their limit. The repetition does not count where there is one, and was made again, twice at most.
+    pub disturbed_by: Vec<String>,
+}
+
+/// Signs that something beside the run kept the machine busy. Null is what was not measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Signals {
+    /// The 99th percentile of the time between two samples of the engines, in milliseconds. A timer takes them.
+    pub sample_gap_p99_ms: Option<f64>,
+    /// The longest time between two samples, in milliseconds: how long the whole machine stood still.
+    pub sample_gap_max_ms: Option<f64>,
+    /// The 99th percentile of how long after their planned time requests were sent, in milliseconds.
+    pub late_p99_ms: Option<f64>,
+    /// The share of the processors' time that other programs used, 0 to 1.
+    pub others: Option<f64>,
+    /// The share of the processors' time that a hypervisor gave to other machines, 0 to 1.
+    pub stolen: Option<f64>,
+    /// The share of the time in which something waited for a processor (PSI), 0 to 1. Engines on processors wait for each other, too.
+    pub pressure: Option<f64>,
+    /// The share of the GPUs' samples in which heat, the power supply or another GPU held clocks down, 0 to 1.
+    pub clocks_held: Option<f64>,
+}
+
+impl Signals {
+    /// By their names in `run.json`.
+    pub fn each(&self) -> [(&'static str, Option<f64>); 7] {
+        [
+            ("sample_gap_p99_ms", self.sample_gap_p99_ms),
+            ("sample_gap_max_ms", self.sample_gap_max_ms),
+            ("late_p99_ms", self.late_p99_ms),
+            ("others", self.others),
+            ("stolen", self.stolen),
+            ("pressure", self.pressure),
+            ("clocks_held", self.clocks_held),
+        ]
+    }
+
+    /// Each signal of both, put together. None stays what neither has.
+    pub fn zip(&self, other: &Signals, f: impl Fn(Option<f64>, Option<f64>) -> Option<f64>) -> Signals {
+        Signals {
+            sample_gap_p99_ms: f(self.sample_gap_p99_ms, other.sample_gap_p99_ms),
+            sample_gap_max_ms: f(self.sample_gap_max_ms, other.sample_gap_max_ms),
+            late_p99_ms: f(self.late_p99_ms, other.late_p99_ms),
+            others: f(self.others, other.others),
+            stolen: f(self.stolen, other.stolen),
+            pressure: f(self.pressure, other.pressure),
+            clocks_held: f(self.clocks_held, other.clocks_held),
         }
     }
 }

@@ -32,6 +32,9 @@ pub struct RunSettings {
     pub repetitions: u32,
     /// The requests of a repetition, at most: as many of the workload's, in the same proportions.
     pub repetition_requests: u32,
+    /// Make a repetition again, twice at most, when other programs, the hypervisor or held-down clocks disturbed it; it does not count then.
+    /// false = every repetition counts, whatever happened on the machine meanwhile.
+    pub repeat_disturbed: bool,
     /// Shorter run: two repetitions of a third of the requests, which decide nothing, and a search with a third of its time.
     /// Calibrations take fewer measurements.
     pub quick: bool,
@@ -89,6 +92,7 @@ impl Default for RunSettings {
             budget_s: 600,
             repetitions: 0,
             repetition_requests: 36,
+            repeat_disturbed: true,
             quick: false,
             exact: false,
             out: PathBuf::new(),

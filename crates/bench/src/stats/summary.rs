@@ -31,7 +31,7 @@ pub enum SummaryError {
 /// and not on others.
 pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSample]) -> Result<Summary, SummaryError> {
     let settings = Settings::of_run(&run.settings).map_err(SummaryError::Settings)?;
-    let complete = complete_repetitions(&run.arms, requests);
+    let complete = complete_repetitions(run, requests);
     let requests: Vec<&RequestRecord> = requests.iter().filter(|r| complete.contains(&r.repetition)).collect();
     let samples: Vec<&EngineSample> = samples.iter().filter(|s| complete.contains(&s.repetition)).collect();
 
@@ -84,7 +84,7 @@ pub fn rebuild(dir: &Path) -> Result<Summary, SummaryError> {
 
 /// Whether what a run was made to find out is decided by these records, with a look after the last complete repetition.
 pub(crate) fn decided(run: &RunInfo, requests: &[RequestRecord]) -> bool {
-    let complete = complete_repetitions(&run.arms, requests);
+    let complete = complete_repetitions(run, requests);
     let requests: Vec<&RequestRecord> = requests.iter().filter(|r| complete.contains(&r.repetition)).collect();
     all_decided(&compared(run, &requests, &complete))
 }
