@@ -16,6 +16,7 @@ mod plot;
 mod profile;
 mod progress;
 mod report;
+mod resume;
 mod run;
 mod session;
 mod simulate;

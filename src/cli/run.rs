@@ -1,13 +1,14 @@
 //! `dualpool run TARGET`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command, FromArgMatches, Subcommand};
 use thiserror::Error;
 
-use dualpool_bench::Settings;
 use dualpool_bench::target::{Call, Done, Flags, Prepared, Target, View};
 use dualpool_bench::targets::{self, TARGETS};
+use dualpool_bench::{Begin, Settings};
 use dualpool_fleet::program;
 use dualpool_machine::Gpus;
 use dualpool_types::{FAILED, Failure, UserError};
@@ -17,14 +18,17 @@ use super::flags::SettingFlags;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
 use super::watch::Watched;
-use super::{Cli, log, session};
+use super::{Cli, log, resume, session};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub(super) struct Args {
     /// What to run; `dualpool list-targets` lists them.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "resume")]
     target: Option<String>,
+    /// Go on with the run in this folder: more repetitions of its arms, at its rate and with its settings. Takes --budget or --repetitions.
+    #[arg(long, value_name = "DIR", conflicts_with = "target")]
+    resume: Option<PathBuf>,
     /// Print the target's JSON (`dual_pool`: summary.json; `dynamic_router`: an array of one per workload) instead of its table.
     #[arg(long)]
     json: bool,
@@ -97,24 +101,31 @@ pub(super) struct Order {
     settings: SettingFlags,
     /// Of a target whose flags are its own altogether.
     flags: ArgMatches,
+    /// The run that is to go on.
+    resume: Option<resume::Earlier>,
     json: bool,
     settle: bool,
 }
 
 impl Order {
     pub(super) fn by_settings(target: &'static dyn Target, json: bool, settings: SettingFlags) -> Order {
-        Order { target, settings, flags: ArgMatches::default(), json, settle: false }
+        Order { target, settings, flags: ArgMatches::default(), resume: None, json, settle: false }
     }
 
     pub(super) fn by_own_flags(target: &'static dyn Target, flags: ArgMatches) -> Order {
-        Order { target, settings: SettingFlags::default(), flags, json: false, settle: false }
+        Order { target, settings: SettingFlags::default(), flags, resume: None, json: false, settle: false }
     }
 }
 
 pub(super) fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
-    let order = match &args.own {
-        Some(OwnFlags { target, flags }) => Order::by_own_flags(*target, flags.clone()),
-        None => {
+    let order = match (&args.own, &args.resume) {
+        (Some(OwnFlags { target, flags }), _) => Order::by_own_flags(*target, flags.clone()),
+        (None, Some(dir)) => {
+            let earlier = resume::Earlier::read(dir, &args.settings)?;
+            let order = Order::by_settings(earlier.target, args.json, args.settings.clone());
+            Order { settle: args.settle, resume: Some(earlier), ..order }
+        }
+        (None, None) => {
             let target = targets::find(args.target.as_deref().unwrap_or_default())?;
             if let Flags::Own(_) = target.flags() {
                 return Err(FlagsBefore { target: target.name() }.into());
@@ -132,6 +143,7 @@ pub(super) fn carry_out(order: &Order, cli: &Cli, terminal: &Terminal) -> Result
     let gpus = target.file().map_or_else(Gpus::default, |_| Gpus::detect());
     let flags = order.settings.clone().and(target.set(&order.flags)?);
     let settings = cli.settings(&flags, &gpus)?.settings;
+    let settings = order.resume.as_ref().map_or(settings.clone(), |earlier| earlier.settings(&settings));
     log::init(&settings.telemetry.log, terminal);
     let run = |settings: &Settings| once(order, settings, &gpus, terminal);
     match target.file() {
@@ -145,7 +157,8 @@ pub(super) fn carry_out(order: &Order, cli: &Cli, terminal: &Terminal) -> Result
 
 fn once(order: &Order, settings: &Settings, gpus: &Gpus, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let (program, command) = (program::again()?, program::command_line());
-    let call = Call { settings, flags: &order.flags, gpus, program: &program, command: &command };
+    let begin = if order.resume.is_some() { Begin::GoOn } else { Begin::Anew };
+    let call = Call { settings, flags: &order.flags, gpus, program: &program, command: &command, begin };
     let done = match order.target.prepare(&call)? {
         Prepared::Alone(work) => {
             let bars = Bars::new(terminal);

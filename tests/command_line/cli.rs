@@ -257,7 +257,7 @@ fn engines_that_cannot_start_are_refused_and_leave_no_folder() {
 }
 
 /// A small run on virtual engines, which takes seconds.
-const SMALL: [&str; 16] = [
+const SMALL: [&str; 18] = [
     "run",
     "dual_pool",
     "--device",
@@ -274,7 +274,57 @@ const SMALL: [&str; 16] = [
     "0",
     "--out",
     "run",
+    // Other tests run beside this one.
+    "--set",
+    "run.repeat_disturbed=false",
 ];
+
+/// `run.json` of the run in `run`, and how many requests it recorded.
+fn ran(program: &Dualpool) -> (serde_json::Value, usize) {
+    let read = |name: &str| std::fs::read_to_string(program.folder.path().join("run").join(name)).unwrap();
+    (serde_json::from_str(&read("run.json")).unwrap(), read("requests.jsonl").lines().count())
+}
+
+#[test]
+fn a_run_goes_on_with_its_arms_and_its_settings() {
+    let mut program = dualpool(&[&SMALL[..], &["--repetitions", "1"]].concat());
+    assert!(program.output().status.success());
+    let (before, requests) = ran(&program);
+    let output = program.again(&["run", "--resume", "run", "--repetitions", "2", "--json"]).output();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (after, all) = ran(&program);
+    assert_eq!((&summary["repetitions"], all), (&3.into(), 3 * requests));
+    for key in ["id", "arms", "rate_rps", "objectives", "environment", "command"] {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+    let seeds: std::collections::BTreeSet<u64> =
+        after["seeds"].as_array().unwrap().iter().map(|seed| seed.as_u64().unwrap()).collect();
+    assert_eq!(seeds.len(), 3, "each repetition has requests of its own");
+    assert_eq!(after["resumed"][0]["command"][2], "--resume");
+
+    program.again(&["run", "--resume", "run", "--load", "0.9"]).refuses(2, &["--load beside --resume", "hint: "]);
+    program.again(&["run", "--resume", ".", "--budget", "9s"]).refuses(1, &["run.json"]);
+    program.again(&["run", "dual_pool", "--resume", "run"]).refuses(2, &["--resume"]);
+}
+
+#[test]
+fn a_killed_run_goes_on_with_what_it_had_finished() {
+    let mut program = dualpool(&[&SMALL[..], &["--repetitions", "50"]].concat());
+    let mut child = program.command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("measurement 5/")).expect("the run ended before its second repetition");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let records = program.folder.path().join("run/requests.jsonl");
+    let mut file = std::fs::OpenOptions::new().append(true).open(records).unwrap();
+    std::io::Write::write_all(&mut file, b"{\"arm\": \"shared_ro").unwrap();
+    let output = program.again(&["run", "--resume", "run", "--repetitions", "1", "--json"]).output();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    // The first one, and the one after the one that was cut short.
+    assert_eq!((&summary["repetitions"], ran(&program).0["seeds"].as_array().unwrap().len()), (&2.into(), 3));
+}
 
 #[test]
 fn a_run_prints_its_table_and_leaves_artifacts_that_report_reads() {

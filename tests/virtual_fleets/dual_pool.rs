@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dualpool_bench::targets::dual_pool;
-use dualpool_bench::{Cancel, Outcome, Settings, environment};
+use dualpool_bench::{Begin, Cancel, Outcome, Settings, environment};
 use dualpool_engine::virtual_engine::VirtualEngines;
 use dualpool_engine::{VirtualEngineSettings, VirtualKv};
 use dualpool_fleet::{Progress, Silent};
@@ -266,7 +266,7 @@ fn what_cannot_be_run_is_refused_before_an_engine_is_needed() {
     let refused = |change: &dyn Fn(&mut Settings)| {
         let mut settings = virtual_pair::settings(dir.path());
         change(&mut settings);
-        dual_pool::prepare(&settings, &[]).expect_err("these settings are to be refused").to_string()
+        dual_pool::prepare(&settings, &[], Begin::Anew).expect_err("these settings are to be refused").to_string()
     };
     assert!(refused(&|s| s.run.arms.push("magic".into())).contains("`run.arms`"));
     assert!(refused(&|s| s.run.budget_s = 0).contains("`run.budget_s` is 0"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use dualpool_bench::targets::dynamic_router;
-use dualpool_bench::{Cancel, Outcome, Settings, WorkloadKind, environment, stats};
+use dualpool_bench::{Begin, Cancel, Outcome, Settings, WorkloadKind, environment, stats};
 use dualpool_fleet::Silent;
 use dualpool_report::{Overview, load, load_workloads, settle};
 use dualpool_types::{PolicyKind, Role, Wave};
@@ -223,7 +223,7 @@ async fn what_was_not_begun_leaves_no_folder() {
     let never = dir.path().join("never");
     let mut settings = settings(dir.path(), &[]);
     settings.run.out = never.clone();
-    dynamic_router::prepare(&settings, &[]).unwrap().abandon();
+    dynamic_router::prepare(&settings, &[], Begin::Anew).unwrap().abandon();
     assert!(!never.exists());
 }
 
@@ -233,7 +233,7 @@ fn what_cannot_be_run_is_refused_before_an_engine_is_needed() {
     let refused = |change: &dyn Fn(&mut Settings)| {
         let mut settings = settings(dir.path(), &[]);
         change(&mut settings);
-        let error = dynamic_router::prepare(&settings, &[]).expect_err("these settings are to be refused");
+        let error = dynamic_router::prepare(&settings, &[], Begin::Anew).expect_err("these settings are to be refused");
         assert!(!dir.path().join("run").exists(), "nothing is left of it");
         format!("{error:#}")
     };

@@ -14,7 +14,7 @@ use dualpool_fleet::Progress;
 use dualpool_fleet::{Facts, Fleet, NewRequest, Recording, Reply, ReplyStream, Unsettled};
 use dualpool_router::CostModel;
 use dualpool_types::artifact::Signals;
-use dualpool_types::{Arrangement, Clock, EngineId, Failure, Micros, MonotonicClock, Sampling, Time};
+use dualpool_types::{Arrangement, Clock, EngineId, Failure, MonotonicClock, Sampling, Time};
 use dualpool_workload::{ObjectiveSettings, WorkItem};
 
 use super::Cancel;
@@ -387,7 +387,12 @@ impl<'a> ArmRunner<'a> {
         }
     }
 
-    async fn open_loop(&self, arm: &str, Work { items, counted, .. }: &Work<'_>, start: Start) -> Result<Vec<Duration>, DriveError> {
+    async fn open_loop(
+        &self,
+        arm: &str,
+        Work { items, counted, .. }: &Work<'_>,
+        start: Start,
+    ) -> Result<Vec<Duration>, DriveError> {
         // Bounded by the workload; dropping the set cancels what is still running.
         let mut clients: JoinSet<u32> = JoinSet::new();
         let mut open = counted.len();

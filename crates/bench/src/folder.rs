@@ -1,8 +1,9 @@
 //! The folder a run leaves: `run.json`, `requests.jsonl`, `samples.jsonl`, `summary.json`. Records are on disk as soon as their
 //! arm's run is over, so what was finished survives whatever comes after.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use dualpool_fleet::{Fleet, Recording};
+use dualpool_report::Artifacts;
 use dualpool_report::simulated::SIMULATED_REQUESTS;
 use dualpool_types::UserError;
 use dualpool_types::artifact::{RunInfo, Summary};
@@ -20,6 +22,9 @@ use super::samples::SamplesFile;
 
 /// One line per request that ended.
 pub const REQUESTS: &str = "requests.jsonl";
+
+/// One line per sample of an engine or a GPU.
+const SAMPLES: &str = "samples.jsonl";
 
 /// One line per note of the router; only there when it noted something.
 pub const DECISIONS: &str = "decisions.jsonl";
@@ -58,6 +63,11 @@ impl Identity {
         Identity { target: target.to_string(), started_at: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), id, dir }
     }
 
+    /// Of the run in this folder, which goes on.
+    pub fn of(run: &RunInfo, dir: &Path) -> Identity {
+        Identity { target: run.target.clone(), id: run.id.clone(), started_at: run.started_at.clone(), dir: dir.to_path_buf() }
+    }
+
     /// Of a part of this run, which leaves its files in a folder of its own in that of the run.
     pub fn of_workload(&self, name: &str) -> Identity {
         Identity { dir: self.dir.join(name), ..self.clone() }
@@ -72,6 +82,8 @@ pub struct RunFolder {
     decisions: Option<BufWriter<File>>,
     /// Shared with the task that shows the samples of the run under way.
     samples: Arc<Mutex<SamplesFile>>,
+    /// It holds what an earlier run left.
+    goes_on: bool,
 }
 
 impl RunFolder {
@@ -81,8 +93,23 @@ impl RunFolder {
         let write = |source| FolderError::Write { path: dir.clone(), source };
         fs::create_dir_all(&dir).map_err(write)?;
         let requests = create_records(&dir, REQUESTS)?;
-        let samples = Arc::new(Mutex::new(SamplesFile::create(&dir.join("samples.jsonl")).map_err(write)?));
-        Ok(RunFolder { run, requests, decisions: None, samples })
+        let samples = Arc::new(Mutex::new(SamplesFile::create(&dir.join(SAMPLES)).map_err(write)?));
+        Ok(RunFolder { run, requests, decisions: None, samples, goes_on: false })
+    }
+
+    /// The folder of a run that goes on. What a killed run left half written is cut off.
+    pub fn reopen(run: Identity, earlier: &Artifacts) -> Result<RunFolder, FolderError> {
+        let dir = run.dir.clone();
+        let opened = || {
+            let requests = append_after_lines(&dir.join(REQUESTS))?;
+            let decisions = dir.join(DECISIONS);
+            let decisions = if decisions.exists() { Some(append_after_lines(&decisions)?) } else { None };
+            let runs: HashSet<(&str, u32)> = earlier.requests.iter().map(|r| (r.arm.as_str(), r.repetition)).collect();
+            let samples = SamplesFile::reopen(&dir.join(SAMPLES), |arm, repetition| runs.contains(&(arm, repetition)))?;
+            Ok((requests, decisions, Arc::new(Mutex::new(samples))))
+        };
+        let (requests, decisions, samples) = opened().map_err(|source| FolderError::Write { path: dir.clone(), source })?;
+        Ok(RunFolder { run, requests, decisions, samples, goes_on: true })
     }
 
     pub fn dir(&self) -> &Path {
@@ -155,7 +182,10 @@ impl RunFolder {
 
     /// Removes a folder in which nothing was written: the run ended before it began. What else lies in it stays.
     pub fn abandon(self) {
-        for name in [REQUESTS, "samples.jsonl"] {
+        if self.goes_on {
+            return;
+        }
+        for name in [REQUESTS, SAMPLES] {
             // A file that cannot be removed is an empty one left behind, and does no harm.
             let _ = fs::remove_file(self.run.dir.join(name));
         }
@@ -180,6 +210,20 @@ pub fn create_records(dir: &Path, name: &str) -> Result<BufWriter<File>, FolderE
         std::io::ErrorKind::AlreadyExists => taken(),
         _ => FolderError::Write { path: dir.into(), source },
     })
+}
+
+/// A file of records, to be gone on with. A last line that was cut off is none.
+fn append_after_lines(path: &Path) -> std::io::Result<BufWriter<File>> {
+    let file = OpenOptions::new().append(true).open(path)?;
+    let (mut lines, mut line, mut whole) = (BufReader::new(File::open(path)?), Vec::new(), 0);
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        if line.ends_with(b"\n") {
+            whole += line.len() as u64;
+        }
+        line.clear();
+    }
+    file.set_len(whole)?;
+    Ok(BufWriter::new(file))
 }
 
 /// Every change of the file is whole or an error, so what a panicking holder left is as good as any.

@@ -22,6 +22,7 @@ mod idle;
 mod pair;
 mod phases;
 pub mod profile;
+mod resume;
 mod run;
 mod samples;
 mod saturation;
@@ -35,5 +36,6 @@ pub mod targets;
 
 pub use cancel::Cancel;
 pub use flags::FlagValue;
+pub use resume::{Begin, ResumeError};
 pub use run::{Outcome, Paired};
 pub use settings::{DynamicRouterSettings, RunSettings, Settings, SettingsError, WorkloadKind, renamed};

@@ -14,6 +14,7 @@ use super::budget::Budget;
 use super::disturbance::{described, disturbed_by, worst};
 use super::drive::{ArmRunner, DriveError, Work};
 use super::folder::{FolderError, RunFolder};
+use super::phases::Phases;
 use super::run::{Measurement, Repetition};
 use super::stats::{self, next_look};
 
@@ -51,6 +52,11 @@ fn seeds_without_end(seed: u64, purpose: &str) -> impl Iterator<Item = u64> {
     std::iter::repeat_with(move || u64::from(rand::Rng::random::<u32>(&mut rng)))
 }
 
+/// How many seeds were served; a repetition that was made again has that of the one before.
+fn served(seeds: &[u64]) -> usize {
+    seeds.chunk_by(|one, next| one == next).count()
+}
+
 /// How long a measurement goes on.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Until {
@@ -77,25 +83,6 @@ impl Until {
     }
 }
 
-/// Runs every arm of `run` repetition by repetition, on the requests of `measurement`, and looks at the planned comparisons on the way. What an
-/// arm recorded is in the folder as soon as it is over, and when a run fails, what there is by then is returned.
-pub(super) async fn measure(
-    measurement: &dyn Measurement,
-    run: &mut RunInfo,
-    workload_seed: u64,
-    until: Until,
-    runner: &ArmRunner<'_>,
-    folder: &mut RunFolder,
-) -> Result<Measured, FolderError> {
-    let mut course = Course { measurement, run, until, runner, folder, measured: Measured::default() };
-    match course.go(workload_seed).await {
-        Ok(()) | Err(Stop::TimeOver) => {}
-        Err(Stop::Failed(why)) => course.measured.stopped = Some(why),
-        Err(Stop::Folder(error)) => return Err(error),
-    }
-    Ok(course.measured)
-}
-
 /// Why a measurement does not go on.
 enum Stop {
     /// What was under way does not count.
@@ -116,23 +103,45 @@ impl From<FolderError> for Stop {
     }
 }
 
-struct Course<'a, 'r> {
-    measurement: &'a dyn Measurement,
-    run: &'a mut RunInfo,
-    until: Until,
-    runner: &'a ArmRunner<'r>,
-    folder: &'a mut RunFolder,
-    measured: Measured,
+/// The measurement of one workload.
+pub(super) struct Course<'a, 'r> {
+    pub(super) measurement: &'a dyn Measurement,
+    pub(super) run: &'a mut RunInfo,
+    pub(super) until: Until,
+    pub(super) runner: &'a ArmRunner<'r>,
+    pub(super) folder: &'a mut RunFolder,
+    /// What the run has already, if it goes on.
+    pub(super) measured: Measured,
 }
 
 impl Course<'_, '_> {
-    async fn go(&mut self, workload_seed: u64) -> Result<(), Stop> {
+    /// Runs every arm repetition by repetition, and looks at the planned comparisons on the way. What an arm recorded is in the folder as soon
+    /// as it is over, and when a run fails, what there is by then is returned.
+    pub(super) async fn measure(mut self, workload_seed: u64, phases: &mut Phases<'_>) -> Result<Measured, FolderError> {
+        match self.go(workload_seed, phases).await {
+            Ok(()) => {}
+            Err(Stop::TimeOver) => drop(self.look(true)),
+            Err(Stop::Failed(why)) => {
+                self.look(true);
+                self.measured.stopped = Some(why);
+            }
+            Err(Stop::Folder(error)) => return Err(error),
+        }
+        Ok(self.measured)
+    }
+
+    async fn go(&mut self, workload_seed: u64, phases: &mut Phases<'_>) -> Result<(), Stop> {
+        let arms = self.run.arms.len() as u32;
         if self.measurement.effort().opens {
+            phases.begin("opening", arms);
             self.open(seeds(workload_seed, "opening", 1)[0]).await?;
         }
-        self.run.disturbance = Some(RunDisturbance { limits: self.runner.limits(), repetitions: Vec::new() });
+        phases.begin("measurement", arms * if let Until::Repetitions(all) = self.until { all } else { 0 });
+        let limits = self.runner.limits();
+        self.run.disturbance.get_or_insert_with(|| RunDisturbance { limits, repetitions: Vec::new() });
         let (began, mut longest) = (Instant::now(), Duration::ZERO);
-        for (done, seed) in (1..).zip(seeds_without_end(workload_seed, "repetitions")) {
+        let seeds = seeds_without_end(workload_seed, "repetitions").skip(served(&self.run.seeds));
+        for (done, seed) in (1..).zip(seeds) {
             longest = longest.max(self.undisturbed(seed, longest).await?);
             let ends = self.until.ends(done, longest);
             if let Until::Repetitions(all) = self.until {
@@ -150,7 +159,7 @@ impl Course<'_, '_> {
         let opening = self.measurement.repetition(self.run, seed)?.opening();
         for arm in order(self.run.arms.len(), seed) {
             let arm = &self.run.arms[arm];
-            let what = format!("{} (opening, not counted)", arm.name);
+            let what = format!("{} (not counted)", arm.name);
             self.in_time(&what, arm, self.runner.run(&what, arm, 0, self.work(&opening))).await?;
         }
         Ok(())
@@ -162,6 +171,8 @@ impl Course<'_, '_> {
         for again in 0.. {
             let (repetition, began) = (self.run.seeds.len() as u32, Instant::now());
             self.run.seeds.push(seed);
+            // A run that is killed shows by it which number is taken.
+            self.folder.write_run(self.run)?;
             let signals = self.repetition(repetition, seed).await?;
             longest = longest.max(began.elapsed());
             let Some(disturbance) = &mut self.run.disturbance else { break };
@@ -207,12 +218,7 @@ impl Course<'_, '_> {
     }
 
     /// Gives a run up when the time is over.
-    async fn in_time<T>(
-        &self,
-        what: &str,
-        arm: &Arrangement,
-        run: impl Future<Output = Result<T, DriveError>>,
-    ) -> Result<T, Stop> {
+    async fn in_time<T>(&self, what: &str, arm: &Arrangement, run: impl Future<Output = Result<T, DriveError>>) -> Result<T, Stop> {
         match tokio::time::timeout(self.until.left(), run).await {
             Ok(ran) => Ok(ran?),
             Err(_) => {
@@ -249,6 +255,11 @@ mod tests {
         }
         let first: std::collections::BTreeSet<usize> = (0..100).map(|seed| order(7, seed)[0]).collect();
         assert_eq!(first.len(), 7, "each is first at times");
+    }
+
+    #[test]
+    fn a_seed_that_was_served_again_counts_once() {
+        assert_eq!([&[][..], &[7], &[7, 8, 8, 8, 9]].map(served), [0, 1, 3]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! Each workload has its arms and a folder of its own. Most targets have one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,19 +14,20 @@ use async_trait::async_trait;
 
 use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
-use dualpool_report::{self as report, Overview, load_workloads, settle, workload_folders};
-use dualpool_types::artifact::{Environment, PhaseTime, RunInfo, Summary};
+use dualpool_report::{self as report, Artifacts, Overview, load_workloads, settle, workload_folders};
+use dualpool_types::artifact::{Environment, PhaseTime, RunInfo, RunResumed, Summary, SummaryObjectives};
 use dualpool_types::records::RequestRecord;
 use dualpool_types::{EngineInfo, Failure, Micros};
-use dualpool_workload::WorkItem;
+use dualpool_workload::{ObjectiveSettings, WorkItem};
 
 use super::budget::{Budget, REQUESTS_MIN};
 use super::drive::{ArmRunner, DriveError, Pace};
 use super::expectations::Expectations;
 use super::faults::{exact, faults};
 use super::folder::{FolderError, Identity, RunFolder};
-use super::pair::{self, Measured, Until};
+use super::pair::{Course, Measured, Until};
 use super::phases::Phases;
+use super::resume::{self, Begin};
 use super::{Cancel, stats};
 use crate::target::{Done, OnFleet, Session, View};
 use crate::{RunSettings, Settings};
@@ -134,6 +136,9 @@ pub(super) trait Benchmark: fmt::Debug + Send + Sync {
 pub(super) trait Measurement: Send + Sync {
     fn effort(&self) -> Effort;
 
+    /// The first requests through the engines: first steps are slow.
+    async fn warm_up(&self, runner: &ArmRunner<'_>, phases: &mut Phases<'_>) -> Result<(), DriveError>;
+
     /// Warms the engines up and decides on arms and rate; what it comes to stands in `run`.
     async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError>;
 
@@ -168,6 +173,8 @@ struct WorkloadRun {
     /// Its name, where the run has several.
     name: Option<&'static str>,
     folder: RunFolder,
+    /// What it goes on from.
+    earlier: Option<Artifacts>,
     benchmark: Box<dyn Benchmark>,
 }
 
@@ -177,11 +184,12 @@ impl Paired {
         target: &str,
         settings: &Settings,
         command: Vec<String>,
+        begin: Begin,
         benchmark: Box<dyn Benchmark>,
-    ) -> Result<Paired, FolderError> {
-        let folder = RunFolder::create(Identity::now(target, &settings.run.out))?;
+    ) -> Result<Paired, Failure> {
+        let (folder, earlier) = resume::folder(Identity::now(target, &settings.run.out), begin)?;
         let dir = folder.dir().to_path_buf();
-        Ok(Paired::new(settings, command, dir, vec![WorkloadRun { name: None, folder, benchmark }]))
+        Ok(Paired::new(settings, command, dir, vec![WorkloadRun { name: None, folder, earlier, benchmark }]))
     }
 
     /// A run of several workloads, each with a folder of its own, named after it, in that of the run.
@@ -189,13 +197,14 @@ impl Paired {
         target: &str,
         settings: &Settings,
         command: Vec<String>,
+        begin: Begin,
         benchmarks: Vec<(&'static str, Box<dyn Benchmark>)>,
-    ) -> Result<Paired, FolderError> {
+    ) -> Result<Paired, Failure> {
         let run = Identity::now(target, &settings.run.out);
         let mut prepared = Paired::new(settings, command, run.dir.clone(), Vec::new());
         for (name, benchmark) in benchmarks {
-            match RunFolder::create(run.of_workload(name)) {
-                Ok(folder) => prepared.workloads.push(WorkloadRun { name: Some(name), folder, benchmark }),
+            match resume::folder(run.of_workload(name), begin) {
+                Ok((folder, earlier)) => prepared.workloads.push(WorkloadRun { name: Some(name), folder, earlier, benchmark }),
                 Err(error) => {
                     prepared.abandon();
                     return Err(error);
@@ -329,7 +338,10 @@ struct RunContext<'a> {
 
 impl RunContext<'_> {
     async fn run(&mut self, workload: WorkloadRun, fleet: &Fleet, earlier: Vec<PhaseTime>) -> Result<Outcome, Failure> {
-        let WorkloadRun { name, mut folder, benchmark } = workload;
+        let WorkloadRun { name, mut folder, earlier: before, benchmark } = workload;
+        if let Some(before) = &before {
+            resume::check(folder.dir(), &before.run.environment, &self.environment)?;
+        }
         let runner = ArmRunner::new(fleet, self.settings, self.cancel, self.progress);
         self.notes.iter().for_each(|note| runner.note(note.clone()));
         let measurement = match benchmark.measurement(self.settings, fleet.engines(), &runner) {
@@ -342,16 +354,22 @@ impl RunContext<'_> {
         let mut phases = Phases::new(self.progress, name);
         let repetitions = measurement.effort().repetitions;
         let until = repetitions.map_or_else(|| Until::Decided(Budget::begin(self.time_for_each)), Until::Repetitions);
-        let mut run = self.run_info(&folder);
+        let (mut run, measured) = match before {
+            Some(Artifacts { run, requests, samples, .. }) => {
+                (self.gone_on(run), Measured { requests, samples, ..Measured::default() })
+            }
+            None => (self.run_info(&folder), Measured::default()),
+        };
+        let notes = std::mem::take(&mut run.notes);
         // Written before there is much to say, so that a program that follows the run knows its engines.
         folder.write_run(&run)?;
         folder.show_samples(fleet).await;
 
+        let arranging = self.arrange(measurement.as_ref(), &runner, &mut run, &mut phases);
         let arranged = match until {
-            Until::Repetitions(_) => measurement.arrange(&runner, &mut run, &mut phases).await,
+            Until::Repetitions(_) => arranging.await,
             Until::Decided(budget) => {
                 runner.begin_budget(budget);
-                let arranging = measurement.arrange(&runner, &mut run, &mut phases);
                 tokio::time::timeout(budget.left(), arranging).await.unwrap_or_else(|_| Err(budget.over()))
             }
         };
@@ -360,11 +378,12 @@ impl RunContext<'_> {
                 // An exact run compares tokens, and has no ratios.
                 run.expected = if self.settings.run.exact { None } else { self.expectations.of_workload(&run) };
                 folder.write_run(&run)?;
-                phases.begin("measurement", run.arms.len() as u32 * repetitions.unwrap_or(0));
                 let seed = self.settings.workload.seed;
-                pair::measure(measurement.as_ref(), &mut run, seed, until, &runner, &mut folder).await?
+                let (measurement, folder) = (measurement.as_ref(), &mut folder);
+                let course = Course { measurement, run: &mut run, until, runner: &runner, folder, measured };
+                course.measure(seed, &mut phases).await?
             }
-            Err(stopped) => Measured { stopped: Some(stopped), ..Measured::default() },
+            Err(stopped) => Measured { stopped: Some(stopped), ..measured },
         };
 
         phases.begin("summary", 0);
@@ -372,12 +391,12 @@ impl RunContext<'_> {
         let stopped = measured.stopped.take();
         let findings = runner.findings();
         run.interrupted = stopped.is_some();
-        run.held_blocks_after = findings.held_after();
-        run.drained = findings.drained();
-        run.notes = [findings.notes(), fleet.gpu_notes().await].concat();
+        run.held_blocks_after = run.held_blocks_after.max(findings.held_after());
+        run.drained = run.drained.into_iter().chain(findings.drained()).collect::<BTreeSet<_>>().into_iter().collect();
+        run.notes = [notes, findings.notes(), fleet.gpu_notes().await].concat();
         let (summary, requests, mut run) = summarise(run, measured).await?;
         folder.write_summary(&summary)?;
-        run.phases = [earlier, phases.end()].concat();
+        run.phases = [run.phases, earlier, phases.end()].concat();
         folder.write_run(&run)?;
         report::write_html(folder.dir()).map_err(anyhow::Error::from)?;
         let kept = || format!("the records are in {}", folder.dir().display());
@@ -389,6 +408,29 @@ impl RunContext<'_> {
         }
         let faults = faults(&summary, &requests);
         Ok(Outcome { dir: folder.dir().to_path_buf(), summary, interrupted: run.interrupted, faults })
+    }
+
+    /// Decides on arms and rate; a run that goes on has both, and its objectives.
+    async fn arrange(
+        &self,
+        measurement: &dyn Measurement,
+        runner: &ArmRunner<'_>,
+        run: &mut RunInfo,
+        phases: &mut Phases<'_>,
+    ) -> Result<(), DriveError> {
+        let Some(SummaryObjectives { ttft_short_ms, ttft_long_ms, itl_ms }) = run.objectives.filter(|_| !run.arms.is_empty())
+        else {
+            return measurement.arrange(runner, run, phases).await;
+        };
+        measurement.warm_up(runner, phases).await?;
+        runner.set_objectives(ObjectiveSettings { ttft_short_ms, ttft_long_ms, itl_ms, ..self.settings.objectives.clone() });
+        runner.keep_costs().await
+    }
+
+    fn gone_on(&self, run: RunInfo) -> RunInfo {
+        let Identity { started_at: at, .. } = Identity::now(&run.target, Path::new(""));
+        let resumed = [run.resumed.clone(), vec![RunResumed { at, command: self.command.clone() }]].concat();
+        RunInfo { resumed, ..run }
     }
 
     fn run_info(&self, folder: &RunFolder) -> RunInfo {

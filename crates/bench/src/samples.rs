@@ -3,7 +3,7 @@
 //! measured (warm-up, calibration, search) and runs that are made again can be watched, too, and leave nothing.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
 use serde::Serialize;
@@ -28,16 +28,33 @@ impl SamplesFile {
         Ok(SamplesFile { file, kept_bytes: 0, last: None, ended: false })
     }
 
+    /// The file of a run that goes on: what it holds of these runs stays, and the tail that a killed run leaves is cut off.
+    pub(crate) fn reopen(path: &Path, kept: impl Fn(&str, u32) -> bool) -> io::Result<SamplesFile> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        let mut lines = BufReader::new(File::open(path)?);
+        let (mut line, mut at, mut kept_bytes) = (Vec::new(), 0, 0);
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            at += line.len() as u64;
+            let is_kept = serde_json::from_slice(&line).is_ok_and(|sample: Sample| {
+                let (arm, repetition) = run_of(&sample);
+                kept(arm, repetition)
+            });
+            if is_kept && line.ends_with(b"\n") {
+                kept_bytes = at;
+            }
+            line.clear();
+        }
+        file.set_len(kept_bytes)?;
+        Ok(SamplesFile { file, kept_bytes, last: None, ended: false })
+    }
+
     /// Appends to the tail. False when the file is done.
     pub(crate) fn show(&mut self, samples: &[Sample]) -> io::Result<bool> {
         if self.ended {
             return Ok(false);
         }
-        let run = |sample: &Sample| match sample {
-            Sample::Engine(sample) => (sample.arm.clone(), sample.repetition),
-            Sample::Gpu(sample) => (sample.arm.clone(), sample.repetition),
-        };
-        let fresh = samples.iter().filter(|sample| self.last.as_ref() != Some(&run(sample)));
+        let last = self.last.as_ref().map(|(arm, repetition)| (arm.as_str(), *repetition));
+        let fresh = samples.iter().filter(|sample| last != Some(run_of(sample)));
         let mut text = Vec::new();
         for sample in fresh {
             line(&mut text, sample)?;
@@ -77,6 +94,13 @@ impl Drop for SamplesFile {
     fn drop(&mut self) {
         // A run that failed has no better place to end; where it cannot be cut, the reader leaves the tail out by its run.
         let _ = self.end();
+    }
+}
+
+fn run_of(sample: &Sample) -> (&str, u32) {
+    match sample {
+        Sample::Engine(sample) => (&sample.arm, sample.repetition),
+        Sample::Gpu(sample) => (&sample.arm, sample.repetition),
     }
 }
 
@@ -142,6 +166,20 @@ mod tests {
         file.end().unwrap();
         assert!(!file.show(&[Sample::Engine(engine("b", 2))]).unwrap());
         assert_eq!(read(&path), kept);
+    }
+
+    #[test]
+    fn a_run_that_was_killed_goes_on_behind_what_was_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("samples.jsonl");
+        let mut file = SamplesFile::create(&path).unwrap();
+        file.keep(&[engine("a", 1)], &[gpu("a", 2)]).unwrap();
+        file.show(&[Sample::Engine(engine("b", 1))]).unwrap();
+        std::mem::forget(file);
+        let mut file = SamplesFile::reopen(&path, |arm, repetition| (arm, repetition) == ("a", 0)).unwrap();
+        assert_eq!(read(&path), [row("a", 1, false), row("a", 2, true)]);
+        file.keep(&[engine("b", 3)], &[]).unwrap();
+        assert_eq!(read(&path)[2..], [row("b", 3, false)]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use dualpool_types::artifact::Environment;
 use dualpool_types::{Failure, Program};
 
 use crate::flags::{FlagValue, SettingFlag};
-use crate::{Cancel, Settings};
+use crate::{Begin, Cancel, Settings};
 
 /// Something that can be run.
 pub trait Target: Sync {
@@ -34,6 +34,11 @@ pub trait Target: Sync {
     /// The settings that its own flags come to, above all others.
     fn set(&self, _flags: &ArgMatches) -> Result<Vec<FlagValue>, Failure> {
         Ok(Vec::new())
+    }
+
+    /// Whether a run of it can be gone on with after its end.
+    fn goes_on(&self) -> bool {
+        false
     }
 
     /// Checks everything that needs no engine, and makes the run's folder.
@@ -59,6 +64,8 @@ pub struct Call<'a> {
     pub program: &'a Program,
     /// Its command line, for readers of the artifacts.
     pub command: &'a [String],
+    /// Whether the run goes on in the folder that it left; only of a target that can.
+    pub begin: Begin,
 }
 
 /// A run that passed all checks, and what it wants.

@@ -39,7 +39,8 @@ impl Activity {
         // Where the affinity cannot be read, nothing is known to be forbidden.
         let allowed = sched_getaffinity(Pid::from_raw(0)).ok();
         let may_use = |cpu: usize| allowed.is_none_or(|set| set.is_set(cpu).unwrap_or(false));
-        let times: Vec<&CpuTime> = stat.cpu_time.iter().enumerate().filter(|&(cpu, _)| may_use(cpu)).map(|(_, time)| time).collect();
+        let times: Vec<&CpuTime> =
+            stat.cpu_time.iter().enumerate().filter(|&(cpu, _)| may_use(cpu)).map(|(_, time)| time).collect();
         let stolen = times.iter().filter_map(|time| time.steal).sum();
         let busy = times.iter().map(|time| running(time)).sum();
         let idle: u64 = times.iter().map(|time| time.idle + time.iowait.unwrap_or(0)).sum();
@@ -106,7 +107,8 @@ mod tests {
     fn what_others_used_is_what_ran_less_what_is_ours() {
         let second = ticks_per_second();
         // Two seconds of two processors: three of four ran, half of that was ours; and for half of the time something waited.
-        let (then, now) = (at(100, 50, 7, 20, 0), at(100 + 4 * second, 50 + 3 * second, 7 + second / 2, 20 + 3 * second / 2, 1_000_000));
+        let (then, now) =
+            (at(100, 50, 7, 20, 0), at(100 + 4 * second, 50 + 3 * second, 7 + second / 2, 20 + 3 * second / 2, 1_000_000));
         let shares = now.since(&then).unwrap();
         assert_eq!(shares, Shares { others: 0.375, stolen: 0.125, pressure: Some(0.5) });
         assert_eq!(then.since(&then), None);

@@ -31,6 +31,9 @@ pub struct RunInfo {
     pub started_at: String,
     /// The command line, word by word.
     pub command: Vec<String>,
+    /// When the run was gone on with, and by which command lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<RunResumed>,
     /// The machine, the engines and the versions.
     pub environment: Environment,
     /// The effective settings, as `dualpool config` prints them; docs/settings.md describes them.
@@ -100,6 +103,7 @@ impl RunInfo {
             id: id.to_string(),
             started_at: started_at.to_string(),
             command: Vec::new(),
+            resumed: Vec::new(),
             environment,
             settings: serde_json::Value::Null,
             workload: None,
@@ -123,6 +127,15 @@ impl RunInfo {
             interrupted: false,
         }
     }
+}
+
+/// A run that was gone on with after its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunResumed {
+    /// When: UTC, RFC 3339.
+    pub at: String,
+    /// The command line, word by word.
+    pub command: Vec<String>,
 }
 
 /// What happened on the machine beside the repetitions of a run.

@@ -22,7 +22,7 @@ use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::search::{self, SearchResult, TrialSetup};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Cancel, RunSettings, Settings, folder, pair, saturation};
+use crate::{Begin, Cancel, RunSettings, Settings, folder, pair, saturation};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -44,10 +44,10 @@ const STEP_SHARE_OF_ITL: f64 = 0.9;
 const SATURATING: [Arm; 2] = [Arm::SharedRoundRobin, Arm::SharedLeastLoad];
 
 /// Checks the settings and makes the run folder. Engines take long to start: call this before.
-pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failure> {
+pub fn prepare(settings: &Settings, command: &[String], begin: Begin) -> Result<Paired, Failure> {
     settings.check()?;
     dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?;
-    Ok(Paired::of_one(DualPool.name(), settings, command.to_vec(), Box::new(DualPool))?)
+    Paired::of_one(DualPool.name(), settings, command.to_vec(), begin, Box::new(DualPool))
 }
 
 /// The whole target, on engines that are up already.
@@ -59,7 +59,7 @@ pub async fn run(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Outcome, Failure> {
-    let mut outcomes = prepare(settings, &command)?.measure(fleet, environment, progress, cancel).await?;
+    let mut outcomes = prepare(settings, &command, Begin::Anew)?.measure(fleet, environment, progress, cancel).await?;
     Ok(outcomes.pop().context("a run without parts")?)
 }
 
@@ -83,8 +83,12 @@ impl Target for DualPool {
         Flags::Settings(&FLAGS)
     }
 
+    fn goes_on(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
-        Ok(Prepared::OnFleet(Box::new(prepare(call.settings, call.command)?)))
+        Ok(Prepared::OnFleet(Box::new(prepare(call.settings, call.command, call.begin)?)))
     }
 }
 
@@ -165,7 +169,8 @@ impl<'a> Split<'a> {
 
     /// A few requests through every engine and, where KV can move, through every hand-off: first steps and first copies are slow.
     /// Returns how long a request takes when a few others are on its engine.
-    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<Micros, DriveError> {
+    async fn first_requests(&self, runner: &ArmRunner<'_>, phases: &mut Phases<'_>) -> Result<Micros, DriveError> {
+        phases.begin("warm-up", 1 + u32::from(self.kv_transfer));
         let items = self.mix.scaled(WARM_UP_SCALE).upfront().generate(self.vocab_size, self.seed("warm-up"), None);
         let mut took = Vec::new();
         for arm in [Arm::SharedRoundRobin, Arm::FullDisaggregation].into_iter().take(1 + usize::from(self.kv_transfer)) {
@@ -276,9 +281,12 @@ impl Measurement for Split<'_> {
         self.effort
     }
 
+    async fn warm_up(&self, runner: &ArmRunner<'_>, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+        self.first_requests(runner, phases).await.map(drop)
+    }
+
     async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
-        phases.begin("warm-up", 1 + u32::from(self.kv_transfer));
-        let took = self.warm_up(runner).await?;
+        let took = self.first_requests(runner, phases).await?;
         if self.settings.run.exact {
             // Engines stay as they were started: in bf16 the size of a prefill step alone can change a token.
             let arms = [Arm::OneEngine].into_iter().chain(self.arms.iter().copied());

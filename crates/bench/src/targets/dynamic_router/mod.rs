@@ -23,7 +23,7 @@ use crate::idle;
 use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Cancel, RunSettings, Settings, WorkloadKind, pair, saturation};
+use crate::{Begin, Cancel, RunSettings, Settings, WorkloadKind, pair, saturation};
 use demand::{Demand, PROBE_TOKENS, upfront};
 
 /// Requests of the warm-up per engine. They come all at once: first steps are slow, whatever is in them.
@@ -50,7 +50,7 @@ impl UserError for ArmsOfDualPool {
 }
 
 /// Checks the settings and makes the run's folders. Engines take long to start: call this before.
-pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failure> {
+pub fn prepare(settings: &Settings, command: &[String], begin: Begin) -> Result<Paired, Failure> {
     settings.check()?;
     if settings.run.arms != RunSettings::default().arms {
         return Err(ArmsOfDualPool.into());
@@ -60,7 +60,7 @@ pub fn prepare(settings: &Settings, command: &[String]) -> Result<Paired, Failur
     let kinds = settings.dynamic_router.chosen();
     kinds.iter().try_for_each(|&kind| Demand::new(kind, settings).check(model))?;
     let benchmarks = kinds.into_iter().map(|kind| (kind.name(), Box::new(Served(kind)) as Box<dyn Benchmark>));
-    Ok(Paired::of_workloads(DynamicRouter.name(), settings, command.to_vec(), benchmarks.collect())?)
+    Paired::of_workloads(DynamicRouter.name(), settings, command.to_vec(), begin, benchmarks.collect())
 }
 
 /// The whole target, on engines that are up already. One outcome per workload.
@@ -72,7 +72,7 @@ pub async fn run(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Vec<Outcome>, Failure> {
-    prepare(settings, &command)?.measure(fleet, environment, progress, cancel).await
+    prepare(settings, &command, Begin::Anew)?.measure(fleet, environment, progress, cancel).await
 }
 
 pub struct DynamicRouter;
@@ -94,8 +94,12 @@ impl Target for DynamicRouter {
         Flags::Settings(&FLAGS)
     }
 
+    fn goes_on(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
-        Ok(Prepared::OnFleet(Box::new(prepare(call.settings, call.command)?)))
+        Ok(Prepared::OnFleet(Box::new(prepare(call.settings, call.command, call.begin)?)))
     }
 }
 
@@ -169,7 +173,7 @@ impl Routed<'_> {
     }
 
     /// Requests of all lengths through every engine.
-    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<(), DriveError> {
+    async fn first_requests(&self, runner: &ArmRunner<'_>) -> Result<(), DriveError> {
         let share = f64::from(WARM_UP_REQUESTS) * self.engines as f64 / f64::from(self.settings.dynamic_router.requests.max(1));
         let mixed = Demand::new(WorkloadKind::Mixed, self.settings).scaled(share);
         // Where prompts as long as those of `mixed` do not fit, the workload itself has to do.
@@ -214,9 +218,13 @@ impl Measurement for Routed<'_> {
         self.effort
     }
 
-    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+    async fn warm_up(&self, runner: &ArmRunner<'_>, phases: &mut Phases<'_>) -> Result<(), DriveError> {
         phases.begin("warm-up", 1);
-        self.warm_up(runner).await?;
+        self.first_requests(runner).await
+    }
+
+    async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
+        self.warm_up(runner, phases).await?;
         let mut pace = None;
         if !self.settings.run.exact {
             let in_turn = self.arm("idle", PolicyKind::RoundRobin);
