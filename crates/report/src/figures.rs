@@ -25,6 +25,7 @@ pub fn figures(
     ArmSummary {
         name: name.to_string(),
         control,
+        overloaded: None,
         requests: requests.len() as u32,
         completion_ms: of(metric::COMPLETION),
         throughput_rps: of(metric::THROUGHPUT),

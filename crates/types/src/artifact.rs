@@ -452,6 +452,10 @@ pub struct ArmSummary {
     pub name: String,
     /// Whether it is the A/A control: an arm like any other, named after the arm it repeats with `_control`.
     pub control: bool,
+    /// Whether it takes less than it is offered: its TTFT or its backlog rises while a repetition goes on, so that its figures depend on how long
+    /// that is. Null where there are too few repetitions to say, and where a workload has a course of its own.
+    #[serde(default)]
+    pub overloaded: Option<bool>,
     /// The number of requests over all repetitions.
     pub requests: u32,
     /// The time from the first arrival to the last end in milliseconds, mean over repetitions.

@@ -9,6 +9,7 @@ mod estimate;
 mod expected;
 mod looks;
 mod metric;
+mod overload;
 mod summary;
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use dualpool_workload::{arrivals_name, mix_name};
 
 use super::compare::{Arm, all_decided, comparisons};
 use super::expected::held;
+use super::overload::{Course, is_overloaded};
 use crate::identical::identical;
 use crate::{Settings, arms};
 
@@ -43,7 +44,8 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
             let samples: Vec<&EngineSample> = samples.iter().copied().filter(|s| s.arm == arm.name).collect();
             let routing = run.workload.as_ref().map(|_| routing(&requests, &samples, &run.environment));
             let control = controlled(&arm.name).is_some();
-            ArmSummary { routing, ..figures(&arm.name, control, &requests, &samples, &run.environment) }
+            let overloaded = run.repetition.and_then(|_| is_overloaded(&courses(&complete, &requests, &samples)));
+            ArmSummary { routing, overloaded, ..figures(&arm.name, control, &requests, &samples, &run.environment) }
         })
         .collect();
     let reference = arms::reference(&run.arms).map_or("", |arm| arm.name.as_str());
@@ -74,6 +76,15 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
         held_blocks_after: run.held_blocks_after,
         drained: run.drained.clone(),
     })
+}
+
+/// One arm's repetitions.
+fn courses<'a>(complete: &[u32], requests: &[&'a RequestRecord], samples: &[&'a EngineSample]) -> Vec<Course<'a>> {
+    let of = |n: u32| Course {
+        requests: requests.iter().copied().filter(|request| request.repetition == n).collect(),
+        samples: samples.iter().copied().filter(|sample| sample.repetition == n).collect(),
+    };
+    complete.iter().map(|&n| of(n)).collect()
 }
 
 /// The summary of the run in a folder, from its raw records.
