@@ -1,10 +1,12 @@
-//! `dualpool calibrate`, which is `dualpool run migration_cost` by another name, or with `--engine` `dualpool run engine_timing`.
+//! `dualpool calibrate`, which is `dualpool run migration_cost` by another name, or with `--engine` `dualpool run engine_timing`, or with `--noise`
+//! `dualpool run noise`.
 
 use std::process::ExitCode;
 
 use dualpool_bench::target::Target;
 use dualpool_bench::targets::engine_timing::EngineCalibration;
 use dualpool_bench::targets::migration_cost::CopyCalibration;
+use dualpool_bench::targets::noise::NoiseCalibration;
 use dualpool_types::Failure;
 
 use super::Cli;
@@ -17,7 +19,10 @@ pub(super) struct Args {
     /// What a step costs on the engines, instead: simulations go by it (`run engine_timing`).
     #[arg(long)]
     engine: bool,
-    /// Print migration_cost.json, or engine_timing.json, instead of the tables.
+    /// How much identical arms differ on this machine, instead: runs say by it what they can show (`run noise`).
+    #[arg(long, conflicts_with = "engine")]
+    noise: bool,
+    /// Print migration_cost.json, engine_timing.json or noise.json instead of the tables.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -25,6 +30,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCode, Failure> {
-    let target: &'static dyn Target = if args.engine { &EngineCalibration } else { &CopyCalibration };
+    let target: &'static dyn Target = match (args.engine, args.noise) {
+        (true, _) => &EngineCalibration,
+        (false, true) => &NoiseCalibration,
+        (false, false) => &CopyCalibration,
+    };
     carry_out(&Order::by_settings(target, args.json, args.settings.clone()), cli, terminal)
 }

@@ -112,7 +112,7 @@ fn targets_are_listed() {
     let names: Vec<_> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(
         names,
-        ["dual_pool", "dynamic_router", "topology_probe", "migration_cost", "engine_timing", "sim_fidelity", "simulation"]
+        ["dual_pool", "dynamic_router", "topology_probe", "migration_cost", "engine_timing", "noise", "sim_fidelity", "simulation"]
     );
 }
 
@@ -306,6 +306,27 @@ fn a_run_goes_on_with_its_arms_and_its_settings() {
     program.again(&["run", "--resume", "run", "--load", "0.9"]).refuses(2, &["--load beside --resume", "hint: "]);
     program.again(&["run", "--resume", ".", "--budget", "9s"]).refuses(1, &["run.json"]);
     program.again(&["run", "dual_pool", "--resume", "run"]).refuses(2, &["--resume"]);
+}
+
+#[test]
+fn noise_is_calibrated_and_later_runs_know_of_it() {
+    let small = ["--device", "virtual", "--rate", "200", "--prefill-burst", "1", "--decode-requests", "11", "--continue-requests", "0"];
+    let quick = ["--long-prompt-tokens", "300", "--max-tokens", "3", "--set", "virtual.speed=4", "--set", "run.repeat_disturbed=false"];
+    let mut program = dualpool(&[&["calibrate", "--noise", "--out", "noise", "--json"], &small[..], &quick].concat());
+    let output = program.output();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let noise: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&noise["repetitions"], &noise["drawn"]), (&20.into(), &2000.into()));
+    let metrics = noise["metrics"].as_array().unwrap().iter().map(|of| of["metric"].as_str().unwrap());
+    assert_eq!(metrics.collect::<Vec<_>>(), ["goodput_share", "ttft_ms.short.p95", "itl_ms.p99"]);
+    let wrong = noise["wrong_share"].as_f64().unwrap();
+    assert!((0.0..=0.05).contains(&wrong), "{wrong} of identical arms are called different");
+
+    let args = ["run", "dual_pool", "--arms", "shared_round_robin", "--repetitions", "1", "--out", "run"];
+    assert!(program.again(&[&args[..], &small, &quick].concat()).output().status.success());
+    let notes = ran(&program).0["notes"].to_string();
+    assert!(notes.contains("Identical arms on this machine, calibrated on"), "{notes}");
+    program.again(&["calibrate", "--noise", "--device", "virtual", "--repetitions", "5"]).refuses(2, &["is 5", "at least 20"]);
 }
 
 #[test]

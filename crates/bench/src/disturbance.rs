@@ -76,19 +76,20 @@ pub(super) fn worst(one: &Signals, other: &Signals) -> Signals {
     one.zip(other, |one, other| one.into_iter().chain(other).reduce(f64::max))
 }
 
-/// What is still no disturbance on a machine that did this before the measurement.
-pub(super) fn limits(before: &Signals, sample_ms: u64) -> Signals {
+/// What is still no disturbance on a machine that did this before the measurement. Engines that compute on processors share them with whatever else
+/// runs; others do not, and what keeps their processes waiting shows in late requests and samples.
+pub(super) fn limits(before: &Signals, sample_ms: u64, on_processors: bool) -> Signals {
     let period = sample_ms as f64;
     let least = Signals {
         sample_gap_p99_ms: Some(period * GAP_PERIODS),
         sample_gap_max_ms: Some(PAUSE_MIN_MS.max(period * PAUSE_PERIODS)),
         late_p99_ms: Some(period * LATE_PERIODS),
-        others: Some(SHARE_MIN),
+        others: on_processors.then_some(SHARE_MIN),
         stolen: Some(FORCED_MIN),
-        pressure: Some(SHARE_MIN),
+        pressure: on_processors.then_some(SHARE_MIN),
         clocks_held: Some(FORCED_MIN),
     };
-    worst(&least, &before.zip(&least, |before, _| before.map(|before| before * FACTOR)))
+    before.zip(&least, |before, least| Some(least?.max(before.unwrap_or_default() * FACTOR)))
 }
 
 /// The signals that are over their limits, by name.
@@ -135,19 +136,21 @@ mod tests {
         assert_eq!((pause_of(&signals, 50), pause_of(&signals, 1000)), (Some(9600.0), None));
         let nothing = Watch { begun: None }.end(&Recording::default(), &[]);
         assert_eq!(nothing, Signals::default());
-        assert_eq!(disturbed_by(&nothing, &limits(&nothing, 50)), [""; 0]);
+        assert_eq!(disturbed_by(&nothing, &limits(&nothing, 50, true)), [""; 0]);
     }
 
     #[test]
     fn a_busy_machine_has_wider_limits_and_a_quiet_one_has_some() {
-        let quiet = limits(&Signals { others: Some(0.0), ..Signals::default() }, 50);
+        let quiet = limits(&Signals { others: Some(0.0), ..Signals::default() }, 50, true);
         assert_eq!((quiet.others, quiet.late_p99_ms, quiet.sample_gap_max_ms), (Some(0.1), Some(50.0), Some(1000.0)));
-        let busy = limits(&Signals { others: Some(0.4), late_p99_ms: Some(100.0), ..Signals::default() }, 50);
+        let busy = limits(&Signals { others: Some(0.4), late_p99_ms: Some(100.0), ..Signals::default() }, 50, true);
         assert_eq!((busy.others, busy.late_p99_ms), (Some(0.8), Some(200.0)));
         let signals = Signals { others: Some(0.5), stolen: Some(0.01), ..Signals::default() };
         assert_eq!(disturbed_by(&signals, &quiet), ["others"]);
         assert_eq!(disturbed_by(&signals, &busy), [""; 0]);
         assert_eq!(described(&signals, &quiet), "others 0.50 (limit 0.10)");
         assert_eq!(worst(&signals, &busy).others, Some(0.8));
+        let elsewhere = limits(&Signals::default(), 50, false);
+        assert_eq!(disturbed_by(&signals, &elsewhere), [""; 0], "engines that compute elsewhere");
     }
 }

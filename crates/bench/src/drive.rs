@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use dualpool_fleet::Progress;
 use dualpool_fleet::{Facts, Fleet, NewRequest, Recording, Reply, ReplyStream, Unsettled};
+use dualpool_machine::Device;
 use dualpool_router::CostModel;
 use dualpool_types::artifact::Signals;
 use dualpool_types::{Arrangement, Clock, EngineId, Failure, MonotonicClock, Sampling, Time};
@@ -293,7 +294,8 @@ impl<'a> ArmRunner<'a> {
 
     /// What is still no disturbance, by what happened until now.
     pub(crate) fn limits(&self) -> Signals {
-        limits(&self.lock().before, self.sample_ms)
+        let on_processors = self.fleet.placements().iter().any(|placement| matches!(placement.device, Device::Cores(_)));
+        limits(&self.lock().before, self.sample_ms, on_processors)
     }
 
     fn note_drained(&self, what: &str, recording: &Recording) {

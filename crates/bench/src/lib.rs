@@ -19,6 +19,7 @@ pub mod flags;
 pub mod folder;
 mod identical;
 mod idle;
+mod noise;
 mod pair;
 mod phases;
 pub mod profile;

@@ -142,7 +142,7 @@ impl Course<'_, '_> {
         let (began, mut longest) = (Instant::now(), Duration::ZERO);
         let seeds = seeds_without_end(workload_seed, "repetitions").skip(served(&self.run.seeds));
         for (done, seed) in (1..).zip(seeds) {
-            longest = longest.max(self.undisturbed(seed, longest).await?);
+            longest = longest.max(self.undisturbed(done, seed, longest).await?);
             let ends = self.until.ends(done, longest);
             if let Until::Repetitions(all) = self.until {
                 self.runner.expect_end((began + began.elapsed().mul_f64(f64::from(all) / f64::from(done))).into());
@@ -165,15 +165,17 @@ impl Course<'_, '_> {
         Ok(())
     }
 
-    /// A repetition of these requests, made again while something disturbs it and there is time. Returns how long the longest try took.
-    async fn undisturbed(&mut self, seed: u64, mut longest: Duration) -> Result<Duration, Stop> {
+    /// The repetition with this seed, the `nth`, made again while something disturbs it and there is time. Returns how long the longest try took.
+    async fn undisturbed(&mut self, nth: u32, seed: u64, mut longest: Duration) -> Result<Duration, Stop> {
+        let of = if let Until::Repetitions(all) = self.until { format!(" of {all}") } else { String::new() };
         let repeats = self.measurement.effort().repeats;
         for again in 0.. {
             let (repetition, began) = (self.run.seeds.len() as u32, Instant::now());
             self.run.seeds.push(seed);
             // A run that is killed shows by it which number is taken.
             self.folder.write_run(self.run)?;
-            let signals = self.repetition(repetition, seed).await?;
+            let name = format!("repetition {nth}{of}{}", if again > 0 { ", again" } else { "" });
+            let signals = self.repetition(repetition, seed, &name).await?;
             longest = longest.max(began.elapsed());
             let Some(disturbance) = &mut self.run.disturbance else { break };
             let disturbed_by = if repeats.is_some() { disturbed_by(&signals, &disturbance.limits) } else { Vec::new() };
@@ -186,7 +188,7 @@ impl Course<'_, '_> {
             }
             let goes_on = again < repeats.unwrap_or(0) && self.until.left() > longest;
             let then = if goes_on { "it is made again" } else { "it does not count" };
-            self.runner.note(format!("Repetition {} was disturbed, by {why}; {then}.", repetition + 1));
+            self.runner.note(format!("The {name} was disturbed, by {why}; {then}."));
             if !goes_on {
                 break;
             }
@@ -194,14 +196,13 @@ impl Course<'_, '_> {
         Ok(longest)
     }
 
-    /// Every arm once. What happened on the machine meanwhile, at worst.
-    async fn repetition(&mut self, number: u32, seed: u64) -> Result<Signals, Stop> {
+    /// Every arm once. What happened on the machine meanwhile, at worst. `name`: for the user.
+    async fn repetition(&mut self, number: u32, seed: u64, name: &str) -> Result<Signals, Stop> {
         let requests = self.measurement.repetition(self.run, seed)?;
         let mut signals = Signals::default();
         for arm in order(self.run.arms.len(), seed) {
             let arm = &self.run.arms[arm];
-            let of = if let Until::Repetitions(all) = self.until { format!(" of {all}") } else { String::new() };
-            let what = format!("{} (repetition {}{of})", arm.name, number + 1);
+            let what = format!("{} ({name})", arm.name);
             let (recording, happened) =
                 self.in_time(&what, arm, self.runner.measure(&what, arm, number, self.work(&requests))).await?;
             signals = worst(&signals, &happened);

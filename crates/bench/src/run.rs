@@ -29,6 +29,7 @@ use super::pair::{Course, Measured, Until};
 use super::phases::Phases;
 use super::resume::{self, Begin};
 use super::{Cancel, stats};
+use crate::noise;
 use crate::target::{Done, OnFleet, Session, View};
 use crate::{RunSettings, Settings};
 
@@ -228,6 +229,13 @@ impl Paired {
         }
     }
 
+    /// The same as `measure`, on the fleet of a session.
+    pub(super) async fn outcomes(mut self, session: Session<'_>) -> Result<Vec<Outcome>, Failure> {
+        self.earlier.push(PhaseTime { name: "engine start".into(), us: Micros::from(session.start) });
+        self.notes.extend(session.note);
+        self.measure(session.fleet, session.environment, session.progress, session.cancel).await
+    }
+
     /// Runs the target on these engines, workload by workload. A cancelled run is no error; an engine's death is, and so is a difference under
     /// `--exact`. The artifacts of what was finished are written in any case; what was not begun leaves nothing.
     pub async fn measure(
@@ -244,6 +252,7 @@ impl Paired {
         let Paired { settings, command, workloads, mut earlier, notes, .. } = self;
         let expectations = Expectations::read(&settings.run, &environment)?;
         expectations.announce(progress);
+        let notes = notes.into_iter().chain(noise::known(&settings.run, &environment)).collect();
         let time_for_each = Duration::from_secs(settings.run.budget_s) / workloads.len().max(1) as u32;
         let mut context =
             RunContext { settings: &settings, time_for_each, command, environment, notes, expectations, progress, cancel };
@@ -280,11 +289,9 @@ impl OnFleet for Paired {
         &self.settings
     }
 
-    async fn run(mut self: Box<Self>, session: Session<'_>) -> Result<Done, Failure> {
-        self.earlier.push(PhaseTime { name: "engine start".into(), us: Micros::from(session.start) });
-        self.notes.extend(session.note);
+    async fn run(self: Box<Self>, session: Session<'_>) -> Result<Done, Failure> {
         let dir = self.dir.clone();
-        let outcomes = self.measure(session.fleet, session.environment, session.progress, session.cancel).await?;
+        let outcomes = self.outcomes(session).await?;
         Ok(Done {
             show: Box::new(move |view| shown(&dir, view)),
             interrupted: outcomes.iter().any(|outcome| outcome.interrupted),

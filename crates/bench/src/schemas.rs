@@ -15,6 +15,7 @@ use dualpool_types::artifact::{RUN_SCHEMA_VERSION, RunInfo, Summary};
 use dualpool_types::records::{NoteRecord, RequestRecord, Sample};
 use dualpool_types::topology::{self, Topology};
 
+use crate::noise::{NOISE_SCHEMA, Noise};
 use crate::targets::engine_timing::{ENGINE_TIMING_SCHEMA, EngineTiming};
 use crate::targets::migration_cost::{MIGRATION_COST_SCHEMA, MigrationCost};
 use crate::targets::sim_fidelity::{SIM_FIDELITY_SCHEMA, SimFidelity};
@@ -23,7 +24,7 @@ use crate::{expectations, profile};
 const WRITES: &str = "UPDATE_DOCS=1 cargo test -p dualpool-bench schemas";
 
 /// By the name of the file.
-fn all() -> [(&'static str, Value); 15] {
+fn all() -> [(&'static str, Value); 16] {
     [
         document::<RunInfo>("run.json", RUN_SCHEMA_VERSION),
         lines::<RequestRecord>("requests.jsonl", RUN_SCHEMA_VERSION),
@@ -38,6 +39,7 @@ fn all() -> [(&'static str, Value); 15] {
         document::<MigrationCost>("migration_cost.json", MIGRATION_COST_SCHEMA),
         document::<CopyCosts>("calibration.json", COPY_COSTS_SCHEMA),
         document::<EngineTiming>("engine_timing.json", ENGINE_TIMING_SCHEMA),
+        document::<Noise>("noise.json", NOISE_SCHEMA),
         document::<SimFidelity>("sim_fidelity.json", SIM_FIDELITY_SCHEMA),
         document::<expectations::Book>("expectations.json", expectations::SCHEMA),
     ]

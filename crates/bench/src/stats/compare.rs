@@ -29,7 +29,7 @@ const BEYOND_REPETITIONS_MIN: usize = 3;
 const WITHIN: &Metric = &metric::GOODPUT;
 
 /// What the planned comparisons are about.
-const PLANNED: [Metric; 3] = [metric::GOODPUT, metric::SHORT_TTFT_P95, metric::ITL_P99];
+pub(super) const PLANNED: [Metric; 3] = [metric::GOODPUT, metric::SHORT_TTFT_P95, metric::ITL_P99];
 
 /// One arm's requests, repetition by repetition: the same requests in every arm.
 pub(super) struct Arm<'a> {
@@ -105,7 +105,7 @@ fn planned(arms: &[Arm<'_>]) -> Vec<(usize, usize)> {
 
 impl Arm<'_> {
     /// The metric, repetition by repetition.
-    fn values(&self, metric: &Metric) -> Vec<Option<f64>> {
+    pub(super) fn values(&self, metric: &Metric) -> Vec<Option<f64>> {
         self.repetitions.iter().map(|requests| metric.of(&Records::new(requests, &[]))).collect()
     }
 
@@ -222,7 +222,7 @@ impl<'a> Test<'a> {
 }
 
 /// How far the candidate is from the baseline: the logarithm of the ratio, or points of a share. None of latencies of 0.
-fn apart(metric: &Metric, baseline: f64, candidate: f64) -> Option<f64> {
+pub(super) fn apart(metric: &Metric, baseline: f64, candidate: f64) -> Option<f64> {
     match metric.unit {
         Unit::Share => Some(candidate - baseline),
         _ if candidate == baseline => Some(0.0),

@@ -27,6 +27,12 @@ impl Estimate {
         Some(Estimate { mean, error: (variance / repetitions as f64).sqrt(), student })
     }
 
+    /// No difference, in so many repetitions that scatter by this standard deviation.
+    pub(super) fn scattered(deviation: f64, repetitions: u32) -> Option<Estimate> {
+        let student = StudentsT::new(0.0, 1.0, f64::from(repetitions) - 1.0).ok()?;
+        Some(Estimate { mean: 0.0, error: deviation / f64::from(repetitions).sqrt(), student })
+    }
+
     /// The interval that holds the truth with this confidence, such as 0.95.
     pub(super) fn interval(&self, confidence: f64) -> (f64, f64) {
         let reach = self.quantile(0.5 + confidence / 2.0) * self.error;

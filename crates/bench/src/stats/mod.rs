@@ -9,6 +9,7 @@ mod estimate;
 mod expected;
 mod looks;
 mod metric;
+mod noise;
 mod overload;
 mod summary;
 
@@ -16,5 +17,6 @@ mod summary;
 pub(super) mod synthetic;
 
 pub use looks::next_look;
+pub use noise::{MetricNoise, NoiseFigures, Visible, noise};
 pub(super) use summary::decided;
 pub use summary::{SummaryError, rebuild, summarise};

@@ -5,10 +5,10 @@ use std::path::Path;
 use thiserror::Error;
 
 use dualpool_report::{LoadError, complete_repetitions, figures, load, routing};
-use dualpool_types::Class;
 use dualpool_types::arm::controlled;
 use dualpool_types::artifact::{ArmSummary, Comparison, RUN_SCHEMA_VERSION, RunInfo, Summary, SummaryObjectives};
 use dualpool_types::records::{EngineSample, RequestRecord};
+use dualpool_types::{Arrangement, Class};
 use dualpool_workload::{arrivals_name, mix_name};
 
 use super::compare::{Arm, all_decided, comparisons};
@@ -100,13 +100,21 @@ pub(crate) fn decided(run: &RunInfo, requests: &[RequestRecord]) -> bool {
     all_decided(&compared(run, &requests, &complete))
 }
 
-fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32]) -> Vec<Comparison> {
+/// The arms with their requests, by repetition, of those that count.
+pub(super) fn arms_of<'a>(run: &'a RunInfo, requests: &'a [RequestRecord]) -> Vec<Arm<'a>> {
+    let complete = complete_repetitions(run, requests);
+    let requests: Vec<&RequestRecord> = requests.iter().collect();
+    by_repetition(run, &requests, &complete)
+}
+
+fn by_repetition<'a>(run: &'a RunInfo, requests: &[&'a RequestRecord], complete: &[u32]) -> Vec<Arm<'a>> {
     let of = |arm: &str, n: u32| requests.iter().copied().filter(|r| r.repetition == n && r.arm == arm).collect();
-    let arms: Vec<Arm<'_>> = run
-        .arms
-        .iter()
-        .map(|arm| Arm { name: &arm.name, repetitions: complete.iter().map(|&n| of(&arm.name, n)).collect() })
-        .collect();
+    let arm = |arm: &'a Arrangement| Arm { name: &arm.name, repetitions: complete.iter().map(|&n| of(&arm.name, n)).collect() };
+    run.arms.iter().map(arm).collect()
+}
+
+fn compared(run: &RunInfo, requests: &[&RequestRecord], complete: &[u32]) -> Vec<Comparison> {
+    let arms = by_repetition(run, requests, complete);
     let saturated = match (run.rate_rps, run.saturation_rps) {
         (Some(rate), Some(saturation)) => rate >= saturation,
         (Some(_), None) => false,

@@ -4,6 +4,7 @@ pub mod dual_pool;
 pub mod dynamic_router;
 pub mod engine_timing;
 pub mod migration_cost;
+pub mod noise;
 pub mod sim_fidelity;
 pub mod simulation;
 pub mod topology_probe;
@@ -15,12 +16,13 @@ use dualpool_types::UserError;
 use crate::target::Target;
 
 /// All targets, in the order in which they are listed.
-pub const TARGETS: [&dyn Target; 7] = [
+pub const TARGETS: [&dyn Target; 8] = [
     &dual_pool::DualPool,
     &dynamic_router::DynamicRouter,
     &topology_probe::TopologyProbe,
     &migration_cost::CopyCalibration,
     &engine_timing::EngineCalibration,
+    &noise::NoiseCalibration,
     &sim_fidelity::FidelityCheck,
     &simulation::FleetSimulation,
 ];
@@ -53,7 +55,7 @@ mod tests {
         assert_eq!(
             find("dualpool").map(Target::name).unwrap_err().to_string(),
             "there is no target `dualpool`; the targets are: dual_pool, dynamic_router, topology_probe, migration_cost, engine_timing, \
-             sim_fidelity, simulation"
+             noise, sim_fidelity, simulation"
         );
     }
 

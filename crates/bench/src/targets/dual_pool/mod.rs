@@ -45,9 +45,14 @@ const SATURATING: [Arm; 2] = [Arm::SharedRoundRobin, Arm::SharedLeastLoad];
 
 /// Checks the settings and makes the run folder. Engines take long to start: call this before.
 pub fn prepare(settings: &Settings, command: &[String], begin: Begin) -> Result<Paired, Failure> {
+    prepare_as(DualPool.name(), settings, command, begin)
+}
+
+/// The same under the name of another target.
+pub(crate) fn prepare_as(target: &str, settings: &Settings, command: &[String], begin: Begin) -> Result<Paired, Failure> {
     settings.check()?;
     dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?;
-    Paired::of_one(DualPool.name(), settings, command.to_vec(), begin, Box::new(DualPool))
+    Paired::of_one(target, settings, command.to_vec(), begin, Box::new(DualPool))
 }
 
 /// The whole target, on engines that are up already.
