@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use crate::check_run;
 use crate::support::program::{self, root, text};
 use crate::support::schemas;
 
@@ -132,6 +133,7 @@ fn a_router_is_measured_and_reported_again_with_how_it_settled() {
     assert!(said.contains("--update-expectations"), "nothing was accepted yet: {said}");
     let again = run.again(&["report", "--settle", "here"]).prints();
     assert!(again.contains("TPOT in ms") && again.contains("foreground"), "{again}");
+    check_run::agrees(&run.folder.path().join("here"));
 }
 
 #[test]
@@ -343,6 +345,7 @@ fn a_killed_run_goes_on_with_what_it_had_finished() {
     let output = program.again(&["run", "--resume", "run", "--repetitions", "1", "--json"]).output();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    check_run::agrees(&program.folder.path().join("run"));
     // The first one, and the one after the one that was cut short.
     assert_eq!((&summary["repetitions"], ran(&program).0["seeds"].as_array().unwrap().len()), (&2.into(), 3));
 }
@@ -413,6 +416,7 @@ fn ctrl_c_ends_in_order_and_keeps_what_was_finished() {
     assert_eq!(run["interrupted"], true);
     let kept = std::fs::read_to_string(program.folder.path().join("run/requests.jsonl")).unwrap();
     assert!(kept.lines().count() >= 12, "two arms of six requests were finished, {} are kept", kept.lines().count());
+    check_run::agrees(&program.folder.path().join("run"));
 }
 
 #[test]

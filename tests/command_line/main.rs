@@ -1,5 +1,6 @@
 //! The program as a user starts it: what it prints, what it refuses, the files it leaves.
 
+mod check_run;
 mod cli;
 mod config;
 mod explain;
