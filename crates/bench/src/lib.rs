@@ -31,6 +31,7 @@ mod settings;
 pub mod stats;
 pub mod target;
 pub mod targets;
+mod traffic;
 
 pub use cancel::Cancel;
 pub use flags::FlagValue;

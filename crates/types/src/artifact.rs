@@ -68,6 +68,11 @@ pub struct RunInfo {
     pub notes: Vec<String>,
     /// What the search for `shared_tuned`, `dual_pool` and `best_found` had to choose from.
     pub search: Vec<SearchTrial>,
+    /// Arms of the search that it did not choose for, because there was no time or no other candidate: they ran as a known point, an
+    /// arrangement that is fixed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub known_points: Vec<String>,
     /// What was accepted of earlier runs on such a machine, under the same settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Expected>,
@@ -106,6 +111,7 @@ impl RunInfo {
             phases: Vec::new(),
             notes: Vec::new(),
             search: Vec::new(),
+            known_points: Vec::new(),
             expected: None,
             held_blocks_after: 0,
             drained: Vec::new(),
@@ -204,6 +210,9 @@ pub struct SearchTrial {
     pub arrangement: Arrangement,
     /// Its score in simulation, on engines that cost what the router learned of these.
     pub forecast: f64,
+    /// Why the forecast has no say: what its trials saw is more than two standard errors off; absent where they allow the forecast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast_overruled: Option<String>,
     /// The requests it served over all rounds; 0 when it was not on the shortlist, or there was no time to try it.
     pub requests: u32,
     /// The share of its requests that were within their objectives; null when it served none.
