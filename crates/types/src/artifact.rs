@@ -56,8 +56,14 @@ pub struct RunInfo {
     pub repetition: Option<RunRepetition>,
     /// The offered requests per second; null where there is no fixed rate.
     pub rate_rps: Option<f64>,
-    /// The requests per second that the fleet completes when all are sent at once; null where it was not measured.
+    /// The requests per second that the fleet completes when all are sent at once, while its engines are full; null where it was not measured.
     pub saturation_rps: Option<f64>,
+    /// The least that a drain of the best arm came to; absent where saturation was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturation_low_rps: Option<f64>,
+    /// The most that a drain of the best arm came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturation_high_rps: Option<f64>,
     /// What a workload that changes its mix consists of, where the saturation of each part was measured. Each is offered the same
     /// share of its own; the rates of the run are those of all parts together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -107,6 +113,8 @@ impl RunInfo {
             repetition: None,
             rate_rps: None,
             saturation_rps: None,
+            saturation_low_rps: None,
+            saturation_high_rps: None,
             mixes: Vec::new(),
             phases: Vec::new(),
             notes: Vec::new(),

@@ -20,17 +20,17 @@ use crate::flags::{SettingFlag, flag};
 use crate::idle;
 use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
+use crate::saturation::{self, DRAINS, Saturation};
 use crate::search::{self, Forecast, SearchResult, TrialSetup};
 use crate::target::{Call, Flags, Prepared, Target};
 use crate::traffic::Traffic;
-use crate::{Cancel, RunSettings, Settings, folder, pair, saturation};
+use crate::{Cancel, RunSettings, Settings, folder, pair};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
 
-/// Shares of a repetition's requests for the warm-up and the calibration.
+/// The share of the workload's requests for the warm-up.
 const WARM_UP_SCALE: f64 = 0.1;
-const CALIBRATION_SCALE: f64 = 0.5;
 
 /// What the search may take of the time that is left.
 const SEARCH_SHARE: f64 = 0.3;
@@ -234,18 +234,27 @@ impl<'a> Split<'a> {
         Some(self.settings.workload.rate).filter(|&rate| rate > 0.0)
     }
 
-    /// Mix by mix, as they differ in the work that a request makes.
-    async fn saturations(&self, runner: &ArmRunner<'_>) -> Result<Vec<RunMix>, DriveError> {
-        let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
+    /// Finds what the fleet can take, mix by mix, as they differ in the work that a request makes.
+    async fn saturate(&self, runner: &ArmRunner<'_>, took: Micros, run: &mut RunInfo) -> Result<(), DriveError> {
+        // The requests of the warm-up were all served at the same time.
+        let request_s = took.as_secs() / self.mix.scaled(WARM_UP_SCALE).requests().max(1) as f64;
+        let (quick, requests) = (self.settings.run.quick, self.mix.requests());
+        let share = saturation::drain_share(runner.budget(), quick, SATURATING.len(), requests, request_s);
         let arms = SATURATING.map(|arm| self.pools.arm(arm, &BTreeMap::new()));
-        let mut mixes = Vec::new();
+        let seeds = pair::seeds(self.settings.workload.seed, "saturation", DRAINS);
+        let (mut parts, mut mixes) = (Vec::new(), Vec::new());
         let served = self.share(self.effort.requests);
         for ((mix, part), (_, served)) in self.mix.parts().zip(served.parts()) {
-            let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
-            let saturation_rps = saturation::find(runner, &arms, &items).await?;
-            mixes.push(RunMix { name: mix_name(mix).into(), requests: served.requests() as u32, saturation_rps });
+            let part = part.scaled(share).upfront();
+            let drains: Vec<_> = seeds.iter().map(|&seed| part.generate(self.vocab_size, seed, None)).collect();
+            let saturation = saturation::find(runner, &arms, &drains).await?;
+            let requests = served.requests() as u32;
+            parts.push((requests, saturation));
+            mixes.push(RunMix { name: mix_name(mix).into(), requests, saturation_rps: saturation.rps });
         }
-        Ok(mixes)
+        Saturation::of_all(&parts).write(run);
+        run.mixes = if mixes.len() > 1 { mixes } else { Vec::new() };
+        Ok(())
     }
 
     async fn search(
@@ -323,10 +332,8 @@ impl Measurement for Split<'_> {
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
         let given = self.rate_given();
         if (poisson || !arms.is_empty()) && given.is_none() {
-            phases.begin("calibration", (SATURATING.len() * self.mix.parts().len()) as u32);
-            let mixes = self.saturations(runner).await?;
-            run.saturation_rps = Some(saturation::of_all(&mixes));
-            run.mixes = if mixes.len() > 1 { mixes } else { Vec::new() };
+            phases.begin("calibration", DRAINS * (SATURATING.len() * self.mix.parts().len()) as u32);
+            self.saturate(runner, took, run).await?;
         }
         if poisson {
             let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);

@@ -22,8 +22,9 @@ use crate::flags::{SettingFlag, flag};
 use crate::idle;
 use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
+use crate::saturation::{self, DRAINS, Saturation};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Cancel, RunSettings, Settings, WorkloadKind, pair, saturation};
+use crate::{Cancel, RunSettings, Settings, WorkloadKind, pair};
 use demand::{Demand, PROBE_TOKENS, upfront};
 
 /// Requests of the warm-up per engine. They come all at once: first steps are slow, whatever is in them.
@@ -31,9 +32,6 @@ const WARM_UP_REQUESTS: u32 = 4;
 
 /// Long prompts per engine, one at a time, that tell how fast the engines are.
 const PROBES: usize = 2;
-
-/// The share of a repetition's requests that the saturation is found with.
-const SATURATING_SHARE: f64 = 0.5;
 
 /// The policies that compete for the saturation.
 const SATURATING: [PolicyKind; 2] = [PolicyKind::RoundRobin, PolicyKind::LeastLoad];
@@ -137,7 +135,7 @@ impl Benchmark for Served {
         let requests = whole.items(model, 0)?.0.len();
         let effort = Effort::of(&settings.run, requests, self.0 == WorkloadKind::Mixed);
         let demand = whole.scaled(f64::from(effort.requests) / requests.max(1) as f64);
-        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, whole, demand }))
+        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, requests, whole, demand }))
     }
 }
 
@@ -149,8 +147,9 @@ struct Routed<'a> {
     model: ModelLimits,
     arms: Vec<RouterArm>,
     effort: Effort,
-    /// The workload as it was asked for, and what a repetition has of it.
+    /// The workload as it was asked for, its requests, and what a repetition has of it.
     whole: Demand,
+    requests: usize,
     demand: Demand,
 }
 
@@ -168,15 +167,17 @@ impl Routed<'_> {
         self.arms.iter().map(arrangement).collect()
     }
 
-    /// Requests of all lengths through every engine.
-    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<(), DriveError> {
+    /// Requests of all lengths through every engine. Returns how long one takes when a few others are on its engine, and how many there were.
+    async fn warm_up(&self, runner: &ArmRunner<'_>) -> Result<(Micros, usize), DriveError> {
         let share = f64::from(WARM_UP_REQUESTS) * self.engines as f64 / f64::from(self.settings.dynamic_router.requests.max(1));
         let mixed = Demand::new(WorkloadKind::Mixed, self.settings).scaled(share);
         // Where prompts as long as those of `mixed` do not fit, the workload itself has to do.
         let warm = if mixed.check(self.model).is_ok() { mixed } else { self.demand.scaled(share) };
         let items = upfront(self.made(&warm, "warm-up")?);
-        runner.run("warm-up", &self.arm("warm-up", PolicyKind::RoundRobin), 0, Work::open_loop(&items)).await?;
-        Ok(())
+        let warm_up = self.arm("warm-up", PolicyKind::RoundRobin);
+        let requests = runner.run("warm-up", &warm_up, 0, Work::open_loop(&items)).await?.requests;
+        let took = sorted(requests.iter().map(|request| (request.ended_us - request.arrived_us).as_ms()));
+        Ok((Micros::from_ms(quantile(&took, 0.5).unwrap_or_default()), requests.len()))
     }
 
     /// How long an engine takes for a long prompt that is alone on it.
@@ -195,10 +196,14 @@ impl Routed<'_> {
         Ok(Micros::from_ms(middle * f64::from(PROBE_TOKENS) / f64::from(tokens)))
     }
 
-    async fn saturation(&self, runner: &ArmRunner<'_>) -> Result<f64, DriveError> {
-        let items = upfront(self.made(&self.whole.scaled(SATURATING_SHARE), "saturation")?);
+    async fn saturation(&self, runner: &ArmRunner<'_>, request_s: f64) -> Result<Saturation, DriveError> {
+        let (budget, quick) = (runner.budget(), self.settings.run.quick);
+        let share = saturation::drain_share(budget, quick, SATURATING.len(), self.requests, request_s);
+        let part = self.whole.scaled(share);
+        let drain = |number: u32| Ok(upfront(self.made(&part, &format!("saturation {number}"))?));
+        let drains = (0..DRAINS).map(drain).collect::<Result<Vec<_>, DriveError>>()?;
         let arms = SATURATING.map(|policy| self.arm(policy.name(), policy));
-        saturation::find(runner, &arms, &items).await
+        saturation::find(runner, &arms, &drains).await
     }
 
     /// The requests of a run that is not measured.
@@ -216,17 +221,17 @@ impl Measurement for Routed<'_> {
 
     async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
         phases.begin("warm-up", 1);
-        self.warm_up(runner).await?;
+        let (took, together) = self.warm_up(runner).await?;
         let mut pace = None;
         if !self.settings.run.exact {
             let in_turn = self.arm("idle", PolicyKind::RoundRobin);
             idle::settle_objectives(runner, &in_turn, self.settings, self.model, run, phases).await?;
             let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
             let to_find = self.demand.has_rate() && given.is_none();
-            phases.begin("calibration", 1 + if to_find { SATURATING.len() as u32 } else { 0 });
+            phases.begin("calibration", 1 + if to_find { DRAINS * SATURATING.len() as u32 } else { 0 });
             pace = self.demand.pace(self.probe(runner).await?);
             if to_find {
-                run.saturation_rps = Some(self.saturation(runner).await?);
+                self.saturation(runner, took.as_secs() / together.max(1) as f64).await?.write(run);
             }
             if self.demand.has_rate() {
                 let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
