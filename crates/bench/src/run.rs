@@ -118,6 +118,11 @@ pub(super) trait Measurement: Send + Sync {
     /// Warms the engines up and decides on arms and rate; what it comes to stands in `run`.
     async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError>;
 
+    /// Finds out what a look at the figures of a finished run asks for; it stands in `run`.
+    async fn conclude(&self, _runner: &ArmRunner<'_>, _run: &mut RunInfo, _summary: &Summary) -> Result<(), DriveError> {
+        Ok(())
+    }
+
     /// The repetition with this seed.
     fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError>;
 }
@@ -355,9 +360,12 @@ impl RunContext<'_> {
         run.interrupted = stopped.is_some();
         run.held_blocks_after = findings.held_after();
         run.drained = findings.drained();
-        run.notes = [findings.notes(), fleet.gpu_notes().await].concat();
         let (summary, requests, mut run) = summarise(run, measured).await?;
         folder.write_summary(&summary)?;
+        if stopped.is_none() && !self.settings.run.exact {
+            measurement.conclude(&runner, &mut run, &summary).await?;
+        }
+        run.notes = [runner.findings().notes(), fleet.gpu_notes().await].concat();
         run.phases = [earlier, phases.end()].concat();
         folder.write_run(&run)?;
         report::write_html(folder.dir()).map_err(anyhow::Error::from)?;

@@ -1,10 +1,15 @@
 //! How long the traffic of a repetition or of a trial runs: before its requests count, while they arrive, and until the last of them has
 //! ended.
 
+use dualpool_router::CostModel;
 use dualpool_types::Micros;
+use dualpool_workload::WorkItem;
 
 /// Nearer to saturation than this, queues are not told from queues that grow without end.
 const LOAD_MAX: f64 = 0.9;
+
+/// How many requests decode beside one another when it is worked out what one takes.
+const BATCH: f64 = 6.0;
 
 /// Requests that keep arriving at one rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,6 +41,14 @@ impl Traffic {
     fn span_s(&self, requests: u32) -> f64 {
         f64::from(requests) / self.rate
     }
+}
+
+/// What one of these requests takes of an engine, on average.
+pub(super) fn work_us(items: &[WorkItem], costs: &CostModel) -> f64 {
+    let of = |item: &WorkItem| {
+        item.prompt.len() as f64 * costs.prefill_us + f64::from(item.max_tokens) * (costs.decode_us + costs.step_us / BATCH)
+    };
+    items.iter().map(of).sum::<f64>() / items.len().max(1) as f64
 }
 
 #[cfg(test)]

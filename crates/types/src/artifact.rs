@@ -40,6 +40,9 @@ pub struct RunInfo {
     pub workload: Option<RunWorkload>,
     /// The arms.
     pub arms: Vec<Arrangement>,
+    /// Arms that came to the very arrangement of another one, by the name of that one, which was measured for all of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stands_for: BTreeMap<String, Vec<String>>,
     /// The seed of each repetition's workload, of those that were begun.
     pub seeds: Vec<u64>,
     /// After how many repetitions the planned comparisons were looked at; a verdict may have been reached at any of them.
@@ -51,7 +54,7 @@ pub struct RunInfo {
     /// The objectives of the requests, given or derived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objectives: Option<SummaryObjectives>,
-    /// What a repetition consists of, where its workload can be cut and begun anywhere.
+    /// What a repetition consists of, where it is not the whole course of its workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition: Option<RunRepetition>,
     /// The offered requests per second; null where there is no fixed rate.
@@ -68,6 +71,9 @@ pub struct RunInfo {
     /// share of its own; the rates of the run are those of all parts together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixes: Vec<RunMix>,
+    /// The load at which the arms are expected to part, where all of them did as well as can be: a forecast, which nothing was measured for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts_at: Option<PartsAt>,
     /// How long each phase of the run took.
     pub phases: Vec<PhaseTime>,
     /// What a reader of the figures should know, such as runs that were repeated because the machine was paused.
@@ -106,6 +112,7 @@ impl RunInfo {
             settings: serde_json::Value::Null,
             workload: None,
             arms: Vec::new(),
+            stands_for: BTreeMap::new(),
             seeds: Vec::new(),
             looks: Vec::new(),
             idle: None,
@@ -116,6 +123,7 @@ impl RunInfo {
             saturation_low_rps: None,
             saturation_high_rps: None,
             mixes: Vec::new(),
+            parts_at: None,
             phases: Vec::new(),
             notes: Vec::new(),
             search: Vec::new(),
@@ -140,6 +148,16 @@ pub struct RunIdle {
     pub itl_alone_ms: f64,
     /// The median gap between tokens of four requests that decode together on each engine, in milliseconds.
     pub itl_together_ms: f64,
+}
+
+/// A forecast: a simulation, on engines that cost what the router learned of these, served the run's workload at rising loads, and at this one
+/// two arms were the first time more than 5 points apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PartsAt {
+    /// The share of the measured saturation that was offered in the simulation.
+    pub load: f64,
+    /// The simulated share of requests within their objectives, by arm.
+    pub shares: BTreeMap<String, f64>,
 }
 
 /// What a repetition consists of.

@@ -9,12 +9,13 @@ use async_trait::async_trait;
 use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
 use dualpool_report::measure::{quantile, sorted};
-use dualpool_types::artifact::{Environment, RunInfo, RunMix, RunRepetition};
+use dualpool_types::artifact::{Environment, RunInfo, RunMix, RunRepetition, Summary};
 use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
 use dualpool_workload::{Arrivals, ModelLimits, Workload, mix_name};
 
 use crate::arms::{self, Pools};
-use crate::budget::{REQUESTS_MIN, fit};
+use crate::budget::REQUESTS_MIN;
+use crate::cut::cut;
 use crate::drive::{ArmRunner, DriveError, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::idle;
@@ -24,7 +25,7 @@ use crate::saturation::{self, DRAINS, Saturation};
 use crate::search::{self, Forecast, SearchResult, TrialSetup};
 use crate::target::{Call, Flags, Prepared, Target};
 use crate::traffic::Traffic;
-use crate::{Cancel, RunSettings, Settings, folder, pair};
+use crate::{Cancel, RunSettings, Settings, folder, pair, parting};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -184,37 +185,27 @@ impl<'a> Split<'a> {
 
     /// The run's requests as they keep arriving. `took`: what a request takes.
     fn traffic(&self, took: Micros, run: &RunInfo) -> Traffic {
-        // Requests that arrive all at once are served as fast as the engines can.
-        let Some(rate) = run.rate_rps else { return Traffic::new(run.saturation_rps.unwrap_or(1.0), 0.0, took, false) };
+        let Some(rate) = run.rate_rps else {
+            // Requests that arrive all at once are served as fast as the engines can.
+            return Traffic::new(run.saturation_rps.or(self.rate_given()).unwrap_or(1.0), 0.0, took, false);
+        };
         let load = run.saturation_rps.map_or(self.settings.workload.load, |saturation| rate / saturation);
         Traffic::new(rate, load, took, self.mix.is_steady())
     }
 
     /// Leaves out what there is no time for, and decides on the lead-in.
     fn cut(&self, runner: &ArmRunner<'_>, traffic: Traffic, run: &mut RunInfo) {
-        if run.rate_rps.is_none() {
+        if run.rate_rps.or(run.saturation_rps).is_none() {
             return;
         }
-        let idle_s = runner.findings().idle().as_secs_f64();
-        let mut requests = self.effort.requests;
-        if let Some(budget) = runner.budget() {
-            let fitting = fit(budget.left(), run.arms.len(), requests, |requests| traffic.run_s(requests) + idle_s);
-            let left_out = arms::least_important(&mut run.arms, fitting.arms);
-            if !left_out.is_empty() {
-                let names = left_out.join(", ");
-                runner.note(format!("There is no time for all arms, so these were left out: {names}. More time: --budget."));
+        let all = self.share(self.effort.requests).requests() as u32;
+        let whole = |requests| self.share(requests).requests() as u32;
+        let requests = cut(runner, &mut run.arms, all, whole, |requests| traffic.run_s(requests));
+        if self.mix.is_steady() || requests < all {
+            for (mix, (_, part)) in run.mixes.iter_mut().zip(self.share(requests).parts()) {
+                mix.requests = part.requests() as u32;
             }
-            if fitting.requests < requests {
-                runner.note(format!(
-                    "There is no time for {requests} requests in a repetition, so it has {}. More time: --budget.",
-                    fitting.requests
-                ));
-            }
-            requests = fitting.requests;
-        }
-        if self.mix.is_steady() {
-            run.repetition =
-                Some(RunRepetition { requests: self.share(requests).requests() as u32, lead_in_s: traffic.lead_in_s(requests) });
+            run.repetition = Some(RunRepetition { requests, lead_in_s: traffic.lead_in_s(requests) });
         }
     }
 
@@ -274,8 +265,8 @@ impl<'a> Split<'a> {
         let short = self.settings.workload.short_prompt_tokens;
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
         candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
-        let forecasts = self.forecasts(runner, candidates, traffic, run).await?;
         let all = self.mix.requests() as u32;
+        let forecasts = self.forecasts(runner, candidates, traffic.lead_in_s(all), run).await?;
         let idle_s = runner.findings().idle().as_secs_f64();
         let trials = TrialSetup {
             make: &|requests, seed| self.amid(requests, traffic.lead_in_s(requests), run, seed),
@@ -292,12 +283,12 @@ impl<'a> Split<'a> {
         &self,
         runner: &ArmRunner<'_>,
         arrangements: Vec<Arrangement>,
-        traffic: Traffic,
+        lead_in_s: f64,
         run: &RunInfo,
     ) -> Result<Vec<Forecast>, DriveError> {
         let (all, costs) = (self.mix.requests() as u32, runner.costs().await?);
         let seeds = pair::seeds(self.settings.workload.seed, "forecast", search::FORECAST_REPETITIONS);
-        let repetitions: Vec<_> = seeds.iter().map(|&seed| self.amid(all, traffic.lead_in_s(all), run, seed)).collect();
+        let repetitions: Vec<_> = seeds.iter().map(|&seed| self.amid(all, lead_in_s, run, seed)).collect();
         let (engine, wanted) = (self.engine.clone(), runner.objectives());
         // A second or two of one core: on a thread of its own, so that nothing else waits for it.
         let work = move || search::forecast(arrangements, &engine, costs, &repetitions, &wanted);
@@ -349,9 +340,35 @@ impl Measurement for Split<'_> {
         }
         run.search = found.candidates;
         run.known_points = found.known_points.iter().map(|arm| arm.name().to_string()).collect();
-        let arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
+        let mut arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
+        run.stands_for = arms::merge(&mut arms);
+        for (arm, same) in &run.stands_for {
+            let others = same.join(" and ");
+            runner.note(format!("{others} came to the very arrangement of {arm}, which is measured once: {arm} stands for both."));
+        }
         run.arms = pair::with_control(arms);
         self.cut(runner, traffic, run);
+        Ok(())
+    }
+
+    async fn conclude(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, summary: &Summary) -> Result<(), DriveError> {
+        let (Some(saturation), Some(rate)) = (run.saturation_rps, run.rate_rps) else { return Ok(()) };
+        if !parting::is_due(summary) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        for load in parting::loads_above(rate / saturation).take_while(|_| began.elapsed() < parting::TIME_MAX) {
+            let rate = saturation::round(saturation * load);
+            let at_load = RunInfo { rate_rps: Some(rate), ..run.clone() };
+            // Near and above saturation a queue remembers all that came before.
+            let lead_in_s = if self.mix.is_steady() { self.mix.requests() as f64 / rate } else { 0.0 };
+            let forecasts = self.forecasts(runner, parting::simulated(&run.arms), lead_in_s, &at_load).await?;
+            if let Some(parts_at) = parting::parted(load, &forecasts) {
+                runner.note(parting::note(&parts_at));
+                run.parts_at = Some(parts_at);
+                break;
+            }
+        }
         Ok(())
     }
 

@@ -13,10 +13,11 @@ use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
 use dualpool_report::measure::{quantile, sorted, ttft_ms};
 use dualpool_report::overview;
-use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
+use dualpool_types::artifact::{Environment, RunInfo, RunRepetition, RunWorkload};
 use dualpool_types::{Arrangement, Class, EngineInfo, Failure, Micros, PolicyKind, RouterArm, Tuning, UserError};
 use dualpool_workload::{ModelLimits, WorkItem};
 
+use crate::cut::cut;
 use crate::drive::{ArmRunner, DriveError, Pace, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::idle;
@@ -24,6 +25,7 @@ use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::saturation::{self, DRAINS, Saturation};
 use crate::target::{Call, Flags, Prepared, Target};
+use crate::traffic::{Traffic, work_us};
 use crate::{Cancel, RunSettings, Settings, WorkloadKind, pair};
 use demand::{Demand, PROBE_TOKENS, upfront};
 
@@ -134,8 +136,7 @@ impl Benchmark for Served {
         let arms = settings.dynamic_router.arms.iter().map(|name| RouterArm::find(name)).collect::<Result<_, _>>()?;
         let requests = whole.items(model, 0)?.0.len();
         let effort = Effort::of(&settings.run, requests, self.0 == WorkloadKind::Mixed);
-        let demand = whole.scaled(f64::from(effort.requests) / requests.max(1) as f64);
-        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, requests, whole, demand }))
+        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, requests, whole }))
     }
 }
 
@@ -147,10 +148,9 @@ struct Routed<'a> {
     model: ModelLimits,
     arms: Vec<RouterArm>,
     effort: Effort,
-    /// The workload as it was asked for, its requests, and what a repetition has of it.
+    /// The workload as it was asked for, and its requests.
     whole: Demand,
     requests: usize,
-    demand: Demand,
 }
 
 impl Routed<'_> {
@@ -172,7 +172,7 @@ impl Routed<'_> {
         let share = f64::from(WARM_UP_REQUESTS) * self.engines as f64 / f64::from(self.settings.dynamic_router.requests.max(1));
         let mixed = Demand::new(WorkloadKind::Mixed, self.settings).scaled(share);
         // Where prompts as long as those of `mixed` do not fit, the workload itself has to do.
-        let warm = if mixed.check(self.model).is_ok() { mixed } else { self.demand.scaled(share) };
+        let warm = if mixed.check(self.model).is_ok() { mixed } else { self.share(self.effort.requests).scaled(share) };
         let items = upfront(self.made(&warm, "warm-up")?);
         let warm_up = self.arm("warm-up", PolicyKind::RoundRobin);
         let requests = runner.run("warm-up", &warm_up, 0, Work::open_loop(&items)).await?.requests;
@@ -206,6 +206,34 @@ impl Routed<'_> {
         saturation::find(runner, &arms, &drains).await
     }
 
+    /// About so many of the requests that were asked for.
+    fn share(&self, requests: u32) -> Demand {
+        self.whole.cut(requests, self.requests)
+    }
+
+    /// The same at the run's pace and rate.
+    fn offered(&self, requests: u32, run: &RunInfo) -> Demand {
+        let pace = run.workload.as_ref().and_then(|workload| workload.pace);
+        let demand = pace.map_or(self.share(requests), |pace| self.share(requests).paced(pace));
+        run.rate_rps.map_or(demand.clone(), |rate| demand.at_rate(rate))
+    }
+
+    /// Leaves out what there is no time for. `took`: what a request takes.
+    async fn cut(&self, runner: &ArmRunner<'_>, took: Micros, run: &mut RunInfo) -> Result<(), DriveError> {
+        let items = self.offered(self.effort.requests, run).items(self.model, 0).map_err(DriveError::Workload)?.0;
+        let last = items.last().map(|item| item.at.as_secs()).unwrap_or_default();
+        // What arrives faster than the engines compute takes as long as they do.
+        let busy = work_us(&items, &runner.costs().await?) * items.len() as f64 / self.engines as f64 / 1e6;
+        let load = run.saturation_rps.zip(run.rate_rps).map_or(self.settings.workload.load, |(most, rate)| rate / most);
+        let traffic = Traffic::new(items.len() as f64 / last.max(busy), load, took, false);
+        let whole = |requests| self.whole.whole(requests, self.requests);
+        let requests = cut(runner, &mut run.arms, self.effort.requests, whole, |requests| traffic.run_s(requests));
+        if requests < self.effort.requests {
+            run.repetition = Some(RunRepetition { requests, lead_in_s: 0.0 });
+        }
+        Ok(())
+    }
+
     /// The requests of a run that is not measured.
     fn made(&self, demand: &Demand, purpose: &str) -> Result<Vec<WorkItem>, DriveError> {
         let seed = pair::seeds(self.settings.workload.seed, purpose, 1)[0];
@@ -227,27 +255,27 @@ impl Measurement for Routed<'_> {
             let in_turn = self.arm("idle", PolicyKind::RoundRobin);
             idle::settle_objectives(runner, &in_turn, self.settings, self.model, run, phases).await?;
             let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
-            let to_find = self.demand.has_rate() && given.is_none();
+            let to_find = self.whole.has_rate() && given.is_none();
             phases.begin("calibration", 1 + if to_find { DRAINS * SATURATING.len() as u32 } else { 0 });
-            pace = self.demand.pace(self.probe(runner).await?);
+            pace = self.whole.pace(self.probe(runner).await?);
             if to_find {
                 self.saturation(runner, took.as_secs() / together.max(1) as f64).await?.write(run);
             }
-            if self.demand.has_rate() {
+            if self.whole.has_rate() {
                 let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
                 run.rate_rps = given.or(derived).map(saturation::round);
             }
         }
         let name = self.kind.name().to_string();
-        run.workload = Some(RunWorkload { name, arrivals: self.demand.arrivals().to_string(), pace });
+        run.workload = Some(RunWorkload { name, arrivals: self.whole.arrivals().to_string(), pace });
         run.arms = pair::with_control(self.arms());
-        runner.keep_costs().await
+        runner.keep_costs().await?;
+        self.cut(runner, took, run).await
     }
 
     fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError> {
-        let pace = run.workload.as_ref().and_then(|workload| workload.pace);
-        let demand = pace.map_or(self.demand.clone(), |pace| self.demand.paced(pace));
-        let demand = run.rate_rps.map_or(demand.clone(), |rate| demand.at_rate(rate));
-        demand.items(self.model, seed).map(|(items, _)| Repetition::whole(items)).map_err(DriveError::Workload)
+        let requests = run.repetition.map_or(self.effort.requests, |repetition| repetition.requests);
+        let items = self.offered(requests, run).items(self.model, seed).map_err(DriveError::Workload)?.0;
+        Ok(Repetition::whole(items))
     }
 }
