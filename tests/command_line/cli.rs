@@ -312,8 +312,10 @@ fn a_run_goes_on_with_its_arms_and_its_settings() {
 
 #[test]
 fn noise_is_calibrated_and_later_runs_know_of_it() {
-    let small = ["--device", "virtual", "--rate", "200", "--prefill-burst", "1", "--decode-requests", "11", "--continue-requests", "0"];
-    let quick = ["--long-prompt-tokens", "300", "--max-tokens", "3", "--set", "virtual.speed=4", "--set", "run.repeat_disturbed=false"];
+    let small =
+        ["--device", "virtual", "--rate", "200", "--prefill-burst", "1", "--decode-requests", "11", "--continue-requests", "0"];
+    let quick =
+        ["--long-prompt-tokens", "300", "--max-tokens", "3", "--set", "virtual.speed=4", "--set", "run.repeat_disturbed=false"];
     let mut program = dualpool(&[&["calibrate", "--noise", "--out", "noise", "--json"], &small[..], &quick].concat());
     let output = program.output();
     assert!(output.status.success(), "{}", text(&output.stderr));

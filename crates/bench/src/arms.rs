@@ -7,7 +7,7 @@ use thiserror::Error;
 use dualpool_machine::PoolSettings;
 use dualpool_router::RouterSettings;
 use dualpool_types::arm::{Arm, Layout, control_of, controlled};
-use dualpool_types::{Arrangement, EngineId, Failure, PolicyKind, Tuning};
+use dualpool_types::{Arrangement, EngineId, Failure, PolicyKind, RouterArm, Tuning};
 
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ArmsError {
@@ -90,19 +90,40 @@ pub(crate) fn names(arms: &[Arm]) -> String {
 }
 
 /// What a run is about, before what it is good to know.
-const IMPORTANCE: [Arm; 4] = [Arm::OneEngine, Arm::SharedTuned, Arm::DualPool, Arm::Auto];
+fn importance(name: &str) -> usize {
+    let first = [
+        Arm::OneEngine.name(),
+        Arm::SharedTuned.name(),
+        Arm::DualPool.name(),
+        RouterArm::Configured.name(),
+        PolicyKind::LeastLoad.name(),
+        Arm::Auto.name(),
+    ];
+    first.iter().position(|arm| *arm == name).unwrap_or(first.len())
+}
 
 /// Leaves so many of the arms, those that matter most; the others' names are returned. A control goes before any arm.
 pub(crate) fn least_important(arms: &mut Vec<Arrangement>, left: usize) -> Vec<String> {
-    let rank = |name: &str| {
-        let known = IMPORTANCE.iter().position(|arm| arm.name() == name).unwrap_or(IMPORTANCE.len());
-        (controlled(name).is_some(), known)
-    };
     let mut ranked: Vec<String> = arms.iter().map(|arm| arm.name.clone()).collect();
-    ranked.sort_by_key(|name| rank(name));
+    ranked.sort_by_key(|name| (controlled(name).is_some(), importance(name)));
     let left_out = ranked.split_off(left.min(ranked.len()));
     arms.retain(|arm| !left_out.contains(&arm.name));
     left_out
+}
+
+/// Leaves of the arms that are the very same arrangement the one that matters most, and returns by its name those that it stands for. A
+/// control is the same as its arm on purpose: it comes behind this.
+pub(crate) fn merge(arms: &mut Vec<Arrangement>) -> BTreeMap<String, Vec<String>> {
+    let all = std::mem::take(arms);
+    let mut stands_for: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for arm in &all {
+        let same = |other: &&Arrangement| Arrangement { name: arm.name.clone(), ..(*other).clone() } == *arm;
+        match all.iter().filter(same).min_by_key(|other| importance(&other.name)) {
+            Some(first) if first.name != arm.name => stands_for.entry(first.name.clone()).or_default().push(arm.name.clone()),
+            _ => arms.push(arm.clone()),
+        }
+    }
+    stands_for
 }
 
 /// The arm whose output tokens the others' are compared with, and which a control repeats: what `--exact` compares with, else the baseline that
@@ -158,6 +179,37 @@ mod tests {
         assert_eq!(pools().arm(Arm::BestFound, &BTreeMap::new()).policy, PolicyKind::LeastLoad);
         assert_eq!(pools().arm(Arm::DualPool, &BTreeMap::new()).policy, PolicyKind::DualPool);
         assert_eq!(pools().arm(Arm::OneEngine, &found).policy, PolicyKind::Dedicated);
+    }
+
+    #[test]
+    fn arms_that_are_the_same_arrangement_are_one_and_those_that_only_look_alike_are_not() {
+        let tuning = Tuning { max_num_batched_tokens: Some(224), long_prefill_token_threshold: Some(64) };
+        let split = |name: &str| pools().split(name, PolicyKind::DualPool, Tuning::default(), tuning);
+        let shared = |name: &str, tuning| pools().shared(name, PolicyKind::LeastLoad, tuning);
+        let mut arms = vec![
+            shared("shared_least_load", Tuning::default()),
+            shared("shared_tuned", Tuning::default()),
+            shared("auto", tuning),
+            split("best_found"),
+            Arrangement { long_prompt_tokens_min: 7, ..split("dedicated") },
+            split("dual_pool"),
+        ];
+        let stands_for = merge(&mut arms);
+        assert_eq!(
+            arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(),
+            ["shared_tuned", "auto", "dedicated", "dual_pool"]
+        );
+        let expected = [("shared_tuned", "shared_least_load"), ("dual_pool", "best_found")];
+        assert_eq!(stands_for, BTreeMap::from(expected.map(|(arm, other)| (arm.to_string(), vec![other.to_string()]))));
+    }
+
+    #[test]
+    fn a_router_and_the_baseline_that_goes_by_load_stay_when_time_is_short() {
+        let shared = |name: &str| pools().shared(name, PolicyKind::RoundRobin, Tuning::default());
+        let names = ["round_robin", "least_load", "score", "dynamic_router", "round_robin_control"];
+        let mut arms: Vec<Arrangement> = names.map(shared).to_vec();
+        assert_eq!(least_important(&mut arms, 2), ["round_robin", "score", "round_robin_control"]);
+        assert_eq!(arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["least_load", "dynamic_router"]);
     }
 
     #[test]

@@ -47,7 +47,8 @@ pub(super) fn seeds(seed: u64, purpose: &str, count: u32) -> Vec<u64> {
     seeds_without_end(seed, purpose).take(count as usize).collect()
 }
 
-fn seeds_without_end(seed: u64, purpose: &str) -> impl Iterator<Item = u64> {
+/// The same without an end.
+pub(super) fn seeds_without_end(seed: u64, purpose: &str) -> impl Iterator<Item = u64> {
     let mut rng = seeded(seed, purpose);
     std::iter::repeat_with(move || u64::from(rand::Rng::random::<u32>(&mut rng)))
 }

@@ -143,6 +143,11 @@ pub(super) trait Measurement: Send + Sync {
     /// Warms the engines up and decides on arms and rate; what it comes to stands in `run`.
     async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError>;
 
+    /// Finds out what a look at the figures of a finished run asks for; it stands in `run`.
+    async fn conclude(&self, _runner: &ArmRunner<'_>, _run: &mut RunInfo, _summary: &Summary) -> Result<(), DriveError> {
+        Ok(())
+    }
+
     /// The repetition with this seed.
     fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError>;
 }
@@ -400,9 +405,12 @@ impl RunContext<'_> {
         run.interrupted = stopped.is_some();
         run.held_blocks_after = run.held_blocks_after.max(findings.held_after());
         run.drained = run.drained.into_iter().chain(findings.drained()).collect::<BTreeSet<_>>().into_iter().collect();
-        run.notes = [notes, findings.notes(), fleet.gpu_notes().await].concat();
         let (summary, requests, mut run) = summarise(run, measured).await?;
         folder.write_summary(&summary)?;
+        if stopped.is_none() && !self.settings.run.exact {
+            measurement.conclude(&runner, &mut run, &summary).await?;
+        }
+        run.notes = [notes, runner.findings().notes(), fleet.gpu_notes().await].concat();
         run.phases = [run.phases, earlier, phases.end()].concat();
         folder.write_run(&run)?;
         report::write_html(folder.dir()).map_err(anyhow::Error::from)?;
@@ -437,7 +445,7 @@ impl RunContext<'_> {
     fn gone_on(&self, run: RunInfo) -> RunInfo {
         let Identity { started_at: at, .. } = Identity::now(&run.target, Path::new(""));
         let resumed = [run.resumed.clone(), vec![RunResumed { at, command: self.command.clone() }]].concat();
-        RunInfo { resumed, ..run }
+        RunInfo { resumed, parts_at: None, ..run }
     }
 
     fn run_info(&self, folder: &RunFolder) -> RunInfo {

@@ -153,6 +153,7 @@ fn run(arms: Vec<Arrangement>, environment: Environment, repetitions: u32) -> Ru
             SearchTrial {
                 arrangement,
                 forecast: goodput_share,
+                forecast_overruled: None,
                 requests: 20,
                 goodput_share: Some(goodput_share),
                 score: Some(goodput_share - 0.01),

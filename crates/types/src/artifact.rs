@@ -43,6 +43,9 @@ pub struct RunInfo {
     pub workload: Option<RunWorkload>,
     /// The arms.
     pub arms: Vec<Arrangement>,
+    /// Arms that came to the very arrangement of another one, by the name of that one, which was measured for all of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stands_for: BTreeMap<String, Vec<String>>,
     /// The seed of each repetition's workload, of those that were begun.
     pub seeds: Vec<u64>,
     /// After how many repetitions the planned comparisons were looked at; a verdict may have been reached at any of them.
@@ -57,23 +60,37 @@ pub struct RunInfo {
     /// The objectives of the requests, given or derived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objectives: Option<SummaryObjectives>,
-    /// What a repetition consists of, where its workload can be cut and begun anywhere.
+    /// What a repetition consists of, where it is not the whole course of its workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repetition: Option<RunRepetition>,
     /// The offered requests per second; null where there is no fixed rate.
     pub rate_rps: Option<f64>,
-    /// The requests per second that the fleet completes when all are sent at once; null where it was not measured.
+    /// The requests per second that the fleet completes when all are sent at once, while its engines are full; null where it was not measured.
     pub saturation_rps: Option<f64>,
+    /// The least that a drain of the best arm came to; absent where saturation was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturation_low_rps: Option<f64>,
+    /// The most that a drain of the best arm came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturation_high_rps: Option<f64>,
     /// What a workload that changes its mix consists of, where the saturation of each part was measured. Each is offered the same
     /// share of its own; the rates of the run are those of all parts together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixes: Vec<RunMix>,
+    /// The load at which the arms are expected to part, where all of them did as well as can be: a forecast, which nothing was measured for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts_at: Option<PartsAt>,
     /// How long each phase of the run took.
     pub phases: Vec<PhaseTime>,
     /// What a reader of the figures should know, such as runs that were repeated because the machine was paused.
     pub notes: Vec<String>,
     /// What the search for `shared_tuned`, `dual_pool` and `best_found` had to choose from.
     pub search: Vec<SearchTrial>,
+    /// Arms of the search that it did not choose for, because there was no time or no other candidate: they ran as a known point, an
+    /// arrangement that is fixed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub known_points: Vec<String>,
     /// What was accepted of earlier runs on such a machine, under the same settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Expected>,
@@ -108,6 +125,7 @@ impl RunInfo {
             settings: serde_json::Value::Null,
             workload: None,
             arms: Vec::new(),
+            stands_for: BTreeMap::new(),
             seeds: Vec::new(),
             looks: Vec::new(),
             disturbance: None,
@@ -116,10 +134,14 @@ impl RunInfo {
             repetition: None,
             rate_rps: None,
             saturation_rps: None,
+            saturation_low_rps: None,
+            saturation_high_rps: None,
             mixes: Vec::new(),
+            parts_at: None,
             phases: Vec::new(),
             notes: Vec::new(),
             search: Vec::new(),
+            known_points: Vec::new(),
             expected: None,
             held_blocks_after: 0,
             drained: Vec::new(),
@@ -220,6 +242,16 @@ pub struct RunIdle {
     pub itl_together_ms: f64,
 }
 
+/// A forecast: a simulation, on engines that cost what the router learned of these, served the run's workload at rising loads, and at this one
+/// two arms were the first time more than 5 points apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PartsAt {
+    /// The share of the measured saturation that was offered in the simulation.
+    pub load: f64,
+    /// The simulated share of requests within their objectives, by arm.
+    pub shares: BTreeMap<String, f64>,
+}
+
 /// What a repetition consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunRepetition {
@@ -296,6 +328,9 @@ pub struct SearchTrial {
     pub arrangement: Arrangement,
     /// Its score in simulation, on engines that cost what the router learned of these.
     pub forecast: f64,
+    /// Why the forecast has no say: what its trials saw is more than two standard errors off; absent where they allow the forecast.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast_overruled: Option<String>,
     /// The requests it served over all rounds; 0 when it was not on the shortlist, or there was no time to try it.
     pub requests: u32,
     /// The share of its requests that were within their objectives; null when it served none.

@@ -2,72 +2,75 @@
 //! these, with the very policy code that serves. A trial takes seconds of two engines and sees a few dozen requests; a forecast takes
 //! milliseconds and sees hundreds, but knows the engines by five numbers only. So the forecast picks the field, and trials the winner.
 
-use std::collections::BTreeSet;
-
 use dualpool_model::VirtualSettings;
 use dualpool_router::CostModel;
 use dualpool_sim::SimError;
 use dualpool_types::{Arm, Arrangement, EngineInfo, Request, Time};
-use dualpool_workload::{ObjectiveSettings, WorkItem};
+use dualpool_workload::ObjectiveSettings;
 
 use super::Score;
+use crate::run::Repetition;
 
 /// Simulated repetitions per arrangement.
-pub const FORECAST_REPETITIONS: u32 = 4;
+pub(crate) const FORECAST_REPETITIONS: u32 = 4;
 
-/// Best forecasts of each arm that are tried on the engines.
-const TRIED: usize = 2;
+/// Candidates of each arm that are tried on the engines, as many for each.
+const TRIED: usize = 3;
 
 /// An arrangement and what the simulation says of it.
 #[derive(Clone, Debug)]
-pub struct Forecast {
-    pub arrangement: Arrangement,
-    pub score: Score,
+pub(crate) struct Forecast {
+    pub(crate) arrangement: Arrangement,
+    pub(crate) score: Score,
 }
 
-/// Scores every arrangement on the same workloads.
-pub fn forecast(
+/// Scores every arrangement on the same repetitions.
+pub(crate) fn forecast(
     candidates: Vec<Arrangement>,
     engine: &EngineInfo,
     costs: CostModel,
-    workloads: &[Vec<WorkItem>],
+    repetitions: &[Repetition],
     wanted: &ObjectiveSettings,
 ) -> Result<Vec<Forecast>, SimError> {
     let machine = VirtualSettings::like(engine, dualpool_sim::timing(&costs));
-    let workloads: Vec<Vec<(Time, Request)>> = workloads.iter().map(|items| requests(items, wanted)).collect();
+    let workloads: Vec<Vec<(Time, Request)>> = repetitions.iter().map(|repetition| requests(repetition, wanted)).collect();
     let mut forecasts = Vec::with_capacity(candidates.len());
     for arrangement in candidates {
         let mut served = Vec::new();
-        for (seed, requests) in workloads.iter().enumerate() {
-            served.extend(dualpool_sim::serve(&arrangement, &machine, costs, requests, seed as u64)?);
+        for (seed, (requests, Repetition { counted, .. })) in workloads.iter().zip(repetitions).enumerate() {
+            let records = dualpool_sim::serve(&arrangement, &machine, costs, requests, seed as u64)?;
+            served.extend(records.into_iter().filter(|record| counted.contains(&record.index)));
         }
         forecasts.push(Forecast { arrangement, score: Score::of(&served) });
     }
     Ok(forecasts)
 }
 
-/// The places of those that are worth a trial: for each arm its best forecasts, and the first one it accepts, which is known to
-/// be good on real engines and guards against a forecast that is far off.
-pub fn shortlist(forecasts: &[Forecast], arms: &[Arm]) -> BTreeSet<usize> {
-    let mut short = BTreeSet::new();
-    for arm in arms {
+/// The places of those that are worth a trial, arm by arm: the first one that the arm accepts, which is known to be good on real engines and
+/// guards against a forecast that is far off, and its best forecasts.
+pub(super) fn shortlists(forecasts: &[Forecast], arms: &[Arm]) -> Vec<Vec<usize>> {
+    let shortlist = |arm: &Arm| {
         let mut accepted: Vec<usize> = (0..forecasts.len()).filter(|&i| arm.takes(forecasts[i].arrangement.policy)).collect();
-        short.extend(accepted.first());
         // Equal forecasts keep their order.
-        accepted.sort_by(|&a, &b| forecasts[b].score.score.total_cmp(&forecasts[a].score.score));
-        short.extend(accepted.into_iter().take(TRIED));
-    }
-    short
+        if let Some(others) = accepted.get_mut(1..) {
+            others.sort_by(|&a, &b| forecasts[b].score.score.total_cmp(&forecasts[a].score.score));
+        }
+        accepted.truncate(TRIED);
+        accepted
+    };
+    arms.iter().map(shortlist).collect()
 }
 
-fn requests(items: &[WorkItem], wanted: &ObjectiveSettings) -> Vec<(Time, Request)> {
-    items.iter().map(|item| item.clone().asked(wanted.of(item.class))).collect()
+fn requests(repetition: &Repetition, wanted: &ObjectiveSettings) -> Vec<(Time, Request)> {
+    repetition.items.iter().map(|item| item.clone().asked(wanted.of(item.class))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::candidates::{self, tests as fleet};
     use super::*;
+    use std::collections::BTreeSet;
+
     use dualpool_types::PolicyKind;
     use dualpool_workload::{Workload, WorkloadSettings};
 
@@ -76,12 +79,12 @@ mod tests {
         let engine = fleet::engine(2048);
         let candidates = candidates::candidates(&fleet::pools(), &engine, 64, 200);
         let workload = Workload::new(&WorkloadSettings::default());
-        let workloads: Vec<_> = (0..2).map(|seed| workload.generate(1000, seed, Some(7.5))).collect();
+        let repetitions: Vec<_> = (0..2).map(|seed| Repetition::whole(workload.generate(1000, seed, Some(7.5)))).collect();
         forecast(
             candidates,
             &engine,
             costs,
-            &workloads,
+            &repetitions,
             &ObjectiveSettings { ttft_short_ms: 500.0, ttft_long_ms: 3_000.0, itl_ms, ..Default::default() },
         )
         .unwrap()
@@ -99,8 +102,10 @@ mod tests {
     fn every_purpose_has_its_known_point_and_its_best_forecasts_on_the_shortlist() {
         let forecasts = forecasts(50.0);
         let arms: Vec<Arm> = Arm::searched_for().collect();
-        let short = shortlist(&forecasts, &arms);
-        assert!(short.len() <= (1 + TRIED) * arms.len(), "{short:?}");
+        let families = shortlists(&forecasts, &arms);
+        assert!(families.iter().all(|family| family.len() == TRIED), "as many for each arm: {families:?}");
+        let short: BTreeSet<usize> = families.into_iter().flatten().collect();
+        assert!(short.len() <= TRIED * arms.len(), "{short:?}");
         assert!(short.contains(&0), "the known shared point");
         let best = (0..forecasts.len()).max_by(|&a, &b| forecasts[a].score.score.total_cmp(&forecasts[b].score.score)).unwrap();
         assert!(short.iter().any(|&i| forecasts[i].score.score >= forecasts[best].score.score));

@@ -173,7 +173,10 @@ pub(super) fn search(artifacts: &Artifacts) -> Markup {
     let rows = html! {
         @for trial in &artifacts.run.search {
             tr {
-                td class="words" { (trial.arrangement.name) ": " (arrangement(&trial.arrangement)) }
+                td class="words" {
+                    (trial.arrangement.name) ": " (arrangement(&trial.arrangement))
+                    @if let Some(why) = &trial.forecast_overruled { ". The forecast has no say: " (why) }
+                }
                 td { (score(trial.forecast)) }
                 td { (trial.requests) }
                 td { (or_not_measured(trial.goodput_share, percent)) }

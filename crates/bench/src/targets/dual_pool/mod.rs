@@ -1,7 +1,7 @@
 //! The target `dual_pool`: what it checks beforehand, and how it decides on the rate and the arms. The rest is every target's: `run`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
@@ -9,33 +9,35 @@ use async_trait::async_trait;
 use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
 use dualpool_report::measure::{quantile, sorted};
-use dualpool_types::artifact::{Environment, RunInfo, RunMix, RunRepetition};
+use dualpool_types::artifact::{Environment, RunInfo, RunMix, RunRepetition, Summary};
 use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
 use dualpool_workload::{Arrivals, ModelLimits, Workload, mix_name};
 
 use crate::arms::{self, Pools};
-use crate::budget::fit;
+use crate::budget::REQUESTS_MIN;
+use crate::cut::cut;
 use crate::drive::{ArmRunner, DriveError, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::idle;
 use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
-use crate::search::{self, SearchResult, TrialSetup};
+use crate::saturation::{self, DRAINS, Saturation};
+use crate::search::{self, Forecast, SearchResult, TrialSetup};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Begin, Cancel, RunSettings, Settings, folder, pair, saturation};
+use crate::traffic::Traffic;
+use crate::{Begin, Cancel, RunSettings, Settings, folder, pair, parting};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
 
-/// Shares of a repetition's requests for the warm-up and the calibration.
+/// The share of the workload's requests for the warm-up.
 const WARM_UP_SCALE: f64 = 0.1;
-const CALIBRATION_SCALE: f64 = 0.5;
 
 /// What the search may take of the time that is left.
 const SEARCH_SHARE: f64 = 0.3;
 
-/// Nearer to saturation than this, queues are not told from queues that grow without end.
-const LOAD_MAX: f64 = 0.9;
+/// A trial has at least this share of the workload's requests, and never fewer than a repetition has: with fewer it says nothing.
+const TRIAL_SCALE_MIN: f64 = 0.125;
 
 /// A step that is to keep the ITL objective is sized for this share of it; the rest is for what the cost model does not know.
 const STEP_SHARE_OF_ITL: f64 = 0.9;
@@ -191,37 +193,41 @@ impl<'a> Split<'a> {
         if share < 1.0 { self.mix.scaled(share) } else { self.mix.clone() }
     }
 
-    /// Leaves out what there is no time for, and decides on the lead-in. `took`: what a request takes.
-    fn cut(&self, runner: &ArmRunner<'_>, took: Micros, run: &mut RunInfo) {
-        let Some(rate) = run.rate_rps else { return };
-        let load = run.saturation_rps.map_or(self.settings.workload.load, |saturation| rate / saturation).clamp(0.0, LOAD_MAX);
-        // A queue's memory: the nearer to saturation, the longer.
-        let settling_s = took.as_secs() / (1.0 - load);
-        let span_s = |requests: u32| f64::from(requests) / rate;
-        let steady = self.mix.is_steady();
-        let lead_in_s = |requests: u32| if steady { settling_s.min(span_s(requests)) } else { 0.0 };
-        let idle_s = runner.findings().idle().as_secs_f64();
-        let run_of = |requests: u32| lead_in_s(requests) + span_s(requests) + settling_s + idle_s;
-        let mut requests = self.effort.requests;
-        if let Some(budget) = runner.budget() {
-            let fitting = fit(budget.left(), run.arms.len(), requests, run_of);
-            let left_out = arms::least_important(&mut run.arms, fitting.arms);
-            if !left_out.is_empty() {
-                let names = left_out.join(", ");
-                runner.note(format!("There is no time for all arms, so these were left out: {names}. More time: --budget."));
-            }
-            if fitting.requests < requests {
-                runner.note(format!(
-                    "There is no time for {requests} requests in a repetition, so it has {}. More time: --budget.",
-                    fitting.requests
-                ));
-            }
-            requests = fitting.requests;
+    /// The run's requests as they keep arriving. `took`: what a request takes.
+    fn traffic(&self, took: Micros, run: &RunInfo) -> Traffic {
+        let Some(rate) = run.rate_rps else {
+            // Requests that arrive all at once are served as fast as the engines can.
+            return Traffic::new(run.saturation_rps.or(self.rate_given()).unwrap_or(1.0), 0.0, took, false);
+        };
+        let load = run.saturation_rps.map_or(self.settings.workload.load, |saturation| rate / saturation);
+        Traffic::new(rate, load, took, self.mix.is_steady())
+    }
+
+    /// Leaves out what there is no time for, and decides on the lead-in.
+    fn cut(&self, runner: &ArmRunner<'_>, traffic: Traffic, run: &mut RunInfo) {
+        if run.rate_rps.or(run.saturation_rps).is_none() {
+            return;
         }
-        if steady {
-            run.repetition =
-                Some(RunRepetition { requests: self.share(requests).requests() as u32, lead_in_s: lead_in_s(requests) });
+        let all = self.share(self.effort.requests).requests() as u32;
+        let whole = |requests| self.share(requests).requests() as u32;
+        let requests = cut(runner, &mut run.arms, all, whole, |requests| traffic.run_s(requests));
+        if self.mix.is_steady() || requests < all {
+            for (mix, (_, part)) in run.mixes.iter_mut().zip(self.share(requests).parts()) {
+                mix.requests = part.requests() as u32;
+            }
+            run.repetition = Some(RunRepetition { requests, lead_in_s: traffic.lead_in_s(requests) });
         }
+    }
+
+    /// So many requests that count, with the same traffic before and behind them for so long.
+    fn amid(&self, requests: u32, lead_in_s: f64, run: &RunInfo, seed: u64) -> Repetition {
+        let made = |requests: u32, seed: u64| paced(&self.share(requests), run).generate(self.vocab_size, seed, run.rate_rps);
+        let Some(rate) = run.rate_rps.filter(|_| lead_in_s > 0.0) else { return Repetition::whole(made(requests, seed)) };
+        let around = (lead_in_s * rate).ceil() as u32;
+        let of = |purpose: &str| made(around, pair::seeds(seed, purpose, 1)[0]);
+        let stretches = [of("lead-in"), made(requests, seed), of("lead-out")];
+        let spans = stretches.each_ref().map(|items| Micros::from_secs(items.len() as f64 / rate));
+        Repetition::amid(stretches, spans)
     }
 
     /// The rate that the user asked for.
@@ -229,50 +235,75 @@ impl<'a> Split<'a> {
         Some(self.settings.workload.rate).filter(|&rate| rate > 0.0)
     }
 
-    /// Mix by mix, as they differ in the work that a request makes.
-    async fn saturations(&self, runner: &ArmRunner<'_>) -> Result<Vec<RunMix>, DriveError> {
-        let scale = if self.settings.run.quick { CALIBRATION_SCALE / 2.0 } else { CALIBRATION_SCALE };
+    /// Finds what the fleet can take, mix by mix, as they differ in the work that a request makes.
+    async fn saturate(&self, runner: &ArmRunner<'_>, took: Micros, run: &mut RunInfo) -> Result<(), DriveError> {
+        // The requests of the warm-up were all served at the same time.
+        let request_s = took.as_secs() / self.mix.scaled(WARM_UP_SCALE).requests().max(1) as f64;
+        let (quick, requests) = (self.settings.run.quick, self.mix.requests());
+        let share = saturation::drain_share(runner.budget(), quick, SATURATING.len(), requests, request_s);
         let arms = SATURATING.map(|arm| self.pools.arm(arm, &BTreeMap::new()));
-        let mut mixes = Vec::new();
+        let seeds = pair::seeds(self.settings.workload.seed, "saturation", DRAINS);
+        let (mut parts, mut mixes) = (Vec::new(), Vec::new());
         let served = self.share(self.effort.requests);
         for ((mix, part), (_, served)) in self.mix.parts().zip(served.parts()) {
-            let items = part.scaled(scale).upfront().generate(self.vocab_size, self.seed("saturation"), None);
-            let saturation_rps = saturation::find(runner, &arms, &items).await?;
-            mixes.push(RunMix { name: mix_name(mix).into(), requests: served.requests() as u32, saturation_rps });
+            let part = part.scaled(share).upfront();
+            let drains: Vec<_> = seeds.iter().map(|&seed| part.generate(self.vocab_size, seed, None)).collect();
+            let saturation = saturation::find(runner, &arms, &drains).await?;
+            let requests = served.requests() as u32;
+            parts.push((requests, saturation));
+            mixes.push(RunMix { name: mix_name(mix).into(), requests, saturation_rps: saturation.rps });
         }
-        Ok(mixes)
+        Saturation::of_all(&parts).write(run);
+        run.mixes = if mixes.len() > 1 { mixes } else { Vec::new() };
+        Ok(())
     }
 
-    async fn search(&self, runner: &ArmRunner<'_>, arms: &[Arm], run: &RunInfo) -> Result<SearchResult, DriveError> {
-        let (mix, rate) = (paced(&self.mix, run), run.rate_rps);
-        let rate_expected = rate.or(run.saturation_rps).or(self.rate_given()).unwrap_or(1.0);
-        let given = Duration::from_secs(self.settings.run.search_budget_s);
+    async fn search(
+        &self,
+        runner: &ArmRunner<'_>,
+        arms: &[Arm],
+        traffic: Traffic,
+        run: &RunInfo,
+    ) -> Result<SearchResult, DriveError> {
+        let settings = &self.settings.run;
+        let given = Duration::from_secs(settings.search_budget_s);
         let budget = runner.budget().map_or(given, |budget| given.min(budget.left().mul_f64(SEARCH_SHARE)));
-        let quick = self.settings.run.quick;
-        let rounds: &[f64] = if quick { &search::ONE_ROUND } else { &search::ROUNDS };
-        let trials = TrialSetup {
-            workload: &mix,
-            vocab_size: self.vocab_size,
-            rate,
-            rate_expected,
-            rounds,
-            seeds: &pair::seeds(self.settings.workload.seed, "search", rounds.len() as u32),
-            budget: if quick { budget.mul_f64(QUICK_SEARCH) } else { budget },
-        };
+        let begun = Instant::now();
         // Fitted on these engines while they warmed up and were calibrated.
         let costs = runner.costs().await?;
         let step = Micros::from_ms(runner.objectives().itl_ms * STEP_SHARE_OF_ITL);
         let short = self.settings.workload.short_prompt_tokens;
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
         candidates.retain(|c| self.kv_transfer || !c.policy.moves_kv());
+        let all = self.mix.requests() as u32;
+        let forecasts = self.forecasts(runner, candidates, traffic.lead_in_s(all), run).await?;
+        let idle_s = runner.findings().idle().as_secs_f64();
+        let trials = TrialSetup {
+            make: &|requests, seed| self.amid(requests, traffic.lead_in_s(requests), run, seed),
+            seconds: &|requests| traffic.run_s(requests) + idle_s,
+            requests: ((f64::from(all) * TRIAL_SCALE_MIN).ceil() as u32).max(REQUESTS_MIN).min(all)..=all,
+            seed: self.settings.workload.seed,
+            budget: if settings.quick { budget.mul_f64(QUICK_SEARCH) } else { budget }.saturating_sub(begun.elapsed()),
+        };
+        search::search(runner, forecasts, arms, &trials).await
+    }
+
+    /// What a simulation with what the router has learned of these engines says of the arrangements, under this run's requests.
+    async fn forecasts(
+        &self,
+        runner: &ArmRunner<'_>,
+        arrangements: Vec<Arrangement>,
+        lead_in_s: f64,
+        run: &RunInfo,
+    ) -> Result<Vec<Forecast>, DriveError> {
+        let (all, costs) = (self.mix.requests() as u32, runner.costs().await?);
         let seeds = pair::seeds(self.settings.workload.seed, "forecast", search::FORECAST_REPETITIONS);
-        let workloads: Vec<_> = seeds.iter().map(|&seed| mix.generate(self.vocab_size, seed, rate)).collect();
+        let repetitions: Vec<_> = seeds.iter().map(|&seed| self.amid(all, lead_in_s, run, seed)).collect();
         let (engine, wanted) = (self.engine.clone(), runner.objectives());
         // A second or two of one core: on a thread of its own, so that nothing else waits for it.
-        let work = move || search::forecast(candidates, &engine, costs, &workloads, &wanted);
+        let work = move || search::forecast(arrangements, &engine, costs, &repetitions, &wanted);
         let forecasts = tokio::task::spawn_blocking(work).await.map_err(anyhow::Error::from).and_then(|made| Ok(made?));
-        let forecasts = forecasts.map_err(DriveError::Forecast)?;
-        search::search(runner, forecasts, arms, &trials).await
+        forecasts.map_err(DriveError::Forecast)
     }
 
     fn seed(&self, arm: &str) -> u64 {
@@ -305,37 +336,59 @@ impl Measurement for Split<'_> {
         let poisson = self.settings.workload.arrivals == Arrivals::Poisson;
         let given = self.rate_given();
         if (poisson || !arms.is_empty()) && given.is_none() {
-            phases.begin("calibration", (SATURATING.len() * self.mix.parts().len()) as u32);
-            let mixes = self.saturations(runner).await?;
-            run.saturation_rps = Some(saturation::of_all(&mixes));
-            run.mixes = if mixes.len() > 1 { mixes } else { Vec::new() };
+            phases.begin("calibration", DRAINS * (SATURATING.len() * self.mix.parts().len()) as u32);
+            self.saturate(runner, took, run).await?;
         }
         if poisson {
             let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
             run.rate_rps = given.or(derived).map(saturation::round);
         }
+        // What all trials and all arms start with.
+        runner.keep_costs().await?;
+        let traffic = self.traffic(took, run);
         let mut found = SearchResult::default();
         if !arms.is_empty() {
             phases.begin("search", 0);
-            found = self.search(runner, &arms, run).await?;
+            found = self.search(runner, &arms, traffic, run).await?;
         }
         run.search = found.candidates;
-        let arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
+        run.known_points = found.known_points.iter().map(|arm| arm.name().to_string()).collect();
+        let mut arms: Vec<Arrangement> = self.arms.iter().map(|&arm| self.pools.arm(arm, &found.arrangements)).collect();
+        run.stands_for = arms::merge(&mut arms);
+        for (arm, same) in &run.stands_for {
+            let others = same.join(" and ");
+            runner.note(format!("{others} came to the very arrangement of {arm}, which is measured once: {arm} stands for both."));
+        }
         run.arms = pair::with_control(arms);
-        self.cut(runner, took, run);
-        runner.keep_costs().await
+        self.cut(runner, traffic, run);
+        Ok(())
+    }
+
+    async fn conclude(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, summary: &Summary) -> Result<(), DriveError> {
+        let (Some(saturation), Some(rate)) = (run.saturation_rps, run.rate_rps) else { return Ok(()) };
+        if !parting::is_due(summary) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        for load in parting::loads_above(rate / saturation).take_while(|_| began.elapsed() < parting::TIME_MAX) {
+            let rate = saturation::round(saturation * load);
+            let at_load = RunInfo { rate_rps: Some(rate), ..run.clone() };
+            // Near and above saturation a queue remembers all that came before.
+            let lead_in_s = if self.mix.is_steady() { self.mix.requests() as f64 / rate } else { 0.0 };
+            let forecasts = self.forecasts(runner, parting::simulated(&run.arms), lead_in_s, &at_load).await?;
+            if let Some(parts_at) = parting::parted(load, &forecasts) {
+                runner.note(parting::note(&parts_at));
+                run.parts_at = Some(parts_at);
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError> {
-        let made = |requests: u32, seed: u64| paced(&self.share(requests), run).generate(self.vocab_size, seed, run.rate_rps);
-        let (Some(RunRepetition { requests, lead_in_s }), Some(rate)) = (run.repetition, run.rate_rps) else {
-            return Ok(Repetition::whole(made(self.effort.requests, seed)));
-        };
-        let around = (lead_in_s * rate).ceil() as u32;
-        let of = |requests: u32, purpose: &str| made(requests, pair::seeds(seed, purpose, 1)[0]);
-        let stretches = [of(around, "lead-in"), made(requests, seed), of(around, "lead-out")];
-        let spans = stretches.each_ref().map(|items| Micros::from_secs(items.len() as f64 / rate));
-        Ok(Repetition::amid(stretches, spans))
+        let RunRepetition { requests, lead_in_s } =
+            run.repetition.unwrap_or(RunRepetition { requests: self.effort.requests, lead_in_s: 0.0 });
+        Ok(self.amid(requests, lead_in_s, run, seed))
     }
 }
 

@@ -94,6 +94,28 @@ impl Demand {
         }
     }
 
+    /// The first so many of all its requests, in whole units of what they come in.
+    pub(super) fn cut(&self, requests: u32, all: usize) -> Demand {
+        match self.clone() {
+            Demand::Trace { path, speed, offset, long_prompt_tokens_min, .. } if (requests as usize) < all => {
+                Demand::Trace { path, speed, offset, limit: Some(requests), long_prompt_tokens_min }
+            }
+            whole => whole.scaled(f64::from(requests) / all.max(1) as f64),
+        }
+    }
+
+    /// Of so many of all its requests, those that are whole units of what they come in: at least one.
+    pub(super) fn whole(&self, requests: u32, all: usize) -> u32 {
+        let units = match self {
+            Demand::Mixed(mixed) => mixed.requests,
+            Demand::TwoWave(waves) => waves.rounds,
+            Demand::Sessions(sessions) => sessions.sessions,
+            Demand::Trace { .. } => return requests,
+        };
+        let unit = all as f64 / f64::from(units.max(1));
+        ((f64::from(requests) / unit).floor().max(1.0) * unit).round() as u32
+    }
+
     /// Whether it is offered at a rate of its own, which has to be found.
     pub(super) fn has_rate(&self) -> bool {
         matches!(self, Demand::Mixed(_) | Demand::Sessions(_))
@@ -198,6 +220,23 @@ mod tests {
             let (whole, part) = (items(&demand).len(), items(&demand.scaled(0.01)).len());
             assert!(part >= 1 && part < whole, "{demand:?}: {part} of {whole}");
         }
+    }
+
+    #[test]
+    fn what_is_cut_stays_whole() {
+        let [mixed, waves, conversations] = demands();
+        let cut = |demand: &Demand, requests: u32| {
+            let all = items(demand).len();
+            let whole = demand.whole(requests, all);
+            (whole, items(&demand.cut(whole, all)).len() as u32)
+        };
+        assert_eq!(cut(&mixed, 25), (25, 25));
+        // Two rounds: a part of one is none, and one is the least.
+        let all = items(&waves).len() as u32;
+        assert_eq!([all, all - 1, 1].map(|requests| cut(&waves, requests)), [(all, all), (all / 2, all / 2), (all / 2, all / 2)]);
+        // Conversations have three to five turns each.
+        let (whole, made) = cut(&conversations, 21);
+        assert!(whole <= 21 && (15..=25).contains(&made), "{whole} and {made}");
     }
 
     /// On engines ten times as fast everything comes ten times as early, and nothing else changes.

@@ -13,17 +13,20 @@ use dualpool_fleet::Fleet;
 use dualpool_fleet::Progress;
 use dualpool_report::measure::{quantile, sorted, ttft_ms};
 use dualpool_report::overview;
-use dualpool_types::artifact::{Environment, RunInfo, RunWorkload};
+use dualpool_types::artifact::{Environment, RunInfo, RunRepetition, RunWorkload};
 use dualpool_types::{Arrangement, Class, EngineInfo, Failure, Micros, PolicyKind, RouterArm, Tuning, UserError};
 use dualpool_workload::{ModelLimits, WorkItem};
 
+use crate::cut::cut;
 use crate::drive::{ArmRunner, DriveError, Pace, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::idle;
 use crate::phases::Phases;
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
+use crate::saturation::{self, DRAINS, Saturation};
 use crate::target::{Call, Flags, Prepared, Target};
-use crate::{Begin, Cancel, RunSettings, Settings, WorkloadKind, pair, saturation};
+use crate::traffic::{Traffic, work_us};
+use crate::{Begin, Cancel, RunSettings, Settings, WorkloadKind, pair};
 use demand::{Demand, PROBE_TOKENS, upfront};
 
 /// Requests of the warm-up per engine. They come all at once: first steps are slow, whatever is in them.
@@ -31,9 +34,6 @@ const WARM_UP_REQUESTS: u32 = 4;
 
 /// Long prompts per engine, one at a time, that tell how fast the engines are.
 const PROBES: usize = 2;
-
-/// The share of a repetition's requests that the saturation is found with.
-const SATURATING_SHARE: f64 = 0.5;
 
 /// The policies that compete for the saturation.
 const SATURATING: [PolicyKind; 2] = [PolicyKind::RoundRobin, PolicyKind::LeastLoad];
@@ -140,8 +140,7 @@ impl Benchmark for Served {
         let arms = settings.dynamic_router.arms.iter().map(|name| RouterArm::find(name)).collect::<Result<_, _>>()?;
         let requests = whole.items(model, 0)?.0.len();
         let effort = Effort::of(&settings.run, requests, self.0 == WorkloadKind::Mixed);
-        let demand = whole.scaled(f64::from(effort.requests) / requests.max(1) as f64);
-        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, whole, demand }))
+        Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, requests, whole }))
     }
 }
 
@@ -153,9 +152,9 @@ struct Routed<'a> {
     model: ModelLimits,
     arms: Vec<RouterArm>,
     effort: Effort,
-    /// The workload as it was asked for, and what a repetition has of it.
+    /// The workload as it was asked for, and its requests.
     whole: Demand,
-    demand: Demand,
+    requests: usize,
 }
 
 impl Routed<'_> {
@@ -172,15 +171,17 @@ impl Routed<'_> {
         self.arms.iter().map(arrangement).collect()
     }
 
-    /// Requests of all lengths through every engine.
-    async fn first_requests(&self, runner: &ArmRunner<'_>) -> Result<(), DriveError> {
+    /// Requests of all lengths through every engine. Returns how long one takes when a few others are on its engine, and how many there were.
+    async fn first_requests(&self, runner: &ArmRunner<'_>) -> Result<(Micros, usize), DriveError> {
         let share = f64::from(WARM_UP_REQUESTS) * self.engines as f64 / f64::from(self.settings.dynamic_router.requests.max(1));
         let mixed = Demand::new(WorkloadKind::Mixed, self.settings).scaled(share);
         // Where prompts as long as those of `mixed` do not fit, the workload itself has to do.
-        let warm = if mixed.check(self.model).is_ok() { mixed } else { self.demand.scaled(share) };
+        let warm = if mixed.check(self.model).is_ok() { mixed } else { self.share(self.effort.requests).scaled(share) };
         let items = upfront(self.made(&warm, "warm-up")?);
-        runner.run("warm-up", &self.arm("warm-up", PolicyKind::RoundRobin), 0, Work::open_loop(&items)).await?;
-        Ok(())
+        let warm_up = self.arm("warm-up", PolicyKind::RoundRobin);
+        let requests = runner.run("warm-up", &warm_up, 0, Work::open_loop(&items)).await?.requests;
+        let took = sorted(requests.iter().map(|request| (request.ended_us - request.arrived_us).as_ms()));
+        Ok((Micros::from_ms(quantile(&took, 0.5).unwrap_or_default()), requests.len()))
     }
 
     /// How long an engine takes for a long prompt that is alone on it.
@@ -199,10 +200,42 @@ impl Routed<'_> {
         Ok(Micros::from_ms(middle * f64::from(PROBE_TOKENS) / f64::from(tokens)))
     }
 
-    async fn saturation(&self, runner: &ArmRunner<'_>) -> Result<f64, DriveError> {
-        let items = upfront(self.made(&self.whole.scaled(SATURATING_SHARE), "saturation")?);
+    async fn saturation(&self, runner: &ArmRunner<'_>, request_s: f64) -> Result<Saturation, DriveError> {
+        let (budget, quick) = (runner.budget(), self.settings.run.quick);
+        let share = saturation::drain_share(budget, quick, SATURATING.len(), self.requests, request_s);
+        let part = self.whole.scaled(share);
+        let drain = |number: u32| Ok(upfront(self.made(&part, &format!("saturation {number}"))?));
+        let drains = (0..DRAINS).map(drain).collect::<Result<Vec<_>, DriveError>>()?;
         let arms = SATURATING.map(|policy| self.arm(policy.name(), policy));
-        saturation::find(runner, &arms, &items).await
+        saturation::find(runner, &arms, &drains).await
+    }
+
+    /// About so many of the requests that were asked for.
+    fn share(&self, requests: u32) -> Demand {
+        self.whole.cut(requests, self.requests)
+    }
+
+    /// The same at the run's pace and rate.
+    fn offered(&self, requests: u32, run: &RunInfo) -> Demand {
+        let pace = run.workload.as_ref().and_then(|workload| workload.pace);
+        let demand = pace.map_or(self.share(requests), |pace| self.share(requests).paced(pace));
+        run.rate_rps.map_or(demand.clone(), |rate| demand.at_rate(rate))
+    }
+
+    /// Leaves out what there is no time for. `took`: what a request takes.
+    async fn cut(&self, runner: &ArmRunner<'_>, took: Micros, run: &mut RunInfo) -> Result<(), DriveError> {
+        let items = self.offered(self.effort.requests, run).items(self.model, 0).map_err(DriveError::Workload)?.0;
+        let last = items.last().map(|item| item.at.as_secs()).unwrap_or_default();
+        // What arrives faster than the engines compute takes as long as they do.
+        let busy = work_us(&items, &runner.costs().await?) * items.len() as f64 / self.engines as f64 / 1e6;
+        let load = run.saturation_rps.zip(run.rate_rps).map_or(self.settings.workload.load, |(most, rate)| rate / most);
+        let traffic = Traffic::new(items.len() as f64 / last.max(busy), load, took, false);
+        let whole = |requests| self.whole.whole(requests, self.requests);
+        let requests = cut(runner, &mut run.arms, self.effort.requests, whole, |requests| traffic.run_s(requests));
+        if requests < self.effort.requests {
+            run.repetition = Some(RunRepetition { requests, lead_in_s: 0.0 });
+        }
+        Ok(())
     }
 
     /// The requests of a run that is not measured.
@@ -220,37 +253,38 @@ impl Measurement for Routed<'_> {
 
     async fn warm_up(&self, runner: &ArmRunner<'_>, phases: &mut Phases<'_>) -> Result<(), DriveError> {
         phases.begin("warm-up", 1);
-        self.first_requests(runner).await
+        self.first_requests(runner).await.map(drop)
     }
 
     async fn arrange(&self, runner: &ArmRunner<'_>, run: &mut RunInfo, phases: &mut Phases<'_>) -> Result<(), DriveError> {
-        self.warm_up(runner, phases).await?;
+        phases.begin("warm-up", 1);
+        let (took, together) = self.first_requests(runner).await?;
         let mut pace = None;
         if !self.settings.run.exact {
             let in_turn = self.arm("idle", PolicyKind::RoundRobin);
             idle::settle_objectives(runner, &in_turn, self.settings, self.model, run, phases).await?;
             let given = (self.settings.workload.rate > 0.0).then_some(self.settings.workload.rate);
-            let to_find = self.demand.has_rate() && given.is_none();
-            phases.begin("calibration", 1 + if to_find { SATURATING.len() as u32 } else { 0 });
-            pace = self.demand.pace(self.probe(runner).await?);
+            let to_find = self.whole.has_rate() && given.is_none();
+            phases.begin("calibration", 1 + if to_find { DRAINS * SATURATING.len() as u32 } else { 0 });
+            pace = self.whole.pace(self.probe(runner).await?);
             if to_find {
-                run.saturation_rps = Some(self.saturation(runner).await?);
+                self.saturation(runner, took.as_secs() / together.max(1) as f64).await?.write(run);
             }
-            if self.demand.has_rate() {
+            if self.whole.has_rate() {
                 let derived = run.saturation_rps.map(|rate| rate * self.settings.workload.load);
                 run.rate_rps = given.or(derived).map(saturation::round);
             }
         }
         let name = self.kind.name().to_string();
-        run.workload = Some(RunWorkload { name, arrivals: self.demand.arrivals().to_string(), pace });
+        run.workload = Some(RunWorkload { name, arrivals: self.whole.arrivals().to_string(), pace });
         run.arms = pair::with_control(self.arms());
-        runner.keep_costs().await
+        runner.keep_costs().await?;
+        self.cut(runner, took, run).await
     }
 
     fn repetition(&self, run: &RunInfo, seed: u64) -> Result<Repetition, DriveError> {
-        let pace = run.workload.as_ref().and_then(|workload| workload.pace);
-        let demand = pace.map_or(self.demand.clone(), |pace| self.demand.paced(pace));
-        let demand = run.rate_rps.map_or(demand.clone(), |rate| demand.at_rate(rate));
-        demand.items(self.model, seed).map(|(items, _)| Repetition::whole(items)).map_err(DriveError::Workload)
+        let requests = run.repetition.map_or(self.effort.requests, |repetition| repetition.requests);
+        let items = self.offered(requests, run).items(self.model, seed).map_err(DriveError::Workload)?.0;
+        Ok(Repetition::whole(items))
     }
 }

@@ -1,6 +1,6 @@
 //! The target `sim_fidelity`: how far simulations are off the engines they simulate. A timing is fitted to these engines' steps; then
 //! engines and simulator serve the same requests by the same arrangements, none of which the fit has seen, and what clients get is
-//! compared figure by figure.
+//! compared figure by figure. The engines serve everything twice: how far they are off themselves is what no simulation can be better than.
 
 mod compare;
 mod plan;
@@ -35,6 +35,9 @@ pub const FILE: &str = "sim_fidelity.json";
 /// The engines' steps are recorded before the comparison and after it, for a machine that drifts: this share of a calibration each time.
 const OBSERVED_SHARE: f64 = 0.5;
 const QUICK_SHARE: f64 = 0.2;
+
+/// What the engines' second serving of a case is called, behind the name of the case.
+const AGAIN: &str = " (again)";
 
 pub struct FidelityCheck;
 
@@ -88,21 +91,16 @@ impl OnFleet for Check {
         runner.keep_costs().await?;
         let costs = runner.costs().await?;
         let cases = plan::cases(&pools, engines, model, &costs, seed, self.settings.run.quick)?;
-        let mut measured = Vec::new();
-        for case in &cases {
-            let work = Work::all(&case.items, Pace::OpenLoop);
-            let recording = runner.run(&case.arrangement.name, &case.arrangement, 0, work).await?;
-            self.folder.append(&recording)?;
-            measured.push(recording.requests);
-        }
+        let measured = serve(&runner, &mut self.folder, &cases, "").await?;
+        let again = serve(&runner, &mut self.folder, &cases, AGAIN).await?;
         observed.extend(engine_timing::observe(&runner, engines, &self.settings, seed + 1, share).await?);
 
         let fitted = observed.fitted().with_context(|| engine_timing::no_steps(&self.settings.engine))?;
         let modelled = vec![fitted.engine.clone(); engines.len()];
         let mut figures = Vec::new();
-        for (case, measured) in cases.iter().zip(&measured) {
+        for (case, (measured, again)) in cases.iter().zip(measured.iter().zip(&again)) {
             let simulated = self.simulate(case, &modelled, costs)?;
-            figures.extend(compare::figures(case, measured, &simulated));
+            figures.extend(compare::figures(case, measured, again, &simulated));
             self.folder.append(&Recording { requests: simulated, ..Recording::default() })?;
         }
         self.folder.end_samples()?;
@@ -131,6 +129,25 @@ impl OnFleet for Check {
     fn abandon(self: Box<Self>) {
         self.folder.abandon();
     }
+}
+
+/// What the engines give the requests of all cases. Under a name of its own each serving starts with what the router knew at first.
+async fn serve(
+    runner: &ArmRunner<'_>,
+    folder: &mut RunFolder,
+    cases: &[Case],
+    suffix: &str,
+) -> anyhow::Result<Vec<Vec<RequestRecord>>> {
+    let mut served = Vec::new();
+    for case in cases {
+        let name = format!("{}{suffix}", case.arrangement.name);
+        let arrangement = Arrangement { name, ..case.arrangement.clone() };
+        let work = Work::all(&case.items, Pace::OpenLoop);
+        let recording = runner.run(&arrangement.name, &arrangement, 0, work).await?;
+        folder.append(&recording)?;
+        served.push(recording.requests);
+    }
+    Ok(served)
 }
 
 impl Check {

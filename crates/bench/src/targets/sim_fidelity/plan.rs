@@ -5,10 +5,10 @@ use dualpool_types::{Arrangement, EngineInfo, PolicyKind, Tuning};
 use dualpool_workload::{Mix, Mixed, ModelLimits, WorkItem, Workload, WorkloadSettings};
 
 use crate::arms::Pools;
+use crate::traffic::work_us;
 
-/// The load that the requests are to make, and how many decode beside one another when that is worked out: queues form and drain.
+/// The load that the requests are to make: queues form and drain.
 const LOAD: f64 = 0.6;
-const BATCH: f64 = 6.0;
 
 /// The share of a workload's requests under `--quick`.
 const QUICK_SCALE: f64 = 0.4;
@@ -71,12 +71,4 @@ fn workloads(
         ("decode_heavy", at_load(&mix(Mix::DecodeHeavy))),
         ("mixed", mixed.items(model, seed)?.collect()),
     ])
-}
-
-/// What one of these requests takes of an engine, on average.
-fn work_us(items: &[WorkItem], costs: &CostModel) -> f64 {
-    let of = |item: &WorkItem| {
-        item.prompt.len() as f64 * costs.prefill_us + f64::from(item.max_tokens) * (costs.decode_us + costs.step_us / BATCH)
-    };
-    items.iter().map(of).sum::<f64>() / items.len().max(1) as f64
 }

@@ -3,6 +3,9 @@
 use super::result::{Figure, SimFidelity, Summary};
 use crate::columns::rendered;
 
+/// What the last column is.
+const FLOOR: &str = "floor: how far the engines are off themselves when they serve the same again.";
+
 /// Narrower than this no table is readable.
 const COLUMNS_MIN: u16 = 60;
 
@@ -18,24 +21,30 @@ pub(super) fn table(fidelity: &SimFidelity, columns: u16) -> String {
             format!("{:.1}", figure.measured),
             format!("{:.1}", figure.simulated),
             format!("{:+.1}", figure.error() * 100.0),
+            format!("{:+.1}", figure.floor() * 100.0),
         ]
     };
     let line = |line: &Summary| {
         let percent = |share: f64| format!("{:.1}", share * 100.0);
-        vec![metric(&line.metric, line.quantile), percent(line.error_median), percent(line.error_max)]
+        let figures = [line.error_median, line.error_max, line.floor_median, line.floor_max].map(percent);
+        [vec![metric(&line.metric, line.quantile)], figures.to_vec()].concat()
     };
     format!(
-        "{} {} - {}, {} on {}\n\n{}\n{}",
+        "{} {} - {}, {} on {}\n\n{}\n{}\n{FLOOR}",
         fidelity.target,
         fidelity.id,
         environment.model,
         environment.backend,
         environment.cpu,
         rendered(
-            &["workload", "", "engines ms", "simulated ms", "off by %"],
+            &["workload", "", "engines ms", "simulated ms", "off by %", "floor %"],
             fidelity.figures.iter().map(figure).collect(),
             columns
         ),
-        rendered(&["off by", "median %", "at most %"], fidelity.summary.iter().map(line).collect(), columns),
+        rendered(
+            &["off by", "median %", "at most %", "floor median %", "floor at most %"],
+            fidelity.summary.iter().map(line).collect(),
+            columns
+        ),
     )
 }
