@@ -244,6 +244,48 @@ async fn all_upfront_needs_no_rate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn arms_that_were_not_searched_for_run_as_known_points_and_equal_ones_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.search_budget_s = 1;
+    settings.run.arms = ["shared_tuned", "dual_pool", "best_found"].map(String::from).to_vec();
+    // Trials of half a minute each.
+    settings.workload.rate = 0.5;
+    settings.workload.decode_requests = 6;
+    settings.workload.continue_requests = 6;
+    settings.workload.prefill_burst = 2;
+    settings.workload.arrivals = Arrivals::AllUpfront;
+    let outcome = plain(&settings).await.unwrap();
+    let run = load(&outcome.dir).unwrap().run;
+    assert_eq!(run.known_points, ["shared_tuned", "dual_pool", "best_found"]);
+    assert!(run.search.iter().all(|trial| trial.requests == 0), "no trial was made");
+    let chosen = |arm: &str| run.search.iter().find(|t| t.chosen_for.as_deref().is_some_and(|c| c.contains(arm))).unwrap();
+    assert_eq!(chosen("best_found").arrangement.name, "balanced 224/64");
+    assert_eq!(run.stands_for.into_iter().collect::<Vec<_>>(), [("shared_tuned".to_string(), vec!["best_found".to_string()])]);
+    let arms: Vec<&str> = outcome.summary.arms.iter().map(|arm| arm.name.as_str()).collect();
+    assert_eq!(arms, ["shared_tuned", "dual_pool", "shared_tuned_control"], "a control is never merged");
+    for said in ["run for shared_tuned as balanced 224/64, dual_pool as dual_pool prefill", "shared_tuned stands for both"] {
+        assert!(run.notes.iter().any(|note| note.contains(said)), "{said}: {:?}", run.notes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn families_have_as_many_requests_in_trials_as_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    (settings.run.quick, settings.run.repetitions, settings.run.search_budget_s) = (false, 1, 10);
+    settings.run.arms = ["shared_tuned", "dual_pool"].map(String::from).to_vec();
+    let run = load(&plain(&settings).await.unwrap().dir).unwrap().run;
+    let tried = |split: bool| {
+        let of_family = run.search.iter().filter(|trial| trial.arrangement.policy.needs_pools() == split);
+        of_family.map(|trial| trial.requests).sum::<u32>()
+    };
+    assert_eq!(tried(false), tried(true), "{:?}", run.notes);
+    let (low, high) = (run.saturation_low_rps.unwrap(), run.saturation_high_rps.unwrap());
+    assert!((low..=high).contains(&run.saturation_rps.unwrap()), "{low} {high}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mix_that_changes_offers_each_mix_the_same_share_of_what_it_saturates_at() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = virtual_pair::settings(dir.path());

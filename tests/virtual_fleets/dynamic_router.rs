@@ -89,6 +89,24 @@ fn sound(outcome: &Outcome) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_fit_the_budget_is_left_out_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path(), &[WorkloadKind::Mixed]);
+    (settings.run.repetitions, settings.run.budget_s) = (0, 15);
+    // Four arms for 3 s in each of six repetitions, and half of that still is too much.
+    settings.workload.rate = 8.0;
+    let outcome = one(&settings).await;
+    let run = load(&outcome.dir).unwrap().run;
+    assert_eq!(run.arms.iter().map(|arm| arm.name.as_str()).collect::<Vec<_>>(), ["least_load", "dynamic_router"]);
+    let left = run.repetition.unwrap().requests;
+    assert!((12..24).contains(&left), "{left}");
+    assert!(outcome.summary.arms.iter().all(|arm| arm.requests == left * outcome.summary.repetitions));
+    for said in ["so these were left out: round_robin, round_robin_control", "There is no time for 24 requests in a repetition"] {
+        assert!(run.notes.iter().any(|note| note.contains(said)), "{said}: {:?}", run.notes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_three_synthetic_workloads_are_measured_in_one_run() {
     let dir = tempfile::tempdir().unwrap();
     let outcomes = run(&settings(dir.path(), &[]), &Cancel::new()).await.unwrap();

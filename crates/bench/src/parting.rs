@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dualpool_types::Arrangement;
 use dualpool_types::arm::controlled;
-use dualpool_types::artifact::{PartsAt, Summary};
+use dualpool_types::artifact::PartsAt;
 
 use super::search::Forecast;
 
@@ -20,10 +20,10 @@ const LOADS: [f64; 6] = [0.8, 0.9, 1.0, 1.1, 1.25, 1.5];
 /// No further load is simulated after this time.
 pub(super) const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Whether there is a question.
-pub(super) fn is_due(summary: &Summary) -> bool {
-    let shares = || summary.arms.iter().filter(|arm| controlled(&arm.name).is_none()).map(|arm| arm.goodput_share);
-    shares().count() > 1 && shares().all(|share| share.is_some_and(|share| share > ALL_WELL))
+/// Whether there is a question, by what each arm kept within objectives.
+pub(super) fn is_due<'a>(arms: impl Iterator<Item = (&'a str, Option<f64>)>) -> bool {
+    let shares: Vec<Option<f64>> = arms.filter(|(arm, _)| controlled(arm).is_none()).map(|(_, share)| share).collect();
+    shares.len() > 1 && shares.into_iter().all(|share| share.is_some_and(|share| share > ALL_WELL))
 }
 
 /// Those that differ from the run's own by more than how it was rounded.
@@ -69,6 +69,14 @@ mod tests {
             score: Score { goodput_share: share, score: share },
         };
         shares.iter().map(forecast).collect()
+    }
+
+    #[test]
+    fn there_is_a_question_where_all_arms_did_well() {
+        let due = |shares: &[(&'static str, Option<f64>)]| is_due(shares.iter().copied());
+        assert!(due(&[("a", Some(1.0)), ("b", Some(0.995)), ("a_control", Some(0.5))]), "a control asks nothing");
+        assert!(!due(&[("a", Some(1.0)), ("b", Some(0.99))]));
+        assert!(!due(&[("a", Some(1.0)), ("b", None)]) && !due(&[("a", Some(1.0)), ("a_control", Some(1.0))]));
     }
 
     #[test]

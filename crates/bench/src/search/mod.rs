@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use dualpool_types::artifact::SearchTrial;
 use dualpool_types::{Arm, Arrangement};
 
-use super::arms;
 use super::drive::{ArmRunner, DriveError, Pace, Work};
 use super::pair::seeds_without_end;
 use super::run::Repetition;
@@ -120,10 +119,15 @@ fn note(runner: &ArmRunner<'_>, field: &[Candidate], found: &SearchResult) {
             untried.join(", ")
         ));
     }
-    for &arm in &found.known_points {
-        let of_family = field.iter().filter(|tried| arm.takes(tried.arrangement.policy)).count();
-        let why = if of_family > 1 { format!("there was no time to search. {MORE}") } else { "it has no other candidate.".into() };
-        let name = &found.arrangements[&arm].name;
-        runner.note(format!("{} runs as a known point, {name}, and not as the best of a search: {why}", arms::names(&[arm])));
+    let has_choice = |arm: Arm| field.iter().filter(|tried| arm.takes(tried.arrangement.policy)).count() > 1;
+    let (no_time, alone): (Vec<Arm>, Vec<Arm>) = found.known_points.iter().partition(|&&arm| has_choice(arm));
+    for (known, why) in
+        [(no_time, format!("there was no time to search. {MORE}")), (alone, "there is no other candidate.".to_string())]
+    {
+        let known: Vec<String> =
+            known.iter().filter_map(|arm| Some(format!("{} as {}", arm.name(), found.arrangements.get(arm)?.name))).collect();
+        if !known.is_empty() {
+            runner.note(format!("Known points, and not the best of a search, run for {}: {why}", known.join(", ")));
+        }
     }
 }
