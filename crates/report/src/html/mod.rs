@@ -10,7 +10,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use thiserror::Error;
 
 use crate::arms::{Arm, arms};
-use crate::recommend::recommend;
+use crate::conclusion::{Conclusion, conclude};
+use crate::recommend::{Recommendation, recommend};
 use crate::svg::{Svg, legible};
 use crate::{Artifacts, LoadError, load};
 
@@ -54,7 +55,7 @@ pub fn html(artifacts: &Artifacts) -> String {
 fn body(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     html! {
         (run::heading(artifacts))
-        (recommendation(artifacts))
+        (conclusion(artifacts))
         (tables::arms(artifacts, arms))
         (run::what_was_run(artifacts, arms))
         (plots::objective_map(artifacts, arms))
@@ -72,20 +73,23 @@ fn body(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     }
 }
 
-fn recommendation(artifacts: &Artifacts) -> Markup {
-    let said = recommend(artifacts);
+/// The sentences that the run ends with on a terminal; behind them, folded, all that they rest on.
+fn conclusion(artifacts: &Artifacts) -> Markup {
+    let Conclusion { sentences, command } = conclude(artifacts);
+    let Recommendation { reasons, caveats, .. } = recommend(artifacts);
+    let (answer, rest) = sentences.split_first().map_or(("", &[][..]), |(answer, rest)| (answer.as_str(), rest));
     html! {
         div class="verdict" {
-            p class="answer" {
-                @match &said.arm {
-                    Some(arm) => { "Serve with " (arm) "." }
-                    None => { "No recommendation." }
+            p class="answer" { (answer) }
+            @for sentence in rest { p { (sentence) } }
+            @if let Some(command) = command { pre { (command) } }
+            details {
+                summary { "Reasons and caveats" }
+                (list(&reasons))
+                @if !caveats.is_empty() {
+                    h3 { "But" }
+                    (list(&caveats))
                 }
-            }
-            (list(&said.reasons))
-            @if !said.caveats.is_empty() {
-                h3 { "But" }
-                (list(&said.caveats))
             }
         }
     }

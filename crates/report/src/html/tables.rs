@@ -9,7 +9,7 @@ use super::{absent, list, section};
 use crate::Artifacts;
 use crate::arms::Arm;
 use crate::table::{Entry, legend, table};
-use crate::terminal::{control, expectations, lost};
+use crate::terminal::{control, expectations, held, lost};
 use crate::words::{NOT_MEASURED, figure, ms, or_not_measured, percent};
 
 /// A heading and its unit.
@@ -198,11 +198,7 @@ pub(super) fn soundness(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     match &artifacts.summary {
         Some(summary) => {
             said.push(control(summary));
-            let held = summary.held_blocks_after;
-            said.push(format!(
-                "KV blocks still held after the run: {held}{}",
-                if held > 0 { ": A FAULT, blocks were lost." } else { "." }
-            ));
+            said.push(held(summary));
             said.extend(expectations(summary));
             if summary.identical_requests.is_empty() {
                 said.push("Output tokens were not compared.".into());
