@@ -36,6 +36,11 @@ pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
+/// Whether a difference is shown, or that there is none.
+pub(crate) fn is_decided(comparison: &Comparison) -> bool {
+    matches!(comparison.verdict, Verdict::Better | Verdict::Worse | Verdict::Equivalent)
+}
+
 /// `short TTFT p95 0.61x (0.52-0.70) better`.
 pub(crate) fn finding(comparison: &Comparison) -> String {
     let name = label(&comparison.metric);

@@ -163,6 +163,7 @@ fn swatches(names: &[(&str, &str)]) -> Markup {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::verdicts::{finding, is_decided};
     use dualpool_types::artifact::ErrorCount;
 
     fn parse(page: &str) -> roxmltree::Document<'_> {
@@ -196,6 +197,39 @@ mod tests {
             assert!(drawings.iter().any(|d| d.contains(part)), "no drawing of `{part}` among {drawings:?}");
         }
         assert!(text.contains("dualpool run dual_pool --mix balanced"), "the command to repeat it");
+    }
+
+    #[test]
+    fn the_page_begins_with_the_sentences_that_the_run_ends_with_on_a_terminal() {
+        let artifacts = fixture::by_default();
+        let page = html(&artifacts);
+        let text = text(&parse(&page));
+        let Conclusion { sentences, command } = conclude(&artifacts);
+        let mut after = &text[..text.find("The arms").unwrap()];
+        for said in sentences.iter().chain(&command) {
+            let (_, rest) = after.split_once(said.as_str()).unwrap_or_else(|| panic!("`{said}` is not where it belongs"));
+            after = rest;
+        }
+    }
+
+    #[test]
+    fn what_decided_nothing_is_folded_with_its_interval() {
+        let artifacts = fixture::by_default();
+        let page = html(&artifacts);
+        let tree = parse(&page);
+        let folded: String = tree
+            .descendants()
+            .filter(|n| n.has_tag_name("details"))
+            .filter(|n| n.first_element_child().and_then(|heading| heading.text()).is_some_and(|said| !said.contains("caveats")))
+            .flat_map(|n| n.descendants())
+            .filter_map(|n| n.is_text().then(|| n.text()).flatten())
+            .collect();
+        let summary = artifacts.summary.as_ref().unwrap();
+        for c in &summary.comparisons {
+            let said = finding(c);
+            assert!(said.contains('('), "{said} has its interval");
+            assert_eq!(folded.contains(&said), !is_decided(c), "{said}");
+        }
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use maud::{Markup, html};
 
-use dualpool_types::arm::controlled;
 use dualpool_types::artifact::Comparison;
 
 use super::{absent, drawing, legend, section, swatches};
 use crate::arms::Arm;
 use crate::measure::Stages;
 use crate::objective_map::{ObjectiveMap, TIE_SHARE, objectives};
-use crate::verdicts::{pairs, sentence};
+use crate::verdicts::{finding, is_decided, pairs};
+use crate::words::count;
 use crate::{Artifacts, plot};
 
 pub(super) fn objective_map(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
@@ -50,7 +50,7 @@ pub(super) fn comparisons(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
         (section(
             "Comparisons",
             "Ratio of each arm to the baseline with its 95% interval (Student's t over repetitions). Filled: a difference is shown. Hollow: none is shown. \
-             The control is the baseline run a second time: its distance from 1 is what chance does.",
+             Folded: what decided nothing. The control is the baseline run a second time: its distance from 1 is what chance does.",
         ))
         @if all.is_empty() {
             (absent("comparisons between arms"))
@@ -61,15 +61,31 @@ pub(super) fn comparisons(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     }
 }
 
+/// What is decided, and folded what is not.
 fn against(baseline: &str, own: Vec<&Comparison>, arms: &[Arm]) -> Markup {
+    let (decided, open): (Vec<&Comparison>, Vec<&Comparison>) = own.into_iter().partition(|c| is_decided(c));
     html! {
         h3 { "Against " (baseline) }
-        (drawing(|svg| plot::forest(svg, arms, &own)))
+        @if decided.is_empty() {
+            p { "Nothing is decided." }
+        } @else {
+            (drawn(&decided, arms))
+        }
+        @if !open.is_empty() {
+            details {
+                summary { (count(open.len() as u64, "comparison")) " that decided nothing" }
+                (drawn(&open, arms))
+            }
+        }
+    }
+}
+
+fn drawn(comparisons: &[&Comparison], arms: &[Arm]) -> Markup {
+    html! {
+        (drawing(|svg| plot::forest(svg, arms, comparisons)))
         ul class="verdicts" {
-            @for (_, candidate, group) in pairs(&own) {
-                @if controlled(candidate).is_none() {
-                    li { b { (candidate) } ": " (sentence(&group)) }
-                }
+            @for (_, candidate, group) in pairs(comparisons) {
+                li { b { (candidate) } ": " (group.iter().map(|c| finding(c)).collect::<Vec<_>>().join("; ")) }
             }
         }
     }
