@@ -1,6 +1,7 @@
 //! Tables, plots, the objective map and the HTML report, from artifacts alone.
 
 mod arms;
+mod beyond;
 mod choose;
 mod command;
 mod conclusion;
@@ -34,6 +35,7 @@ mod words;
 mod fixture;
 
 pub use arms::complete_repetitions;
+pub use beyond::Beyond;
 pub use choose::REPETITIONS_MIN;
 pub use conclusion::{Conclusion, conclude};
 pub use figures::figures;

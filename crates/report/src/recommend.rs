@@ -206,10 +206,10 @@ mod tests {
         artifacts.summary.as_mut().unwrap()
     }
 
-    /// Sets an arm's goodput and what it showed against `shared_tuned` on it.
-    fn set(artifacts: &mut Artifacts, arm: &str, goodput: f64, verdict: Verdict) {
+    /// Sets an arm's share within objectives and what it showed against `shared_tuned` on it.
+    fn set(artifacts: &mut Artifacts, arm: &str, share: f64, verdict: Verdict) {
         let summary = summary(artifacts);
-        summary.arms.iter_mut().find(|a| a.name == arm).unwrap().goodput_share = Some(goodput);
+        summary.arms.iter_mut().find(|a| a.name == arm).unwrap().goodput_share = Some(share);
         for c in &mut summary.comparisons {
             if c.candidate == arm && c.baseline == "shared_tuned" && c.metric == "goodput_share" {
                 c.verdict = verdict;

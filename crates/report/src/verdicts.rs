@@ -185,7 +185,7 @@ mod tests {
         let said = sentence(&all.iter().collect::<Vec<_>>());
         assert_eq!(
             said,
-            "within objectives +3.1 points (-0.4 to +6.6) better; short TTFT p95 0.61x (0.55-0.67) better; \
+            "share within objectives +3.1 points (-0.4 to +6.6) better; short TTFT p95 0.61x (0.55-0.67) better; \
              long TTFT p95 1.50x (1.35-1.65) worse; throughput: as good; ITL p50: undecided; some.new.key: not measured"
         );
     }

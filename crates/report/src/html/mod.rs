@@ -57,6 +57,7 @@ fn body(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
         (run::heading(artifacts))
         (conclusion(artifacts))
         (tables::arms(artifacts, arms))
+        (tables::by_two_rules(arms))
         (run::what_was_run(artifacts, arms))
         (plots::objective_map(artifacts, arms))
         (plots::comparisons(artifacts, arms))
@@ -187,7 +188,7 @@ mod tests {
         let drawings: Vec<&str> = tree.descendants().filter_map(|n| n.attribute("aria-label")).collect();
         for part in [
             "Objective map",
-            "Goodput of every arm",
+            "Share within objectives of every arm",
             "Ratios",
             "Distributions",
             "second token",

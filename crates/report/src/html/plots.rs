@@ -14,9 +14,9 @@ use crate::{Artifacts, plot};
 
 pub(super) fn objective_map(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let note = format!(
-        "Which arm has the highest goodput if these were the objectives, recomputed from every request: a request counts when it is done, its first \
+        "Which arm has the largest share within objectives if these were the objectives, recomputed from every request: a request counts when it is done, its first \
          token came within the TTFT objective of its kind, and no gap was over the ITL objective. A cell shows the letters and colours of the \
-         leading arms and the best goodput; arms within {:.0} points of the best share it (A=B); a dash means that hardly any request of any arm met the objectives. Strong colour: high goodput. The outlined cell is \
+         leading arms and the best share; arms within {:.0} points of the best share it (A=B); a dash means that hardly any request of any arm met the objectives. Strong colour: a large share. The outlined cell is \
          yours.",
         TIE_SHARE * 100.0
     );
@@ -27,11 +27,11 @@ pub(super) fn objective_map(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
         @if let Some(map) = map {
             (legend(&shown))
             (drawing(|svg| plot::leader_map(svg, &map, &shown)))
-            h3 { "Goodput of every arm, % of its requests" }
+            h3 { "Share within objectives of every arm, %" }
             p class="note" {
                 "The same grid: ITL objective upwards, TTFT objective of short prompts to the right, both in ms."
             }
-            (drawing(|svg| plot::goodput_maps(svg, &map, &shown)))
+            (drawing(|svg| plot::share_maps(svg, &map, &shown)))
         } @else {
             (absent("the objective map (it needs the records of finished requests)"))
         }

@@ -7,6 +7,7 @@ use dualpool_types::{Arrangement, Bytes, Tuning};
 
 use super::{list, section};
 use crate::arms::Arm;
+use crate::beyond::lacking;
 use crate::metric::{self, Metric};
 use crate::objective_map::objectives;
 use crate::verdicts::label;
@@ -141,7 +142,10 @@ pub(super) fn not_measured(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
             missing.push(format!("{}: {}.", arm.name, absent.join(", ")));
         }
     }
-    missing.extend(artifacts.summary.iter().flat_map(unmeasured_comparisons));
+    if let Some(summary) = &artifacts.summary {
+        missing.extend(unmeasured_comparisons(summary));
+        missing.extend(lacking(&summary.comparisons, arms));
+    }
     html! {
         (section("What was not measured", ""))
         (list(&missing))
