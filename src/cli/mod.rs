@@ -72,7 +72,7 @@ enum Command {
     Top(top::Args),
     /// Serve a modelled fleet's traffic with the real router, in seconds and without engines; every figure is a forecast.
     Simulate(simulate::Args),
-    /// Draw runs and simulations: TTFT, ITL, goodput and queue depth, as SVG and PNG.
+    /// Draw runs and simulations: TTFT, ITL, share within objectives and queue depth, as SVG and PNG.
     Plot(plot::Args),
     /// Say why requests went where they went, of all or of one, from what a run or a simulation noted with --explain.
     Explain(explain::Args),

@@ -15,6 +15,9 @@ pub(super) struct Args {
     /// The folder of a run, as `dualpool run` printed it, or of a simulation.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
+    /// Print everything that report.html says in words: all verdicts, reasons, caveats and notes.
+    #[arg(long)]
+    full: bool,
     /// Print also how TTFT and TPOT settled in the course of a repetition, arm by arm.
     #[arg(long)]
     settle: bool,
@@ -33,13 +36,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     for (i, artifacts) in dualpool_report::load_workloads(&args.folder)?.iter().enumerate() {
+        // Before the text that names it.
+        let page = dualpool_report::write_html(&artifacts.dir).map_err(anyhow::Error::from)?;
         let gap = if i > 0 { "\n\n" } else { "" };
-        print(&format!("{gap}{}", dualpool_report::print(artifacts, columns())))?;
+        let text = match args.full {
+            true => format!("{}report: {}\n", dualpool_report::print_full(artifacts, columns()), page.display()),
+            false => dualpool_report::print(artifacts, columns()),
+        };
+        print(&format!("{gap}{text}"))?;
         if args.settle {
             print(&format!("\n{}", settle::table(artifacts)))?;
         }
-        let page = dualpool_report::write_html(&artifacts.dir).map_err(anyhow::Error::from)?;
-        print(&format!("report: {}\n", page.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -323,9 +323,7 @@ fn shown(dir: &Path, view: &View) -> Result<String, Failure> {
     let workloads = load_workloads(dir)?;
     let shown = workloads.iter().map(|workload| {
         let settled = if view.settle { format!("\n{}", settle::table(workload)) } else { String::new() };
-        let (dir, report) = (workload.dir.display(), workload.dir.join("report.html"));
-        let table = report::print(workload, view.columns);
-        format!("{table}{settled}\nartifacts: {dir}\nreport:    {}\n", report.display())
+        format!("{}{settled}", report::print(workload, view.columns))
     });
     Ok(shown.collect::<Vec<_>>().join("\n\n"))
 }

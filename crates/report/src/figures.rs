@@ -31,6 +31,10 @@ pub fn figures(
         throughput_rps: of(metric::THROUGHPUT),
         output_tokens_per_s: of(metric::OUTPUT_RATE),
         goodput_share: of(metric::GOODPUT),
+        tpot_share: of(metric::TPOT_SHARE),
+        goodput_rps: of(metric::GOODPUT_RPS),
+        tpot_goodput_rps: of(metric::TPOT_GOODPUT_RPS),
+        longest_itl_ms_p99: of(metric::LONGEST_ITL_P99),
         ttft_ms: ttft(&records),
         itl_ms: ItlSummary { p50: of(metric::ITL_P50), p95: of(metric::ITL_P95), p99: of(metric::ITL_P99) },
         queue_depth_mean: PerRole {
@@ -192,7 +196,8 @@ mod tests {
         let environment = crate::fixture::small().run.environment;
         let f = figures("arm", false, &[&moved, &slow, &failed], &[], &environment);
         assert_eq!(f.requests, 3);
-        assert_eq!(f.goodput_share, Some(1.0 / 3.0));
+        assert_eq!((f.goodput_share, f.tpot_share), (Some(1.0 / 3.0), Some(1.0 / 3.0)));
+        assert_eq!((f.goodput_rps, f.tpot_goodput_rps, f.longest_itl_ms_p99), (Some(5.0), Some(5.0), Some(60.0)));
         assert_eq!((f.completion_ms, f.throughput_rps, f.output_tokens_per_s), (Some(200.0), Some(10.0), Some(30.0)));
         assert_eq!((f.ttft_ms.short.p95, f.ttft_ms.long.p50), (Some(30.0), Some(100.0)));
         assert_eq!((f.ttft_ms.prefill_pool.p50, f.ttft_ms.decode_pool.p50), (Some(100.0), Some(30.0)));

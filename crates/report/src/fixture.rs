@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rand::Rng as _;
 
-use dualpool_types::arm::controlled;
+use dualpool_types::arm::{controlled, tried_candidates};
 use dualpool_types::artifact::*;
 use dualpool_types::records::{EngineSample, HandoffKind, HandoffRecord, LegRecord, Outcome, RequestRecord};
 use dualpool_types::{
@@ -14,7 +14,7 @@ use dualpool_types::{
 
 use super::Artifacts;
 use super::figures::figures;
-use super::metric::{self, Better, Unit};
+use super::metric::{self, Better, Metric, Unit};
 
 /// How an invented arm serves: medians in ms.
 #[derive(Clone, Copy)]
@@ -26,15 +26,38 @@ struct Service {
     /// How often a gap is a stall behind a prompt's chunk, and how long that is.
     stall_share: f64,
     stall: f64,
+    /// Whether one request of each repetition fails, so that failures are seen wherever they should be.
+    fails: bool,
 }
 
-const LEAST_LOAD: Service =
-    Service { policy: PolicyKind::LeastLoad, short_ttft: 210.0, long_ttft: 900.0, itl: 28.0, stall_share: 0.05, stall: 620.0 };
-const ROUND_ROBIN: Service = Service { policy: PolicyKind::RoundRobin, short_ttft: 330.0, ..LEAST_LOAD };
-const TUNED: Service =
-    Service { policy: PolicyKind::Balanced, short_ttft: 120.0, long_ttft: 1250.0, itl: 36.0, stall_share: 0.12, stall: 140.0 };
-const DEDICATED: Service =
-    Service { policy: PolicyKind::Dedicated, short_ttft: 85.0, long_ttft: 1500.0, itl: 27.0, stall_share: 0.06, stall: 240.0 };
+const LEAST_LOAD: Service = Service {
+    policy: PolicyKind::LeastLoad,
+    short_ttft: 210.0,
+    long_ttft: 900.0,
+    itl: 28.0,
+    stall_share: 0.05,
+    stall: 620.0,
+    fails: false,
+};
+const ROUND_ROBIN: Service = Service { policy: PolicyKind::RoundRobin, short_ttft: 330.0, fails: true, ..LEAST_LOAD };
+const TUNED: Service = Service {
+    policy: PolicyKind::Balanced,
+    short_ttft: 120.0,
+    long_ttft: 1250.0,
+    itl: 36.0,
+    stall_share: 0.12,
+    stall: 140.0,
+    fails: false,
+};
+const DEDICATED: Service = Service {
+    policy: PolicyKind::Dedicated,
+    short_ttft: 85.0,
+    long_ttft: 1500.0,
+    itl: 27.0,
+    stall_share: 0.06,
+    stall: 240.0,
+    fails: false,
+};
 const FULL: Service = Service {
     policy: PolicyKind::FullDisaggregation,
     short_ttft: 420.0,
@@ -42,9 +65,18 @@ const FULL: Service = Service {
     itl: 24.0,
     stall_share: 0.01,
     stall: 60.0,
+    fails: false,
 };
-const DUAL: Service =
-    Service { policy: PolicyKind::DualPool, short_ttft: 80.0, long_ttft: 1450.0, itl: 25.0, stall_share: 0.02, stall: 75.0 };
+const AUTO: Service = Service { policy: PolicyKind::Auto, ..TUNED };
+const DUAL: Service = Service {
+    policy: PolicyKind::DualPool,
+    short_ttft: 80.0,
+    long_ttft: 1450.0,
+    itl: 25.0,
+    stall_share: 0.02,
+    stall: 75.0,
+    fails: false,
+};
 
 /// Four arms and a control, 24 requests, 6 repetitions.
 pub(crate) fn small() -> Artifacts {
@@ -68,6 +100,19 @@ pub(crate) fn large() -> Artifacts {
         ("full_disaggregation", FULL),
         ("dual_pool", DUAL),
         ("best_found", DUAL),
+        ("shared_tuned_control", TUNED),
+    ];
+    artifacts(&arms, 36, 9)
+}
+
+/// The five arms that run where none are named, and a control, with planned comparisons: 36 requests, 9 repetitions.
+pub(crate) fn by_default() -> Artifacts {
+    let arms = [
+        ("shared_round_robin", Service { fails: false, ..ROUND_ROBIN }),
+        ("shared_tuned", TUNED),
+        ("dedicated", DEDICATED),
+        ("dual_pool", DUAL),
+        ("auto", AUTO),
         ("shared_tuned_control", TUNED),
     ];
     artifacts(&arms, 36, 9)
@@ -223,8 +268,7 @@ fn serve(arm: &str, service: Service, repetition: u32, requests: u32) -> Vec<Req
         let class = if index % 9 == 4 { Class::Long } else { Class::Short };
         served.push(request(arm, service, repetition, index, class, at, &mut rng));
     }
-    // One request of the last repetition fails, so that failures are seen wherever they should be.
-    if let (Some(last), "shared_round_robin") = (served.last_mut(), arm) {
+    if let Some(last) = served.last_mut().filter(|_| service.fails) {
         last.outcome = Outcome::Failed { error: RequestError::Cancelled { phase: Phase::Decode } };
     }
     served
@@ -337,7 +381,7 @@ fn sample(arm: &str, policy: PolicyKind, repetition: u32, requests: &[RequestRec
     samples
 }
 
-/// Ratios of the figures with an invented interval of 12 % to both sides, of shares 4 points.
+/// Ratios of the figures with an invented interval of 12 % to both sides, of shares 4 points: against two baselines, and of shares all others.
 fn comparisons(arms: &[ArmSummary], repetitions: u32) -> Vec<Comparison> {
     let metrics = [
         metric::GOODPUT,
@@ -348,40 +392,52 @@ fn comparisons(arms: &[ArmSummary], repetitions: u32) -> Vec<Comparison> {
         metric::THROUGHPUT,
         metric::COMPLETION,
     ];
-    let mut comparisons = Vec::new();
+    let mut comparisons: Vec<Comparison> = Vec::new();
     for baseline in [&arms[0], arms.iter().find(|a| a.name == "shared_tuned").unwrap()] {
         for candidate in
             arms.iter().filter(|a| a.name != baseline.name && (!a.control || controlled(&a.name) == Some(baseline.name.as_str())))
         {
-            for metric in metrics {
-                let both = (metric.read)(candidate).zip((metric.read)(baseline));
-                let (share, higher) = (metric.unit == Unit::Share, metric.better == Better::Higher);
-                let effect = both.map(|(c, b)| if share { c - b } else { c / b });
-                let even = if share { 0.0 } else { 1.0 };
-                let at = |end: f64| effect.map(|effect| if share { effect + end / 3.0 } else { effect * (1.0 + end) });
-                let (low, high) = (at(-0.12), at(0.12));
-                let verdict = match (low, high) {
-                    (Some(low), _) if low > even => [Verdict::Worse, Verdict::Better][usize::from(higher)],
-                    (_, Some(high)) if high < even => [Verdict::Better, Verdict::Worse][usize::from(higher)],
-                    (Some(_), Some(_)) => Verdict::Undecided,
-                    _ => Verdict::NotMeasured,
-                };
-                comparisons.push(Comparison {
-                    baseline: baseline.name.clone(),
-                    candidate: candidate.name.clone(),
-                    metric: metric.key.into(),
-                    planned: false,
-                    repetitions,
-                    ratio: effect.filter(|_| !share),
-                    difference: effect.filter(|_| share),
-                    p_value: None,
-                    visible: None,
-                    ci_low: low,
-                    ci_high: high,
-                    verdict,
-                });
+            comparisons.extend(metrics.into_iter().map(|metric| comparison(metric, baseline, candidate, repetitions)));
+        }
+    }
+    for (i, baseline) in arms.iter().enumerate() {
+        for candidate in arms[i + 1..].iter().filter(|a| !a.control) {
+            let known =
+                |c: &Comparison| [&c.baseline, &c.candidate].iter().all(|arm| [&baseline.name, &candidate.name].contains(arm));
+            if !comparisons.iter().any(known) {
+                comparisons.push(comparison(metric::GOODPUT, baseline, candidate, repetitions));
             }
         }
     }
     comparisons
+}
+
+fn comparison(metric: Metric, baseline: &ArmSummary, candidate: &ArmSummary, repetitions: u32) -> Comparison {
+    let both = (metric.read)(candidate).zip((metric.read)(baseline));
+    let (share, higher) = (metric.unit == Unit::Share, metric.better == Better::Higher);
+    let effect = both.map(|(c, b)| if share { c - b } else { c / b });
+    let even = if share { 0.0 } else { 1.0 };
+    let at = |end: f64| effect.map(|effect| if share { effect + end / 3.0 } else { effect * (1.0 + end) });
+    let (low, high) = (at(-0.12), at(0.12));
+    let verdict = match (low, high) {
+        (Some(low), _) if low > even => [Verdict::Worse, Verdict::Better][usize::from(higher)],
+        (_, Some(high)) if high < even => [Verdict::Better, Verdict::Worse][usize::from(higher)],
+        (Some(_), Some(_)) => Verdict::Undecided,
+        _ => Verdict::NotMeasured,
+    };
+    let planned = [metric::GOODPUT, metric::SHORT_TTFT_P95, metric::ITL_P99].iter().any(|planned| planned.key == metric.key);
+    Comparison {
+        baseline: baseline.name.clone(),
+        candidate: candidate.name.clone(),
+        metric: metric.key.into(),
+        planned: planned && baseline.name == "shared_tuned" && tried_candidates().any(|name| name == candidate.name),
+        repetitions,
+        ratio: effect.filter(|_| !share),
+        difference: effect.filter(|_| share),
+        p_value: None,
+        visible: None,
+        ci_low: low,
+        ci_high: high,
+        verdict,
+    }
 }

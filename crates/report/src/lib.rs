@@ -1,6 +1,10 @@
 //! Tables, plots, the objective map and the HTML report, from artifacts alone.
 
 mod arms;
+mod beyond;
+mod choose;
+mod command;
+mod conclusion;
 pub mod earlier;
 pub mod explain;
 mod figures;
@@ -13,9 +17,11 @@ pub mod measure;
 pub mod metric;
 mod objective_map;
 pub mod overview;
+mod paragraphs;
 mod plot;
 mod recommend;
 mod routing;
+mod screen;
 pub mod settle;
 pub mod simulated;
 mod svg;
@@ -29,6 +35,9 @@ mod words;
 mod fixture;
 
 pub use arms::complete_repetitions;
+pub use beyond::Beyond;
+pub use choose::REPETITIONS_MIN;
+pub use conclusion::{Conclusion, conclude};
 pub use figures::figures;
 pub use html::{ReportError, html, write_html};
 pub use live::live_migrations;
@@ -37,6 +46,7 @@ pub use objective_map::{Leaders, ObjectiveMap};
 pub use overview::{Overview, load_workloads, workload_folders};
 pub(crate) use plot::Curve;
 pub use plot::picture;
-pub use recommend::{REPETITIONS_MIN, Recommendation, recommend};
+pub use recommend::{Recommendation, recommend};
 pub use routing::routing;
-pub use terminal::print;
+pub use screen::print;
+pub use terminal::print_full;

@@ -65,7 +65,7 @@ pub fn load(dir: &Path) -> Result<Artifacts, LoadError> {
     let mut summary: Option<Summary> =
         translated(dir, "summary.json", "delete the file to report on the raw records alone, or repeat the run")?;
     if summary.is_none() {
-        notes.push("There is no summary.json: the run ended before its figures were made. The table is computed from requests.jsonl and samples.jsonl; there are no comparisons and no recommendation.".to_string());
+        notes.push("There is no summary.json: the run is not finished, or it was stopped before its figures were made. The table is computed from requests.jsonl and samples.jsonl; there are no comparisons and no recommendation.".to_string());
     }
     let mut requests = lines(dir, "requests.jsonl", "the distributions, the lanes and the objective map", &mut notes)?;
     let mut samples = finished(lines(dir, "samples.jsonl", "the queue depth over time", &mut notes)?, &requests, &mut notes);
@@ -143,6 +143,22 @@ mod tests {
         assert_eq!(read.samples, wrote.samples);
         assert_eq!(read.summary.unwrap().arms.len(), wrote.summary.unwrap().arms.len());
         assert_eq!(read.notes, ["The machine stood still."]);
+    }
+
+    #[test]
+    fn a_summary_from_before_the_second_rule_is_read() {
+        let (dir, _) = folder();
+        let path = dir.path().join("summary.json");
+        let mut summary: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        for arm in summary["arms"].as_array_mut().unwrap() {
+            for key in ["tpot_share", "goodput_rps", "tpot_goodput_rps", "longest_itl_ms_p99"] {
+                assert!(arm.as_object_mut().unwrap().remove(key).is_some(), "{key} is written");
+            }
+        }
+        std::fs::write(&path, summary.to_string()).unwrap();
+        let arm = &load(dir.path()).unwrap().summary.unwrap().arms[0];
+        assert_eq!((arm.tpot_share, arm.goodput_rps, arm.longest_itl_ms_p99), (None, None, None));
+        assert!(arm.goodput_share.is_some());
     }
 
     #[test]

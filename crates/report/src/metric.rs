@@ -8,7 +8,7 @@ use dualpool_types::artifact::ArmSummary;
 use dualpool_types::records::{EngineSample, RequestRecord};
 use dualpool_types::{Class, EngineId, Role, Wave};
 
-use crate::measure::{Repetitions, itls_ms, quantile, sorted, ttft_ms, within_objectives};
+use crate::measure::{Repetitions, itls_ms, quantile, sorted, ttft_ms, within_objectives, within_objectives_by_tpot};
 use crate::routing::{cached_share, queue_spread, same_engine_share};
 use crate::words::{figure, ms, percent};
 
@@ -74,8 +74,8 @@ impl Unit {
 pub enum Taken {
     /// The nearest-rank quantile over the pooled values of the records.
     Quantile(Series, f64),
-    /// The share of the requests that were within all their objectives.
-    Goodput,
+    /// The share of the requests of which this holds.
+    Share(fn(&RequestRecord) -> bool),
     /// Of a repetition as a whole, by the requests done in it and the seconds it took, and of all repetitions together.
     Whole { one: fn(f64, f64) -> f64, all: fn(&Repetitions) -> Option<f64> },
     /// From all there is.
@@ -95,16 +95,19 @@ pub enum Series {
     ForegroundTtft,
     /// Every gap between two tokens.
     Itl,
+    /// Of each request the longest gap.
+    LongestItl,
 }
 
 impl Series {
-    const COUNT: usize = Series::Itl as usize + 1;
+    const COUNT: usize = Series::LongestItl as usize + 1;
 
     /// What this request adds, in ms.
     pub fn of(self, request: &RequestRecord) -> impl Iterator<Item = f64> {
         let ttft = if self.counts_ttft_of(request) { ttft_ms(request) } else { None };
         let gaps = (self == Series::Itl).then(|| itls_ms(request));
-        ttft.into_iter().chain(gaps.into_iter().flatten())
+        let longest = if self == Series::LongestItl { itls_ms(request).reduce(f64::max) } else { None };
+        ttft.into_iter().chain(gaps.into_iter().flatten()).chain(longest)
     }
 
     fn counts_ttft_of(self, request: &RequestRecord) -> bool {
@@ -117,7 +120,7 @@ impl Series {
             Series::DecodePoolTtft => first_from(Role::Decode),
             Series::BackgroundTtft => request.wave == Some(Wave::Background),
             Series::ForegroundTtft => request.wave == Some(Wave::Foreground),
-            Series::Itl => false,
+            Series::Itl | Series::LongestItl => false,
         }
     }
 }
@@ -134,6 +137,17 @@ pub struct Records<'a> {
 impl<'a> Records<'a> {
     pub fn new(requests: &'a [&'a RequestRecord], samples: &'a [&'a EngineSample]) -> Records<'a> {
         Records { requests, samples, repetitions: Repetitions::of(requests.iter().copied()), sorted: Default::default() }
+    }
+
+    /// How many requests there are of which this holds.
+    fn counted(&self, holds: fn(&RequestRecord) -> bool) -> usize {
+        self.requests.iter().filter(|request| holds(request)).count()
+    }
+
+    /// How many of them there were per second, as throughput is computed.
+    fn per_s(&self, holds: fn(&RequestRecord) -> bool) -> Option<f64> {
+        let total_s = self.repetitions.total_s();
+        (total_s > 0.0).then(|| self.counted(holds) as f64 / total_s)
     }
 
     fn sorted(&self, series: Series) -> &[f64] {
@@ -160,8 +174,8 @@ impl Metric {
     pub fn of(&self, records: &Records) -> Option<f64> {
         match self.taken {
             Taken::Quantile(series, q) => quantile(records.sorted(series), q),
-            Taken::Goodput => {
-                let (good, all) = (records.requests.iter().filter(|r| within_objectives(r)).count(), records.requests.len());
+            Taken::Share(counts) => {
+                let (good, all) = (records.counted(counts), records.requests.len());
                 (all > 0).then(|| good as f64 / all as f64)
             }
             Taken::Whole { all, .. } => all(&records.repetitions),
@@ -206,11 +220,35 @@ const fn depth(
 
 pub const GOODPUT: Metric = Metric {
     key: "goodput_share",
-    name: "within objectives",
+    name: "share within objectives",
     unit: Unit::Share,
     better: Better::Higher,
-    taken: Taken::Goodput,
+    taken: Taken::Share(within_objectives),
     read: |a| a.goodput_share,
+};
+pub const TPOT_SHARE: Metric = Metric {
+    key: "tpot_share",
+    name: "share within objectives by TPOT",
+    unit: Unit::Share,
+    better: Better::Higher,
+    taken: Taken::Share(within_objectives_by_tpot),
+    read: |a| a.tpot_share,
+};
+pub const GOODPUT_RPS: Metric = Metric {
+    key: "goodput_rps",
+    name: "goodput",
+    unit: Unit::RequestsPerS,
+    better: Better::Higher,
+    taken: Taken::Records(|r| r.per_s(within_objectives)),
+    read: |a| a.goodput_rps,
+};
+pub const TPOT_GOODPUT_RPS: Metric = Metric {
+    key: "tpot_goodput_rps",
+    name: "goodput by TPOT",
+    unit: Unit::RequestsPerS,
+    better: Better::Higher,
+    taken: Taken::Records(|r| r.per_s(within_objectives_by_tpot)),
+    read: |a| a.tpot_goodput_rps,
 };
 pub const THROUGHPUT: Metric = Metric {
     key: "throughput_rps",
@@ -262,6 +300,8 @@ pub const FOREGROUND_TTFT_P95: Metric =
 pub const ITL_P50: Metric = latency("itl_ms.p50", "ITL", (Series::Itl, 0.5), |a| a.itl_ms.p50);
 pub const ITL_P95: Metric = latency("itl_ms.p95", "ITL", (Series::Itl, 0.95), |a| a.itl_ms.p95);
 pub const ITL_P99: Metric = latency("itl_ms.p99", "ITL", (Series::Itl, 0.99), |a| a.itl_ms.p99);
+pub const LONGEST_ITL_P99: Metric =
+    latency("longest_itl_ms_p99", "longest ITL", (Series::LongestItl, 0.99), |a| a.longest_itl_ms_p99);
 
 pub const PREFILL_DEPTH: Metric = depth(
     "queue_depth_mean.prefill",
@@ -301,8 +341,11 @@ pub const SAME_ENGINE_SHARE: Metric = Metric {
 };
 
 /// All of them.
-pub const METRICS: [Metric; 27] = [
+pub const METRICS: [Metric; 31] = [
     GOODPUT,
+    TPOT_SHARE,
+    GOODPUT_RPS,
+    TPOT_GOODPUT_RPS,
     THROUGHPUT,
     COMPLETION,
     OUTPUT_RATE,
@@ -323,6 +366,7 @@ pub const METRICS: [Metric; 27] = [
     ITL_P50,
     ITL_P95,
     ITL_P99,
+    LONGEST_ITL_P99,
     PREFILL_DEPTH,
     DECODE_DEPTH,
     SHARED_DEPTH,

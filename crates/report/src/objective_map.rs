@@ -1,16 +1,17 @@
 //! Which arrangement is best is a question of the objectives. The map answers it for a whole grid of them, from the raw records:
-//! the goodput each arm would have had, had the objectives been these.
+//! the share within objectives that each arm would have had, had the objectives been these.
 
 use dualpool_types::Class;
 use dualpool_types::artifact::SummaryObjectives;
 
 use super::Artifacts;
 use super::arms::Arm;
+use super::choose::Choice;
 use super::measure::{is_done, longest_itl_ms, quantile, sorted, ttft_ms};
 
 pub(crate) const COLUMNS: usize = 16;
 pub(crate) const ROWS: usize = 10;
-/// Arms whose goodput is at most this far below the best one's share a cell: a few requests of a run decide nothing.
+/// Arms whose share within objectives is at most this far below the best one's are in a cell together: a few requests of a run decide nothing.
 pub(crate) const TIE_SHARE: f64 = 0.02;
 
 /// The grid is log-spaced around what was observed, and its lines pass through the user's own objectives.
@@ -115,6 +116,84 @@ fn shares(points: &[(f64, f64)], requests: usize, ttft_ms: &[f64], itl_ms: &[f64
         *share /= requests.max(1) as f64;
     }
     met
+}
+
+/// Which of the objectives is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Objective {
+    Itl,
+    ShortTtft,
+}
+
+impl Objective {
+    pub(crate) fn with_article(self) -> &'static str {
+        match self {
+            Objective::Itl => "an ITL objective",
+            Objective::ShortTtft => "a short TTFT objective",
+        }
+    }
+
+    fn of(self, map: &ObjectiveMap, (column, row): (usize, usize)) -> f64 {
+        match self {
+            Objective::Itl => map.itl_ms[row],
+            Objective::ShortTtft => map.ttft_ms[column],
+        }
+    }
+}
+
+/// Where the answer turns: the first objective on the way from the user's own, tighter or looser, under which another arm would be clearly
+/// ahead of the choice.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Turn {
+    pub objective: Objective,
+    pub limit_ms: f64,
+    pub own_limit_ms: f64,
+    pub leaders: Vec<String>,
+    /// Shares of the leaders, and of the choice.
+    pub best: f64,
+    pub own: f64,
+}
+
+impl Turn {
+    /// On each of the four ways at most one.
+    pub(crate) fn all(artifacts: &Artifacts, choice: &Choice) -> Vec<Turn> {
+        let arms: Vec<&Arm> = choice.candidates.iter().chain(&choice.failed).copied().collect();
+        let Some(map) = objectives(artifacts).and_then(|own| ObjectiveMap::of(&arms, own)) else { return Vec::new() };
+        let Some(chosen) = arms.iter().position(|a| a.name == choice.arm.name) else { return Vec::new() };
+        let (column, row) = map.own;
+        let turn = |objective: Objective, cells: Vec<(usize, usize)>| {
+            let leads_another = |&(c, r): &(usize, usize)| {
+                let leaders = map.leaders(c, r).arms;
+                !leaders.is_empty() && !leaders.contains(&chosen)
+            };
+            let (c, r) = cells.into_iter().find(leads_another)?;
+            let leaders = map.leaders(c, r);
+            Some(Turn {
+                objective,
+                limit_ms: objective.of(&map, (c, r)),
+                own_limit_ms: objective.of(&map, map.own),
+                leaders: leaders.arms.iter().map(|&i| arms[i].name.to_string()).collect(),
+                best: leaders.best,
+                own: map.share[chosen][r][c],
+            })
+        };
+        let ways = [
+            turn(Objective::Itl, (0..row).rev().map(|r| (column, r)).collect()),
+            turn(Objective::Itl, (row + 1..map.itl_ms.len()).map(|r| (column, r)).collect()),
+            turn(Objective::ShortTtft, (0..column).rev().map(|c| (c, row)).collect()),
+            turn(Objective::ShortTtft, (column + 1..map.ttft_ms.len()).map(|c| (c, row)).collect()),
+        ];
+        ways.into_iter().flatten().collect()
+    }
+
+    pub(crate) fn direction(&self) -> &'static str {
+        if self.limit_ms < self.own_limit_ms { "tighter" } else { "looser" }
+    }
+
+    /// How far it is from the user's own objective, as a factor.
+    pub(crate) fn distance(&self) -> f64 {
+        (self.limit_ms / self.own_limit_ms).ln().abs()
+    }
 }
 
 #[cfg(test)]

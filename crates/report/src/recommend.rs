@@ -1,33 +1,17 @@
-//! What a user should serve with, and why.
-//!
-//! The rules:
-//! 1. The goal is the share of requests within the user's objectives. Arms that failed requests are not candidates while another arm failed none. A
-//!    control is never one. An exact run says nothing of speed, so nothing is recommended from it.
-//! 2. The candidate with the highest share leads. Every candidate that it was not shown to beat stays in the choice, be it equivalent or
-//!    undecided; where the run holds no such comparison, those stay whose shares are at most `TIE_SHARE` apart.
-//! 3. Of those that stay, the simplest is recommended: one pool before two, no KV moves before KV moves, default scheduler
-//!    settings before tuned ones. A split has to earn its place.
+//! What a user should serve with, and why, at full length. The rule is in `choose`; the same in five sentences is `conclusion`.
 //!
 //! What the choice costs (figures shown to be worse), what would change it (other objectives), and what makes the run a weak
 //! witness are caveats.
 
-use std::cmp::Reverse;
-
-use dualpool_types::Tuning;
 use dualpool_types::arm::controlled;
 use dualpool_types::artifact::{Comparison, Summary, Verdict};
 
 use super::arms::{Arm, arms};
-use super::objective_map::{ObjectiveMap, TIE_SHARE, objectives};
+use super::choose::{Choice, Decision, REPETITIONS_MIN, decide, of_shares, share};
+use super::objective_map::Turn;
 use super::verdicts::{finding, pairs};
 use super::words::{count, figure, ms, percent};
 use super::{Artifacts, metric};
-
-/// An arrangement that keeps fewer of its requests within objectives is none to serve with.
-const SERVED_MIN: f64 = 0.5;
-
-/// Fewer repetitions than this decide nothing.
-pub const REPETITIONS_MIN: u32 = 6;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recommendation {
@@ -39,79 +23,43 @@ pub struct Recommendation {
 
 pub fn recommend(artifacts: &Artifacts) -> Recommendation {
     let Some(summary) = &artifacts.summary else {
-        let reason = "The run ended before its figures were made, so there are no comparisons to decide by. Repeat it.";
-        return Recommendation { reasons: vec![reason.into()], ..Recommendation::default() };
+        return Recommendation { reasons: vec![NOT_FINISHED.into()], ..Recommendation::default() };
     };
-    if summary.exact {
-        let reason = "An exact run compares tokens, not speed: its requests were alone on the engines.";
-        return Recommendation { reasons: vec![reason.into()], ..Recommendation::default() };
-    }
     let all = arms(artifacts);
-    let measured: Vec<&Arm> = all.iter().filter(|a| !a.control && a.figures.goodput_share.is_some()).collect();
-    let sound: Vec<&Arm> = measured.iter().copied().filter(|a| a.figures.errors.is_empty()).collect();
-    let candidates = if sound.is_empty() { &measured } else { &sound };
-    let Some(leader) = candidates.iter().copied().min_by_key(|a| Reverse(ordered(goodput(a)))) else {
-        let reasons = vec!["No arm has a share of requests within objectives, so nothing can be recommended.".to_string()];
-        return Recommendation { arm: None, reasons, caveats: caveats(artifacts, summary, None) };
-    };
-    let caveats_of = |choice| caveats(artifacts, summary, choice);
-    if summary.repetitions < REPETITIONS_MIN {
-        let repetitions = count(summary.repetitions.into(), "repetition");
-        let mend = "measure longer, with --budget or --repetitions";
-        let reason = format!("{repetitions} per arm decide nothing; a verdict takes {REPETITIONS_MIN} at least: {mend}.");
-        return Recommendation { arm: None, reasons: vec![reason], caveats: caveats_of(None) };
-    }
-    if goodput(leader) < SERVED_MIN {
-        let reasons = vec![
-            within(candidates, summary),
+    let none = |reasons: Vec<String>| Recommendation { arm: None, reasons, caveats: caveats(artifacts, summary, None) };
+    match decide(&all, summary) {
+        Decision::Exact => Recommendation { reasons: vec![EXACT.into()], ..Recommendation::default() },
+        Decision::NoShares => {
+            none(vec!["No arm has a share of requests within objectives, so nothing can be recommended.".into()])
+        }
+        Decision::TooFewRepetitions(_) => {
+            none(vec![format!("{} Measure longer, with --budget or --repetitions.", too_few(summary))])
+        }
+        Decision::NoneServes(candidates) => none(vec![
+            within(&candidates, summary),
             "No arm keeps half of its requests within these objectives, so none is to be served with: offer less (--load), ask for less, \
              or add engines. The objective map shows what can be had."
                 .to_string(),
-        ];
-        return Recommendation { arm: None, reasons, caveats: caveats_of(None) };
+        ]),
+        Decision::Serve(choice) => {
+            let mut caveats = caveats(artifacts, summary, Some(choice.arm));
+            caveats.extend(Turn::all(artifacts, &choice).iter().map(|turn| objectives_matter(turn, choice.arm)));
+            Recommendation { arm: Some(choice.arm.name.to_string()), reasons: reasons(&choice, summary), caveats }
+        }
     }
-    let as_good: Vec<&Arm> = candidates.iter().copied().filter(|a| a.name == leader.name || !beats(leader, a, summary)).collect();
-    // `as_good` holds the leader at least, and ties keep the order of the run.
-    let choice = as_good.iter().copied().min_by_key(|a| complexity(a)).unwrap_or(leader);
-
-    let mut reasons = reasons(choice, leader, &as_good, candidates, summary);
-    let excluded: Vec<&str> = measured.iter().filter(|a| !candidates.iter().any(|c| c.name == a.name)).map(|a| a.name).collect();
-    if !excluded.is_empty() {
-        reasons.push(format!("Not considered, because requests failed: {}.", excluded.join(", ")));
-    }
-    let mut caveats = caveats(artifacts, summary, Some(choice));
-    caveats.extend(objective_caveats(artifacts, &measured, choice));
-    Recommendation { arm: Some(choice.name.to_string()), reasons, caveats }
 }
 
-fn goodput(arm: &Arm) -> f64 {
-    arm.figures.goodput_share.unwrap_or(0.0)
-}
+/// Why nothing is recommended from a run without figures.
+pub(crate) const NOT_FINISHED: &str =
+    "The run is not finished, or it was stopped before its figures were made: there are no comparisons to decide by.";
 
-/// A share as an integer that orders like it.
-fn ordered(share: f64) -> u64 {
-    (share.clamp(0.0, 1.0) * 1e9) as u64
-}
+/// Why nothing is recommended from an exact run.
+pub(crate) const EXACT: &str = "An exact run compares tokens, not speed: its requests were alone on the engines.";
 
-/// Whether the first arm has the higher goodput, as far as the run tells.
-fn beats(first: &Arm, second: &Arm, summary: &Summary) -> bool {
-    compared(first, second, summary).unwrap_or(goodput(first) - goodput(second) > TIE_SHARE)
-}
-
-/// Whether a comparison shows the first arm to have the higher goodput; none when the two were not compared.
-fn compared(first: &Arm, second: &Arm, summary: &Summary) -> Option<bool> {
-    let shows = |candidate: &Arm, baseline: &Arm, verdict: Verdict| {
-        let mut own = summary.comparisons.iter().filter(|c| c.metric == metric::GOODPUT.key && c.verdict != Verdict::NotMeasured);
-        let between = own.find(|c| c.candidate == candidate.name && c.baseline == baseline.name)?;
-        Some(between.verdict == verdict)
-    };
-    shows(first, second, Verdict::Better).or_else(|| shows(second, first, Verdict::Worse))
-}
-
-/// Orders arms from simple to involved. An arm the run does not describe comes last.
-fn complexity(arm: &Arm) -> (u8, usize) {
-    let Some(arrangement) = arm.arrangement else { return (u8::MAX, 0) };
-    (arrangement.policy.plainness(), arrangement.tunings.iter().filter(|t| **t != Tuning::default()).count())
+/// Why nothing is recommended from so few repetitions.
+pub(crate) fn too_few(summary: &Summary) -> String {
+    let repetitions = count(summary.repetitions.into(), "repetition");
+    format!("{repetitions} per arm decide nothing; a verdict takes {REPETITIONS_MIN} at least.")
 }
 
 fn within(candidates: &[&Arm], summary: &Summary) -> String {
@@ -121,25 +69,22 @@ fn within(candidates: &[&Arm], summary: &Summary) -> String {
         ms(o.ttft_short_ms),
         ms(o.ttft_long_ms),
         ms(o.itl_ms),
-        candidates.iter().map(|a| format!("{} {}%", a.name, percent(goodput(a)))).collect::<Vec<_>>().join(", "),
+        candidates.iter().map(|a| format!("{} {}%", a.name, percent(share(a)))).collect::<Vec<_>>().join(", "),
     )
 }
 
-fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], summary: &Summary) -> Vec<String> {
+fn reasons(choice: &Choice, summary: &Summary) -> Vec<String> {
+    let Choice { arm, leader, as_good, candidates, failed, repeated, .. } = choice;
     let mut reasons = vec![within(candidates, summary)];
-    let others: Vec<&str> = as_good.iter().map(|a| a.name).filter(|name| *name != choice.name).collect();
+    let others: Vec<&str> = as_good.iter().map(|a| a.name).filter(|name| *name != arm.name).collect();
     if !others.is_empty() {
-        reasons.push(format!(
-            "{} is the simplest of those that none is shown to beat: {}.",
-            choice.name,
-            others.iter().map(|other| standing(choice.name, other, summary)).collect::<Vec<_>>().join(", ")
-        ));
+        reasons.push(format!("{} is the simplest of the arms between which no difference is shown.", arm.name));
+        reasons.extend(others.iter().map(|other| standing(arm.name, other, summary)));
     }
-    let who =
-        if choice.name == leader.name { choice.name.to_string() } else { format!("{}, which leads by the figures,", leader.name) };
+    let who = if arm.name == leader.name { arm.name.to_string() } else { format!("{}, which leads by the figures,", leader.name) };
     let beaten: Vec<&Arm> = candidates.iter().copied().filter(|c| !as_good.iter().any(|a| a.name == c.name)).collect();
-    let (paired, unpaired): (Vec<&Arm>, Vec<&Arm>) = beaten.into_iter().partition(|a| compared(leader, a, summary).is_some());
-    let names = |arms: &[&Arm]| arms.iter().map(|a| a.name).collect::<Vec<_>>().join(", ");
+    let (paired, unpaired): (Vec<&Arm>, Vec<&Arm>) =
+        beaten.into_iter().partition(|a| of_shares(leader.name, a.name, summary).is_some());
     if !paired.is_empty() {
         reasons.push(format!("{who} is shown to keep more requests within objectives than {}.", names(&paired)));
     }
@@ -149,28 +94,33 @@ fn reasons(choice: &Arm, leader: &Arm, as_good: &[&Arm], candidates: &[&Arm], su
             names(&unpaired)
         ));
     }
-    reasons.extend(findings(choice, summary, Verdict::Better).map(|(against, what)| format!("Against {against}: {what}.")));
+    reasons.extend(findings(arm, summary, Verdict::Better).map(|(against, what)| format!("Against {against}: {what}.")));
+    reasons.extend(
+        repeated.iter().map(|(arm, same)| format!("{} has the same arrangement as {}, whose figures count.", arm.name, same.name)),
+    );
+    if !failed.is_empty() {
+        reasons.push(format!("Not considered, because requests failed: {}.", names(failed)));
+    }
     reasons
 }
 
-/// How another arm stands to the choice: `auto (undecided; it could gain up to 5.8 points)`.
+fn names(arms: &[&Arm]) -> String {
+    arms.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")
+}
+
+/// How another arm that stays in the choice stands to the one that is recommended.
 fn standing(choice: &str, other: &str, summary: &Summary) -> String {
-    let of = |c: &&Comparison| c.metric == metric::GOODPUT.key;
-    let as_candidate = summary.comparisons.iter().filter(of).find(|c| c.candidate == other && c.baseline == choice);
-    let as_baseline = summary.comparisons.iter().filter(of).find(|c| c.candidate == choice && c.baseline == other);
-    let verdict = as_candidate.or(as_baseline).map(|c| c.verdict);
-    let gain = as_candidate.and_then(|c| c.ci_high).or(as_baseline.and_then(|c| c.ci_low).map(|low| -low));
-    match (verdict, gain) {
-        (Some(Verdict::Equivalent), _) => format!("{other} (as good)"),
-        (Some(Verdict::Undecided), Some(gain)) if gain > 0.0 => {
-            format!("{other} (undecided; it could gain up to {:.1} points)", gain * 1e2)
+    let seen = of_shares(other, choice, summary);
+    match seen.map(|seen| (seen.verdict, seen.interval)) {
+        Some((Verdict::Equivalent, _)) => format!("{other} keeps as many requests within objectives."),
+        Some((_, Some((_, gain)))) if gain > 0.0 => {
+            format!("Whether {other} keeps more is undecided: it could gain up to {:.1} points.", gain * 1e2)
         }
-        (Some(Verdict::Undecided | Verdict::TooFew), _) => format!("{other} (undecided)"),
-        _ => other.to_string(),
+        _ => format!("Whether {other} keeps more is undecided."),
     }
 }
 
-/// What the choice showed against each baseline, other than goodput: `(baseline, findings)`.
+/// What the choice showed against each baseline, other than the share within objectives: `(baseline, findings)`.
 fn findings<'a>(choice: &'a Arm, summary: &'a Summary, verdict: Verdict) -> impl Iterator<Item = (&'a str, String)> {
     let own = summary.comparisons.iter().filter(move |c| c.candidate == choice.name && c.verdict == verdict);
     let own: Vec<&Comparison> = own.filter(|c| c.metric != metric::GOODPUT.key).collect();
@@ -232,39 +182,18 @@ pub(crate) fn is_control(comparison: &Comparison) -> bool {
         || controlled(&comparison.baseline) == Some(&comparison.candidate)
 }
 
-/// The nearest objectives, tighter or looser, under which another arm would be clearly ahead of the choice.
-fn objective_caveats(artifacts: &Artifacts, arms: &[&Arm], choice: &Arm) -> Vec<String> {
-    let Some(map) = objectives(artifacts).and_then(|own| ObjectiveMap::of(arms, own)) else { return Vec::new() };
-    let Some(chosen) = arms.iter().position(|a| a.name == choice.name) else { return Vec::new() };
-    let (column, row) = map.own;
-    type Cells = Vec<(usize, usize)>;
-    let walks: [(&str, bool, Cells); 4] = [
-        ("an ITL objective", true, (0..row).rev().map(|r| (column, r)).collect()),
-        ("an ITL objective", false, (row + 1..map.itl_ms.len()).map(|r| (column, r)).collect()),
-        ("a short TTFT objective", true, (0..column).rev().map(|c| (c, row)).collect()),
-        ("a short TTFT objective", false, (column + 1..map.ttft_ms.len()).map(|c| (c, row)).collect()),
-    ];
-    let mut said = Vec::new();
-    for (what, tighter, cells) in walks {
-        let lost = cells.into_iter().find(|&(c, r)| {
-            let leaders = map.leaders(c, r);
-            !leaders.arms.is_empty() && !leaders.arms.contains(&chosen)
-        });
-        let Some((c, r)) = lost else { continue };
-        let leaders = map.leaders(c, r);
-        let names: Vec<&str> = leaders.arms.iter().map(|&i| arms[i].name).collect();
-        let limit = if what.contains("ITL") { map.itl_ms[r] } else { map.ttft_ms[c] };
-        said.push(format!(
-            "With {what} of {} ms instead ({}), {} would lead with {}%, {} having {}%.",
-            figure(limit),
-            if tighter { "tighter" } else { "looser" },
-            names.join(", "),
-            percent(leaders.best),
-            choice.name,
-            percent(map.share[chosen][r][c]),
-        ));
-    }
-    said
+/// Under which other objectives another arm would lead.
+fn objectives_matter(turn: &Turn, choice: &Arm) -> String {
+    format!(
+        "With {} of {} ms instead ({}), {} would lead with {}%, {} having {}%.",
+        turn.objective.with_article(),
+        figure(turn.limit_ms),
+        turn.direction(),
+        turn.leaders.join(", "),
+        percent(turn.best),
+        choice.name,
+        percent(turn.own),
+    )
 }
 
 #[cfg(test)]
@@ -277,10 +206,10 @@ mod tests {
         artifacts.summary.as_mut().unwrap()
     }
 
-    /// Sets an arm's goodput and what it showed against `shared_tuned` on it.
-    fn set(artifacts: &mut Artifacts, arm: &str, goodput: f64, verdict: Verdict) {
+    /// Sets an arm's share within objectives and what it showed against `shared_tuned` on it.
+    fn set(artifacts: &mut Artifacts, arm: &str, share: f64, verdict: Verdict) {
         let summary = summary(artifacts);
-        summary.arms.iter_mut().find(|a| a.name == arm).unwrap().goodput_share = Some(goodput);
+        summary.arms.iter_mut().find(|a| a.name == arm).unwrap().goodput_share = Some(share);
         for c in &mut summary.comparisons {
             if c.candidate == arm && c.baseline == "shared_tuned" && c.metric == "goodput_share" {
                 c.verdict = verdict;
@@ -288,8 +217,11 @@ mod tests {
         }
     }
 
+    /// As an earlier version compared: candidates with baselines alone.
     fn all_alike() -> Artifacts {
         let mut artifacts = fixture::small();
+        let baselines = ["shared_least_load", "shared_tuned"];
+        summary(&mut artifacts).comparisons.retain(|c| baselines.contains(&&*c.baseline));
         for arm in ["shared_least_load", "shared_tuned", "full_disaggregation", "dual_pool"] {
             set(&mut artifacts, arm, 0.9, Verdict::Undecided);
         }
@@ -300,7 +232,7 @@ mod tests {
     fn no_difference_leads_to_the_simplest() {
         let said = recommend(&all_alike());
         assert_eq!(said.arm.as_deref(), Some("shared_least_load"));
-        assert!(said.reasons.join(" ").contains("is the simplest of those that none is shown to beat"), "{said:?}");
+        assert!(said.reasons.join(" ").contains("is the simplest of the arms between which no difference is shown"), "{said:?}");
     }
 
     #[test]
@@ -391,7 +323,7 @@ mod tests {
         artifacts.summary = None;
         let said = recommend(&artifacts);
         assert_eq!(said.arm, None);
-        assert!(said.reasons[0].contains("Repeat it"), "{said:?}");
+        assert!(said.reasons[0].contains("not finished"), "{said:?}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ const fn of(metric: Metric) -> Figure {
 }
 
 const COLUMNS: [Column; 11] = [
-    Column { heading: "within objectives", unit: "%", figures: &[of(metric::GOODPUT)], shown: always },
+    Column { heading: "share within objectives", unit: "%", figures: &[of(metric::GOODPUT)], shown: always },
     Column {
         heading: "short TTFT",
         unit: "p50/p95 ms",
@@ -85,7 +85,7 @@ fn routed(arms: &[Arm]) -> bool {
 }
 
 /// What explains the headings, below the table.
-const LEGEND: &str = "* best of the column, controls aside. within objectives: share of requests that met all of theirs. queue: mean depth \
+const LEGEND: &str = "* best of the column, controls aside. share within objectives: of the requests, those that met all of theirs. queue: mean depth \
 (waiting + running) of the prefill and the decode pool, or of all engines where they are shared. hand-offs: KV moves, all repetitions. n/m: not measured.";
 
 /// What explains the further headings where a router is what is measured.
@@ -160,8 +160,8 @@ mod tests {
     fn the_best_is_marked_and_a_control_never_is() {
         let mut artifacts = fixture::small();
         let summary = artifacts.summary.as_mut().unwrap();
-        for (arm, goodput) in summary.arms.iter_mut().zip([0.5, 0.9, 0.9, 0.2, 1.0]) {
-            arm.goodput_share = Some(goodput);
+        for (arm, share) in summary.arms.iter_mut().zip([0.5, 0.9, 0.9, 0.2, 1.0]) {
+            arm.goodput_share = Some(share);
             arm.ttft_ms.long.p95 = None;
             arm.itl_ms.p50 = Some(20.0);
         }

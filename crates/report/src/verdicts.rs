@@ -36,6 +36,11 @@ pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
+/// Whether a difference is shown, or that there is none.
+pub(crate) fn is_decided(comparison: &Comparison) -> bool {
+    matches!(comparison.verdict, Verdict::Better | Verdict::Worse | Verdict::Equivalent)
+}
+
 /// `short TTFT p95 0.61x (0.52-0.70) better`.
 pub(crate) fn finding(comparison: &Comparison) -> String {
     let name = label(&comparison.metric);
@@ -43,6 +48,51 @@ pub(crate) fn finding(comparison: &Comparison) -> String {
         Some(effect) => format!("{name} {effect} {}", verdict(comparison.verdict)),
         None => format!("{name} {}", verdict(comparison.verdict)),
     }
+}
+
+/// A comparison as it looks from one of its two arms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seen<'a> {
+    pub metric: &'a str,
+    /// The other arm.
+    pub against: &'a str,
+    pub planned: bool,
+    /// Own / other, or of shares own less other, with its interval.
+    pub estimate: Option<f64>,
+    pub interval: Option<(f64, f64)>,
+    pub is_difference: bool,
+    /// What the arm is against the other one.
+    pub verdict: Verdict,
+}
+
+/// None where the arm is neither of the two.
+pub(crate) fn seen<'a>(c: &'a Comparison, arm: &str) -> Option<Seen<'a>> {
+    let (is_difference, interval) = (c.difference.is_some(), c.ci_low.zip(c.ci_high));
+    let own = Seen {
+        metric: &c.metric,
+        against: &c.baseline,
+        planned: c.planned,
+        estimate: c.difference.or(c.ratio),
+        interval,
+        is_difference,
+        verdict: c.verdict,
+    };
+    if c.candidate == arm {
+        return Some(own);
+    }
+    let turned = |effect: f64| if is_difference { -effect } else { 1.0 / effect };
+    let verdict = match c.verdict {
+        Verdict::Better => Verdict::Worse,
+        Verdict::Worse => Verdict::Better,
+        neither => neither,
+    };
+    (c.baseline == arm).then(|| Seen {
+        against: &c.candidate,
+        estimate: own.estimate.map(turned),
+        interval: interval.map(|(low, high)| (turned(high), turned(low))),
+        verdict,
+        ..own
+    })
 }
 
 /// All that one arm showed against another, in one sentence: what is better, what is worse, then what is neither.
@@ -73,6 +123,33 @@ pub(crate) fn pairs<'a>(comparisons: &[&'a Comparison]) -> Vec<(&'a str, &'a str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_comparison_is_seen_from_either_side() {
+        let c = |ratio: Option<f64>, difference: Option<f64>| Comparison {
+            baseline: "shared_tuned".into(),
+            candidate: "dual_pool".into(),
+            metric: "ttft_ms.short.p95".into(),
+            planned: true,
+            repetitions: 6,
+            ratio,
+            difference,
+            ci_low: ratio.map(|_| 0.4).or(Some(-0.02)),
+            ci_high: ratio.map(|_| 0.8).or(Some(0.04)),
+            p_value: None,
+            visible: None,
+            verdict: Verdict::Better,
+        };
+        let (latency, share) = (c(Some(0.5), None), c(None, Some(0.01)));
+        let own = seen(&latency, "dual_pool").unwrap();
+        assert_eq!((own.against, own.estimate, own.interval), ("shared_tuned", Some(0.5), Some((0.4, 0.8))));
+        let other = seen(&latency, "shared_tuned").unwrap();
+        assert_eq!((other.against, other.estimate, other.interval), ("dual_pool", Some(2.0), Some((1.25, 2.5))));
+        assert_eq!((own.verdict, other.verdict), (Verdict::Better, Verdict::Worse));
+        let other = seen(&share, "shared_tuned").unwrap();
+        assert_eq!((other.estimate, other.interval), (Some(-0.01), Some((-0.04, 0.02))));
+        assert_eq!(seen(&share, "auto"), None);
+    }
 
     #[test]
     fn a_sentence_says_what_differs_and_what_does_not() {
@@ -108,7 +185,7 @@ mod tests {
         let said = sentence(&all.iter().collect::<Vec<_>>());
         assert_eq!(
             said,
-            "within objectives +3.1 points (-0.4 to +6.6) better; short TTFT p95 0.61x (0.55-0.67) better; \
+            "share within objectives +3.1 points (-0.4 to +6.6) better; short TTFT p95 0.61x (0.55-0.67) better; \
              long TTFT p95 1.50x (1.35-1.65) worse; throughput: as good; ITL p50: undecided; some.new.key: not measured"
         );
     }

@@ -189,6 +189,11 @@ impl Arrangement {
         self
     }
 
+    /// Whether both serve alike, whatever they are called.
+    pub fn is_same_as(&self, other: &Arrangement) -> bool {
+        Arrangement { name: self.name.clone(), ..other.clone() } == *self
+    }
+
     /// Checks all that can be checked without knowing the engines; `Router::arrange` checks the rest.
     pub fn validate(&self, engines: usize) -> Result<(), ArrangementError> {
         for (what, given) in [("roles", self.roles.len()), ("tunings", self.tunings.len())] {
@@ -237,6 +242,13 @@ mod tests {
         let arrangement = Arrangement::shared("ll", PolicyKind::LeastLoad, 2, NONE);
         assert_eq!(arrangement.validate(2), Ok(()));
         assert!(arrangement.validate(3).unwrap_err().to_string().contains("2 roles for 3 engines"));
+    }
+
+    #[test]
+    fn a_name_does_not_make_an_arrangement_another_one() {
+        let first = Arrangement::shared("first", PolicyKind::LeastLoad, 2, NONE);
+        assert!(first.is_same_as(&Arrangement { name: "second".into(), ..first.clone() }));
+        assert!(!first.is_same_as(&Arrangement { policy: PolicyKind::Auto, ..first.clone() }));
     }
 
     #[test]

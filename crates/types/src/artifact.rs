@@ -502,6 +502,19 @@ pub struct ArmSummary {
     /// The share of requests within their TTFT objective and with no ITL over their ITL objective, 0 to 1.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub goodput_share: Option<f64>,
+    /// The share of requests within their TTFT objective and with a mean ITL (TPOT) within their ITL objective, 0 to 1.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub tpot_share: Option<f64>,
+    /// Of the completed requests per second, those that `goodput_share` counts.
+    #[serde(default)]
+    pub goodput_rps: Option<f64>,
+    /// Of the completed requests per second, those that `tpot_share` counts.
+    #[serde(default)]
+    pub tpot_goodput_rps: Option<f64>,
+    /// The 99th percentile over the requests of each one's longest ITL, in milliseconds.
+    #[serde(default)]
+    pub longest_itl_ms_p99: Option<f64>,
     /// The time from arrival to first token in milliseconds.
     pub ttft_ms: TtftSummary,
     /// The time between consecutive output tokens in milliseconds, over all gaps of all requests.

@@ -7,6 +7,7 @@ pub mod artifact;
 mod clock;
 mod copy_line;
 mod cpu_list;
+mod description;
 mod engine;
 mod error;
 mod failure;
@@ -29,6 +30,7 @@ pub use arrangement::{Arrangement, ArrangementError, LONG_PROMPT_TOKENS_MIN, Pol
 pub use clock::{Clock, ManualClock, MonotonicClock, Time, age};
 pub use copy_line::CopyLine;
 pub use cpu_list::{CPUS_MAX, CpuList};
+pub use description::Description;
 pub use engine::EngineInfo;
 pub use error::{Phase, RejectReason, RequestError};
 pub use failure::{FAILED, Failure, USAGE, UserError};

@@ -4,12 +4,9 @@
 //! share of runs in which any of them is called different wrongly below `looks::ERROR`. All others explore: they are judged once, at the end,
 //! by Benjamini and Hochberg's procedure. docs/measuring.md says what each rule is for.
 
-use std::collections::BTreeSet;
-
-use dualpool_report::REPETITIONS_MIN;
-use dualpool_report::measure::{is_done, quantile, sorted};
-use dualpool_report::metric::{self, Better, Metric, Records, Series, Taken, Unit};
-use dualpool_types::Micros;
+use dualpool_report::measure::is_done;
+use dualpool_report::metric::{self, Better, Metric, Records, Unit};
+use dualpool_report::{Beyond, REPETITIONS_MIN};
 use dualpool_types::arm::{baselines, controlled, strongest_baseline, tried_candidates};
 use dualpool_types::artifact::{Comparison, Verdict};
 use dualpool_types::records::RequestRecord;
@@ -21,10 +18,6 @@ use super::metric::compared;
 /// A difference within this share (of latencies) or these points (of shares) does not matter.
 const MARGIN_RATIO: f64 = 0.10;
 const MARGIN_SHARE: f64 = 0.03;
-
-/// A verdict on a quantile takes so many requests beyond it (engine steps, for gaps between tokens), from so many repetitions.
-const BEYOND_MIN: usize = 10;
-const BEYOND_REPETITIONS_MIN: usize = 3;
 
 const WITHIN: &Metric = &metric::GOODPUT;
 
@@ -115,23 +108,7 @@ impl Arm<'_> {
 
     /// Whether enough lies beyond the quantile, in all repetitions together, to tell it by.
     fn reaches(&self, metric: &Metric) -> bool {
-        let Taken::Quantile(series, q) = metric.taken else { return true };
-        let (mut beyond, mut steps, mut repetitions) = (0.0, 0, 0);
-        for requests in &self.repetitions {
-            let values = sorted(requests.iter().flat_map(|request| series.of(request)));
-            let Some(at) = quantile(&values, q) else { continue };
-            repetitions += 1;
-            beyond += values.len() as f64 * (1.0 - q);
-            if series == Series::Itl {
-                // Requests that get a token at the same moment get it from the same step.
-                let gaps = requests.iter().flat_map(|request| request.token_us.windows(2));
-                let ends = gaps.filter(|gap| (gap[1] - gap[0]).as_ms() >= at).map(|gap| gap[1]);
-                steps += ends.collect::<BTreeSet<Micros>>().len();
-            }
-        }
-        let of_steps = series != Series::Itl || steps >= BEYOND_MIN;
-        // Half of a request: what 200 times 0.05 is short of 10 in binary does not count.
-        beyond.round() as usize >= BEYOND_MIN && of_steps && repetitions >= BEYOND_REPETITIONS_MIN
+        Beyond::of(metric, &self.repetitions).is_none_or(|beyond| beyond.suffices())
     }
 }
 

@@ -118,6 +118,26 @@ fn a_run_is_summed_up_by_arm_and_term() {
 }
 
 #[test]
+fn the_first_choice_of_auto_is_said_to_have_no_forecast() {
+    let to = dualpool_types::Arrangement::shared("least_load", PolicyKind::LeastLoad, 2, dualpool_types::Tuning::default());
+    let chosen = |forecast: Option<f64>| {
+        note(RouterNote::Rearranged {
+            from: "auto".into(),
+            to: to.clone(),
+            forecast_from: forecast.map(|share| share - 0.1),
+            forecast_to: forecast,
+            requests: 40,
+        })
+    };
+    let dir = folder(&[chosen(None)], "");
+    let text = table(&explain(dir.path()).unwrap()[0]);
+    assert!(text.contains("1 x, before any forecast") && !text.contains("n/m to"), "{text}");
+    let dir = folder(&[chosen(None), chosen(Some(0.9))], "");
+    let text = table(&explain(dir.path()).unwrap()[0]);
+    assert!(text.contains("2 x, 80.0 to 90.0"), "{text}");
+}
+
+#[test]
 fn a_request_is_told_decision_by_decision() {
     let dir = folder(&two_placements(), FATES);
     let text = told(dir.path(), RequestId(9)).unwrap();

@@ -9,7 +9,7 @@ use super::evidence::{SCORE, Weights};
 use super::moments::Moments;
 use super::tally::{Arranged, Policy, Tally, Term};
 use crate::grid::{aligned, bare};
-use crate::words::{NOT_MEASURED, count, figure, or_not_measured, percent};
+use crate::words::{NOT_MEASURED, count, figure, percent};
 
 const LEGEND: &str = "\
 least loaded: by the policy's own figure of load. cached: in the prefix cache of the first engine of each
@@ -108,7 +108,7 @@ fn rows(arms: &[(String, Tally)]) -> Vec<(String, Vec<Option<String>>)> {
         });
     }
     for name in keys(arms, |tally| &tally.arrangements) {
-        row(format!("auto chose {name}, goodput forecast"), &|tally| tally.arrangements.get(&name).map(arranged));
+        row(format!("auto chose {name}, share within objectives forecast"), &|tally| tally.arrangements.get(&name).map(arranged));
     }
     rows
 }
@@ -127,9 +127,13 @@ fn share(part: u64, whole: u64) -> Option<String> {
     (whole > 0).then(|| percent(part as f64 / whole as f64))
 }
 
+/// The first choice comes before there are requests to forecast with.
 fn arranged(arranged: &Arranged) -> String {
-    let [before, after] = [arranged.forecast_before, arranged.forecast].map(|forecast| or_not_measured(forecast.mean(), percent));
-    format!("{} x, {before} to {after}", arranged.times)
+    let times = format!("{} x", arranged.times);
+    match (arranged.forecast_before.mean(), arranged.forecast.mean()) {
+        (Some(before), Some(after)) => format!("{times}, {} to {}", percent(before), percent(after)),
+        _ => format!("{times}, before any forecast"),
+    }
 }
 
 /// The score first, then what it is made of.

@@ -10,7 +10,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use thiserror::Error;
 
 use crate::arms::{Arm, arms};
-use crate::recommend::recommend;
+use crate::conclusion::{Conclusion, conclude};
+use crate::recommend::{Recommendation, recommend};
 use crate::svg::{Svg, legible};
 use crate::{Artifacts, LoadError, load};
 
@@ -54,8 +55,9 @@ pub fn html(artifacts: &Artifacts) -> String {
 fn body(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     html! {
         (run::heading(artifacts))
-        (recommendation(artifacts))
+        (conclusion(artifacts))
         (tables::arms(artifacts, arms))
+        (tables::by_two_rules(arms))
         (run::what_was_run(artifacts, arms))
         (plots::objective_map(artifacts, arms))
         (plots::comparisons(artifacts, arms))
@@ -72,20 +74,23 @@ fn body(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     }
 }
 
-fn recommendation(artifacts: &Artifacts) -> Markup {
-    let said = recommend(artifacts);
+/// The sentences that the run ends with on a terminal; behind them, folded, all that they rest on.
+fn conclusion(artifacts: &Artifacts) -> Markup {
+    let Conclusion { sentences, command } = conclude(artifacts);
+    let Recommendation { reasons, caveats, .. } = recommend(artifacts);
+    let (answer, rest) = sentences.split_first().map_or(("", &[][..]), |(answer, rest)| (answer.as_str(), rest));
     html! {
         div class="verdict" {
-            p class="answer" {
-                @match &said.arm {
-                    Some(arm) => { "Serve with " (arm) "." }
-                    None => { "No recommendation." }
+            p class="answer" { (answer) }
+            @for sentence in rest { p { (sentence) } }
+            @if let Some(command) = command { pre { (command) } }
+            details {
+                summary { "Reasons and caveats" }
+                (list(&reasons))
+                @if !caveats.is_empty() {
+                    h3 { "But" }
+                    (list(&caveats))
                 }
-            }
-            (list(&said.reasons))
-            @if !said.caveats.is_empty() {
-                h3 { "But" }
-                (list(&said.caveats))
             }
         }
     }
@@ -159,6 +164,7 @@ fn swatches(names: &[(&str, &str)]) -> Markup {
 mod tests {
     use super::*;
     use crate::fixture;
+    use crate::verdicts::{finding, is_decided};
     use dualpool_types::artifact::ErrorCount;
 
     fn parse(page: &str) -> roxmltree::Document<'_> {
@@ -182,7 +188,7 @@ mod tests {
         let drawings: Vec<&str> = tree.descendants().filter_map(|n| n.attribute("aria-label")).collect();
         for part in [
             "Objective map",
-            "Goodput of every arm",
+            "Share within objectives of every arm",
             "Ratios",
             "Distributions",
             "second token",
@@ -192,6 +198,39 @@ mod tests {
             assert!(drawings.iter().any(|d| d.contains(part)), "no drawing of `{part}` among {drawings:?}");
         }
         assert!(text.contains("dualpool run dual_pool --mix balanced"), "the command to repeat it");
+    }
+
+    #[test]
+    fn the_page_begins_with_the_sentences_that_the_run_ends_with_on_a_terminal() {
+        let artifacts = fixture::by_default();
+        let page = html(&artifacts);
+        let text = text(&parse(&page));
+        let Conclusion { sentences, command } = conclude(&artifacts);
+        let mut after = &text[..text.find("The arms").unwrap()];
+        for said in sentences.iter().chain(&command) {
+            let (_, rest) = after.split_once(said.as_str()).unwrap_or_else(|| panic!("`{said}` is not where it belongs"));
+            after = rest;
+        }
+    }
+
+    #[test]
+    fn what_decided_nothing_is_folded_with_its_interval() {
+        let artifacts = fixture::by_default();
+        let page = html(&artifacts);
+        let tree = parse(&page);
+        let folded: String = tree
+            .descendants()
+            .filter(|n| n.has_tag_name("details"))
+            .filter(|n| n.first_element_child().and_then(|heading| heading.text()).is_some_and(|said| !said.contains("caveats")))
+            .flat_map(|n| n.descendants())
+            .filter_map(|n| n.is_text().then(|| n.text()).flatten())
+            .collect();
+        let summary = artifacts.summary.as_ref().unwrap();
+        for c in &summary.comparisons {
+            let said = finding(c);
+            assert!(said.contains('('), "{said} has its interval");
+            assert_eq!(folded.contains(&said), !is_decided(c), "{said}");
+        }
     }
 
     #[test]

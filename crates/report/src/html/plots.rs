@@ -2,21 +2,21 @@
 
 use maud::{Markup, html};
 
-use dualpool_types::arm::controlled;
 use dualpool_types::artifact::Comparison;
 
 use super::{absent, drawing, legend, section, swatches};
 use crate::arms::Arm;
 use crate::measure::Stages;
 use crate::objective_map::{ObjectiveMap, TIE_SHARE, objectives};
-use crate::verdicts::{pairs, sentence};
+use crate::verdicts::{finding, is_decided, pairs};
+use crate::words::count;
 use crate::{Artifacts, plot};
 
 pub(super) fn objective_map(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     let note = format!(
-        "Which arm has the highest goodput if these were the objectives, recomputed from every request: a request counts when it is done, its first \
+        "Which arm has the largest share within objectives if these were the objectives, recomputed from every request: a request counts when it is done, its first \
          token came within the TTFT objective of its kind, and no gap was over the ITL objective. A cell shows the letters and colours of the \
-         leading arms and the best goodput; arms within {:.0} points of the best share it (A=B); a dash means that hardly any request of any arm met the objectives. Strong colour: high goodput. The outlined cell is \
+         leading arms and the best share; arms within {:.0} points of the best share it (A=B); a dash means that hardly any request of any arm met the objectives. Strong colour: a large share. The outlined cell is \
          yours.",
         TIE_SHARE * 100.0
     );
@@ -27,11 +27,11 @@ pub(super) fn objective_map(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
         @if let Some(map) = map {
             (legend(&shown))
             (drawing(|svg| plot::leader_map(svg, &map, &shown)))
-            h3 { "Goodput of every arm, % of its requests" }
+            h3 { "Share within objectives of every arm, %" }
             p class="note" {
                 "The same grid: ITL objective upwards, TTFT objective of short prompts to the right, both in ms."
             }
-            (drawing(|svg| plot::goodput_maps(svg, &map, &shown)))
+            (drawing(|svg| plot::share_maps(svg, &map, &shown)))
         } @else {
             (absent("the objective map (it needs the records of finished requests)"))
         }
@@ -50,7 +50,7 @@ pub(super) fn comparisons(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
         (section(
             "Comparisons",
             "Ratio of each arm to the baseline with its 95% interval (Student's t over repetitions). Filled: a difference is shown. Hollow: none is shown. \
-             The control is the baseline run a second time: its distance from 1 is what chance does.",
+             Folded: what decided nothing. The control is the baseline run a second time: its distance from 1 is what chance does.",
         ))
         @if all.is_empty() {
             (absent("comparisons between arms"))
@@ -61,15 +61,31 @@ pub(super) fn comparisons(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
     }
 }
 
+/// What is decided, and folded what is not.
 fn against(baseline: &str, own: Vec<&Comparison>, arms: &[Arm]) -> Markup {
+    let (decided, open): (Vec<&Comparison>, Vec<&Comparison>) = own.into_iter().partition(|c| is_decided(c));
     html! {
         h3 { "Against " (baseline) }
-        (drawing(|svg| plot::forest(svg, arms, &own)))
+        @if decided.is_empty() {
+            p { "Nothing is decided." }
+        } @else {
+            (drawn(&decided, arms))
+        }
+        @if !open.is_empty() {
+            details {
+                summary { (count(open.len() as u64, "comparison")) " that decided nothing" }
+                (drawn(&open, arms))
+            }
+        }
+    }
+}
+
+fn drawn(comparisons: &[&Comparison], arms: &[Arm]) -> Markup {
+    html! {
+        (drawing(|svg| plot::forest(svg, arms, comparisons)))
         ul class="verdicts" {
-            @for (_, candidate, group) in pairs(&own) {
-                @if controlled(candidate).is_none() {
-                    li { b { (candidate) } ": " (sentence(&group)) }
-                }
+            @for (_, candidate, group) in pairs(comparisons) {
+                li { b { (candidate) } ": " (group.iter().map(|c| finding(c)).collect::<Vec<_>>().join("; ")) }
             }
         }
     }

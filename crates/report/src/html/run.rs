@@ -6,12 +6,13 @@ use dualpool_types::artifact::{Summary, Verdict};
 use dualpool_types::{Arrangement, Bytes, Tuning};
 
 use super::{list, section};
-use crate::Artifacts;
 use crate::arms::Arm;
+use crate::beyond::lacking;
 use crate::metric::{self, Metric};
 use crate::objective_map::objectives;
 use crate::verdicts::label;
 use crate::words::{count, figure, ms};
+use crate::{Artifacts, command};
 
 pub(super) fn heading(artifacts: &Artifacts) -> Markup {
     let (run, env) = (&artifacts.run, &artifacts.run.environment);
@@ -36,7 +37,7 @@ pub(super) fn what_was_run(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
             }
         }
         h3 { "To repeat it" }
-        pre { (run.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")) }
+        pre { (command::repeated(run)) }
         details {
             summary { "All settings" }
             pre { (serde_json::to_string_pretty(&run.settings).unwrap_or_default()) }
@@ -115,12 +116,6 @@ fn tuning(t: &Tuning) -> String {
     if set.is_empty() { "scheduler as started".to_string() } else { set.join(" ") }
 }
 
-/// A word as a POSIX shell takes it back.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
-
 /// The figures that a reader looks for in every arm.
 const LOOKED_FOR: [Metric; 5] =
     [metric::GOODPUT, metric::SHORT_TTFT_P95, metric::LONG_TTFT_P95, metric::ITL_P99, metric::OUTPUT_RATE];
@@ -147,7 +142,10 @@ pub(super) fn not_measured(artifacts: &Artifacts, arms: &[Arm]) -> Markup {
             missing.push(format!("{}: {}.", arm.name, absent.join(", ")));
         }
     }
-    missing.extend(artifacts.summary.iter().flat_map(unmeasured_comparisons));
+    if let Some(summary) = &artifacts.summary {
+        missing.extend(unmeasured_comparisons(summary));
+        missing.extend(lacking(&summary.comparisons, arms));
+    }
     html! {
         (section("What was not measured", ""))
         (list(&missing))
@@ -163,14 +161,4 @@ fn unmeasured_comparisons(summary: &Summary) -> Vec<String> {
     unmeasured
         .map(|c| format!("{} of {} against {}: too few samples, or failed requests.", label(&c.metric), c.candidate, c.baseline))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_can_be_pasted_back() {
-        assert_eq!(["run", "--mix=a", "two words", "it's", ""].map(quoted), ["run", "--mix=a", "'two words'", r"'it'\''s'", "''"]);
-    }
 }

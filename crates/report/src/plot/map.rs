@@ -1,4 +1,4 @@
-//! The objective map as a drawing: which arm leads where, and below it the goodput of every arm in the same grid.
+//! The objective map as a drawing: which arm leads where, and below it the share within objectives of every arm in the same grid.
 
 use super::{Anchor, WIDTH, drawing, label, rect};
 use crate::arms::Arm;
@@ -27,12 +27,12 @@ impl Grid {
     }
 }
 
-/// Each cell has the colours and letters of the arms that lead there, the stronger the higher their goodput.
+/// Each cell has the colours and letters of the arms that lead there, the stronger the larger their share within objectives.
 pub(crate) fn leader_map(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
     let (columns, rows) = (map.ttft_ms.len(), map.itl_ms.len());
     let left = 92.0;
     let grid = Grid { left, top: 8.0, cell: ((WIDTH - left - 4.0) / columns as f64, 36.0), rows };
-    drawing(m, grid.bottom() + 66.0, "Objective map: the arms with the highest goodput", |m| {
+    drawing(m, grid.bottom() + 66.0, "Objective map: the arms with the largest share within objectives", |m| {
         for row in 0..rows {
             for column in 0..columns {
                 leader_cell(m, &grid, map, arms, (column, row));
@@ -66,8 +66,8 @@ fn leader_cell(m: &mut Svg, grid: &Grid, map: &ObjectiveMap, arms: &[&Arm], (col
     let (x, y) = grid.corner(column, row);
     let (width, height) = (grid.cell.0 - 1.0, grid.cell.1 - 1.0);
     m.el("g", &[], |m| {
-        let goodput = |(i, arm): (usize, &&Arm)| format!("{} {}%", arm.name, percent(map.share[i][row][column]));
-        let all: Vec<String> = arms.iter().enumerate().map(goodput).collect();
+        let share = |(i, arm): (usize, &&Arm)| format!("{} {}%", arm.name, percent(map.share[i][row][column]));
+        let all: Vec<String> = arms.iter().enumerate().map(share).collect();
         let at = format!("TTFT {} ms, ITL {} ms", figure(map.ttft_ms[column]), figure(map.itl_ms[row]));
         m.leaf("title", &[], format!("{at}: {}", all.join(", ")));
         rect(m, (x, y), (width, height), "cell");
@@ -93,36 +93,41 @@ fn leader_cell(m: &mut Svg, grid: &Grid, map: &ObjectiveMap, arms: &[&Arm], (col
     });
 }
 
-/// The goodput of each arm at every point of the map, in percent.
-pub(crate) fn goodput_maps(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
+/// The share within objectives of each arm at every point of the map, in percent.
+pub(crate) fn share_maps(m: &mut Svg, map: &ObjectiveMap, arms: &[&Arm]) {
     const COLUMNS: usize = 2;
     let (columns, rows) = (map.ttft_ms.len(), map.itl_ms.len());
     let panel = WIDTH / COLUMNS as f64;
     let cell = ((panel - 62.0) / columns as f64, 17.0);
     let height = rows as f64 * cell.1 + 58.0;
-    drawing(m, arms.len().div_ceil(COLUMNS) as f64 * height, "Goodput of every arm over the objective map, in percent", |m| {
-        for (i, arm) in arms.iter().enumerate() {
-            let (left, top) = ((i % COLUMNS) as f64 * panel + 44.0, (i / COLUMNS) as f64 * height + 22.0);
-            let grid = Grid { left, top, cell, rows };
-            label(m, left, top - 7.0, Anchor::Start, &format!("letter {}", arm.class), &arm.letter);
-            label(m, left + 20.0, top - 7.0, Anchor::Start, "panel", arm.name);
-            for (row, shares) in map.share[i].iter().enumerate() {
-                let y = grid.corner(0, row).1 + 12.5;
-                label(m, left - 6.0, y, Anchor::End, emphasis(row == map.own.1), figure(map.itl_ms[row]));
-                for (column, &share) in shares.iter().enumerate() {
-                    goodput_cell(m, &grid, (column, row), share, &arm.class);
+    drawing(
+        m,
+        arms.len().div_ceil(COLUMNS) as f64 * height,
+        "Share within objectives of every arm over the objective map, in percent",
+        |m| {
+            for (i, arm) in arms.iter().enumerate() {
+                let (left, top) = ((i % COLUMNS) as f64 * panel + 44.0, (i / COLUMNS) as f64 * height + 22.0);
+                let grid = Grid { left, top, cell, rows };
+                label(m, left, top - 7.0, Anchor::Start, &format!("letter {}", arm.class), &arm.letter);
+                label(m, left + 20.0, top - 7.0, Anchor::Start, "panel", arm.name);
+                for (row, shares) in map.share[i].iter().enumerate() {
+                    let y = grid.corner(0, row).1 + 12.5;
+                    label(m, left - 6.0, y, Anchor::End, emphasis(row == map.own.1), figure(map.itl_ms[row]));
+                    for (column, &share) in shares.iter().enumerate() {
+                        share_cell(m, &grid, (column, row), share, &arm.class);
+                    }
+                }
+                rect(m, grid.corner(map.own.0, map.own.1), cell, "own");
+                for (column, ttft) in map.ttft_ms.iter().enumerate().filter(|(c, _)| c % 2 == map.own.0 % 2) {
+                    let x = grid.corner(column, 0).0 + cell.0 / 2.0;
+                    label(m, x, grid.bottom() + 14.0, Anchor::Middle, emphasis(column == map.own.0), figure(*ttft));
                 }
             }
-            rect(m, grid.corner(map.own.0, map.own.1), cell, "own");
-            for (column, ttft) in map.ttft_ms.iter().enumerate().filter(|(c, _)| c % 2 == map.own.0 % 2) {
-                let x = grid.corner(column, 0).0 + cell.0 / 2.0;
-                label(m, x, grid.bottom() + 14.0, Anchor::Middle, emphasis(column == map.own.0), figure(*ttft));
-            }
-        }
-    });
+        },
+    );
 }
 
-fn goodput_cell(m: &mut Svg, grid: &Grid, (column, row): (usize, usize), share: f64, class: &str) {
+fn share_cell(m: &mut Svg, grid: &Grid, (column, row): (usize, usize), share: f64, class: &str) {
     let (x, y) = grid.corner(column, row);
     let (width, height) = (grid.cell.0 - 1.0, grid.cell.1 - 1.0);
     rect(m, (x, y), (width, height), "cell");

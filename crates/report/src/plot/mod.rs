@@ -13,7 +13,7 @@ pub(crate) use curve::{Curve, Distribution};
 pub(crate) use ecdf::ecdfs;
 pub(crate) use forest::forest;
 pub(crate) use lanes::lanes;
-pub(crate) use map::{goodput_maps, leader_map};
+pub(crate) use map::{leader_map, share_maps};
 pub(crate) use queue::queues;
 pub(crate) use stages::stages;
 

@@ -66,8 +66,8 @@ struct Row {
 
 const ROWS: [Row; 12] = [
     Row { name: "requests", read: |arm| Some(arm.requests.to_string()) },
-    Row { name: "goodput %", read: |arm| Some(or_not_measured(arm.goodput_share, percent)) },
-    Row { name: "good requests/s", read: |arm| arm.goodput_rps.map(figure) },
+    Row { name: "share within objectives %", read: |arm| Some(or_not_measured(arm.goodput_share, percent)) },
+    Row { name: "goodput, requests/s", read: |arm| arm.goodput_rps.map(figure) },
     Row { name: "TTFT p50/p95/p99 ms", read: |arm| Some(quantiles(&arm.ttft_ms, true)) },
     Row { name: "ITL p50/p95/p99 ms", read: |arm| Some(quantiles(&arm.itl_ms, true)) },
     Row { name: "end to end p50/p95/p99 ms", read: |arm| Some(quantiles(&arm.e2e_ms, true)) },
