@@ -37,7 +37,7 @@ pub(super) fn told(target: &dyn Target, loaded: &Loaded, gpus: &Gpus) -> Result<
     let settings = &loaded.settings;
     let plan = planner(settings)?;
     let (placements, _) = session::place(settings, gpus)?;
-    let mut rows = vec![("target", target.name().to_string()), ("engines", engines(&placements))];
+    let mut rows = vec![("target", target.name().to_string()), ("engines", engines(&placements, plan.pools))];
     rows.push(("model", model(settings, loaded.device)));
     rows.extend(plan.workloads.iter().map(|workload| ("workload", workload_in_words(workload))));
     rows.extend([
@@ -51,8 +51,11 @@ pub(super) fn told(target: &dyn Target, loaded: &Loaded, gpus: &Gpus) -> Result<
     Ok(format!("{lines}\nnothing was started; the same command without --dry-run runs it\n"))
 }
 
-fn engines(placements: &[Placement]) -> String {
-    let engine = |(i, placement): (usize, &Placement)| format!("engine-{i} on {} ({})", placement.device, placement.pool.name());
+fn engines(placements: &[Placement], pools: bool) -> String {
+    let engine = |(i, placement): (usize, &Placement)| {
+        let pool = if pools { format!(" ({})", placement.pool.name()) } else { String::new() };
+        format!("engine-{i} on {}{pool}", placement.device)
+    };
     placements.iter().enumerate().map(engine).collect::<Vec<_>>().join(", ")
 }
 
@@ -72,13 +75,11 @@ fn objectives(settings: &Settings) -> String {
         return "none: tokens are compared, and no times".to_string();
     }
     let given = &settings.objectives;
-    let measured = |ms: f64, slack: f64| match ms {
-        ms if ms > 0.0 => format!("{ms} ms"),
-        _ => format!("{slack} times an idle engine's, which is measured first"),
-    };
-    let ttft = |class: Class| measured(given.ttft_ms_of(class), given.ttft_slack);
-    let (short, long, itl) = (ttft(Class::Short), ttft(Class::Long), measured(given.itl_ms, given.itl_slack));
-    format!("TTFT of short prompts {short}; of long ones {long}; ITL {itl}")
+    let told = |ms: f64, slack: f64| if ms > 0.0 { format!("{ms} ms") } else { format!("{slack} x idle") };
+    let ttft = |class: Class| told(given.ttft_ms_of(class), given.ttft_slack);
+    let (short, long, itl) = (ttft(Class::Short), ttft(Class::Long), told(given.itl_ms, given.itl_slack));
+    let measured = if given.is_open() { "; what idle engines take is measured first" } else { "" };
+    format!("TTFT {short} after short prompts and {long} after long ones, ITL {itl}{measured}")
 }
 
 fn length(settings: &Settings, plan: &Plan) -> String {

@@ -319,7 +319,7 @@ fn a_dry_run_tells_the_plan_and_leaves_nothing() {
             &["balanced: 4 long prompts of 1024 tokens, 32 short prompts of 64 tokens", "0.7 times what the engines take"],
         ),
         ("arms", &["shared_tuned, dual_pool, shared_tuned_control"]),
-        ("objectives", &["short prompts 5 times an idle engine's", "ITL 50 ms"]),
+        ("objectives", &["TTFT 5 x idle after short prompts", "ITL 50 ms", "measured first"]),
         ("length", &["a budget of 240 s", "ends sooner when all that was planned is decided"]),
         ("time", &["at most 240 s once the engines are up"]),
         ("artifacts", &["artifacts/dual_pool/<UTC time>-<id>"]),
@@ -335,6 +335,7 @@ fn a_dry_run_tells_the_plan_and_leaves_nothing() {
     let router = plan(&["dynamic_router", "--repetitions", "3", "--rate", "2"]);
     let workloads: Vec<&str> = router.lines().filter(|line| line.starts_with("workload")).collect();
     assert!(workloads.len() == 3 && workloads[0].contains("mixed: ") && workloads[0].ends_with("2 requests/s"), "{router}");
+    assert!(line(&router, "engines").ends_with("engine-0 on virtual 0, engine-1 on virtual 1"), "{router}");
     assert!(line(&router, "length").contains("3 repetitions") && line(&router, "time").contains("as long as it takes"), "{router}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dualpool_types::{Arrangement, Class};
+use dualpool_types::{Arrangement, Class, Role};
 use dualpool_workload::{WorkItem, WorkloadSettings};
 
 use super::folder::{FolderError, Identity, vacant};
@@ -15,6 +15,8 @@ pub struct Plan {
     pub dir: PathBuf,
     /// The arms of each repetition, the control among them.
     pub arms: Vec<String>,
+    /// Whether any of them divides the engines into pools.
+    pub pools: bool,
     pub workloads: Vec<PlannedWorkload>,
 }
 
@@ -42,7 +44,8 @@ impl Plan {
             [] => vacant(&run.dir)?,
             parts => parts.iter().try_for_each(|part| vacant(&run.of_workload(part).dir))?,
         }
-        Ok(Plan { dir: run.dir, arms: arms.iter().map(|arm| arm.name.clone()).collect(), workloads })
+        let pools = arms.iter().flat_map(|arm| &arm.roles).any(|&role| role != Role::Shared);
+        Ok(Plan { dir: run.dir, arms: arms.iter().map(|arm| arm.name.clone()).collect(), pools, workloads })
     }
 }
 
