@@ -3,14 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench test-tools
-
-# vLLM imports thousands of modules: without byte code every engine starts half a minute later. Where the user does not want
-# __pycache__ folders, byte code goes to a folder of its own instead.
-ifdef PYTHONDONTWRITEBYTECODE
-unexport PYTHONDONTWRITEBYTECODE
-export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.cache/pycache
-endif
+.PHONY: help setup build wheel demo test bench test-tools
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,6 +14,9 @@ setup: ## system packages, Python environment with vLLM, models; does nothing wh
 build: setup ## target/release/dualpool
 	cargo build --release
 
+wheel: setup ## target/wheels/dualpool-*.whl, which `pip install` puts into any Python from 3.10 on; no Rust is needed there
+	PATH="$(CURDIR)/.venv/bin:$$PATH" maturin build --release --out target/wheels
+
 demo: build ## run the main benchmark on this machine and print its table and the path of its report
 	target/release/dualpool run dual_pool --budget 4m
 
@@ -28,7 +24,7 @@ test: test-tools setup ## style checks, then every test
 	@echo '[test] 1/6 format';          cargo fmt --all --check
 	@echo '[test] 2/6 lints';           cargo clippy --workspace --all-targets -- -D warnings
 	@cargo clippy --lib --features extension-module -- -D warnings
-	@echo '[test] 3/6 Python';          .venv/bin/python -m compileall -q python
+	@echo '[test] 3/6 Python';          PYTHONPYCACHEPREFIX=target/pycache .venv/bin/python -m compileall -q python
 	@# Before the others: it leaves a program without Python where theirs is to be.
 	@echo '[test] 4/6 without Python';  cargo test --workspace --no-default-features --test without_python
 	@echo '[test] 5/6 unit tests';      cargo test --workspace --lib --bins

@@ -10,7 +10,7 @@ def main() -> None:
         from dualpool import _native
     except ImportError as error:
         print(f"error: dualpool's extension module does not load: {error}", file=sys.stderr)
-        print("  hint: `pip install .` in dualpool's folder, or `scripts/build_extension FOLDER` and FOLDER on PYTHONPATH", file=sys.stderr)
+        print("  hint: `make wheel` in dualpool's folder, then `pip install target/wheels/dualpool-*.whl`", file=sys.stderr)
         raise SystemExit(1)
     # Ctrl-C is the program's. Python's own handler would raise KeyboardInterrupt once the program is over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

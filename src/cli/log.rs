@@ -1,6 +1,9 @@
 //! Log lines on standard error, above the progress bars.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+use tracing_subscriber::prelude::*;
+
+use dualpool_fleet::log_filter;
 
 use super::terminal::Terminal;
 
@@ -17,9 +20,6 @@ pub(super) fn filter(verbose: u8) -> Option<&'static str> {
 /// Starts logging; once per process. `filter` is `telemetry.log`, which was checked when the settings were loaded.
 pub(super) fn init(filter: &str, terminal: &Terminal) {
     let terminal = terminal.clone();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_ansi(terminal.interactive)
-        .with_writer(move || terminal.clone())
-        .init();
+    let lines = fmt::layer().with_ansi(terminal.interactive).with_writer(move || terminal.clone());
+    tracing_subscriber::registry().with(lines.with_filter(log_filter(filter).unwrap_or_default())).init();
 }

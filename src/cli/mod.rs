@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod doctor;
 mod drain;
+mod dry_run;
 mod explain;
 mod failure;
 mod flags;
@@ -24,6 +25,7 @@ mod terminal;
 mod top;
 mod topology;
 mod torture;
+mod unheeded;
 mod watch;
 
 use std::ffi::OsString;

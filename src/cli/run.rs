@@ -18,7 +18,7 @@ use super::flags::SettingFlags;
 use super::progress::Bars;
 use super::terminal::{Terminal, columns, print};
 use super::watch::Watched;
-use super::{Cli, log, resume, session};
+use super::{Cli, dry_run, log, resume, session, unheeded};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// Print also how TTFT and TPOT settled in the course of a repetition, arm by arm.
     #[arg(long, conflicts_with = "json")]
     settle: bool,
+    /// Print what the run would do, after all checks that need no engine. Nothing is started and nothing is written.
+    #[arg(long, conflicts_with_all = ["json", "settle", "resume"])]
+    dry_run: bool,
     #[command(flatten)]
     settings: SettingFlags,
     #[command(subcommand)]
@@ -105,15 +108,16 @@ pub(super) struct Order {
     resume: Option<resume::Earlier>,
     json: bool,
     settle: bool,
+    dry_run: bool,
 }
 
 impl Order {
     pub(super) fn by_settings(target: &'static dyn Target, json: bool, settings: SettingFlags) -> Order {
-        Order { target, settings, flags: ArgMatches::default(), resume: None, json, settle: false }
+        Order { target, settings, flags: ArgMatches::default(), resume: None, json, settle: false, dry_run: false }
     }
 
     pub(super) fn by_own_flags(target: &'static dyn Target, flags: ArgMatches) -> Order {
-        Order { target, settings: SettingFlags::default(), flags, resume: None, json: false, settle: false }
+        Order { flags, ..Order::by_settings(target, false, SettingFlags::default()) }
     }
 }
 
@@ -130,7 +134,8 @@ pub(super) fn run(args: &Args, cli: &Cli, terminal: &Terminal) -> Result<ExitCod
             if let Flags::Own(_) = target.flags() {
                 return Err(FlagsBefore { target: target.name() }.into());
             }
-            Order { settle: args.settle, ..Order::by_settings(target, args.json, args.settings.clone()) }
+            let (settle, dry_run) = (args.settle, args.dry_run);
+            Order { settle, dry_run, ..Order::by_settings(target, args.json, args.settings.clone()) }
         }
     };
     carry_out(&order, cli, terminal)
@@ -142,15 +147,25 @@ pub(super) fn carry_out(order: &Order, cli: &Cli, terminal: &Terminal) -> Result
     // What is the same on every machine is told of no GPUs.
     let gpus = target.file().map_or_else(Gpus::default, |_| Gpus::detect());
     let flags = order.settings.clone().and(target.set(&order.flags)?);
-    let settings = cli.settings(&flags, &gpus)?.settings;
-    let settings = order.resume.as_ref().map_or(settings.clone(), |earlier| earlier.settings(&settings));
+    let mut loaded = cli.settings(&flags, &gpus)?;
+    if let Some(earlier) = &order.resume {
+        loaded.settings = earlier.settings(&loaded.settings);
+    }
+    let settings = &loaded.settings;
     log::init(&settings.telemetry.log, terminal);
+    if target.plan().is_some() {
+        unheeded::notes(&loaded).iter().for_each(|note| terminal.line(&format!("note: {note}")));
+    }
+    if order.dry_run {
+        print(&dry_run::told(target, &loaded, &gpus)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let run = |settings: &Settings| once(order, settings, &gpus, terminal);
     match target.file() {
-        None => run(&settings),
+        None => run(settings),
         Some(file) => {
             let (name, arguments) = (target.name(), &cli.arguments);
-            Watched { settings: &settings, target: name, file, arguments, quiet: order.json, terminal }.run(run)
+            Watched { settings, target: name, file, arguments, quiet: order.json, terminal }.run(run)
         }
     }
 }

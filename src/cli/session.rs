@@ -36,7 +36,8 @@ pub(super) fn run(work: Box<dyn OnFleet>, gpus: &Gpus, terminal: &Terminal) -> R
     done
 }
 
-fn place(settings: &Settings, gpus: &Gpus) -> Result<(Vec<Placement>, Links), Failure> {
+/// Which engine gets which device, and what copies between them are known to cost.
+pub(super) fn place(settings: &Settings, gpus: &Gpus) -> Result<(Vec<Placement>, Links), Failure> {
     let placements = dualpool_machine::choose(&settings.pools, gpus)?;
     let links = dualpool_fleet::links(&settings.kv, &settings.virtual_engines, &placements, gpus)?;
     Ok((placements, links))

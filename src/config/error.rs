@@ -32,6 +32,8 @@ pub enum Problem {
     UnknownKey { key: String, origin: Origin, did_you_mean: Option<String> },
     #[error("unknown setting `{old}` (from {origin}); it is called `{new}` now")]
     Renamed { old: String, origin: Origin, new: &'static str },
+    #[error("unknown setting `{key}` (from {origin}); the table `{old}` is called `{new}` now")]
+    RenamedTable { key: String, origin: Origin, old: &'static str, new: &'static str },
     #[error("`{key}` is {value} (from {origin}); allowed: {allowed}")]
     Value { key: String, value: String, origin: Origin, allowed: String },
 }

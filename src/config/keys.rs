@@ -51,6 +51,12 @@ pub(super) fn keys(dict: &Dict) -> Vec<String> {
     flatten(&as_json(dict)).into_keys().collect()
 }
 
+/// The tables of a layer in which nothing stands, and which therefore have no keys.
+pub(super) fn empty_tables(dict: &Dict) -> impl Iterator<Item = String> {
+    let empty = |value: &Value| value.as_dict().is_some_and(Dict::is_empty);
+    dict.iter().filter(move |(_, value)| empty(value)).map(|(name, _)| name.clone())
+}
+
 fn as_json(value: &impl Serialize) -> serde_json::Value {
     // Layers are tables of text, numbers and lists, all of which JSON has.
     serde_json::to_value(value).unwrap_or_else(|error| unreachable!("a layer serializes: {error}"))

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use figment::error::Kind;
-use figment::providers::{Format, Serialized, Toml};
+use figment::providers::Serialized;
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde_json::Value as Json;
 
-use dualpool_bench::{FlagValue, Settings, renamed};
+use dualpool_bench::{FlagValue, Settings, renamed, renamed_table};
 use dualpool_machine::DeviceKind;
 use dualpool_types::settings::values;
 
-use super::keys::{closest, keys, nested, shown, typed};
+use super::keys::{closest, empty_tables, keys, nested, shown, typed};
 use super::reference::allowed;
 use super::{ConfigError, Origin, Problem};
 
@@ -131,8 +131,9 @@ fn file_layer(sources: &Sources) -> Result<Option<Layer>, ConfigError> {
 
 fn parse_toml(path: &Path, text: &str) -> Result<Layer, ConfigError> {
     let syntax = |why: String| ConfigError::Syntax { path: path.to_path_buf(), why };
-    let mut data = Toml::string(text).data().map_err(|error| syntax(error.to_string()))?;
-    Ok(Layer { origin: Origin::File(path.to_path_buf()), dict: data.remove(&Profile::Default).unwrap_or_default() })
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| syntax(error.to_string()))?;
+    let dict = Value::serialize(table).map_err(|error| syntax(error.to_string()))?.into_dict().unwrap_or_default();
+    Ok(Layer { origin: Origin::File(path.to_path_buf()), dict })
 }
 
 /// The keys that have another default on GPUs, with it.
@@ -167,18 +168,23 @@ fn typed_like(defaults: &BTreeMap<String, Json>, key: &str, text: &str) -> Value
 fn refuse_unknown_keys(layers: &[Layer], defaults: &BTreeMap<String, Json>) -> Result<(), ConfigError> {
     let mut problems = Vec::new();
     for Layer { origin, dict } in layers {
-        for key in keys(dict).into_iter().filter(|key| !defaults.contains_key(key)) {
-            let origin = origin.clone();
-            problems.push(match renamed(&key) {
-                Some(new) => Problem::Renamed { old: key, origin, new },
-                None => {
-                    let did_you_mean = closest(&key, defaults.keys().map(String::as_str)).map(String::from);
-                    Problem::UnknownKey { key, origin, did_you_mean }
-                }
-            });
-        }
+        let settings = keys(dict).into_iter().filter(|key| !defaults.contains_key(key));
+        let is_table = |name: &str| defaults.keys().any(|key| key.split('.').next() == Some(name));
+        let tables = empty_tables(dict).filter(|name| !is_table(name));
+        problems.extend(settings.chain(tables).map(|key| unknown(key, origin.clone(), defaults)));
     }
     if problems.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(problems)) }
+}
+
+fn unknown(key: String, origin: Origin, defaults: &BTreeMap<String, Json>) -> Problem {
+    if let Some(new) = renamed(&key) {
+        return Problem::Renamed { old: key, origin, new };
+    }
+    if let Some((old, new)) = renamed_table(&key) {
+        return Problem::RenamedTable { key, origin, old, new };
+    }
+    let did_you_mean = closest(&key, defaults.keys().map(String::as_str)).map(String::from);
+    Problem::UnknownKey { key, origin, did_you_mean }
 }
 
 fn merge(layers: &[Layer]) -> Result<(Settings, BTreeMap<String, Origin>), ConfigError> {

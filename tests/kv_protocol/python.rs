@@ -1,13 +1,9 @@
 //! Paths of the project's own Python: the virtual environment, the connector, the test programs; and of the tiny models.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::support::root;
-
-fn scratch() -> &'static Path {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-}
 
 /// A program of `tests/python` in the project's virtual environment.
 pub fn program(name: &str) -> Command {
@@ -16,11 +12,6 @@ pub fn program(name: &str) -> Command {
     let mut command = Command::new(python);
     let path = std::env::join_paths([root().join("python"), root().join("tests/python")]).unwrap();
     command.arg(root().join("tests/python").join(name)).env("PYTHONPATH", path);
-    // Byte code makes vLLM start three times as fast; a cache of our own, since the environment may not be writable.
-    if std::env::var_os("PYTHONPYCACHEPREFIX").is_none() {
-        command.env("PYTHONPYCACHEPREFIX", scratch().join("pycache"));
-    }
-    command.env_remove("PYTHONDONTWRITEBYTECODE");
     command
 }
 

@@ -16,7 +16,7 @@ use dualpool_report::Artifacts;
 use dualpool_report::simulated::SIMULATED_REQUESTS;
 use dualpool_types::UserError;
 use dualpool_types::artifact::{RunInfo, Summary};
-use dualpool_types::records::{NoteRecord, replace_json};
+use dualpool_types::records::{NoteRecord, can_write_in, replace_json};
 
 use super::samples::SamplesFile;
 
@@ -199,12 +199,18 @@ impl RunFolder {
     }
 }
 
+/// Refuses a folder in which no run or simulation could leave its files. Changes nothing.
+pub(crate) fn vacant(dir: &Path) -> Result<(), FolderError> {
+    if [REQUESTS, SIMULATED_REQUESTS].iter().any(|name| dir.join(name).exists()) {
+        return Err(FolderError::Taken { path: dir.into() });
+    }
+    can_write_in(dir).map_err(|source| FolderError::Write { path: dir.into(), source })
+}
+
 /// The file of the requests of a run or a simulation. Fails when the folder has the requests of either already.
 pub fn create_records(dir: &Path, name: &str) -> Result<BufWriter<File>, FolderError> {
+    vacant(dir)?;
     let taken = || FolderError::Taken { path: dir.into() };
-    if [REQUESTS, SIMULATED_REQUESTS].iter().any(|name| dir.join(name).exists()) {
-        return Err(taken());
-    }
     let created = OpenOptions::new().write(true).create_new(true).open(dir.join(name));
     created.map(BufWriter::new).map_err(|source| match source.kind() {
         std::io::ErrorKind::AlreadyExists => taken(),

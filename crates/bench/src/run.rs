@@ -33,10 +33,7 @@ use crate::noise;
 use crate::target::{Done, OnFleet, Session, View};
 use crate::{RunSettings, Settings};
 
-/// `--quick`: at most this many repetitions.
-const QUICK_REPETITIONS: u32 = 2;
-
-/// And of a workload that is not the same all the way, this share of its course.
+/// `--quick`: of a workload that is not the same all the way, this share of its course.
 const QUICK_SCALE: f64 = 0.25;
 
 /// The share of the workload's requests for the sequential runs of `--exact`.
@@ -65,14 +62,9 @@ pub(super) struct Effort {
 impl Effort {
     /// Of a workload with so many requests. One that is not the same all the way has its whole course in each repetition.
     pub(crate) fn of(run: &RunSettings, requests: usize, steady: bool) -> Effort {
-        let fixed = Some(run.repetitions).filter(|&repetitions| repetitions > 0);
         let all = u32::try_from(requests).unwrap_or(u32::MAX);
         Effort {
-            repetitions: match (run.exact, run.quick) {
-                (true, _) => Some(1),
-                (false, true) => Some(fixed.unwrap_or(QUICK_REPETITIONS).min(QUICK_REPETITIONS)),
-                (false, false) => fixed,
-            },
+            repetitions: run.repetitions_fixed(),
             requests: match (run.exact, run.quick) {
                 (true, _) => (f64::from(all) * EXACT_SCALE).ceil() as u32,
                 (false, true) if steady => REQUESTS_MIN.min(all),

@@ -14,6 +14,7 @@ use dualpool_types::artifact::Environment;
 use dualpool_types::{Failure, Program};
 
 use crate::flags::{FlagValue, SettingFlag};
+use crate::plan::Plan;
 use crate::{Begin, Cancel, Settings};
 
 /// Something that can be run.
@@ -41,9 +42,17 @@ pub trait Target: Sync {
         false
     }
 
+    /// What a run would do, with the checks of `prepare` and without its folder. None for a target that compares no arms.
+    fn plan(&self) -> Option<Planner> {
+        None
+    }
+
     /// Checks everything that needs no engine, and makes the run's folder.
     fn prepare(&self, call: &Call) -> Result<Prepared, Failure>;
 }
+
+/// Says what a run by these settings would do.
+pub type Planner = fn(&Settings) -> Result<Plan, Failure>;
 
 /// The flags of a target.
 pub enum Flags {

@@ -48,6 +48,7 @@ impl Admin {
     /// In a tokio runtime, on which the orders are carried out.
     pub(crate) fn open(folder: &Path, orders: Orders) -> anyhow::Result<Admin> {
         private(folder)?;
+        remove_stale(folder);
         let path = socket(folder);
         // Left behind by a process that had this id before us.
         let _ = std::fs::remove_file(&path);
@@ -72,6 +73,18 @@ impl Drop for Admin {
 /// Where this process takes its orders.
 fn socket(folder: &Path) -> PathBuf {
     folder.join(format!("{}.sock", std::process::id()))
+}
+
+/// Removes the sockets of processes that were killed. Where something answers, a process of another PID namespace may have it.
+fn remove_stale(folder: &Path) {
+    let gone = |path: &Path| {
+        let pid = path.file_stem().and_then(|pid| pid.to_str()?.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+            && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    // What cannot be removed is in nothing's way.
+    paths.filter(|path| gone(path)).for_each(|path| drop(std::fs::remove_file(path)));
 }
 
 /// Where all programs of this user take their orders.
@@ -276,6 +289,23 @@ mod tests {
         tokio::task::spawn_blocking(talk).await.unwrap();
         drop(replies);
         fleet.shutdown().await;
+    }
+
+    #[test]
+    fn only_sockets_of_killed_processes_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |pid: u32| folder.path().join(format!("{pid}.sock"));
+        // Process ids end below these, so no process has them.
+        let (killed, elsewhere) = (u32::MAX, u32::MAX - 1);
+        let bind = |pid: u32| UnixListener::bind(path(pid)).unwrap();
+        let listening = bind(elsewhere);
+        // Dropped, they answer no more, and their files stay.
+        drop([bind(killed), bind(std::process::id())]);
+        std::fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+        remove_stale(folder.path());
+        assert!(!path(killed).exists());
+        assert!(path(elsewhere).exists() && path(std::process::id()).exists() && folder.path().join("notes.txt").exists());
+        drop(listening);
     }
 
     #[test]

@@ -19,6 +19,6 @@ pub use fleet::{Drain, Fleet, Unsettled};
 pub use gpus::GpuWatch;
 pub use progress::{Progress, Silent};
 pub use request::{NewRequest, Reply, ReplyStream};
-pub use settings::{ProfileKind, TelemetrySettings};
+pub use settings::{ProfileKind, TelemetrySettings, log_filter};
 pub use spec::FleetSpec;
 pub use start::{start, start_over};

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::Targets;
 
 use dualpool_types::settings::{Rule, Section, count, rule};
 
@@ -16,6 +17,13 @@ pub enum ProfileKind {
     Nsys,
     /// Nsight Compute: how well single kernels use the memory.
     Ncu,
+}
+
+/// What `telemetry.log` lets through: nothing, where it is empty. None where it cannot be read.
+pub fn log_filter(text: &str) -> Option<Targets> {
+    // An empty part would let everything through.
+    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() { Some(Targets::new()) } else { parts.join(",").parse().ok() }
 }
 
 /// What is recorded and logged while a fleet serves.
@@ -46,11 +54,23 @@ impl Section for TelemetrySettings {
         vec![
             count("telemetry.sample_ms", self.sample_ms),
             rule("telemetry.gpu_sample_ms", "a whole number from 10 to 60000", (10..=60_000).contains(&self.gpu_sample_ms)),
-            rule(
-                "telemetry.log",
-                "a filter such as `warn` or `info,dualpool_engine=debug`",
-                tracing_subscriber::EnvFilter::try_new(&self.log).is_ok(),
-            ),
+            rule("telemetry.log", "a filter such as `warn` or `info,dualpool_engine=debug`", log_filter(&self.log).is_some()),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing_subscriber::filter::LevelFilter;
+
+    #[test]
+    fn a_filter_is_a_level_or_levels_by_crate() {
+        let levels = |text: &str| log_filter(text).map(|filter| filter.default_level());
+        assert_eq!(levels("warn"), Some(Some(LevelFilter::WARN)));
+        assert_eq!(log_filter("info, dualpool_engine=debug"), log_filter("info,dualpool_engine=debug"));
+        assert!(log_filter("info,dualpool=debug").unwrap().would_enable("dualpool_engine::vllm", &tracing::Level::DEBUG));
+        assert_eq!([levels(""), levels(" ,")], [Some(None); 2]);
+        assert_eq!([levels("dualpool=loud"), levels("a=b=c")], [None; 2]);
     }
 }

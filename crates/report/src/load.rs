@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use dualpool_types::artifact::{RunInfo, Summary};
 use dualpool_types::records::{EngineSample, RequestRecord, Sample};
-use dualpool_types::{FAILED, UserError};
+use dualpool_types::{FAILED, USAGE, UserError};
 
 use super::earlier::{Translation, name_arms, parse, translation};
 use super::lines::{LINE_BYTES_MAX, Lines};
@@ -43,7 +43,10 @@ pub enum LoadError {
 
 impl UserError for LoadError {
     fn exit_code(&self) -> u8 {
-        FAILED
+        match self {
+            LoadError::NotAFolder(_) | LoadError::NoRun(_) => USAGE,
+            _ => FAILED,
+        }
     }
 
     fn hint(&self) -> &'static str {

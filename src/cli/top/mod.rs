@@ -16,7 +16,7 @@ use std::time::Duration;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
-use dualpool_types::{Clock, Micros, MonotonicClock};
+use dualpool_types::{Clock, Failure, Micros, MonotonicClock};
 
 use super::terminal::{columns, print};
 use live::Live;
@@ -43,12 +43,10 @@ pub(super) struct Args {
     once: bool,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let runs = Runs::new(args.folder.clone())?;
-    if args.once || !io::stdout().is_terminal() {
-        return once(runs);
-    }
-    screen::run(runs)
+    let one_frame = args.once || !io::stdout().is_terminal();
+    Ok(if one_frame { once(runs) } else { screen::run(runs) }?)
 }
 
 fn once(mut runs: Runs) -> anyhow::Result<ExitCode> {

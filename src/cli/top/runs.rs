@@ -5,12 +5,12 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::bail;
+use thiserror::Error;
 
 use dualpool_report::{Overview, earlier};
 use dualpool_types::artifact::RunInfo;
 use dualpool_types::records::Sample;
-use dualpool_types::{Micros, Time, age};
+use dualpool_types::{Micros, Time, UserError, age};
 
 /// Where runs are found; `dualpool run` makes them there.
 const ARTIFACTS: &str = "artifacts";
@@ -39,6 +39,17 @@ pub(super) enum Status {
     Finished,
 }
 
+/// The user named a folder that holds no run.
+#[derive(Debug, Error)]
+#[error("{} has no samples.jsonl, so it is no run folder; give one that `dualpool run` made", .0.display())]
+pub(super) struct NoRun(PathBuf);
+
+impl UserError for NoRun {
+    fn hint(&self) -> &'static str {
+        "without a folder, `dualpool top` watches the newest run under artifacts/"
+    }
+}
+
 /// The runs that can be watched.
 pub(super) struct Runs {
     /// The one the user named.
@@ -58,11 +69,11 @@ struct Seen {
 }
 
 impl Runs {
-    pub(super) fn new(named: Option<PathBuf>) -> anyhow::Result<Runs> {
-        if let Some(folder) = named.as_ref().filter(|folder| !folder.join("samples.jsonl").is_file()) {
-            bail!("{} has no samples.jsonl, so it is no run folder; give one that `dualpool run` made", folder.display());
+    pub(super) fn new(named: Option<PathBuf>) -> Result<Runs, NoRun> {
+        match named {
+            Some(folder) if !folder.join("samples.jsonl").is_file() => Err(NoRun(folder)),
+            named => Ok(Runs { named, chosen: None, seen: None }),
         }
-        Ok(Runs { named, chosen: None, seen: None })
     }
 
     pub(super) fn look(&mut self, now: Time) -> Option<Watched> {

@@ -18,8 +18,8 @@ mod run;
 
 pub use check::SettingsError;
 pub use dynamic_router::{DynamicRouterSettings, WorkloadKind};
-pub use renamed::renamed;
 pub(crate) use renamed::with_present_names;
+pub use renamed::{renamed, renamed_table};
 pub use run::RunSettings;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

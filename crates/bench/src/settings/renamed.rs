@@ -18,12 +18,21 @@ const RENAMED: [(&str, &str); 6] = [
     ("router.migration.moves_max", "router.migration.per_request_max"),
 ];
 
+/// Tables whose settings are in another one now.
+const RENAMED_TABLES: [(&str, &str); 1] = [("migrate", "kv")];
+
 /// Settings that are no more, and that older runs have.
 const GONE: [&str; 1] = ["run.bootstrap_resamples"];
 
 /// What a setting is called now that was once called this.
 pub fn renamed(key: &str) -> Option<&'static str> {
     RENAMED.iter().find(|(old, _)| *old == key).map(|&(_, new)| new)
+}
+
+/// The table of this key by its old name and by the one it has now, where it was renamed.
+pub fn renamed_table(key: &str) -> Option<(&'static str, &'static str)> {
+    let table = key.split('.').next();
+    RENAMED_TABLES.into_iter().find(|&(old, _)| Some(old) == table)
 }
 
 /// The same settings by the names they have now.
@@ -57,6 +66,10 @@ mod tests {
             assert_eq!(renamed(old), Some(new));
         }
         assert_eq!(renamed("kv.lease_ms"), None);
+        for (old, new) in RENAMED_TABLES {
+            assert!(known.keys().any(|key| renamed_table(key).is_none() && key.starts_with(&format!("{new}."))), "{new}");
+            assert_eq!([old, &format!("{old}.magic")].map(renamed_table), [Some((old, new)); 2]);
+        }
     }
 
     #[test]

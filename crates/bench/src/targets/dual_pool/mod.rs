@@ -12,18 +12,19 @@ use dualpool_fleet::Progress;
 use dualpool_report::measure::{quantile, sorted};
 use dualpool_types::artifact::{Environment, RunInfo, RunRepetition, Summary};
 use dualpool_types::{Arm, Arrangement, EngineInfo, Failure, Micros};
-use dualpool_workload::{Arrivals, ModelLimits, Workload};
+use dualpool_workload::{Arrivals, ModelLimits, Workload, mix_name};
 
 use crate::arms::{self, Pools};
 use crate::cut::cut;
-use crate::drive::{ArmRunner, DriveError, Work};
+use crate::drive::{ArmRunner, DriveError, Pace, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::idle;
 use crate::phases::Phases;
+use crate::plan::{self, Plan, PlannedWorkload};
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::saturation::{self, DRAINS};
 use crate::search::SearchResult;
-use crate::target::{Call, Flags, Prepared, Target};
+use crate::target::{Call, Flags, Planner, Prepared, Target};
 use crate::traffic::Traffic;
 use crate::{Begin, Cancel, RunSettings, Settings, folder, pair, parting};
 
@@ -33,6 +34,11 @@ const WARM_UP_SCALE: f64 = 0.1;
 /// The arms that compete for the saturation.
 const SATURATING: [Arm; 2] = [Arm::SharedRoundRobin, Arm::SharedLeastLoad];
 
+fn check(settings: &Settings) -> Result<(), Failure> {
+    settings.check()?;
+    Ok(dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?)
+}
+
 /// Checks the settings and makes the run folder. Engines take long to start: call this before.
 pub fn prepare(settings: &Settings, command: &[String], begin: Begin) -> Result<Paired, Failure> {
     prepare_as(DualPool.name(), settings, command, begin)
@@ -40,9 +46,26 @@ pub fn prepare(settings: &Settings, command: &[String], begin: Begin) -> Result<
 
 /// The same under the name of another target.
 pub(crate) fn prepare_as(target: &str, settings: &Settings, command: &[String], begin: Begin) -> Result<Paired, Failure> {
-    settings.check()?;
-    dualpool_workload::check(&settings.workload, settings.engine.max_model_len)?;
+    check(settings)?;
     Paired::of_one(target, settings, command.to_vec(), begin, Box::new(DualPool))
+}
+
+/// What `run` would do by these settings.
+fn plan(settings: &Settings) -> Result<Plan, Failure> {
+    check(settings)?;
+    let pools = Pools::new(&settings.pools, &settings.router, settings.pools.engines())?;
+    let mix = Workload::new(&settings.workload);
+    let effort = Effort::of(&settings.run, mix.requests(), mix.is_steady());
+    // Any vocabulary does where only lengths are looked at.
+    let items = share(&mix, effort.requests).generate(u32::MAX, settings.workload.seed, None);
+    let arrivals = match (effort.pace, settings.workload.arrivals) {
+        (Pace::OneByOne, _) => "one at a time".to_string(),
+        (_, Arrivals::AllUpfront) => "all at once".to_string(),
+        (_, Arrivals::Poisson) => plan::at_a_rate(&settings.workload),
+    };
+    let workload = PlannedWorkload { name: mix_name(settings.workload.mix), requests: plan::in_words(&items), arrivals };
+    let arms = arms_of(&settings.run, &settings.run.chosen_arms().map_err(anyhow::Error::from)?, &pools, &BTreeMap::new());
+    Ok(Plan::new(DualPool.name(), settings, &[], &arms, vec![workload])?)
 }
 
 /// The whole target, on engines that are up already.
@@ -80,6 +103,10 @@ impl Target for DualPool {
 
     fn goes_on(&self) -> bool {
         true
+    }
+
+    fn plan(&self) -> Option<Planner> {
+        Some(plan)
     }
 
     fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
@@ -175,10 +202,12 @@ impl<'a> Split<'a> {
         Ok(Micros::from_ms(quantile(&sorted(took.into_iter()), 0.5).unwrap_or_default()))
     }
 
-    /// So many of the requests that were asked for, in the same proportions.
     fn share(&self, requests: u32) -> Workload {
-        let share = f64::from(requests) / self.mix.requests().max(1) as f64;
-        if share < 1.0 { self.mix.scaled(share) } else { self.mix.clone() }
+        share(&self.mix, requests)
+    }
+
+    fn arms(&self, found: &BTreeMap<Arm, Arrangement>) -> Vec<Arrangement> {
+        arms_of(&self.settings.run, &self.arms, &self.pools, found)
     }
 
     /// The run's requests as they keep arriving. `took`: what a request takes.
@@ -242,8 +271,7 @@ impl Measurement for Split<'_> {
         let took = self.first_requests(runner, phases).await?;
         if self.settings.run.exact {
             // Engines stay as they were started: in bf16 the size of a prefill step alone can change a token.
-            let arms = [Arm::OneEngine].into_iter().chain(self.arms.iter().copied());
-            run.arms = pair::with_control(arms.map(|arm| self.pools.arm(arm, &BTreeMap::new())).collect());
+            run.arms = self.arms(&BTreeMap::new());
             return runner.keep_costs().await;
         }
         let in_turn = self.pools.arm(Arm::SharedRoundRobin, &BTreeMap::new());
@@ -293,6 +321,18 @@ impl Measurement for Split<'_> {
             run.repetition.unwrap_or(RunRepetition { requests: self.effort.requests, lead_in_s: 0.0 });
         Ok(self.amid(requests, lead_in_s, run, seed))
     }
+}
+
+/// So many of the requests that were asked for, in the same proportions.
+fn share(mix: &Workload, requests: u32) -> Workload {
+    let share = f64::from(requests) / mix.requests().max(1) as f64;
+    if share < 1.0 { mix.scaled(share) } else { mix.clone() }
+}
+
+/// The arrangements of a repetition, with the control. Tokens are compared with those of one engine.
+fn arms_of(run: &RunSettings, arms: &[Arm], pools: &Pools, found: &BTreeMap<Arm, Arrangement>) -> Vec<Arrangement> {
+    let first = run.exact.then_some(Arm::OneEngine);
+    pair::with_control(first.iter().chain(arms).map(|&arm| pools.arm(arm, found)).collect())
 }
 
 /// The workload with the same load in all its parts, as far as the run knows what each of them can take.

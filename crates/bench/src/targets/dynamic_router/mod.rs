@@ -22,9 +22,10 @@ use crate::drive::{ArmRunner, DriveError, Pace, Work};
 use crate::flags::{SettingFlag, flag};
 use crate::idle;
 use crate::phases::Phases;
+use crate::plan::{self, Plan, PlannedWorkload};
 use crate::run::{Benchmark, Effort, Measurement, Outcome, Paired, Repetition};
 use crate::saturation::{self, DRAINS, Saturation};
-use crate::target::{Call, Flags, Prepared, Target};
+use crate::target::{Call, Flags, Planner, Prepared, Target};
 use crate::traffic::{Traffic, work_us};
 use crate::{Begin, Cancel, RunSettings, Settings, WorkloadKind, pair};
 use demand::{Demand, PROBE_TOKENS, upfront};
@@ -49,18 +50,72 @@ impl UserError for ArmsOfDualPool {
     }
 }
 
-/// Checks the settings and makes the run's folders. Engines take long to start: call this before.
-pub fn prepare(settings: &Settings, command: &[String], begin: Begin) -> Result<Paired, Failure> {
+/// What the vocabulary is, only the engines know; where only lengths are looked at any will do.
+fn any_model(settings: &Settings) -> ModelLimits {
+    ModelLimits { vocab_size: u32::MAX, max_model_len: settings.engine.max_model_len }
+}
+
+/// The workloads of settings that passed all checks.
+fn checked(settings: &Settings) -> Result<Vec<WorkloadKind>, Failure> {
     settings.check()?;
     if settings.run.arms != RunSettings::default().arms {
         return Err(ArmsOfDualPool.into());
     }
-    // What the vocabulary is, only the engines know; for the check any will do.
-    let model = ModelLimits { vocab_size: u32::MAX, max_model_len: settings.engine.max_model_len };
     let kinds = settings.dynamic_router.chosen();
-    kinds.iter().try_for_each(|&kind| Demand::new(kind, settings).check(model))?;
+    kinds.iter().try_for_each(|&kind| Demand::new(kind, settings).check(any_model(settings)))?;
+    Ok(kinds)
+}
+
+/// Checks the settings and makes the run's folders. Engines take long to start: call this before.
+pub fn prepare(settings: &Settings, command: &[String], begin: Begin) -> Result<Paired, Failure> {
+    let kinds = checked(settings)?;
     let benchmarks = kinds.into_iter().map(|kind| (kind.name(), Box::new(Served(kind)) as Box<dyn Benchmark>));
     Paired::of_workloads(DynamicRouter.name(), settings, command.to_vec(), begin, benchmarks.collect())
+}
+
+/// What `run` would do by these settings.
+fn plan(settings: &Settings) -> Result<Plan, Failure> {
+    let kinds = checked(settings)?;
+    let planned = |&kind: &WorkloadKind| {
+        let (effort, whole, requests) = sized(kind, settings, any_model(settings))?;
+        let demand = whole.cut(effort.requests, requests);
+        let (items, _) = demand.items(any_model(settings), settings.workload.seed)?;
+        let arrivals = match effort.pace {
+            Pace::OneByOne => "one at a time".to_string(),
+            Pace::OpenLoop if demand.has_rate() => plan::at_a_rate(&settings.workload),
+            Pace::OpenLoop => format!("{} arrivals", demand.arrivals()),
+        };
+        anyhow::Ok(PlannedWorkload { name: kind.name(), requests: plan::in_words(&items), arrivals })
+    };
+    let workloads = kinds.iter().map(planned).collect::<anyhow::Result<_>>()?;
+    let parts: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    let arms = pair::with_control(arms_of(settings, settings.pools.engines())?);
+    Ok(Plan::new(DynamicRouter.name(), settings, &parts, &arms, workloads)?)
+}
+
+/// How much a run does of a workload, the workload as it was asked for, and its requests.
+fn sized(kind: WorkloadKind, settings: &Settings, model: ModelLimits) -> anyhow::Result<(Effort, Demand, usize)> {
+    let whole = Demand::new(kind, settings);
+    let requests = whole.items(model, 0)?.0.len();
+    Ok((Effort::of(&settings.run, requests, kind == WorkloadKind::Mixed), whole, requests))
+}
+
+/// Every arm has all engines alike.
+fn alike(name: &str, policy: PolicyKind, settings: &Settings, engines: usize) -> Arrangement {
+    Arrangement::shared(name, policy, engines, Tuning::default()).long_prompts_from(settings.router.prefill_ctx_thresh)
+}
+
+/// The arms that were asked for.
+fn arms_of(settings: &Settings, engines: usize) -> anyhow::Result<Vec<Arrangement>> {
+    let arrangement = |name: &String| {
+        let arm = RouterArm::find(name)?;
+        let policy = match arm {
+            RouterArm::Policy(policy) => policy,
+            RouterArm::Configured => settings.router.policy,
+        };
+        Ok(alike(arm.name(), policy, settings, engines))
+    };
+    settings.dynamic_router.arms.iter().map(arrangement).collect()
 }
 
 /// The whole target, on engines that are up already. One outcome per workload.
@@ -98,6 +153,10 @@ impl Target for DynamicRouter {
         true
     }
 
+    fn plan(&self) -> Option<Planner> {
+        Some(plan)
+    }
+
     fn prepare(&self, call: &Call) -> Result<Prepared, Failure> {
         Ok(Prepared::OnFleet(Box::new(prepare(call.settings, call.command, call.begin)?)))
     }
@@ -129,7 +188,7 @@ impl Benchmark for Served {
         let max_model_len = engines.iter().map(|e| e.max_model_len).min().context("there are no engines")?;
         let vocab_size = engines.iter().map(|e| e.vocab_size).min().context("there are no engines")?;
         let model = ModelLimits { vocab_size, max_model_len };
-        let whole = Demand::new(self.0, settings);
+        let (effort, whole, requests) = sized(self.0, settings, model)?;
         // Read once before the measurement, so that a trace that breaks off does not break a run off.
         if let (_, Some(report)) = whole.items(model, 0)? {
             runner.note(format!("The trace {}: {report}.", settings.dynamic_router.trace.display()));
@@ -137,9 +196,7 @@ impl Benchmark for Served {
         if self.0 == WorkloadKind::PrefixSessions && !settings.engine.enable_prefix_caching {
             runner.note("engine.enable_prefix_caching is false: no turn finds anything of the one before.".to_string());
         }
-        let arms = settings.dynamic_router.arms.iter().map(|name| RouterArm::find(name)).collect::<Result<_, _>>()?;
-        let requests = whole.items(model, 0)?.0.len();
-        let effort = Effort::of(&settings.run, requests, self.0 == WorkloadKind::Mixed);
+        let arms = arms_of(settings, engines.len())?;
         Ok(Box::new(Routed { kind: self.0, settings, engines: engines.len(), model, arms, effort, requests, whole }))
     }
 }
@@ -150,7 +207,7 @@ struct Routed<'a> {
     settings: &'a Settings,
     engines: usize,
     model: ModelLimits,
-    arms: Vec<RouterArm>,
+    arms: Vec<Arrangement>,
     effort: Effort,
     /// The workload as it was asked for, and its requests.
     whole: Demand,
@@ -159,16 +216,7 @@ struct Routed<'a> {
 
 impl Routed<'_> {
     fn arm(&self, name: &str, policy: PolicyKind) -> Arrangement {
-        Arrangement::shared(name, policy, self.engines, Tuning::default())
-            .long_prompts_from(self.settings.router.prefill_ctx_thresh)
-    }
-
-    fn arms(&self) -> Vec<Arrangement> {
-        let arrangement = |arm: &RouterArm| match arm {
-            RouterArm::Policy(policy) => self.arm(arm.name(), *policy),
-            RouterArm::Configured => self.arm(arm.name(), self.settings.router.policy),
-        };
-        self.arms.iter().map(arrangement).collect()
+        alike(name, policy, self.settings, self.engines)
     }
 
     /// Requests of all lengths through every engine. Returns how long one takes when a few others are on its engine, and how many there were.
@@ -277,7 +325,7 @@ impl Measurement for Routed<'_> {
         }
         let name = self.kind.name().to_string();
         run.workload = Some(RunWorkload { name, arrivals: self.whole.arrivals().to_string(), pace });
-        run.arms = pair::with_control(self.arms());
+        run.arms = pair::with_control(self.arms.clone());
         runner.keep_costs().await?;
         self.cut(runner, took, run).await
     }

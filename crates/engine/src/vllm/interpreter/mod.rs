@@ -54,7 +54,7 @@ pub(super) fn get(venv: &Venv) -> Result<&'static Interpreter, StartError> {
 
 fn start(venv: &Venv) -> Result<Interpreter, StartError> {
     let files = home::python_files()?;
-    let cache = bytecode_folder();
+    let cache = bytecode_folder(venv);
     let environment = engine_environment(files.as_deref(), cache.as_deref());
     let broken = |why: String| StartError::Interpreter { why };
     let (started, inbox) = mpsc::channel();
@@ -107,11 +107,16 @@ fn open(
     open().map_err(failed)
 }
 
-/// Where byte code goes when the environment forbids it beside the sources: without any, importing vLLM takes twice as long.
-fn bytecode_folder() -> Option<PathBuf> {
+/// Where byte code goes when there is none beside the sources and the user forbids to write it there: without any, importing vLLM takes
+/// twice as long.
+fn bytecode_folder(venv: &Venv) -> Option<PathBuf> {
     std::env::var_os("PYTHONDONTWRITEBYTECODE").filter(|value| !value.is_empty())?;
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // With a folder named, Python does not look beside the sources.
     set("PYTHONPYCACHEPREFIX").or_else(|| {
+        if venv.compiled {
+            return None;
+        }
         let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
         Some(cache.join("dualpool/pycache"))
     })
