@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 
-use dualpool_report::{Overview, earlier};
+use dualpool_report::{Overview, earlier, workload_folders};
 use dualpool_types::artifact::RunInfo;
 use dualpool_types::records::Sample;
 use dualpool_types::{Micros, Time, age};
@@ -59,6 +59,11 @@ struct Seen {
 
 impl Runs {
     pub(super) fn new(named: Option<PathBuf>) -> anyhow::Result<Runs> {
+        if let Some(folder) = named.as_ref().filter(|folder| Overview::is_in(folder)) {
+            let workloads = workload_folders(folder)?.unwrap_or_default();
+            let each = workloads.iter().map(|workload| workload.display().to_string()).collect::<Vec<_>>().join(", ");
+            bail!("{} is of several workloads; give the folder of one that was begun: {each}", folder.display());
+        }
         if let Some(folder) = named.as_ref().filter(|folder| !folder.join("samples.jsonl").is_file()) {
             bail!("{} has no samples.jsonl, so it is no run folder; give one that `dualpool run` made", folder.display());
         }
