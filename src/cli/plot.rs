@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
-use dualpool_report::LoadError;
 use dualpool_report::picture::{Picture, png};
 use dualpool_report::simulated::load_simulation;
+use dualpool_report::{LoadError, workload_folders};
 use dualpool_types::Failure;
 
 use super::terminal::print;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Folders of runs, or of simulations (`simulate --out`); of several, all arms are in one picture.
+    /// Folders of runs, or of simulations (`simulate --out`); of several folders or workloads, all arms are in one picture.
     #[arg(value_name = "DIR", required = true)]
     folders: Vec<PathBuf>,
     /// The SVG [default: plot.svg in the first folder, when no PNG is asked for].
@@ -28,7 +28,14 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut pictures = Vec::with_capacity(args.folders.len());
     for folder in &args.folders {
-        pictures.push((name(folder), picture(folder)?));
+        // Of a run of several workloads all of them.
+        for folder in workload_folders(folder)?.unwrap_or_else(|| vec![folder.clone()]) {
+            pictures.push((name(&folder), picture(&folder)?));
+        }
+    }
+    if pictures.iter().all(|(_, picture)| picture.is_blank()) {
+        let folders = args.folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
+        return Err(anyhow!("there are no records to draw in {folders}; give the folder of a run that served requests").into());
     }
     let svg = Picture::joined(pictures).svg();
     let default = (args.svg.is_none() && args.png.is_none()).then(|| args.folders[0].join("plot.svg"));

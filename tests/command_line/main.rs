@@ -7,6 +7,7 @@ mod explain;
 #[cfg(feature = "python")]
 mod extension;
 mod profile;
+mod report;
 mod simulate;
 #[path = "../support/mod.rs"]
 mod support;

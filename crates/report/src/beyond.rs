@@ -106,8 +106,8 @@ mod tests {
             assert!(needed == REPETITIONS_MIN || !of(needed - 1).suffices(), "{} before {needed}", metric.key);
         }
         // 32 short prompts in each: 1.6 beyond the 95th percentile, of which 9.5 read as 10.
-        assert_eq!(Beyond::of(&metric::SHORT_TTFT_P95, &[once.clone()]).unwrap().repetitions_needed(), Some(6));
-        assert_eq!(Beyond::of(&metric::LONG_TTFT_P95, &[once]).unwrap().repetitions_needed(), Some(48));
+        assert_eq!(Beyond::of(&metric::SHORT_TTFT_P95, std::slice::from_ref(&once)).unwrap().repetitions_needed(), Some(6));
+        assert_eq!(Beyond::of(&metric::LONG_TTFT_P95, std::slice::from_ref(&once)).unwrap().repetitions_needed(), Some(48));
         assert_eq!(Beyond::of(&metric::GOODPUT, &[]), None);
         assert_eq!(Beyond::default().repetitions_needed(), None);
     }

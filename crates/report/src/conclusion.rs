@@ -9,7 +9,7 @@ use super::choose::{Choice, Decision, REPETITIONS_MIN, decide, of_shares, serves
 use super::objective_map::{Objective, Turn};
 use super::recommend::{EXACT, NOT_FINISHED, control_differences, is_control, too_few};
 use super::verdicts::{Seen, label, seen};
-use super::words::{count, figure, percent};
+use super::words::{count, figure, listed, percent};
 use super::{Artifacts, command, metric};
 
 /// Where every arm keeps more than this, the load is no test of them.
@@ -70,7 +70,7 @@ pub fn conclude(artifacts: &Artifacts) -> Conclusion {
 fn what_to_do(choice: &Choice) -> String {
     let same: Vec<&str> =
         choice.repeated.iter().filter(|(_, same)| same.name == choice.arm.name).map(|(arm, _)| arm.name).collect();
-    let same = if same.is_empty() { String::new() } else { format!(", the same arrangement as {}", same.join(" and ")) };
+    let same = if same.is_empty() { String::new() } else { format!(", the same arrangement as {}", listed(&same)) };
     let is = choice.arm.arrangement.map_or(String::new(), |arrangement| format!(": {}", arrangement.describe().full));
     format!("Serve with {}{same}{is}.", choice.arm.name)
 }
@@ -160,7 +160,8 @@ fn what_would_change_it(artifacts: &Artifacts, choice: &Choice) -> String {
             Objective::ShortTtft => "short TTFT",
         };
         let (limit, own) = (figure(turn.limit_ms), figure(turn.own_limit_ms));
-        let (leaders, best, kept) = (turn.leaders.join(" and "), percent(turn.best), percent(turn.own));
+        let (leaders, best, kept) =
+            (listed(&turn.leaders.iter().map(String::as_str).collect::<Vec<_>>()), percent(turn.best), percent(turn.own));
         format!("a {} {objective} objective ({limit} ms, not {own}) would let {leaders} lead, {best}% to {kept}%", turn.direction())
     });
     let harder = harder_load(artifacts).map(|load| format!("a higher load (--load {load})"));
@@ -215,7 +216,7 @@ fn left_out(artifacts: &Artifacts) -> Option<String> {
     let ran = |name: &str| artifacts.run.arms.iter().any(|arm| arm.name == name);
     // The arms of a workload of its own are policies.
     let missing: Vec<&str> = asked.filter(|arm| artifacts.run.workload.is_none() && !ran(arm)).collect();
-    (!missing.is_empty()).then(|| missing.join(" and "))
+    (!missing.is_empty()).then(|| listed(&missing))
 }
 
 fn shares(candidates: &[&Arm]) -> String {

@@ -34,6 +34,14 @@ pub(crate) fn or_not_measured(value: Option<f64>, write: fn(f64) -> String) -> S
     value.map_or(NOT_MEASURED.to_string(), write)
 }
 
+/// `a`, `a and b`, `a, b and c`.
+pub(crate) fn listed(names: &[&str]) -> String {
+    match names {
+        [most @ .., last] if !most.is_empty() => format!("{} and {last}", most.join(", ")),
+        _ => names.concat(),
+    }
+}
+
 /// `1 request`, `2 requests`.
 pub(crate) fn count(n: u64, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
@@ -50,6 +58,11 @@ mod tests {
             ["0", "0.004", "0.61", "8.24", "43.0", "143", "12400"]
         );
         assert_eq!([0.25, 9.94, 9.96, 1234.5].map(ms), ["0.2", "9.9", "10", "1234"]);
+    }
+
+    #[test]
+    fn names_are_listed_as_in_a_sentence() {
+        assert_eq!([&[][..], &["a"], &["a", "b"], &["a", "b", "c"]].map(listed), ["", "a", "a and b", "a, b and c"]);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::time::SystemTime;
 
 use thiserror::Error;
 
-use dualpool_report::{Overview, earlier};
+use dualpool_report::{Overview, earlier, workload_folders};
 use dualpool_types::artifact::RunInfo;
 use dualpool_types::records::Sample;
-use dualpool_types::{Micros, Time, UserError, age};
+use dualpool_types::{Failure, Micros, Time, UserError, age};
 
 /// Where runs are found; `dualpool run` makes them there.
 const ARTIFACTS: &str = "artifacts";
@@ -39,10 +39,18 @@ pub(super) enum Status {
     Finished,
 }
 
-/// The user named a folder that holds no run.
+/// The user named a folder that holds no run, or several.
 #[derive(Debug, Error)]
-#[error("{} has no samples.jsonl, so it is no run folder; give one that `dualpool run` made", .0.display())]
-pub(super) struct NoRun(PathBuf);
+enum NoRun {
+    #[error("{} has no samples.jsonl, so it is no run folder; give one that `dualpool run` made", .0.display())]
+    Missing(PathBuf),
+    #[error("{} is of several workloads; give the folder of one that was begun: {}", folder.display(), listed(workloads))]
+    Several { folder: PathBuf, workloads: Vec<PathBuf> },
+}
+
+fn listed(folders: &[PathBuf]) -> String {
+    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+}
 
 impl UserError for NoRun {
     fn hint(&self) -> &'static str {
@@ -69,11 +77,17 @@ struct Seen {
 }
 
 impl Runs {
-    pub(super) fn new(named: Option<PathBuf>) -> Result<Runs, NoRun> {
-        match named {
-            Some(folder) if !folder.join("samples.jsonl").is_file() => Err(NoRun(folder)),
-            named => Ok(Runs { named, chosen: None, seen: None }),
+    pub(super) fn new(named: Option<PathBuf>) -> Result<Runs, Failure> {
+        if let Some(folder) = &named {
+            if Overview::is_in(folder) {
+                let workloads = workload_folders(folder)?.unwrap_or_default();
+                return Err(NoRun::Several { folder: folder.clone(), workloads }.into());
+            }
+            if !folder.join("samples.jsonl").is_file() {
+                return Err(NoRun::Missing(folder.clone()).into());
+            }
         }
+        Ok(Runs { named, chosen: None, seen: None })
     }
 
     pub(super) fn look(&mut self, now: Time) -> Option<Watched> {

@@ -270,6 +270,30 @@ mod tests {
     }
 
     #[test]
+    fn no_label_is_cut_off_at_the_right() {
+        // An objective far beyond every latency has its label at the right end of its axis.
+        let mut artifacts = fixture::by_default();
+        artifacts.summary.as_mut().unwrap().objectives.itl_ms = 9_000.0;
+        let (page, picture) = (html(&artifacts), crate::picture::Picture::of_run(&artifacts).svg());
+        for drawn in [page, picture] {
+            let tree = parse(&drawn);
+            // A rotated name goes upwards.
+            let turned =
+                |n: &roxmltree::Node| n.parent().and_then(|g| g.attribute("transform")).is_some_and(|t| t.contains("rotate"));
+            for node in tree.descendants().filter(|n| n.has_tag_name("text") && !turned(n)) {
+                let (text, x) = (node.text().unwrap_or_default(), node.attribute("x").unwrap().parse::<f64>().unwrap());
+                let part = match node.attribute("text-anchor") {
+                    Some("start") => 1.0,
+                    Some("middle") => 0.5,
+                    _ => 0.0,
+                };
+                let right = x + part * text.chars().count() as f64 * crate::plot::CHARACTER_WIDTH;
+                assert!(right <= crate::plot::WIDTH, "`{text}` at {x} ends at {right}");
+            }
+        }
+    }
+
+    #[test]
     fn hostile_names_stay_text() {
         let hostile = "</text></svg><script>alert(1)</script>\"'&";
         let mut artifacts = fixture::small();

@@ -23,7 +23,7 @@ use super::words::figure;
 /// Width of every plot, in the SVG's own pixels; the page scales it.
 pub(crate) const WIDTH: f64 = 1120.0;
 /// Of the style sheet's text in plots, in pixels.
-const CHARACTER_WIDTH: f64 = 6.6;
+pub(crate) const CHARACTER_WIDTH: f64 = 6.6;
 
 /// What tells an arm from the others in a plot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,12 +121,16 @@ pub(crate) enum Anchor {
     End,
 }
 
+/// Text at a place; where it would be cut off at the right of the drawing, it is moved to the left by so much.
 pub(crate) fn label(m: &mut Svg, x: f64, y: f64, anchor: Anchor, class: &str, text: impl std::fmt::Display) {
-    let anchor = match anchor {
-        Anchor::Start => "start",
-        Anchor::Middle => "middle",
-        Anchor::End => "end",
+    let text = text.to_string();
+    let (anchor, to_the_right) = match anchor {
+        Anchor::Start => ("start", 1.0),
+        Anchor::Middle => ("middle", 0.5),
+        Anchor::End => ("end", 0.0),
     };
+    let width = text.chars().count() as f64 * CHARACTER_WIDTH;
+    let x = x - (x + to_the_right * width - WIDTH).max(0.0);
     m.leaf("text", &[("x", &x), ("y", &y), ("text-anchor", &anchor), ("class", &class)], text);
 }
 

@@ -115,6 +115,11 @@ impl Picture {
         joined.lettered()
     }
 
+    /// Whether no arm has anything to draw.
+    pub fn is_blank(&self) -> bool {
+        self.arms.iter().all(|arm| arm.ttft.count() == 0 && arm.itl.count() == 0 && arm.depths.is_empty())
+    }
+
     fn lettered(mut self) -> Picture {
         for (i, arm) in self.arms.iter_mut().enumerate() {
             (arm.letter, arm.class) = (letter(i), class(i));
@@ -215,6 +220,15 @@ mod tests {
         let curves = tree.descendants().filter(|n| n.attribute("class").is_some_and(|c| c.starts_with("curve"))).count();
         let arms = Picture::of_run(&fixture::small()).arms.len();
         assert_eq!(curves, 3 * arms, "TTFT, ITL and the legend");
+    }
+
+    #[test]
+    fn a_run_without_records_is_blank() {
+        let mut artifacts = fixture::small();
+        assert!(!Picture::of_run(&artifacts).is_blank());
+        artifacts.requests.clear();
+        artifacts.samples.clear();
+        assert!(Picture::of_run(&artifacts).is_blank());
     }
 
     #[test]
