@@ -110,10 +110,18 @@ def first_pool(request: Record) -> str | None:
     return next((leg["role"] for leg in request["legs"] if leg["first_token_us"] is not None), None)
 
 
+def begun_in_time(request: Record) -> bool:
+    first = ttft(request)
+    return is_done(request) and bool(first) and first[0] <= request["objectives"]["ttft_us_max"]
+
+
 def is_within(request: Record) -> bool:
-    objectives, first = request["objectives"], ttft(request)
-    in_time = bool(first) and first[0] <= objectives["ttft_us_max"]
-    return is_done(request) and in_time and all(gap <= objectives["itl_us_max"] for gap in gaps(request))
+    return begun_in_time(request) and all(gap <= request["objectives"]["itl_us_max"] for gap in gaps(request))
+
+
+def is_within_by_tpot(request: Record) -> bool:
+    own = gaps(request)
+    return begun_in_time(request) and sum(own) <= len(own) * request["objectives"]["itl_us_max"]
 
 
 # --- Figures of an arm ------------------------------------------------------------------------------------------------------------
@@ -216,6 +224,10 @@ METRICS = [
     Metric("throughput_rps", per_second(is_done), higher_is_better=True),
     Metric("output_tokens_per_s", per_second(lambda r: len(r["token_us"])), higher_is_better=True),
     SHARE_WITHIN,
+    Metric("tpot_share", of_all(is_within_by_tpot), higher_is_better=True, is_share=True),
+    Metric("goodput_rps", per_second(is_within), higher_is_better=True),
+    Metric("tpot_goodput_rps", per_second(is_within_by_tpot), higher_is_better=True),
+    Metric("longest_itl_ms_p99", lambda repetitions: quantile_ms([max(own) for rs in repetitions for r in rs if (own := gaps(r))], 99)),
     *(metric for name, group in TTFT_GROUPS.items() for metric in quantiles(f"ttft_ms.{name}", ttft_of(group), 50, 95)),
     *quantiles("itl_ms", gaps, 50, 95, 99),
 ]
@@ -229,7 +241,7 @@ def figures(arm: Arm, run: Record) -> dict:
     arm_figures = {
         "name": arm.name,
         "control": arm.name.endswith(CONTROL),
-        "overloaded": is_overloaded(arm) if "repetition" in run else None,
+        "overloaded": is_overloaded(arm) if run.get("repetition", {}).get("lead_in_s", 0) > 0 else None,
         "requests": len(requests),
         **{metric.key: metric.take(arm.repetitions) for metric in metrics},
         "queue_depth_mean": {role: depth(arm.samples, role) for role in ("prefill", "decode", "shared")},

@@ -69,6 +69,10 @@ impl Progress for Bars {
     fn note(&self, text: &str) {
         self.terminal.line(&format!("note: {text}"));
     }
+
+    fn show(&self, text: &str) {
+        text.lines().for_each(|line| self.terminal.line(line));
+    }
 }
 
 fn new_bar(name: &str, steps: u32) -> ProgressBar {

@@ -125,15 +125,15 @@ fn a_router_is_measured_and_reported_again_with_how_it_settled() {
     let output = run.output();
     let (shown, said) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{said}");
-    for word in
-        ["foreground", "mix two_wave_imbalance", "dynamic_router against least_load", "TPOT in ms", "here/two_wave_imbalance"]
-    {
+    for word in ["foreground", "mix two_wave_imbalance", "TPOT in ms", "here/two_wave_imbalance"] {
         assert!(shown.contains(word), "`{word}` is missing in: {shown}");
     }
     assert!(said.contains("--update-expectations"), "nothing was accepted yet: {said}");
     let again = run.again(&["report", "--settle", "here"]).prints();
     assert!(again.contains("TPOT in ms") && again.contains("foreground"), "{again}");
     check_run::agrees(&run.folder.path().join("here"));
+    let full = run.again(&["report", "--full", "here"]).prints();
+    assert!(full.contains("dynamic_router against least_load") && full.contains("here/two_wave_imbalance"), "{full}");
 }
 
 #[test]

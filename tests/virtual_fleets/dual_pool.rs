@@ -45,6 +45,8 @@ impl<F: Fn() + Send + Sync> Progress for AtRun<F> {
         }
     }
 
+    fn show(&self, _text: &str) {}
+
     fn note(&self, _text: &str) {}
 }
 

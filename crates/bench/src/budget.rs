@@ -32,6 +32,10 @@ impl Budget {
         DriveError::NoTime { budget_s: self.total.as_secs() }
     }
 
+    pub(super) fn spent(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     pub(super) fn left(&self) -> Duration {
         self.total.saturating_sub(self.began.elapsed())
     }

@@ -204,6 +204,11 @@ impl<'a> ArmRunner<'a> {
         self.lock().notes.push(text);
     }
 
+    /// Shows what there is so far.
+    pub(crate) fn show(&self, text: &str) {
+        self.progress.show(text);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Findings> {
         // Every change is one assignment, so what is seen is whole even if a thread panicked while it held the lock.
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)

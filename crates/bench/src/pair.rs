@@ -4,19 +4,23 @@ use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom as _;
 
-use dualpool_report::{REPETITIONS_MIN, complete_repetitions};
+use dualpool_report::{Artifacts, REPETITIONS_MIN, complete_repetitions, provisional};
 use dualpool_types::artifact::{RepetitionSignals, RunDisturbance, RunInfo, Signals};
 use dualpool_types::records::{EngineSample, RequestRecord};
 use dualpool_types::{Arrangement, seeded};
 
 use super::arms;
-use super::budget::Budget;
+use super::budget::{Budget, minutes};
 use super::disturbance::{described, disturbed_by, worst};
 use super::drive::{ArmRunner, DriveError, Work};
 use super::folder::{FolderError, RunFolder};
 use super::phases::Phases;
 use super::run::{Measurement, Repetition};
 use super::stats::{self, next_look};
+
+/// A run that is not over by then shows what it has so far, on a terminal of this width or wider.
+const PROVISIONAL_AFTER: Duration = Duration::from_secs(120);
+const PROVISIONAL_COLUMNS: u16 = 80;
 
 /// All that the measured runs recorded.
 #[derive(Debug, Default)]
@@ -113,6 +117,8 @@ pub(super) struct Course<'a, 'r> {
     pub(super) folder: &'a mut RunFolder,
     /// What the run has already, if it goes on.
     pub(super) measured: Measured,
+    /// Whether the provisional table was shown.
+    pub(super) shown: bool,
 }
 
 impl Course<'_, '_> {
@@ -151,6 +157,7 @@ impl Course<'_, '_> {
             if self.look(ends) || ends {
                 break;
             }
+            self.show_provisional(self.runner.budget().map_or(began.elapsed(), |budget| budget.spent()));
         }
         Ok(())
     }
@@ -229,6 +236,25 @@ impl Course<'_, '_> {
                 Err(Stop::TimeOver)
             }
         }
+    }
+
+    /// A first table, once, of a run that has been going on for a while.
+    fn show_provisional(&mut self, running: Duration) {
+        if self.shown || running < PROVISIONAL_AFTER {
+            return;
+        }
+        let complete = complete_repetitions(self.run, &self.measured.requests);
+        if complete.is_empty() {
+            return;
+        }
+        self.shown = true;
+        let requests = self.measured.requests.iter().filter(|request| complete.contains(&request.repetition)).cloned().collect();
+        let samples = self.measured.samples.iter().filter(|sample| complete.contains(&sample.repetition)).cloned().collect();
+        let (dir, run) = (self.folder.dir().to_path_buf(), self.run.clone());
+        let artifacts = Artifacts { dir, run, summary: None, requests, samples, notes: Vec::new() };
+        let table = provisional(&artifacts, PROVISIONAL_COLUMNS);
+        let (done, after) = (complete.len(), minutes(running));
+        self.runner.show(&format!("\nso far, after {after}: {done} of at least {REPETITIONS_MIN} repetitions\n{table}\n"));
     }
 
     /// Looks at the planned comparisons, if it is time to. Returns whether all are decided, of a run that is made to decide them.

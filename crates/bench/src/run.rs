@@ -382,7 +382,7 @@ impl RunContext<'_> {
                 folder.write_run(&run)?;
                 let seed = self.settings.workload.seed;
                 let (measurement, folder) = (measurement.as_ref(), &mut folder);
-                let course = Course { measurement, run: &mut run, until, runner: &runner, folder, measured };
+                let course = Course { measurement, run: &mut run, until, runner: &runner, folder, measured, shown: false };
                 course.measure(seed, &mut phases).await?
             }
             Err(stopped) => Measured { stopped: Some(stopped), ..measured },

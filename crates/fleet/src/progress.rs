@@ -9,6 +9,9 @@ pub trait Progress: Send + Sync {
 
     /// Something the user should know, that is no error.
     fn note(&self, text: &str);
+
+    /// What there is so far, in lines.
+    fn show(&self, text: &str);
 }
 
 /// Says nothing.
@@ -18,4 +21,5 @@ impl Progress for Silent {
     fn phase(&self, _name: &str, _steps: u32) {}
     fn step(&self, _what: &str) {}
     fn note(&self, _text: &str) {}
+    fn show(&self, _text: &str) {}
 }

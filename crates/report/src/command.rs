@@ -2,6 +2,11 @@
 
 use dualpool_types::artifact::RunInfo;
 
+use super::{Artifacts, workload_folders};
+
+/// Repetitions do not all take as long.
+const MARGIN: f64 = 1.2;
+
 /// What a command that goes on does not repeat: where the run was written to, how long it was, and how it was shown.
 const OF_ONE_RUN: [&str; 2] = ["--quick", "--json"];
 const OF_ONE_RUN_WITH_VALUE: [&str; 3] = ["--out", "--budget", "--repetitions"];
@@ -28,6 +33,23 @@ pub(crate) fn with_flag(run: &RunInfo, flag: &str, value: &str) -> Option<String
     (!words.is_empty()).then(|| format!("{} {flag} {}", joined(words.into_iter()), quoted(value)))
 }
 
+/// The command that adds repetitions until there are so many; none where a run cannot go on, or where it is not known how long they take.
+pub(crate) fn resumed(artifacts: &Artifacts, repetitions: u32) -> Option<String> {
+    let Artifacts { run, dir, summary, .. } = artifacts;
+    let summary = summary.as_ref().filter(|summary| !run.quick && !summary.exact && summary.repetitions > 0)?;
+    let took_s = |name: &str| run.phases.iter().filter(|phase| phase.name == name).map(|phase| phase.us.as_secs()).sum::<f64>();
+    let each_s = took_s("measurement") / f64::from(summary.repetitions);
+    let more_s = took_s("warm-up") + took_s("opening") + each_s * f64::from(repetitions.saturating_sub(summary.repetitions));
+    // The folder of a run of several workloads, which share its time, is that of all of them.
+    let (dir, workloads) = match (&run.workload, dir.parent()) {
+        (Some(_), Some(parent)) => (parent, workload_folders(parent).ok().flatten().map_or(1, |folders| folders.len())),
+        _ => (dir.as_path(), 1),
+    };
+    let minutes = (more_s * MARGIN * workloads as f64 / 60.0).ceil().max(1.0);
+    let (program, dir) = (run.command.first()?, dir.display().to_string());
+    Some(format!("{} run --resume {} --budget {minutes}m", quoted(program), quoted(&dir)))
+}
+
 fn joined<'a>(words: impl Iterator<Item = &'a String>) -> String {
     words.map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
@@ -46,6 +68,23 @@ mod tests {
     #[test]
     fn a_command_can_be_pasted_back() {
         assert_eq!(["run", "--mix=a", "two words", "it's", ""].map(quoted), ["run", "--mix=a", "'two words'", r"'it'\''s'", "''"]);
+    }
+
+    #[test]
+    fn a_run_goes_on_for_as_long_as_its_repetitions_took() {
+        let mut artifacts = fixture::by_default();
+        let repetitions = artifacts.summary.as_ref().unwrap().repetitions;
+        let phase = |name: &str, s: f64| dualpool_types::artifact::PhaseTime {
+            name: name.into(),
+            us: dualpool_types::Micros::from_secs(s),
+        };
+        artifacts.run.phases = vec![phase("warm-up", 30.0), phase("measurement", 10.0 * f64::from(repetitions))];
+        // Half a minute, and three times as long as the measurement took.
+        let minutes = ((30.0 + 30.0 * f64::from(repetitions)) * 1.2 / 60.0).ceil();
+        let expected = format!("dualpool run --resume run --budget {minutes}m");
+        assert_eq!(resumed(&artifacts, 4 * repetitions), Some(expected));
+        artifacts.run.quick = true;
+        assert_eq!(resumed(&artifacts, 4 * repetitions), None);
     }
 
     #[test]

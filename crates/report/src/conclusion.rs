@@ -7,7 +7,7 @@ use dualpool_types::artifact::{Comparison, Summary, Verdict};
 use super::arms::{Arm, arms};
 use super::choose::{Choice, Decision, REPETITIONS_MIN, decide, of_shares, serves, share};
 use super::objective_map::{Objective, Turn};
-use super::recommend::{EXACT, NOT_FINISHED, control_differences, is_control, too_few};
+use super::recommend::{EXACT, NOT_FINISHED, control_differences, is_control, overloaded, too_few};
 use super::verdicts::{Seen, label, seen};
 use super::words::{count, figure, listed, percent};
 use super::{Artifacts, command, metric};
@@ -50,13 +50,13 @@ pub fn conclude(artifacts: &Artifacts) -> Conclusion {
                 .chain(left_out(artifacts).map(|arms| format!("{arms} did not run.")))
                 .chain(["To measure as much as a verdict takes:".into()])
                 .collect(),
-            command: command::with_flag(&artifacts.run, "--repetitions", &REPETITIONS_MIN.to_string()),
+            command: goes_on(artifacts, REPETITIONS_MIN),
         },
         Decision::NoneServes(candidates) => none_serves(artifacts, &candidates),
         Decision::Serve(choice) => {
             let (open, command) = open(artifacts, summary);
             let sentences = vec![
-                what_to_do(&choice),
+                what_to_do(artifacts, &choice),
                 how_sure(&choice, summary),
                 what_it_costs(&choice, summary),
                 what_would_change_it(artifacts, &choice),
@@ -67,9 +67,10 @@ pub fn conclude(artifacts: &Artifacts) -> Conclusion {
     }
 }
 
-fn what_to_do(choice: &Choice) -> String {
-    let same: Vec<&str> =
-        choice.repeated.iter().filter(|(_, same)| same.name == choice.arm.name).map(|(arm, _)| arm.name).collect();
+fn what_to_do(artifacts: &Artifacts, choice: &Choice) -> String {
+    let repeated = choice.repeated.iter().filter(|(_, same)| same.name == choice.arm.name).map(|(arm, _)| arm.name);
+    let merged = artifacts.run.stands_for.get(choice.arm.name).into_iter().flatten().map(String::as_str);
+    let same: Vec<&str> = repeated.chain(merged).collect();
     let same = if same.is_empty() { String::new() } else { format!(", the same arrangement as {}", listed(&same)) };
     let is = choice.arm.arrangement.map_or(String::new(), |arrangement| format!(": {}", arrangement.describe().full));
     format!("Serve with {}{same}{is}.", choice.arm.name)
@@ -94,17 +95,18 @@ fn how_sure(choice: &Choice, summary: &Summary) -> String {
         );
     };
     let rests = format!("95% interval {} to {}, {}", points(low), points(high), over(summary));
+    let apart = format!("{} points ({rests}){doubt}{}", points(apart), overload(choice));
     match seen.verdict {
-        Verdict::Worse => format!("It {keeps}; {} is shown to keep fewer: {} points ({rests}){doubt}.", rival.name, points(apart)),
-        Verdict::Equivalent => {
-            format!("{} keeps as many requests within the objectives: {} points ({rests}){doubt}.", rival.name, points(apart))
-        }
-        _ => format!(
-            "It {keeps}; whether {}, which is less simple, keeps more is undecided: {} points ({rests}){doubt}.",
-            rival.name,
-            points(apart)
-        ),
+        Verdict::Worse => format!("It {keeps}; {} is shown to keep fewer: {apart}.", rival.name),
+        Verdict::Equivalent => format!("{} keeps as many requests within the objectives: {apart}.", rival.name),
+        _ => format!("It {keeps}; whether {}, which is less simple, keeps more is undecided: {apart}.", rival.name),
     }
+}
+
+/// Figures of arms that take less than they are offered are figures of how long they were measured.
+fn overload(choice: &Choice) -> String {
+    let names: Vec<&str> = overloaded(choice.candidates.iter().copied()).collect();
+    if names.is_empty() { String::new() } else { format!("; overloaded, so the longer the worse: {}", listed(&names)) }
 }
 
 fn over(summary: &Summary) -> String {
@@ -166,6 +168,14 @@ fn what_would_change_it(artifacts: &Artifacts, choice: &Choice) -> String {
     });
     let harder = harder_load(artifacts).map(|load| format!("a higher load (--load {load})"));
     if choice.candidates.len() > 1 && choice.candidates.iter().all(|a| share(a) > ALL_SERVE_MIN) {
+        if let Some(parts) = &artifacts.run.parts_at {
+            let load = parts.load;
+            let shares: Vec<String> = parts.shares.iter().map(|(arm, share)| format!("{arm} {}%", percent(*share))).collect();
+            return format!(
+                "All arms keep over 99% here; a simulation of these engines parts them at --load {load}: {}.",
+                shares.join(", ")
+            );
+        }
         let harder = harder.unwrap_or_else(|| "tighter objectives (--itl-ms, --ttft-short-ms)".into());
         let turned = turned.map_or(String::new(), |turned| format!("; {turned}"));
         return format!("All arms keep over 99% here, so this load does not tell them apart: try {harder}{turned}.");
@@ -203,17 +213,29 @@ fn open(artifacts: &Artifacts, summary: &Summary) -> (String, Option<String>) {
         (_, Some(arms)) => (format!("{of_planned}, and {arms} did not run"), "to go on"),
     };
     let repetitions = if undecided > 0 { summary.repetitions * REPETITIONS_FOR_HALF } else { summary.repetitions };
-    match command::with_flag(&artifacts.run, "--repetitions", &repetitions.to_string()) {
+    let command = match left_out {
+        None => self::goes_on(artifacts, repetitions),
+        // A run that goes on has the arms that it had.
+        Some(_) => command::with_flag(&artifacts.run, "--repetitions", &repetitions.to_string()),
+    };
+    match command {
         Some(command) => (format!("{said}; {goes_on}:"), Some(command)),
         None => (format!("{said}."), None),
     }
+}
+
+/// The command that measures on until there are so many repetitions; where the run cannot go on, the one that makes it again with so many.
+fn goes_on(artifacts: &Artifacts, repetitions: u32) -> Option<String> {
+    let again = || command::with_flag(&artifacts.run, "--repetitions", &repetitions.to_string());
+    command::resumed(artifacts, repetitions).or_else(again)
 }
 
 /// The arms that were asked for and did not run; none where all did.
 fn left_out(artifacts: &Artifacts) -> Option<String> {
     let asked = artifacts.run.settings.pointer("/run/arms").and_then(|arms| arms.as_array())?;
     let asked = asked.iter().filter_map(|arm| arm.as_str()).filter(|arm| KnownArm::find(arm).is_ok());
-    let ran = |name: &str| artifacts.run.arms.iter().any(|arm| arm.name == name);
+    let merged = |name: &str| artifacts.run.stands_for.values().flatten().any(|arm| arm == name);
+    let ran = |name: &str| artifacts.run.arms.iter().any(|arm| arm.name == name) || merged(name);
     // The arms of a workload of its own are policies.
     let missing: Vec<&str> = asked.filter(|arm| artifacts.run.workload.is_none() && !ran(arm)).collect();
     (!missing.is_empty()).then(|| listed(&missing))
@@ -308,7 +330,8 @@ mod tests {
                 "are undecided; to halve the intervals:",
             ],
         );
-        assert_eq!(conclude(&artifacts).command.unwrap(), "dualpool run dual_pool --mix balanced --repetitions 36");
+        let command = conclude(&artifacts).command.unwrap();
+        assert!(command.starts_with("dualpool run --resume run --budget "), "{command}");
         for c in &mut summary(&mut artifacts).comparisons {
             c.verdict = Verdict::Equivalent;
         }
@@ -361,7 +384,10 @@ mod tests {
         let mut artifacts = fixture::by_default();
         shares(&mut artifacts, &ALIKE.map(|(arm, _)| (arm, 0.995)), 0.01);
         says(&artifacts, &["All arms keep over 99% here, so this load does not tell them apart: try a higher load (--load 0.85)"]);
-        artifacts.run.saturation_rps = None;
+        let shares = [("auto".to_string(), 0.91), ("dual_pool".to_string(), 0.99)];
+        artifacts.run.parts_at = Some(dualpool_types::artifact::PartsAt { load: 0.9, shares: shares.into() });
+        says(&artifacts, &["a simulation of these engines parts them at --load 0.9: auto 91.0%, dual_pool 99.0%."]);
+        (artifacts.run.saturation_rps, artifacts.run.parts_at) = (None, None);
         says(&artifacts, &["does not tell them apart: try tighter objectives (--itl-ms, --ttft-short-ms)"]);
     }
 
@@ -376,6 +402,8 @@ mod tests {
         assert_eq!(conclude(&artifacts).command.unwrap(), "dualpool run dual_pool --mix balanced --load 0.5");
         summary(&mut artifacts).repetitions = 2;
         says(&artifacts, &["No recommendation: 2 repetitions per arm decide nothing; a verdict takes 6 at least."]);
+        assert!(conclude(&artifacts).command.unwrap().starts_with("dualpool run --resume run --budget "));
+        summary(&mut artifacts).repetitions = 0;
         assert_eq!(conclude(&artifacts).command.unwrap(), "dualpool run dual_pool --mix balanced --repetitions 6");
         summary(&mut artifacts).exact = true;
         says(
@@ -391,5 +419,10 @@ mod tests {
         let mut artifacts = fixture::by_default();
         artifacts.run.settings = serde_json::json!({"run": {"arms": ["shared_tuned", "dual_pool", "best_found"]}});
         says(&artifacts, &["are undecided, and best_found did not run; to go on:"]);
+        artifacts.run.stands_for = [("dual_pool".to_string(), vec!["best_found".to_string()])].into();
+        says(&artifacts, &["Serve with dual_pool, the same arrangement as best_found:", "are undecided; to halve the intervals:"]);
+        let arms = &mut summary(&mut artifacts).arms;
+        arms.iter_mut().find(|arm| arm.name == "dedicated").unwrap().overloaded = Some(true);
+        says(&artifacts, &["9 repetitions); overloaded, so the longer the worse: dedicated."]);
     }
 }

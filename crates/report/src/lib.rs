@@ -48,5 +48,5 @@ pub(crate) use plot::Curve;
 pub use plot::picture;
 pub use recommend::{Recommendation, recommend};
 pub use routing::routing;
-pub use screen::print;
+pub use screen::{print, provisional};
 pub use terminal::print_full;

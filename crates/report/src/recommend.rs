@@ -130,6 +130,11 @@ fn findings<'a>(choice: &'a Arm, summary: &'a Summary, verdict: Verdict) -> impl
     })
 }
 
+/// Arms that take less than they are offered.
+pub(crate) fn overloaded<'a>(arms: impl IntoIterator<Item = &'a Arm<'a>>) -> impl Iterator<Item = &'a str> {
+    arms.into_iter().filter(|arm| arm.figures.overloaded == Some(true)).map(|arm| arm.name)
+}
+
 fn caveats(artifacts: &Artifacts, summary: &Summary, choice: Option<&Arm>) -> Vec<String> {
     let mut caveats = Vec::new();
     if let Some(choice) = choice {
@@ -146,6 +151,12 @@ fn caveats(artifacts: &Artifacts, summary: &Summary, choice: Option<&Arm>) -> Ve
             "The A/A control differs from its own arm ({}): do not build on differences of that size.",
             unsteady.join(", ")
         ));
+    }
+    let all = arms(artifacts);
+    let overloaded: Vec<&str> = overloaded(&all).collect();
+    if !overloaded.is_empty() {
+        let names = overloaded.join(", ");
+        caveats.push(format!("Overloaded, so that the figures depend on how long a repetition is: {names}. Offer less (--load)."));
     }
     if artifacts.run.interrupted {
         caveats.push("The run was stopped early.".into());

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use dualpool_types::Micros;
-use dualpool_types::artifact::Summary;
+use dualpool_types::artifact::{ArmSummary, Summary};
 
 use super::Artifacts;
 use super::arms::{Arm, arms};
@@ -41,6 +41,11 @@ pub fn print(artifacts: &Artifacts, columns: u16) -> String {
     out.text
 }
 
+/// The arms of a run that goes on, by what was recorded so far, as a table of at most `columns` columns.
+pub fn provisional(artifacts: &Artifacts, columns: u16) -> String {
+    table(&arms(artifacts), columns.max(COLUMNS_MIN).into())
+}
+
 /// What was asked of what.
 fn asked(artifacts: &Artifacts, arms: &[Arm]) -> Vec<String> {
     let (run, env) = (&artifacts.run, &artifacts.run.environment);
@@ -53,8 +58,8 @@ fn asked(artifacts: &Artifacts, arms: &[Arm]) -> Vec<String> {
     let took = run.phases.iter().map(|phase| phase.us).fold(Micros::ZERO, |all, us| all + us);
     let stopped = if run.interrupted { ", stopped early" } else { "" };
     lines.push(format!(
-        "{}, {}, {} x {}, {}{stopped}",
-        if run.workload.is_some() { summary.mix.clone() } else { format!("mix {}", summary.mix) },
+        "mix {}, {}, {} x {}, {}{stopped}",
+        summary.mix,
         load(artifacts, summary),
         count(summary.repetitions.into(), "repetition"),
         count(requests.into(), "request"),
@@ -95,23 +100,33 @@ struct Column {
 const SHARE: Column = Column { heading: "share\nwithin\nobjectives", metric: metric::GOODPUT };
 const ITL: Column = Column { heading: "\nITL\np99 ms", metric: metric::ITL_P99 };
 
-/// What the verdicts are about first.
-const OF_POOLS: [Column; 3] = [SHARE, Column { heading: "short\nTTFT\np95 ms", metric: metric::SHORT_TTFT_P95 }, ITL];
+const SHORT_TTFT: Column = Column { heading: "short\nTTFT\np95 ms", metric: metric::SHORT_TTFT_P95 };
+const FOREGROUND_TTFT: Column = Column { heading: "foreground\nTTFT\np95 ms", metric: metric::FOREGROUND_TTFT_P95 };
+const TTFT: Column = Column { heading: "\nTTFT\np95 ms", metric: metric::TTFT_P95 };
+
+const CACHED: Column = Column { heading: "\nprompt\ncached", metric: metric::CACHED_SHARE };
+const SPREAD: Column = Column { heading: "\nqueue\nspread", metric: metric::QUEUE_SPREAD };
+
+/// What verdicts are about first.
+const OF_POOLS: &[Column] = &[SHARE, SHORT_TTFT, ITL];
 
 /// The same where routing is what is measured.
-const OF_ROUTING: [Column; 5] = [
-    SHARE,
-    Column { heading: "\nTTFT\np95 ms", metric: metric::TTFT_P95 },
-    ITL,
-    Column { heading: "\nprompt\ncached", metric: metric::CACHED_SHARE },
-    Column { heading: "\nqueue\nspread", metric: metric::QUEUE_SPREAD },
-];
+const OF_ROUTING: &[Column] = &[SHARE, TTFT, ITL, CACHED, SPREAD];
+const OF_ROUTED_WAVES: &[Column] = &[SHARE, FOREGROUND_TTFT, ITL, CACHED, SPREAD];
+
+fn columns(arms: &[&Arm]) -> &'static [Column] {
+    let any = |has: fn(&ArmSummary) -> bool| arms.iter().any(|arm| has(&arm.figures));
+    match (any(|figures| figures.routing.is_some()), any(|figures| figures.ttft_ms.foreground.is_some())) {
+        (false, _) => OF_POOLS,
+        (true, false) => OF_ROUTING,
+        (true, true) => OF_ROUTED_WAVES,
+    }
+}
 
 /// The arms but for controls, with what each is.
 fn table(arms: &[Arm], width: usize) -> String {
     let arms: Vec<&Arm> = arms.iter().filter(|arm| !arm.control).collect();
-    let routed = arms.iter().any(|arm| arm.figures.routing.is_some());
-    let columns: &[Column] = if routed { &OF_ROUTING } else { &OF_POOLS };
+    let columns = columns(&arms);
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(std::iter::once("\n\narm").chain(columns.iter().map(|c| c.heading)));
     for arm in &arms {

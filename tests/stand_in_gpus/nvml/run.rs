@@ -40,6 +40,8 @@ impl Progress for Follow {
         self.seen.lock().unwrap().extend(arms);
     }
 
+    fn show(&self, _text: &str) {}
+
     fn note(&self, _text: &str) {}
 }
 

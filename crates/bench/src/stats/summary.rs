@@ -44,7 +44,9 @@ pub fn summarise(run: &RunInfo, requests: &[RequestRecord], samples: &[EngineSam
             let samples: Vec<&EngineSample> = samples.iter().copied().filter(|s| s.arm == arm.name).collect();
             let routing = run.workload.as_ref().map(|_| routing(&requests, &samples, &run.environment));
             let control = controlled(&arm.name).is_some();
-            let overloaded = run.repetition.and_then(|_| is_overloaded(&courses(&complete, &requests, &samples)));
+            // Without a lead-in a repetition is a course of its own, which begins with empty queues.
+            let led_in = run.repetition.filter(|repetition| repetition.lead_in_s > 0.0);
+            let overloaded = led_in.and_then(|_| is_overloaded(&courses(&complete, &requests, &samples)));
             ArmSummary { routing, overloaded, ..figures(&arm.name, control, &requests, &samples, &run.environment) }
         })
         .collect();
