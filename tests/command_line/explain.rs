@@ -97,7 +97,7 @@ fn what_was_not_noted_and_what_is_broken_is_said() {
     let here = tempfile::tempdir().unwrap();
     prints(here.path(), &["simulate", "--requests", "20", "--mode", "baseline", "--out", "mute"]);
     has(&refused(here.path(), &["explain", "mute"], 2), &["mute has no decisions.jsonl", "with --explain"]);
-    has(&refused(here.path(), &["explain", "nowhere"], 1), &["nowhere is not a folder"]);
+    has(&refused(here.path(), &["explain", "nowhere"], 2), &["nowhere is not a folder"]);
     std::fs::write(here.path().join("mute/decisions.jsonl"), "{\"arm\": \"x\"}\n").unwrap();
     has(&refused(here.path(), &["explain", "mute"], 1), &["decisions.jsonl line 1: ", "delete the line"]);
 }
