@@ -7,6 +7,7 @@ use rand::Rng as _;
 
 use dualpool_report::measure::{itls_ms, quantile, sorted, ttft_ms};
 use dualpool_report::metric::Unit;
+use dualpool_router::CostModel;
 use dualpool_types::artifact::{RunIdle, RunInfo, SummaryObjectives};
 use dualpool_types::records::RequestRecord;
 use dualpool_types::{Arrangement, Class, Micros, TokenId, seeded};
@@ -105,6 +106,17 @@ fn objectives(given: &ObjectiveSettings, idle: &RunIdle) -> ObjectiveSettings {
     }
 }
 
+/// What engines with these idle times cost; what the times do not tell is as it was learned.
+pub(super) fn costs(idle: &RunIdle, workload: &WorkloadSettings, learned: CostModel) -> CostModel {
+    let (short, long) = (f64::from(workload.short_prompt_tokens), f64::from(workload.long_prompt_tokens));
+    let prefill_us = (idle.ttft_long_ms - idle.ttft_short_ms) / (long - short) * 1e3;
+    let decode_us = ((idle.itl_together_ms - idle.itl_alone_ms) / (TOGETHER as f64 - 1.0) * 1e3).max(0.0);
+    let step_us = (idle.itl_alone_ms * 1e3 - decode_us).max(0.0);
+    // Prompts of one length do not tell what a token costs, nor do times as short as a timer's.
+    let told = prefill_us.is_finite() && prefill_us > 0.0 && step_us > 0.0;
+    if told { CostModel { prefill_us, step_us, decode_us, ..learned } } else { learned }
+}
+
 fn item(index: u32, (class, tokens, max_tokens): (Class, u32, u32), model: ModelLimits, seed: u64) -> WorkItem {
     let tokens = tokens.min(model.max_model_len.saturating_sub(max_tokens)).max(1);
     let mut words = seeded(seed.wrapping_add(u64::from(index)), "idle");
@@ -125,6 +137,23 @@ fn rounded(ms: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_times_tell_what_a_step_costs() {
+        let truth = CostModel { prefill_us: 170.0, step_us: 3_600.0, decode_us: 210.0, ..CostModel::default() };
+        let idle = |long_ms: f64| RunIdle {
+            ttft_short_ms: 64.0 * 0.17,
+            ttft_long_ms: long_ms,
+            itl_alone_ms: 3.6 + 0.21,
+            itl_together_ms: 3.6 + 4.0 * 0.21,
+        };
+        let workload = WorkloadSettings { short_prompt_tokens: 64, long_prompt_tokens: 1024, ..WorkloadSettings::default() };
+        let told = costs(&idle(1024.0 * 0.17), &workload, CostModel::default());
+        let pairs = [(told.prefill_us, truth.prefill_us), (told.step_us, truth.step_us), (told.decode_us, truth.decode_us)];
+        assert!(pairs.into_iter().all(|(told, truth)| (told / truth - 1.0).abs() < 1e-9), "{told:?}");
+        assert_eq!(told.handoff_us, truth.handoff_us);
+        assert_eq!(costs(&idle(0.0), &workload, truth), truth, "a long prompt does not take less than a short one");
+    }
 
     #[test]
     fn what_is_given_stands_and_the_rest_is_of_this_machine() {

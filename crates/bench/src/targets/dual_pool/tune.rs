@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use dualpool_router::CostModel;
 use dualpool_types::artifact::{RunInfo, RunMix};
 use dualpool_types::{Arm, Arrangement, Micros};
 use dualpool_workload::mix_name;
@@ -14,7 +15,7 @@ use crate::drive::{ArmRunner, DriveError};
 use crate::saturation::{self, DRAINS, Saturation};
 use crate::search::{self, Forecast, SearchResult, TrialSetup};
 use crate::traffic::Traffic;
-use crate::{pair, parting};
+use crate::{idle, pair, parting};
 
 /// The share of the search's time that `--quick` leaves.
 const QUICK_SEARCH: f64 = 1.0 / 3.0;
@@ -64,8 +65,7 @@ impl Split<'_> {
         let given = Duration::from_secs(settings.search_budget_s);
         let budget = runner.budget().map_or(given, |budget| given.min(budget.left().mul_f64(SEARCH_SHARE)));
         let begun = Instant::now();
-        // Fitted on these engines while they warmed up and were calibrated.
-        let costs = runner.costs().await?;
+        let costs = self.costs(runner, run).await?;
         let step = Micros::from_ms(runner.objectives().itl_ms * STEP_SHARE_OF_ITL);
         let short = self.settings.workload.short_prompt_tokens;
         let mut candidates = search::candidates(&self.pools, &self.engine, short, costs.batched_tokens_within(step));
@@ -83,7 +83,14 @@ impl Split<'_> {
         search::search(runner, forecasts, arms, &trials).await
     }
 
-    /// What a simulation with what the router has learned of these engines says of the arrangements, under this run's requests.
+    /// What these engines cost: as their idle times say, as far as those were measured, else as the router has learned while they warmed up and
+    /// were calibrated. The router learns slowly, and begins with a machine that may be many times slower.
+    async fn costs(&self, runner: &ArmRunner<'_>, run: &RunInfo) -> Result<CostModel, DriveError> {
+        let learned = runner.costs().await?;
+        Ok(run.idle.map_or(learned, |idle| idle::costs(&idle, &self.settings.workload, learned)))
+    }
+
+    /// What a simulation of these engines says of the arrangements, under this run's requests.
     async fn forecasts(
         &self,
         runner: &ArmRunner<'_>,
@@ -91,7 +98,7 @@ impl Split<'_> {
         lead_in_s: f64,
         run: &RunInfo,
     ) -> Result<Vec<Forecast>, DriveError> {
-        let (all, costs) = (self.mix.requests() as u32, runner.costs().await?);
+        let (all, costs) = (self.mix.requests() as u32, self.costs(runner, run).await?);
         let seeds = pair::seeds(self.settings.workload.seed, "forecast", search::FORECAST_REPETITIONS);
         let repetitions: Vec<_> = seeds.iter().map(|&seed| self.amid(all, lead_in_s, run, seed)).collect();
         let (engine, wanted) = (self.engine.clone(), runner.objectives());
