@@ -306,7 +306,7 @@ fn a_run_goes_on_with_its_arms_and_its_settings() {
     assert_eq!(after["resumed"][0]["command"][2], "--resume");
 
     program.again(&["run", "--resume", "run", "--load", "0.9"]).refuses(2, &["--load beside --resume", "hint: "]);
-    program.again(&["run", "--resume", ".", "--budget", "9s"]).refuses(1, &["run.json"]);
+    program.again(&["run", "--resume", ".", "--budget", "9s"]).refuses(2, &["run.json"]);
     program.again(&["run", "dual_pool", "--resume", "run"]).refuses(2, &["--resume"]);
 }
 
