@@ -47,7 +47,7 @@ pub fn conclude(artifacts: &Artifacts) -> Conclusion {
         Decision::TooFewRepetitions(candidates) => Conclusion {
             sentences: [format!("No recommendation: {}", too_few(summary)), shares(&candidates)]
                 .into_iter()
-                .chain(left_out(artifacts).map(|arms| format!("{arms} did not run.")))
+                .chain(left_out(artifacts).map(|arms| format!("There was no time for {arms}.")))
                 .chain(["To measure as much as a verdict takes:".into()])
                 .collect(),
             command: goes_on(artifacts, REPETITIONS_MIN),
@@ -208,15 +208,18 @@ fn open(artifacts: &Artifacts, summary: &Summary) -> (String, Option<String>) {
     let (said, goes_on) = match (undecided, left_out.as_deref()) {
         (0, None) if planned.is_empty() => return ("Nothing was left out.".into(), None),
         (0, None) => return ("All planned comparisons are decided, and nothing was left out.".into(), None),
-        (0, Some(arms)) => (format!("{arms} did not run"), "to measure that, too"),
+        (0, Some(arms)) => (format!("there was no time for {arms}"), "with time for all arms"),
         (_, None) => (of_planned, "to halve the intervals"),
-        (_, Some(arms)) => (format!("{of_planned}, and {arms} did not run"), "to go on"),
+        (_, Some(arms)) => (format!("{of_planned}, and there was no time for {arms}"), "with time for all arms"),
     };
     let repetitions = if undecided > 0 { summary.repetitions * REPETITIONS_FOR_HALF } else { summary.repetitions };
     let command = match left_out {
         None => self::goes_on(artifacts, repetitions),
         // A run that goes on has the arms that it had.
-        Some(_) => command::with_flag(&artifacts.run, "--repetitions", &repetitions.to_string()),
+        Some(_) => {
+            let again = || command::with_flag(&artifacts.run, "--repetitions", &repetitions.to_string());
+            command::with_time_for(artifacts, artifacts.run.arms.len() + missing(artifacts).len()).or_else(again)
+        }
     };
     match command {
         Some(command) => (format!("{said}; {goes_on}:"), Some(command)),
@@ -230,15 +233,19 @@ fn goes_on(artifacts: &Artifacts, repetitions: u32) -> Option<String> {
     command::resumed(artifacts, repetitions).or_else(again)
 }
 
-/// The arms that were asked for and did not run; none where all did.
+/// The arms that were asked for and did not run, in words; none where all did.
 fn left_out(artifacts: &Artifacts) -> Option<String> {
-    let asked = artifacts.run.settings.pointer("/run/arms").and_then(|arms| arms.as_array())?;
-    let asked = asked.iter().filter_map(|arm| arm.as_str()).filter(|arm| KnownArm::find(arm).is_ok());
+    let missing = missing(artifacts);
+    (!missing.is_empty()).then(|| listed(&missing))
+}
+
+fn missing(artifacts: &Artifacts) -> Vec<&str> {
+    let asked = artifacts.run.settings.pointer("/run/arms").and_then(|arms| arms.as_array());
+    let asked = asked.into_iter().flatten().filter_map(|arm| arm.as_str()).filter(|arm| KnownArm::find(arm).is_ok());
     let merged = |name: &str| artifacts.run.stands_for.values().flatten().any(|arm| arm == name);
     let ran = |name: &str| artifacts.run.arms.iter().any(|arm| arm.name == name) || merged(name);
     // The arms of a workload of its own are policies.
-    let missing: Vec<&str> = asked.filter(|arm| artifacts.run.workload.is_none() && !ran(arm)).collect();
-    (!missing.is_empty()).then(|| listed(&missing))
+    asked.filter(|arm| artifacts.run.workload.is_none() && !ran(arm)).collect()
 }
 
 fn shares(candidates: &[&Arm]) -> String {
@@ -418,7 +425,7 @@ mod tests {
     fn arms_that_were_asked_for_and_did_not_run_are_named() {
         let mut artifacts = fixture::by_default();
         artifacts.run.settings = serde_json::json!({"run": {"arms": ["shared_tuned", "dual_pool", "best_found"]}});
-        says(&artifacts, &["are undecided, and best_found did not run; to go on:"]);
+        says(&artifacts, &["are undecided, and there was no time for best_found; with time for all arms:"]);
         artifacts.run.stands_for = [("dual_pool".to_string(), vec!["best_found".to_string()])].into();
         says(&artifacts, &["Serve with dual_pool, the same arrangement as best_found:", "are undecided; to halve the intervals:"]);
         let arms = &mut summary(&mut artifacts).arms;
