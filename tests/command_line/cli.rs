@@ -259,7 +259,7 @@ fn engines_that_cannot_start_are_refused_and_leave_no_folder() {
 }
 
 /// A small run on virtual engines, which takes seconds.
-const SMALL: [&str; 18] = [
+const SMALL: [&str; 16] = [
     "run",
     "dual_pool",
     "--device",
@@ -276,9 +276,6 @@ const SMALL: [&str; 18] = [
     "0",
     "--out",
     "run",
-    // Other tests run beside this one.
-    "--set",
-    "run.repeat_disturbed=false",
 ];
 
 /// `run.json` of the run in `run`, and how many requests it recorded.
@@ -314,8 +311,7 @@ fn a_run_goes_on_with_its_arms_and_its_settings() {
 fn noise_is_calibrated_and_later_runs_know_of_it() {
     let small =
         ["--device", "virtual", "--rate", "200", "--prefill-burst", "1", "--decode-requests", "11", "--continue-requests", "0"];
-    let quick =
-        ["--long-prompt-tokens", "300", "--max-tokens", "3", "--set", "virtual.speed=4", "--set", "run.repeat_disturbed=false"];
+    let quick = ["--long-prompt-tokens", "300", "--max-tokens", "3", "--set", "virtual.speed=4"];
     let mut program = dualpool(&[&["calibrate", "--noise", "--out", "noise", "--json"], &small[..], &quick].concat());
     let output = program.output();
     assert!(output.status.success(), "{}", text(&output.stderr));

@@ -10,12 +10,12 @@ pub fn dualpool(folder: impl AsRef<Path>, args: &[&str]) -> Command {
     command
 }
 
-/// Keeps the settings in the user's environment away from the test.
+/// Keeps the settings in the user's environment away from the test. Other tests run beside it, and are no disturbance.
 pub fn without_settings(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DUALPOOL_")) {
         command.env_remove(name);
     }
-    command
+    command.env("DUALPOOL_RUN__REPEAT_DISTURBED", "false")
 }
 
 /// What a program said, as it is shown when a test fails.

@@ -42,6 +42,8 @@ pub fn engines_with(fault: Fault) -> VirtualEngines {
 pub fn settings(out: &Path) -> Settings {
     let mut settings = Settings::default();
     settings.run.quick = true;
+    // Other tests run beside it.
+    settings.run.repeat_disturbed = false;
     settings.run.out = out.join("run");
     settings.run.search_budget_s = 6;
     settings.telemetry.sample_ms = 5;

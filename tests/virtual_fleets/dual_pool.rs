@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use dualpool_bench::targets::dual_pool;
 use dualpool_bench::{Begin, Cancel, Outcome, Settings, environment};
@@ -54,7 +55,7 @@ async fn run(fleet: VirtualEngines, settings: &Settings, progress: &dyn Progress
     let fleet = virtual_pair::fleet(fleet, settings);
     let environment = environment::gather(&fleet, settings);
     let outcome = dual_pool::run(&fleet, environment, settings, vec![], progress, cancel).await;
-    let left = fleet.settle(std::time::Duration::from_secs(10)).await.unwrap();
+    let left = fleet.settle(Duration::from_secs(10)).await.unwrap();
     assert!(left.is_quiet(), "after the run: {left}");
     fleet.shutdown().await;
     Ok(outcome?)
@@ -146,7 +147,7 @@ async fn with_memory(dir: &Path, fault: Fault) -> Outcome {
     let fleet = dualpool_fleet::start_over(transport, fleet, Arc::new(Silent)).await.unwrap();
     let environment = environment::gather(&fleet, &settings);
     let outcome = dual_pool::run(&fleet, environment, &settings, vec![], &Silent, &Cancel::new()).await.unwrap();
-    let left = fleet.settle(std::time::Duration::from_secs(10)).await.unwrap();
+    let left = fleet.settle(Duration::from_secs(10)).await.unwrap();
     assert!(left.is_quiet(), "after the run: {left}");
     fleet.shutdown().await;
     outcome
@@ -188,6 +189,37 @@ async fn a_cancelled_run_keeps_the_repetitions_that_were_finished() {
     assert_eq!(kept.iter().map(|(_, repetition)| *repetition).collect::<Vec<_>>(), [0, 0, 0, 1]);
     let arms: BTreeSet<&str> = kept[..3].iter().map(|(arm, _)| arm.as_str()).collect();
     assert_eq!(arms, BTreeSet::from(["dedicated", "shared_least_load", "shared_least_load_control"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repetition_in_which_the_machine_stood_still_is_made_again_and_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = virtual_pair::settings(dir.path());
+    settings.run.arms = ["shared_least_load", "dedicated"].map(String::from).to_vec();
+    (settings.run.quick, settings.run.repetitions, settings.run.repeat_disturbed) = (false, 2, true);
+    // All threads of the runtime sleep, so that nothing moves, several times: one of them is in the midst of the run.
+    let stand_still = || {
+        for _ in 0..2 {
+            tokio::spawn(async {
+                for _ in 0..3 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    std::thread::sleep(Duration::from_millis(1_300));
+                }
+            });
+        }
+    };
+    // Two arms and a control: the fifth run is in the middle of the second try.
+    let outcome = run(virtual_pair::engines(), &settings, &AtRun::new(5, stand_still), &Cancel::new()).await.unwrap();
+    let artifacts = load(&outcome.dir).unwrap();
+    let (run, disturbance) = (&artifacts.run, artifacts.run.disturbance.as_ref().unwrap());
+    let stood_still = &disturbance.repetitions[1];
+    assert!(stood_still.disturbed_by.iter().any(|signal| signal == "sample_gap_max_ms"), "{disturbance:?}");
+    assert!(stood_still.signals.sample_gap_max_ms.unwrap() >= 1_000.0);
+    assert_eq!(run.seeds[1], run.seeds[2], "made again with the same requests");
+    assert!(artifacts.requests.iter().any(|request| request.repetition == 1), "its records stay");
+    let undisturbed = disturbance.repetitions.iter().filter(|of| of.disturbed_by.is_empty()).count();
+    assert_eq!(outcome.summary.repetitions as usize, undisturbed, "and are not counted");
+    assert!(run.notes.iter().any(|note| note.contains("was disturbed, by") && note.contains("made again")), "{:?}", run.notes);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,6 +44,6 @@ fn a_driver_that_does_not_run_is_no_failure() {
 #[test]
 fn a_folder_that_is_no_run_is_refused() {
     let (code, out, error) = top(None, &["--once", "nowhere"]);
-    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert_eq!((code, out.as_str()), (Some(2), ""));
     assert!(error.contains("nowhere") && error.contains("samples.jsonl"), "{error}");
 }
