@@ -11,6 +11,9 @@ const MARGIN: f64 = 1.2;
 const OF_ONE_RUN: [&str; 2] = ["--quick", "--json"];
 const OF_ONE_RUN_WITH_VALUE: [&str; 3] = ["--out", "--budget", "--repetitions"];
 
+/// The share of a budget in which no repetition was finished that each may take, about.
+const FIRST_REPETITION: f64 = 0.5;
+
 /// The command that made this run.
 pub(crate) fn repeated(run: &RunInfo) -> String {
     joined(run.command.iter())
@@ -58,8 +61,13 @@ fn in_minutes(seconds: f64) -> f64 {
 /// The command that adds repetitions until there are so many; none where a run cannot go on, or where it is not known how long they take.
 pub(crate) fn resumed(artifacts: &Artifacts, repetitions: u32) -> Option<String> {
     let Artifacts { run, dir, summary, .. } = artifacts;
-    let summary = summary.as_ref().filter(|summary| !run.quick && !summary.exact && summary.repetitions > 0)?;
-    let each_s = took_s(run, "measurement") / f64::from(summary.repetitions);
+    let summary = summary.as_ref().filter(|summary| !run.quick && !summary.exact && !run.arms.is_empty())?;
+    let each_s = if summary.repetitions > 0 {
+        took_s(run, "measurement") / f64::from(summary.repetitions)
+    } else {
+        // Not even one was finished in all of its time.
+        run.settings.pointer("/run/budget_s").and_then(|budget| budget.as_f64())? * FIRST_REPETITION
+    };
     let more_s =
         took_s(run, "warm-up") + took_s(run, "opening") + each_s * f64::from(repetitions.saturating_sub(summary.repetitions));
     // The folder of a run of several workloads, which share its time, is that of all of them.

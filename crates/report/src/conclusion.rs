@@ -42,7 +42,7 @@ pub fn conclude(artifacts: &Artifacts) -> Conclusion {
         }
         Decision::NoShares => Conclusion {
             sentences: vec!["No recommendation: no repetition was finished by every arm, so there are no figures.".into()],
-            command: command::with_flag(&artifacts.run, "--repetitions", &REPETITIONS_MIN.to_string()),
+            command: goes_on(artifacts, REPETITIONS_MIN),
         },
         Decision::TooFewRepetitions(candidates) => Conclusion {
             sentences: [format!("No recommendation: {}", too_few(summary)), shares(&candidates)]
@@ -72,8 +72,13 @@ fn what_to_do(artifacts: &Artifacts, choice: &Choice) -> String {
     let merged = artifacts.run.stands_for.get(choice.arm.name).into_iter().flatten().map(String::as_str);
     let same: Vec<&str> = repeated.chain(merged).collect();
     let same = if same.is_empty() { String::new() } else { format!(", the same arrangement as {}", listed(&same)) };
-    let is = choice.arm.arrangement.map_or(String::new(), |arrangement| format!(": {}", arrangement.describe().full));
-    format!("Serve with {}{same}{is}.", choice.arm.name)
+    let is = choice.arm.arrangement.map_or(String::new(), |arrangement| format!(" ({})", arrangement.describe().full));
+    let why = match (choice.candidates.len(), choice.as_good.len()) {
+        (1, _) => "no other arm ran",
+        (_, 1) => "it keeps the most requests within the objectives",
+        _ => "no arm is shown to keep more requests within the objectives, and it is the simplest",
+    };
+    format!("Serve with {}{same}{is}: {why}.", choice.arm.name)
 }
 
 /// The comparison that decided, whatever its verdict.
@@ -95,11 +100,14 @@ fn how_sure(choice: &Choice, summary: &Summary) -> String {
         );
     };
     let rests = format!("95% interval {} to {}, {}", points(low), points(high), over(summary));
-    let apart = format!("{} points ({rests}){doubt}{}", points(apart), overload(choice));
+    let apart = format!("{} points ({rests})", points(apart));
+    let more = format!("{doubt}{}", overload(choice));
     match seen.verdict {
-        Verdict::Worse => format!("It {keeps}; {} is shown to keep fewer: {apart}.", rival.name),
-        Verdict::Equivalent => format!("{} keeps as many requests within the objectives: {apart}.", rival.name),
-        _ => format!("It {keeps}; whether {}, which is less simple, keeps more is undecided: {apart}.", rival.name),
+        Verdict::Worse => format!("It {keeps}; {} is shown to keep fewer: {apart}{more}.", rival.name),
+        Verdict::Equivalent => {
+            format!("It {keeps}; {} differs by {apart}, which is no difference that matters{more}.", rival.name)
+        }
+        _ => format!("It {keeps}; whether {} keeps more is undecided: {apart}{more}.", rival.name),
     }
 }
 
@@ -138,16 +146,18 @@ fn what_it_costs(choice: &Choice, summary: &Summary) -> String {
     let named: Vec<String> = prices.iter().take(PRICES_MAX).map(price).collect();
     let more = prices.len().saturating_sub(PRICES_MAX);
     let more = if more > 0 { format!("; {} more in the report", count(more as u64, "figure")) } else { String::new() };
-    format!("Its price: {}{more}.", named.join(", and "))
+    format!("What {arm} costs: {}{more}.", named.join(", and "))
 }
 
 fn price(worse: &Seen) -> String {
     let name = label(worse.metric);
     match (worse.estimate, worse.interval) {
         (Some(apart), Some((low, high))) if worse.is_difference => {
-            format!("{name} {} points against {} ({} to {})", points(apart), worse.against, points(low), points(high))
+            format!("{name} {} points against {} (95% interval {} to {})", points(apart), worse.against, points(low), points(high))
         }
-        (Some(ratio), Some((low, high))) => format!("{name} {ratio:.2}x that of {} ({low:.2} to {high:.2})", worse.against),
+        (Some(ratio), Some((low, high))) => {
+            format!("{name} {ratio:.2}x that of {} (95% interval {low:.2} to {high:.2})", worse.against)
+        }
         _ => format!("{name} against {}", worse.against),
     }
 }
@@ -168,17 +178,19 @@ fn what_would_change_it(artifacts: &Artifacts, choice: &Choice) -> String {
     });
     let harder = harder_load(artifacts).map(|load| format!("a higher load (--load {load})"));
     if choice.candidates.len() > 1 && choice.candidates.iter().all(|a| share(a) > ALL_SERVE_MIN) {
+        let all = if choice.candidates.len() == 2 { "Both arms keep" } else { "All arms keep" };
         if let Some(parts) = &artifacts.run.parts_at {
             let load = parts.load;
             let shares: Vec<String> = parts.shares.iter().map(|(arm, share)| format!("{arm} {}%", percent(*share))).collect();
+            let shares = shares.join(", ");
+            let percent = load * 100.0;
             return format!(
-                "All arms keep over 99% here; a simulation of these engines parts them at --load {load}: {}.",
-                shares.join(", ")
+                "{all} over 99% here; at {percent:.0} % load a simulation, not a measurement, has {shares}: see with --load {load}."
             );
         }
         let harder = harder.unwrap_or_else(|| "tighter objectives (--itl-ms, --ttft-short-ms)".into());
         let turned = turned.map_or(String::new(), |turned| format!("; {turned}"));
-        return format!("All arms keep over 99% here, so this load does not tell them apart: try {harder}{turned}.");
+        return format!("{all} over 99% here, so this load does not tell them apart: try {harder}{turned}.");
     }
     match (turned, harder) {
         (Some(turned), _) => format!("What would change this: {turned}."),
@@ -202,17 +214,20 @@ pub(crate) fn offered_load(artifacts: &Artifacts) -> Option<f64> {
 /// What the run leaves open, and the command that goes on.
 fn open(artifacts: &Artifacts, summary: &Summary) -> (String, Option<String>) {
     let planned: Vec<&Comparison> = summary.comparisons.iter().filter(|c| c.planned).collect();
-    let undecided = planned.iter().filter(|c| matches!(c.verdict, Verdict::Undecided | Verdict::TooFew)).count();
+    let undecided: Vec<&Comparison> =
+        planned.iter().copied().filter(|c| matches!(c.verdict, Verdict::Undecided | Verdict::TooFew)).collect();
     let left_out = left_out(artifacts);
-    let of_planned = format!("{undecided} of {} are undecided", count(planned.len() as u64, "planned comparison"));
-    let (said, goes_on) = match (undecided, left_out.as_deref()) {
-        (0, None) if planned.is_empty() => return ("Nothing was left out.".into(), None),
-        (0, None) => return ("All planned comparisons are decided, and nothing was left out.".into(), None),
-        (0, Some(arms)) => (format!("there was no time for {arms}"), "with time for all arms"),
-        (_, None) => (of_planned, "to halve the intervals"),
-        (_, Some(arms)) => (format!("{of_planned}, and there was no time for {arms}"), "with time for all arms"),
+    let (said, goes_on) = match (undecided.is_empty(), left_out.as_deref()) {
+        (true, None) if planned.is_empty() => return ("Nothing was left out.".into(), None),
+        (true, None) => return ("All planned comparisons are decided, and nothing was left out.".into(), None),
+        (true, Some(arms)) => (format!("Not run for lack of time: {arms}"), "a new run with time for all arms"),
+        (false, None) => (still_open(&undecided, planned.len()), "to halve the intervals"),
+        (false, Some(arms)) => (
+            format!("{}; not run for lack of time: {arms}", still_open(&undecided, planned.len())),
+            "a new run with time for all arms",
+        ),
     };
-    let repetitions = if undecided > 0 { summary.repetitions * REPETITIONS_FOR_HALF } else { summary.repetitions };
+    let repetitions = if !undecided.is_empty() { summary.repetitions * REPETITIONS_FOR_HALF } else { summary.repetitions };
     let command = match left_out {
         None => self::goes_on(artifacts, repetitions),
         // A run that goes on has the arms that it had.
@@ -224,6 +239,19 @@ fn open(artifacts: &Artifacts, summary: &Summary) -> (String, Option<String>) {
     match command {
         Some(command) => (format!("{said}; {goes_on}:"), Some(command)),
         None => (format!("{said}."), None),
+    }
+}
+
+/// `Undecided: short TTFT p95 and ITL p99 of dual_pool against shared_tuned`, and of many how many.
+fn still_open(undecided: &[&Comparison], planned: usize) -> String {
+    let pair = |c: &Comparison| (c.candidate.clone(), c.baseline.clone());
+    match undecided {
+        [first, rest @ ..] if rest.iter().all(|c| pair(c) == pair(first)) => {
+            let metrics: Vec<String> = undecided.iter().map(|c| label(&c.metric)).collect();
+            let metrics: Vec<&str> = metrics.iter().map(String::as_str).collect();
+            format!("Undecided: {} of {} against {}", listed(&metrics), first.candidate, first.baseline)
+        }
+        _ => format!("Undecided: {} of the {planned} planned comparisons", undecided.len()),
     }
 }
 
@@ -331,10 +359,11 @@ mod tests {
         says(
             &artifacts,
             &[
-                "Serve with shared_round_robin: every engine prefills and decodes, requests in turn.",
-                "It keeps 88.0% of its requests within the objectives; whether auto, which is less simple, keeps more is undecided: +4.0 points \
+                "Serve with shared_round_robin (every engine prefills and decodes, requests in turn): no arm is shown to keep more requests \
+                 within the objectives, and it is the simplest.",
+                "It keeps 88.0% of its requests within the objectives; whether auto keeps more is undecided: +4.0 points \
              (95% interval -1.0 to +9.0, 9 repetitions).",
-                "are undecided; to halve the intervals:",
+                "planned comparisons; to halve the intervals:",
             ],
         );
         let command = conclude(&artifacts).command.unwrap();
@@ -345,7 +374,7 @@ mod tests {
         says(
             &artifacts,
             &[
-                "auto keeps as many requests within the objectives: +4.0 points (95% interval -1.0 to +9.0, 9 repetitions).",
+                "auto differs by +4.0 points (95% interval -1.0 to +9.0, 9 repetitions), which is no difference that matters.",
                 "It costs nothing that was measured",
                 "All planned comparisons are decided, and nothing was left out.",
             ],
@@ -361,9 +390,19 @@ mod tests {
             &[("shared_round_robin", 0.5), ("shared_tuned", 0.7), ("dedicated", 0.6), ("dual_pool", 0.98), ("auto", 0.9)],
             0.02,
         );
-        says(&artifacts, &["Serve with dual_pool: long prompts prefill in one pool", "auto is shown to keep fewer: -8.0 points"]);
+        says(
+            &artifacts,
+            &[
+                "Serve with dual_pool (long prompts prefill in one pool",
+                "stay): it keeps the most requests within the objectives.",
+                "auto is shown to keep fewer: -8.0 points",
+            ],
+        );
         let said = said(&artifacts);
-        assert!(said.contains("Its price: long TTFT p95 1.45x that of shared_tuned (1.28 to 1.63)"), "{said}");
+        assert!(
+            said.contains("What dual_pool costs: long TTFT p95 1.45x that of shared_tuned (95% interval 1.28 to 1.63)"),
+            "{said}"
+        );
         assert_eq!(said.matches("long TTFT").count(), 1, "{said}");
     }
 
@@ -381,9 +420,10 @@ mod tests {
         // Chance has put the twin far ahead: it is the same all the same, and nothing else is said of it.
         says(
             &artifacts,
-            &["Serve with dual_pool, the same arrangement as auto: long prompts", "shared_tuned is shown to keep fewer"],
+            &["Serve with dual_pool, the same arrangement as auto (long prompts", "shared_tuned is shown to keep fewer"],
         );
-        assert_eq!(said(&artifacts).matches("auto").count(), 1, "{}", said(&artifacts));
+        let recommended = conclude(&artifacts).sentences[..4].join(" ");
+        assert_eq!(recommended.matches("auto").count(), 1, "{recommended}");
     }
 
     #[test]
@@ -393,7 +433,7 @@ mod tests {
         says(&artifacts, &["All arms keep over 99% here, so this load does not tell them apart: try a higher load (--load 0.85)"]);
         let shares = [("auto".to_string(), 0.91), ("dual_pool".to_string(), 0.99)];
         artifacts.run.parts_at = Some(dualpool_types::artifact::PartsAt { load: 0.9, shares: shares.into() });
-        says(&artifacts, &["a simulation of these engines parts them at --load 0.9: auto 91.0%, dual_pool 99.0%."]);
+        says(&artifacts, &["at 90 % load a simulation, not a measurement, has auto 91.0%, dual_pool 99.0%: see with --load 0.9."]);
         (artifacts.run.saturation_rps, artifacts.run.parts_at) = (None, None);
         says(&artifacts, &["does not tell them apart: try tighter objectives (--itl-ms, --ttft-short-ms)"]);
     }
@@ -425,9 +465,9 @@ mod tests {
     fn arms_that_were_asked_for_and_did_not_run_are_named() {
         let mut artifacts = fixture::by_default();
         artifacts.run.settings = serde_json::json!({"run": {"arms": ["shared_tuned", "dual_pool", "best_found"]}});
-        says(&artifacts, &["are undecided, and there was no time for best_found; with time for all arms:"]);
+        says(&artifacts, &["against shared_tuned; not run for lack of time: best_found; a new run with time for all arms:"]);
         artifacts.run.stands_for = [("dual_pool".to_string(), vec!["best_found".to_string()])].into();
-        says(&artifacts, &["Serve with dual_pool, the same arrangement as best_found:", "are undecided; to halve the intervals:"]);
+        says(&artifacts, &["Serve with dual_pool, the same arrangement as best_found (", "; to halve the intervals:"]);
         let arms = &mut summary(&mut artifacts).arms;
         arms.iter_mut().find(|arm| arm.name == "dedicated").unwrap().overloaded = Some(true);
         says(&artifacts, &["9 repetitions); overloaded, so the longer the worse: dedicated."]);

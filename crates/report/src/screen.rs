@@ -58,10 +58,10 @@ fn asked(artifacts: &Artifacts, arms: &[Arm]) -> Vec<String> {
     let took = run.phases.iter().map(|phase| phase.us).fold(Micros::ZERO, |all, us| all + us);
     let stopped = if run.interrupted { ", stopped early" } else { "" };
     lines.push(format!(
-        "mix {}, {}, {} x {}, {}{stopped}",
+        "mix {}, {}, {} x {} per arm in {}{stopped}",
         summary.mix,
         load(artifacts, summary),
-        count(summary.repetitions.into(), "repetition"),
+        summary.repetitions,
         count(requests.into(), "request"),
         minutes(took)
     ));
@@ -69,7 +69,7 @@ fn asked(artifacts: &Artifacts, arms: &[Arm]) -> Vec<String> {
     if !summary.exact {
         let o = summary.objectives;
         lines.push(format!(
-            "objectives: TTFT {} ms (short prompts), {} ms (long); no ITL over {} ms",
+            "objectives: TTFT {} ms (short prompts), {} ms (long), every ITL {} ms",
             ms(o.ttft_short_ms),
             ms(o.ttft_long_ms),
             ms(o.itl_ms)
@@ -80,7 +80,7 @@ fn asked(artifacts: &Artifacts, arms: &[Arm]) -> Vec<String> {
 
 fn load(artifacts: &Artifacts, summary: &Summary) -> String {
     match (offered_load(artifacts), summary.rate_rps) {
-        (Some(load), Some(rate)) => format!("{:.0} % load ({rate:.1} requests/s)", load * 100.0),
+        (Some(load), Some(rate)) => format!("{:.0} % of saturation ({rate:.1}/s)", load * 100.0),
         (None, Some(rate)) => format!("{rate:.1} requests/s"),
         (_, None) if summary.arrivals == "all_upfront" => "all requests at once".into(),
         (_, None) => format!("arrivals {}", summary.arrivals.replace('_', " ")),
@@ -97,15 +97,15 @@ struct Column {
     metric: Metric,
 }
 
-const SHARE: Column = Column { heading: "share\nwithin\nobjectives", metric: metric::GOODPUT };
-const ITL: Column = Column { heading: "\nITL\np99 ms", metric: metric::ITL_P99 };
+const SHARE: Column = Column { heading: "within\nobjectives", metric: metric::GOODPUT };
+const ITL: Column = Column { heading: "ITL\np99 ms", metric: metric::ITL_P99 };
 
-const SHORT_TTFT: Column = Column { heading: "short\nTTFT\np95 ms", metric: metric::SHORT_TTFT_P95 };
-const FOREGROUND_TTFT: Column = Column { heading: "foreground\nTTFT\np95 ms", metric: metric::FOREGROUND_TTFT_P95 };
-const TTFT: Column = Column { heading: "\nTTFT\np95 ms", metric: metric::TTFT_P95 };
+const SHORT_TTFT: Column = Column { heading: "TTFT p95\nshort ms", metric: metric::SHORT_TTFT_P95 };
+const FOREGROUND_TTFT: Column = Column { heading: "foreground\nTTFT p95 ms", metric: metric::FOREGROUND_TTFT_P95 };
+const TTFT: Column = Column { heading: "TTFT\np95 ms", metric: metric::TTFT_P95 };
 
-const CACHED: Column = Column { heading: "\nprompt\ncached", metric: metric::CACHED_SHARE };
-const SPREAD: Column = Column { heading: "\nqueue\nspread", metric: metric::QUEUE_SPREAD };
+const CACHED: Column = Column { heading: "prompt\ncached", metric: metric::CACHED_SHARE };
+const SPREAD: Column = Column { heading: "queue\nspread", metric: metric::QUEUE_SPREAD };
 
 /// What verdicts are about first.
 const OF_POOLS: &[Column] = &[SHARE, SHORT_TTFT, ITL];
@@ -128,7 +128,7 @@ fn table(arms: &[Arm], width: usize) -> String {
     let arms: Vec<&Arm> = arms.iter().filter(|arm| !arm.control).collect();
     let columns = columns(&arms);
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(std::iter::once("\n\narm").chain(columns.iter().map(|c| c.heading)));
+    table.load_preset(presets::NOTHING).set_header(std::iter::once("\narm").chain(columns.iter().map(|c| c.heading)));
     for arm in &arms {
         table.add_row(std::iter::once(printable(arm.name)).chain(columns.iter().map(|column| cell(column.metric, arm))));
     }
@@ -215,7 +215,7 @@ mod tests {
     fn a_narrow_terminal_has_what_an_arm_is_below_its_figures() {
         let text = print(&fixture::small(), 60);
         assert!(text.lines().all(|l| l.chars().count() <= 60), "{text}");
-        assert!(text.contains("\n    prefill+decode everywhere, by load\n"), "{text}");
+        assert!(text.contains("\n    all prefill+decode, by load\n"), "{text}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl Arrangement {
             (format!("two pools, {brief}"), format!("there is a prefill and a decode pool, {full}"))
         } else {
             let brief = if tuned { "tuned" } else { brief };
-            (format!("prefill+decode everywhere, {brief}"), format!("every engine prefills and decodes, {full}"))
+            (format!("all prefill+decode, {brief}"), format!("every engine prefills and decodes, {full}"))
         };
         Description { brief, full: if tuned { format!("{full}, chunk size tuned") } else { full } }
     }
@@ -35,19 +35,19 @@ impl Arrangement {
             PolicyKind::CacheAware => ("by KV", "requests to where their prompt is cached"),
             PolicyKind::Score => ("scored", "requests to the best weighted score"),
             PolicyKind::PredictedLatency => ("by time", "requests to the least predicted time"),
-            PolicyKind::Balanced => ("evenly", "long prompts evenly"),
+            PolicyKind::Balanced => ("evenly", "long prompts spread evenly"),
             // Every prompt counts as short.
             PolicyKind::Dedicated if self.long_prompt_tokens_min == u32::MAX => {
                 ("requests stay on decode engines", "decode engines serve every request from its prompt to its end")
             }
             PolicyKind::Dedicated => {
-                ("long prompts apart, KV never moves", "long prompts have engines of their own, and KV never moves")
+                ("long prompts apart, no KV moves", "long prompts have engines of their own, and KV never moves")
             }
             PolicyKind::FullDisaggregation => {
-                ("all prompts prefill, move, decode", "every prompt prefills in one pool and decodes in the other")
+                ("all prompts: 2 pools, KV moves", "every prompt prefills in one pool and decodes in the other")
             }
             PolicyKind::DualPool => {
-                ("long prompts prefill, move, decode", "long prompts prefill in one pool and decode in the other, short ones stay")
+                ("long prompts: 2 pools, KV moves", "long prompts prefill in one pool and decode in the other, short ones stay")
             }
             PolicyKind::Auto => ("changes arrangement as it serves", "the arrangement changes while it serves, by forecast"),
         }
@@ -66,7 +66,7 @@ mod tests {
         let mut descriptions = Vec::new();
         for policy in PolicyKind::ALL {
             let Description { brief, full } = Arrangement::shared(policy.name(), policy, 2, UNTUNED).describe();
-            assert!(brief.chars().count() <= 34, "`{brief}` is too long");
+            assert!(brief.chars().count() <= 32, "`{brief}` is too long");
             assert!(!descriptions.contains(&full), "`{full}` stands for two policies");
             descriptions.push(full);
         }
@@ -77,7 +77,7 @@ mod tests {
         let tuning = Tuning { max_num_batched_tokens: Some(128), ..UNTUNED };
         let tuned = Arrangement::shared("shared_tuned", PolicyKind::RoundRobin, 2, tuning).describe();
         assert_eq!(tuned.full, "every engine prefills and decodes, requests in turn, chunk size tuned");
-        assert_eq!(tuned.brief, "prefill+decode everywhere, tuned");
+        assert_eq!(tuned.brief, "all prefill+decode, tuned");
         let ids = [EngineId(0), EngineId(1)];
         let pools =
             Arrangement::pools("split", PolicyKind::Score, &ids[..1], &ids[1..], 2, UNTUNED, UNTUNED, 256).unwrap().describe();
