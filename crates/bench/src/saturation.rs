@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Instant;
 
 use dualpool_report::measure::is_done;
 use dualpool_types::artifact::RunInfo;
@@ -27,6 +28,9 @@ const QUICK_SHARE: f64 = 0.125;
 
 /// What all drains may take of the time that is left.
 const TIME_SHARE: f64 = 0.06;
+
+/// No further drain where one of all arms took more than this share of the time that is left.
+const AGAIN_SHARE: f64 = 0.2;
 
 /// An engine is full until this share of its requests is over.
 const FULL_SHARE: f64 = 0.9;
@@ -70,8 +74,12 @@ pub(super) fn drain_share(budget: Option<Budget>, quick: bool, arms: usize, requ
 
 /// The rate of the best of these arms with engines as they were started. Each drain has requests of its own, the same for all arms.
 pub(super) async fn find(runner: &ArmRunner<'_>, arms: &[Arrangement], drains: &[Vec<WorkItem>]) -> Result<Saturation, DriveError> {
-    let mut rates = vec![Vec::new(); arms.len()];
+    let (mut rates, began) = (vec![Vec::new(); arms.len()], Instant::now());
     for (items, number) in drains.iter().zip(1..) {
+        if number > 1 && runner.budget().is_some_and(|budget| began.elapsed() > budget.left().mul_f64(AGAIN_SHARE)) {
+            runner.note("There is no time for a second drain, so the saturation is that of one. More time: --budget.".to_string());
+            break;
+        }
         for (arm, rates) in arms.iter().zip(&mut rates) {
             let what = format!("{} (drain {number})", arm.name);
             rates.extend(full_rate(&runner.run(&what, arm, 0, Work::open_loop(items)).await?.requests));

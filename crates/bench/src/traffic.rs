@@ -11,11 +11,16 @@ const LOAD_MAX: f64 = 0.9;
 /// How many requests decode beside one another when it is worked out what one takes.
 const BATCH: f64 = 6.0;
 
+/// The last request to end may be a long one: it takes so many times what one does on average.
+const LAST: f64 = 2.0;
+
 /// Requests that keep arriving at one rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Traffic {
     /// Requests per second.
     rate: f64,
+    /// A request, when a few others are on its engine.
+    took_s: f64,
     /// A queue's memory: what happened longer ago no longer matters.
     settling_s: f64,
     /// Whether any stretch of it is like any other, so that it can begin before the requests that count.
@@ -25,7 +30,8 @@ pub(super) struct Traffic {
 impl Traffic {
     /// Of requests that take so long when a few others are on their engine. The nearer to saturation, the longer a queue's memory.
     pub(super) fn new(rate: f64, load: f64, took: Micros, steady: bool) -> Traffic {
-        Traffic { rate, settling_s: took.as_secs() / (1.0 - load.clamp(0.0, LOAD_MAX)), steady }
+        let took_s = took.as_secs();
+        Traffic { rate, took_s, settling_s: took_s / (1.0 - load.clamp(0.0, LOAD_MAX)), steady }
     }
 
     /// What runs before so many requests that count.
@@ -35,7 +41,7 @@ impl Traffic {
 
     /// From the first arrival to the end of the last one of so many requests that count.
     pub(super) fn run_s(&self, requests: u32) -> f64 {
-        self.lead_in_s(requests) + self.span_s(requests) + self.settling_s
+        self.lead_in_s(requests) + self.span_s(requests) + LAST * self.took_s
     }
 
     fn span_s(&self, requests: u32) -> f64 {

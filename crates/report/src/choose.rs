@@ -22,6 +22,9 @@ use super::verdicts::{Seen, seen};
 /// An arrangement that keeps fewer of its requests within objectives is none to serve with.
 const SERVED_MIN: f64 = 0.5;
 
+/// A difference between shares within this much does not matter.
+pub const MARGIN_SHARE: f64 = 0.03;
+
 /// Fewer repetitions than this decide nothing.
 pub const REPETITIONS_MIN: u32 = 6;
 

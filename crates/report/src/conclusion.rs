@@ -5,7 +5,7 @@ use dualpool_types::Arm as KnownArm;
 use dualpool_types::artifact::{Comparison, Summary, Verdict};
 
 use super::arms::{Arm, arms};
-use super::choose::{Choice, Decision, REPETITIONS_MIN, decide, of_shares, serves, share};
+use super::choose::{Choice, Decision, MARGIN_SHARE, REPETITIONS_MIN, decide, of_shares, serves, share};
 use super::objective_map::{Objective, Turn};
 use super::recommend::{EXACT, NOT_FINISHED, control_differences, is_control, overloaded, too_few};
 use super::verdicts::{Seen, label, seen};
@@ -105,7 +105,8 @@ fn how_sure(choice: &Choice, summary: &Summary) -> String {
     match seen.verdict {
         Verdict::Worse => format!("It {keeps}; {} is shown to keep fewer: {apart}{more}.", rival.name),
         Verdict::Equivalent => {
-            format!("It {keeps}; {} differs by {apart}, which is no difference that matters{more}.", rival.name)
+            let margin = MARGIN_SHARE * 1e2;
+            format!("It {keeps}; {} is as good, within {margin:.0} points: {apart}{more}.", rival.name)
         }
         _ => format!("It {keeps}; whether {} keeps more is undecided: {apart}{more}.", rival.name),
     }
@@ -374,7 +375,7 @@ mod tests {
         says(
             &artifacts,
             &[
-                "auto differs by +4.0 points (95% interval -1.0 to +9.0, 9 repetitions), which is no difference that matters.",
+                "auto is as good, within 3 points: +4.0 points (95% interval -1.0 to +9.0, 9 repetitions).",
                 "It costs nothing that was measured",
                 "All planned comparisons are decided, and nothing was left out.",
             ],

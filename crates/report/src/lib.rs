@@ -36,7 +36,7 @@ mod fixture;
 
 pub use arms::complete_repetitions;
 pub use beyond::Beyond;
-pub use choose::REPETITIONS_MIN;
+pub use choose::{MARGIN_SHARE, REPETITIONS_MIN};
 pub use conclusion::{Conclusion, conclude};
 pub use figures::figures;
 pub use html::{ReportError, html, write_html};

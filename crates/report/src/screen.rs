@@ -58,7 +58,7 @@ fn asked(artifacts: &Artifacts, arms: &[Arm]) -> Vec<String> {
     let took = run.phases.iter().map(|phase| phase.us).fold(Micros::ZERO, |all, us| all + us);
     let stopped = if run.interrupted { ", stopped early" } else { "" };
     lines.push(format!(
-        "mix {}, {}, {} x {} per arm in {}{stopped}",
+        "mix {}, {}, {} x {} per arm, {}{stopped}",
         summary.mix,
         load(artifacts, summary),
         summary.repetitions,
@@ -80,7 +80,7 @@ fn asked(artifacts: &Artifacts, arms: &[Arm]) -> Vec<String> {
 
 fn load(artifacts: &Artifacts, summary: &Summary) -> String {
     match (offered_load(artifacts), summary.rate_rps) {
-        (Some(load), Some(rate)) => format!("{:.0} % of saturation ({rate:.1}/s)", load * 100.0),
+        (Some(load), Some(rate)) => format!("{rate:.1} req/s ({:.0} % of saturation)", load * 100.0),
         (None, Some(rate)) => format!("{rate:.1} requests/s"),
         (_, None) if summary.arrivals == "all_upfront" => "all requests at once".into(),
         (_, None) => format!("arrivals {}", summary.arrivals.replace('_', " ")),

@@ -6,7 +6,7 @@
 
 use dualpool_report::measure::is_done;
 use dualpool_report::metric::{self, Better, Metric, Records, Unit};
-use dualpool_report::{Beyond, REPETITIONS_MIN};
+use dualpool_report::{Beyond, MARGIN_SHARE, REPETITIONS_MIN};
 use dualpool_types::arm::{baselines, controlled, strongest_baseline, tried_candidates};
 use dualpool_types::artifact::{Comparison, Verdict};
 use dualpool_types::records::RequestRecord;
@@ -15,9 +15,8 @@ use super::estimate::Estimate;
 use super::looks::{ERROR, different, discovered, equivalent, spent};
 use super::metric::compared;
 
-/// A difference within this share (of latencies) or these points (of shares) does not matter.
+/// A difference of latencies within this share does not matter.
 const MARGIN_RATIO: f64 = 0.10;
-const MARGIN_SHARE: f64 = 0.03;
 
 const WITHIN: &Metric = &metric::GOODPUT;
 
