@@ -37,7 +37,7 @@ impl Budget {
     }
 
     pub(super) fn left(&self) -> Duration {
-        self.total.saturating_sub(self.began.elapsed())
+        self.total.saturating_sub(self.spent())
     }
 }
 

@@ -67,8 +67,11 @@ fn gaps(recording: &Recording) -> impl Iterator<Item = Micros> {
 
 /// The longest time between two samples, if the machine stood still for it.
 pub(super) fn pause_of(signals: &Signals, sample_ms: u64) -> Option<f64> {
-    let pause_min = PAUSE_MIN_MS.max(sample_ms as f64 * PAUSE_PERIODS);
-    signals.sample_gap_max_ms.filter(|&gap| gap >= pause_min)
+    signals.sample_gap_max_ms.filter(|&gap| gap >= pause_min_ms(sample_ms))
+}
+
+fn pause_min_ms(sample_ms: u64) -> f64 {
+    PAUSE_MIN_MS.max(sample_ms as f64 * PAUSE_PERIODS)
 }
 
 /// The worse of each.
@@ -82,7 +85,7 @@ pub(super) fn limits(before: &Signals, sample_ms: u64, on_processors: bool) -> S
     let period = sample_ms as f64;
     let least = Signals {
         sample_gap_p99_ms: Some(period * GAP_PERIODS),
-        sample_gap_max_ms: Some(PAUSE_MIN_MS.max(period * PAUSE_PERIODS)),
+        sample_gap_max_ms: Some(pause_min_ms(sample_ms)),
         late_p99_ms: Some(period * LATE_PERIODS),
         others: on_processors.then_some(SHARE_MIN),
         stolen: Some(FORCED_MIN),

@@ -190,7 +190,6 @@ impl Course<'_, '_> {
             let why = described(&signals, &disturbance.limits);
             let disturbed = !disturbed_by.is_empty();
             disturbance.repetitions.push(RepetitionSignals { repetition, signals, disturbed_by });
-            self.folder.write_run(self.run)?;
             if !disturbed {
                 break;
             }

@@ -12,7 +12,7 @@ use dualpool_types::artifact::{Comparison, Verdict};
 use dualpool_types::records::RequestRecord;
 
 use super::estimate::Estimate;
-use super::looks::{ERROR, different, discovered, equivalent, spent};
+use super::looks::{ERROR, discovered, equivalent, seen_at};
 use super::metric::compared;
 
 /// A difference of latencies within this share does not matter.
@@ -209,14 +209,14 @@ pub(super) fn apart(metric: &Metric, baseline: f64, candidate: f64) -> Option<f6
 /// Goes through the looks in their order; what one has decided stays.
 fn decide_planned(tests: &mut [Test<'_>], looks: &[u32]) {
     let mut tests: Vec<&mut Test<'_>> = tests.iter_mut().filter(|test| test.planned).collect();
-    let mut error_so_far = 0.0;
-    for &look in looks {
-        let error = spent(look) - error_so_far;
-        error_so_far = spent(look);
-        let estimates: Vec<Option<Estimate>> = tests.iter().map(|test| test.decisive(look as usize)).collect();
-        let p_values: Vec<f64> = estimates.iter().map(|estimate| estimate.map_or(1.0, |estimate| estimate.p_value())).collect();
-        for ((test, estimate), is_different) in tests.iter_mut().zip(estimates).zip(different(&p_values, error)) {
-            if let Some(estimate) = estimate.filter(|_| test.decided.is_none()) {
+    let p_values = |look: u32| {
+        let estimates = tests.iter().map(|test| test.decisive(look as usize));
+        estimates.map(|estimate| estimate.map_or(1.0, |estimate| estimate.p_value())).collect()
+    };
+    let seen: Vec<(u32, Vec<bool>)> = seen_at(looks.iter().copied(), p_values).collect();
+    for (look, different) in seen {
+        for (test, is_different) in tests.iter_mut().zip(different).filter(|(test, _)| test.decided.is_none()) {
+            if let Some(estimate) = test.decisive(look as usize) {
                 test.decide(&estimate, is_different);
             }
         }
@@ -241,7 +241,7 @@ fn decide_others(tests: &mut [Test<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::looks::next_look;
+    use crate::stats::looks::looks_within;
     use crate::stats::synthetic::{self, by_repetition};
     use dualpool_types::records::Outcome;
     use dualpool_types::{Phase, RequestError};
@@ -249,13 +249,9 @@ mod tests {
     const REPETITIONS: u32 = 12;
     const REQUESTS: u32 = 40;
 
-    fn looks(repetitions: u32) -> Vec<u32> {
-        std::iter::successors(Some(next_look(0)), |&look| Some(next_look(look))).take_while(|&look| look <= repetitions).collect()
-    }
-
     fn compare(arms: &[(&str, Vec<RequestRecord>)]) -> Vec<Comparison> {
         let arms: Vec<Arm<'_>> = arms.iter().map(|(name, requests)| Arm { name, repetitions: by_repetition(requests) }).collect();
-        comparisons(&arms, &looks(arms[0].repetitions.len() as u32), true)
+        comparisons(&arms, &looks_within(arms[0].repetitions.len() as u32).collect::<Vec<_>>(), true)
     }
 
     fn arm(name: &str, stretch: f64) -> (&str, Vec<RequestRecord>) {

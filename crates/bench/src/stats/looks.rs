@@ -24,6 +24,23 @@ pub fn next_look(repetitions: u32) -> u32 {
     LOOKS.into_iter().chain(further).find(|&look| look > repetitions).unwrap_or(u32::MAX)
 }
 
+/// The looks of a run of so many repetitions.
+pub(super) fn looks_within(repetitions: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(next_look(0)), |&look| Some(next_look(look))).take_while(move |&look| look <= repetitions)
+}
+
+/// What each look calls different, with the error that it may spend: by the p-values of the comparisons after so many repetitions.
+pub(super) fn seen_at(
+    looks: impl Iterator<Item = u32>,
+    p_values: impl Fn(u32) -> Vec<f64>,
+) -> impl Iterator<Item = (u32, Vec<bool>)> {
+    looks.scan(0.0, move |so_far, look| {
+        let error = spent(look) - *so_far;
+        *so_far = spent(look);
+        Some((look, different(&p_values(look), error)))
+    })
+}
+
 /// The share of runs in which an error may have been made by a look after so many repetitions. A look may come at any number of them.
 pub(super) fn spent(repetitions: u32) -> f64 {
     let n = f64::from(repetitions);
@@ -41,7 +58,7 @@ pub(super) fn spent(repetitions: u32) -> f64 {
 }
 
 /// Holm's procedure: which of these are different, if none of them is to be called so wrongly in more than this share of the runs.
-pub(super) fn different(p_values: &[f64], error: f64) -> Vec<bool> {
+fn different(p_values: &[f64], error: f64) -> Vec<bool> {
     let mut order: Vec<usize> = (0..p_values.len()).collect();
     order.sort_by(|&a, &b| p_values[a].total_cmp(&p_values[b]));
     let mut different = vec![false; p_values.len()];
@@ -79,13 +96,9 @@ mod tests {
 
     use super::*;
 
-    fn looks(repetitions: u32) -> Vec<u32> {
-        std::iter::successors(Some(next_look(0)), |&look| Some(next_look(look))).take_while(|&look| look <= repetitions).collect()
-    }
-
     #[test]
     fn the_error_is_spent_and_never_over() {
-        assert_eq!(looks(60), [6, 9, 12, 18, 24, 32, 43, 58]);
+        assert_eq!(looks_within(60).collect::<Vec<_>>(), [6, 9, 12, 18, 24, 32, 43, 58]);
         assert_eq!(spent(5), 0.0);
         let all: Vec<f64> = (6..10_000).map(spent).collect();
         assert!(all.windows(2).all(|pair| pair[0] < pair[1]) && all.iter().all(|&error| error < ERROR));
@@ -106,14 +119,11 @@ mod tests {
         let mut rng = seeded(seed, "looks");
         let noise = Normal::new(0.0, scatter).unwrap();
         let values: Vec<[f64; 6]> = (0..repetitions).map(|_| differences.map(|d| d + noise.sample(&mut rng))).collect();
-        let (mut found, mut so_far) = ([false; 6], 0.0);
-        for look in looks(repetitions) {
-            let p: Vec<f64> = (0..6)
-                .map(|m| Estimate::of(&values[..look as usize].iter().map(|v| v[m]).collect::<Vec<_>>()).unwrap().p_value())
-                .collect();
-            let error = spent(look) - so_far;
-            so_far = spent(look);
-            found.iter_mut().zip(different(&p, error)).for_each(|(found, now)| *found |= now);
+        let of_one = |look: u32, m: usize| values[..look as usize].iter().map(|v| v[m]).collect::<Vec<_>>();
+        let p_values = |look: u32| (0..6).map(|m| Estimate::of(&of_one(look, m)).unwrap().p_value()).collect();
+        let mut found = [false; 6];
+        for (_, now) in seen_at(looks_within(repetitions), p_values) {
+            found.iter_mut().zip(now).for_each(|(found, now)| *found |= now);
         }
         found
     }

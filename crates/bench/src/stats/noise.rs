@@ -17,7 +17,7 @@ use dualpool_types::seeded;
 
 use super::compare::{Arm, PLANNED, apart};
 use super::estimate::Estimate;
-use super::looks::{ERROR, different, next_look, spent};
+use super::looks::{ERROR, looks_within, seen_at};
 use super::summary::arms_of;
 
 /// The runs that are drawn, and their repetitions at most.
@@ -108,20 +108,12 @@ fn differences(metric: &Metric, arm: &Arm<'_>, control: &Arm<'_>) -> Vec<Option<
 /// Whether a look at these repetitions, one value per planned metric in each, calls anything different.
 fn any_called_different(values: &[Vec<Option<f64>>]) -> bool {
     let all = values.first().map_or(0, Vec::len) as u32;
-    let looks = std::iter::successors(Some(next_look(0)), |&look| Some(next_look(look))).take_while(|&look| look <= all);
-    let mut so_far = 0.0;
-    for look in looks {
-        let p_value = |values: &Vec<Option<f64>>| {
-            let measured: Vec<f64> = values.iter().take(look as usize).flatten().copied().collect();
-            Estimate::of(&measured).map_or(1.0, |estimate| estimate.p_value())
-        };
-        let p_values: Vec<f64> = values.iter().map(p_value).collect();
-        if different(&p_values, spent(look) - so_far).contains(&true) {
-            return true;
-        }
-        so_far = spent(look);
-    }
-    false
+    let p_value = |values: &Vec<Option<f64>>, look: u32| {
+        let measured: Vec<f64> = values.iter().take(look as usize).flatten().copied().collect();
+        Estimate::of(&measured).map_or(1.0, |estimate| estimate.p_value())
+    };
+    let p_values = |look: u32| values.iter().map(|values| p_value(values, look)).collect();
+    seen_at(looks_within(all), p_values).any(|(_, different)| different.contains(&true))
 }
 
 fn metric_noise(metric: &Metric, values: &[Option<f64>]) -> MetricNoise {
